@@ -1,0 +1,164 @@
+package finalize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/uuid"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// A COMMIT that got no answer has taken effect, or not, or will yet. Three things decide what to tell the caller:
+//
+//   - The transaction's id, where it is known, tells that it has finished. Before that nothing else can be believed.
+//   - The attempt's token, in the ledger's entry or in the ids of its events, tells that it won. It holds after a failover
+//     too, where the id may belong to another transaction.
+//   - An open aggregate tells that it didn't commit, and that the work may be done again.
+
+// verdict is what became of an attempt.
+type verdict int
+
+const (
+	inProgress verdict = iota // ask again
+	wonIt
+	lostIt
+	notDone // it did not commit, and nobody else finalized the aggregate
+	untold  // final, but nothing tells by whom
+)
+
+// sighting is one look at what became of an attempt.
+type sighting struct {
+	rec     guard.Record
+	verdict verdict
+}
+
+// resolve asks until it is known what became of an attempt whose COMMIT got no answer. It goes on after the caller's
+// context has ended, within ResolveTimeout.
+func (f *core) resolve(ctx context.Context, a *attempt, look func(context.Context, *attempt) (sighting, error), cause error) (Receipt, error) {
+	f.resolving(ctx, a, cause)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), f.cfg.ResolveTimeout)
+	defer cancel()
+	pause := f.backoff()
+	var last error
+	for {
+		seen, err := look(ctx, a)
+		switch {
+		case errors.Is(err, ErrEventConflict):
+			// The statement was run again and refused: the aggregate is open, and the first run can't have taken effect.
+			return Receipt{}, fmt.Errorf("%w (%w)", err, cause)
+		case errors.Is(err, guard.ErrNotFound), errors.Is(err, guard.ErrAnomaly):
+			return Receipt{}, fmt.Errorf("%w: %w: %w", ErrOutcomeUnknown, err, cause)
+		case err != nil:
+			last = err
+		default:
+			switch seen.verdict {
+			case wonIt:
+				return receiptOf(seen.rec, true), nil
+			case lostIt:
+				return receiptOf(seen.rec, false), nil
+			case notDone:
+				return Receipt{}, fmt.Errorf("%w: %w", errGone, cause)
+			case untold:
+				return Receipt{}, fmt.Errorf("%w: the aggregate is %q, and nothing tells whether by this call (no ledger, and no event of this call in the outbox): %w",
+					ErrOutcomeUnknown, seen.rec.State, cause)
+			}
+		}
+		if sleep(ctx, pause.NextBackOff()) != nil {
+			return Receipt{}, errors.Join(fmt.Errorf("%w: the database didn't tell within %v: %w", ErrOutcomeUnknown, f.cfg.ResolveTimeout, cause), last)
+		}
+	}
+}
+
+// transactionEnded asks whether the transaction has finished, and how ("committed", "aborted", or "" when the server no
+// longer, or not yet, knows the id).
+func transactionEnded(ctx context.Context, q guard.Querier, xid string) (ended bool, status string, err error) {
+	var state *string
+	var replica bool
+	err = q.QueryRow(ctx, "SELECT pg_xact_status($1::text::xid8), pg_is_in_recovery()", xid).Scan(&state, &replica)
+	switch {
+	case sqltx.State(err) == sqltx.InvalidParameter:
+		// An id from the future: after a failover the new primary hasn't reached it yet.
+		return true, "", nil
+	case err != nil:
+		return false, "", err
+	case replica:
+		return false, "", errors.New("the database is a replica, which can't tell")
+	case state == nil:
+		return true, "", nil
+	}
+	return *state != "in progress", *state, nil
+}
+
+// judge tells from a record, read after the attempt's transaction has ended with this status, what became of the attempt.
+func judge(ctx context.Context, w outbox.Writer, q guard.Querier, a *attempt, rec guard.Record, status string) (sighting, error) {
+	if !rec.Final {
+		return sighting{rec, notDone}, nil
+	}
+	if p := rec.Provenance; p != nil {
+		if p.Token == a.token {
+			return sighting{rec, wonIt}, nil
+		}
+		return sighting{rec, lostIt}, nil
+	}
+	if len(a.events) > 0 {
+		holders, err := w.Holders(ctx, q, a.events)
+		if err != nil {
+			return sighting{}, err
+		}
+		ours := func(e outbox.Event) bool { return slices.Contains(holders, e.ID) }
+		if slices.ContainsFunc(a.events, ours) {
+			return sighting{rec, wonIt}, nil
+		}
+		if !slices.Contains(holders, uuid.Nil) {
+			return sighting{rec, lostIt}, nil // another call's events are there in place of every one of ours
+		}
+	}
+	if status == "aborted" {
+		return sighting{rec, lostIt}, nil
+	}
+	return sighting{rec, untold}, nil
+}
+
+// look implements database.
+func (d *pgxDB) look(ctx context.Context, a *attempt) (sighting, error) {
+	status := ""
+	if a.xid != "" {
+		ended, s, err := transactionEnded(ctx, d.pool, a.xid)
+		if err != nil || !ended {
+			return sighting{}, err
+		}
+		status = s
+	}
+	rec, err := d.record(ctx, a)
+	if err != nil {
+		return sighting{}, err
+	}
+	return judge(ctx, d.cfg.Outbox, d.pool, a, rec, status)
+}
+
+// record reads what the guard knows. Where the attempt's transaction id isn't known it claims, and so waits for that
+// transaction to end.
+func (d *pgxDB) record(ctx context.Context, a *attempt) (guard.Record, error) {
+	if j := d.plan(a); j != nil && a.xid != "" {
+		rows, err := d.pool.Query(ctx, j.read.SQL, j.read.Args(&a.Call)...)
+		if err != nil {
+			return guard.Record{}, err
+		}
+		parts := j.parts(a.ref)
+		if err := parts.scan(rows); err != nil {
+			return guard.Record{}, err
+		}
+		rec, _, err := parts.merge(d.cfg.Guard, false)
+		return rec, err
+	}
+	s, rec, err := d.claim(ctx, a)
+	if s != nil {
+		s.rollback(context.WithoutCancel(ctx))
+	}
+	return rec, err
+}

@@ -1,0 +1,136 @@
+package finalize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// Config says what a Finalizer finalizes and how. Aggregate and Guard are required.
+type Config struct {
+	// Aggregate is the aggregate type's name, such as "batch": part of every ledger entry and dedup key, so that batch 1
+	// never closes invoice 1. Keep it for ever. At most 200 bytes.
+	Aggregate string
+	// Guard decides who may finalize: guard.Status, guard.Ledger, guard.All of both, or your own.
+	Guard guard.Guard
+	// Outbox is where events go. The zero Writer writes to the table endstate_outbox.
+	Outbox outbox.Writer
+	// Dialect is "postgres" or "sqlite", for NewSQL. Empty: told by the driver.
+	Dialect string
+	// ClaimTimeout bounds how long a call waits for another one that holds the aggregate; then it fails with ErrBusy.
+	// Default 30 s.
+	ClaimTimeout time.Duration
+	// MaxAttempts bounds how often a call runs its transaction when the database breaks it off (serialization failure,
+	// deadlock, SQLite busy) or loses it. Between attempts it waits with exponential, jittered backoff. Default 10.
+	MaxAttempts int
+	// ResolveTimeout bounds how long a call whose COMMIT got no answer asks the database what became of it; then it fails
+	// with ErrOutcomeUnknown. It also runs after the caller's context has ended, since the truth is worth more than
+	// haste. Default 10 s.
+	ResolveTimeout time.Duration
+	// Logger gets a line at info level for each win, at warn level for what needs eyes, and at debug level for the rest.
+	// Default slog.Default().
+	Logger *slog.Logger
+	// Trace are callbacks for metrics and traces.
+	Trace *Trace
+}
+
+// ErrConfig is returned by New and NewSQL for a Config whose fields don't make sense; the message names the field.
+var ErrConfig = errors.New("finalize: invalid configuration")
+
+func (c *Config) withDefaults() (Config, error) {
+	if c == nil {
+		return Config{}, fmt.Errorf("%w: Config is nil; Aggregate and Guard are required", ErrConfig)
+	}
+	cfg := *c
+	if cfg.ClaimTimeout == 0 {
+		cfg.ClaimTimeout = 30 * time.Second
+	}
+	if cfg.MaxAttempts == 0 {
+		cfg.MaxAttempts = 10
+	}
+	if cfg.ResolveTimeout == 0 {
+		cfg.ResolveTimeout = 10 * time.Second
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	if cfg.Trace == nil {
+		cfg.Trace = &Trace{}
+	}
+	return cfg, cfg.validate()
+}
+
+func (c *Config) validate() error {
+	fail := func(field, why string) error { return fmt.Errorf("%w: %s %s", ErrConfig, field, why) }
+	if err := checkName(c.Aggregate); err != nil {
+		return fail("Aggregate", err.Error())
+	}
+	if c.Guard == nil {
+		return fail("Guard", "is nil")
+	}
+	if v, ok := c.Guard.(guard.Validator); ok {
+		if err := v.Validate(); err != nil {
+			return fmt.Errorf("%w: Guard: %w", ErrConfig, err)
+		}
+	}
+	if err := c.Outbox.Validate(); err != nil {
+		return fmt.Errorf("%w: Outbox: %w", ErrConfig, err)
+	}
+	if c.ClaimTimeout < 0 {
+		return fail("ClaimTimeout", "is negative")
+	}
+	if c.MaxAttempts < 0 {
+		return fail("MaxAttempts", "is negative")
+	}
+	if c.ResolveTimeout < 0 {
+		return fail("ResolveTimeout", "is negative")
+	}
+	switch sqltx.Dialect(c.Dialect) {
+	case "", sqltx.Postgres, sqltx.SQLite:
+	default:
+		return fail("Dialect", fmt.Sprintf("is %q; use postgres or sqlite", c.Dialect))
+	}
+	return nil
+}
+
+// checkName says why s can't be the name of an aggregate type or a trigger.
+func checkName(s string) error {
+	if s == "" {
+		return errors.New("is empty")
+	}
+	if len(s) > outbox.MaxName {
+		return fmt.Errorf("is %d bytes long, the limit is %d", len(s), outbox.MaxName)
+	}
+	return sqltx.CheckText(s)
+}
+
+// Migrate creates the tables that the guard and the outbox need, unless they are there. It may be called at every start and
+// by many processes at once.
+func (f *Finalizer[Tx]) Migrate(ctx context.Context) error {
+	return f.db.migrate(ctx, func(tx guard.Tx) error {
+		if m, ok := f.cfg.Guard.(guard.Migrator); ok {
+			if err := m.Migrate(ctx, tx); err != nil {
+				return err
+			}
+		}
+		return f.cfg.Outbox.Migrate(ctx, tx)
+	})
+}
+
+// Check says what the database lacks: each missing table, column and index, and what to do. Call it at start, before any
+// trigger fires. The error wraps guard.ErrSchema or outbox.ErrSchema; nil means that all is there.
+func (f *Finalizer[Tx]) Check(ctx context.Context) error {
+	return f.db.query(ctx, func(q guard.Querier) error {
+		var errs []error
+		if c, ok := f.cfg.Guard.(guard.Checker); ok {
+			errs = append(errs, c.Check(ctx, q))
+		}
+		return errors.Join(append(errs, f.cfg.Outbox.Check(ctx, q))...)
+	})
+}

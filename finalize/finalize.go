@@ -1,0 +1,415 @@
+package finalize
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqlplan"
+	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// Finalizer is the one door through which aggregates of one type reach a terminal state. Tx is the transaction that
+// callbacks get: pgx.Tx from New, *sql.Tx from NewSQL. It is safe for concurrent use; make one for each aggregate type.
+type Finalizer[Tx any] struct {
+	*core
+	db database[Tx]
+}
+
+// core is what doesn't depend on the kind of transaction.
+type core struct{ cfg Config }
+
+// New returns a Finalizer on a pgx pool. It sends nothing: call Migrate or Check to look at the database.
+func New(pool *pgxpool.Pool, cfg *Config) (*Finalizer[pgx.Tx], error) {
+	c, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if pool == nil {
+		return nil, fmt.Errorf("%w: pool is nil", ErrConfig)
+	}
+	if c.Dialect == string(sqltx.SQLite) {
+		return nil, fmt.Errorf("%w: Dialect is sqlite, but a pgx pool is PostgreSQL; use NewSQL", ErrConfig)
+	}
+	return &Finalizer[pgx.Tx]{&core{c}, newPgxDB(pool, c)}, nil
+}
+
+// NewSQL returns a Finalizer on database/sql, for PostgreSQL (through any driver) and SQLite.
+func NewSQL(db *sql.DB, cfg *Config) (*Finalizer[*sql.Tx], error) {
+	c, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if db == nil {
+		return nil, fmt.Errorf("%w: db is nil", ErrConfig)
+	}
+	dialect := sqltx.Dialect(c.Dialect)
+	if dialect == "" {
+		var known bool
+		if dialect, known = sqltx.Detect(db); !known {
+			return nil, fmt.Errorf("%w: Dialect is empty and driver %T is unknown; set it to postgres or sqlite", ErrConfig, db.Driver())
+		}
+	}
+	return &Finalizer[*sql.Tx]{&core{c}, &sqlDB{db, dialect, c}}, nil
+}
+
+// Func is the work of one finalization. It runs inside a transaction that holds the aggregate, and what it writes through
+// tx commits with the outcome or not at all. It must not end tx. It returns the outcome; or ErrNotReady (wrapped or not),
+// upon which nothing is written and the next trigger may win; or another error, which is handed to the caller likewise. It
+// may run several times in one call, when the database breaks transactions off, but commits once at most: effects outside
+// of tx belong into events.
+type Func[Tx any] func(ctx context.Context, tx Tx) (Outcome, error)
+
+// Errors that callers decide on. They arrive wrapped.
+var (
+	// ErrNotReady is returned by a Func to say that it is too early. Do and DoTx hand it on; nothing was written.
+	ErrNotReady = errors.New("finalize: not ready")
+
+	// ErrBusy is returned when another call held the aggregate for longer than ClaimTimeout. Nothing was written.
+	ErrBusy = errors.New("finalize: another call holds the aggregate")
+
+	// ErrEventConflict is returned when an event of the outcome has a dedup key (or id) that another event holds. All was
+	// rolled back, the state too. The error is an EventConflictError.
+	ErrEventConflict = errors.New("finalize: event conflict")
+
+	// ErrTxEnded is returned when the callback ended the transaction that it was given, or DoTx was given one that had
+	// ended. This call did not finalize the aggregate.
+	ErrTxEnded = errors.New("finalize: the transaction has ended")
+
+	// ErrTxAborted is returned when the transaction was aborted by an error that the callback swallowed, or DoTx was given
+	// an aborted one. Nothing was written.
+	ErrTxAborted = errors.New("finalize: the transaction is aborted")
+
+	// ErrTxOwned is returned by Commit and Rollback of the transaction that a callback gets: the finalizer ends it.
+	ErrTxOwned = errors.New("finalize: the finalizer ends this transaction")
+
+	// ErrOutcomeUnknown is returned when a COMMIT got no answer and the database couldn't tell in time what became of it,
+	// or nothing durable could (a guard without a ledger, and no events). Calling again is safe: the guard decides.
+	ErrOutcomeUnknown = errors.New("finalize: outcome unknown, calling again is safe")
+)
+
+// EventConflictError says which event met which earlier one.
+type EventConflictError struct {
+	Ref      guard.Ref
+	Type     string    // the event's type
+	DedupKey string    // the key that is held
+	HeldBy   uuid.UUID // the id of the event that holds it; uuid.Nil if it was deleted meanwhile
+}
+
+func (e *EventConflictError) Error() string {
+	return fmt.Sprintf("%v: %v: event %q has dedup key %q, which event %s holds; all was rolled back", ErrEventConflict, e.Ref, e.Type, e.DedupKey, e.HeldBy)
+}
+
+// Is makes errors.Is(err, ErrEventConflict) hold.
+func (e *EventConflictError) Is(target error) bool { return target == ErrEventConflict }
+
+// Do finalizes the aggregate if it is open and fn says so. It opens a transaction, claims the aggregate, runs fn, settles
+// the state, writes the events, and commits; or it finds the aggregate final and returns the winner's receipt without
+// running fn. When an error is returned, nothing was written, except for ErrOutcomeUnknown.
+func (f *Finalizer[Tx]) Do(ctx context.Context, key guard.Key, trigger Trigger, fn Func[Tx]) (Receipt, error) {
+	a, err := f.newAttempt(key, trigger)
+	if err == nil && fn == nil {
+		err = fmt.Errorf("finalize: %v: fn is nil", a.ref)
+	}
+	if err != nil {
+		return Receipt{}, err
+	}
+	return f.end(ctx, a)(f.retry(ctx, a, func() (Receipt, error) {
+		return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, fn)
+	}))
+}
+
+// DoTx is Do inside the caller's transaction, in a savepoint: ErrNotReady and errors undo what fn wrote, and the
+// transaction stays usable unless the database broke it off. Won means "if you commit". Serialization failures and
+// deadlocks are handed on, since only the caller can run the transaction again. Locks are held until the caller ends it,
+// so keep what follows short.
+func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger Trigger, fn Func[Tx]) (Receipt, error) {
+	a, err := f.newAttempt(key, trigger)
+	if err == nil && fn == nil {
+		err = fmt.Errorf("finalize: %v: fn is nil", a.ref)
+	}
+	if err != nil {
+		return Receipt{}, err
+	}
+	a.number = 1
+	return f.end(ctx, a)(f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claimIn(ctx, tx, a) }, fn))
+}
+
+// Settle is Do with the outcome known beforehand. On pgx, with the guards of this library, it is one statement. Unlike a
+// losing Do, a losing Settle can compare: see Receipt.Differs.
+func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigger, outcome Outcome) (Receipt, error) {
+	a, err := f.newAttempt(key, trigger)
+	if err == nil {
+		err = f.prepare(a, outcome)
+	}
+	if err != nil {
+		return Receipt{}, err
+	}
+	return f.end(ctx, a)(f.retry(ctx, a, func() (Receipt, error) {
+		if joined, ok := f.db.(settler); ok {
+			if r, handled, err := joined.settle(ctx, f.core, a); handled {
+				return r, err
+			}
+		}
+		r, err := f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) },
+			func(context.Context, Tx) (Outcome, error) { return outcome, nil })
+		if err == nil && !r.Won {
+			r.Differs = a.differs(guard.Record{State: r.State, Provenance: &guard.Provenance{Digest: r.Digest}})
+		}
+		return r, err
+	}))
+}
+
+// database is one of the two ways to a database.
+type database[Tx any] interface {
+	// claim opens a transaction and claims the aggregate in it. A final record may come without a session.
+	claim(ctx context.Context, a *attempt) (session[Tx], guard.Record, error)
+	// claimIn does the same in a savepoint of the caller's transaction.
+	claimIn(ctx context.Context, tx Tx, a *attempt) (session[Tx], guard.Record, error)
+	// look asks, outside of any attempt's transaction, what became of one.
+	look(ctx context.Context, a *attempt) (sighting, error)
+	query(ctx context.Context, fn func(guard.Querier) error) error
+	migrate(ctx context.Context, fn func(guard.Tx) error) error
+}
+
+// settler is a database that can settle without a session; handled is false where the guard has no plan for it.
+type settler interface {
+	settle(ctx context.Context, f *core, a *attempt) (r Receipt, handled bool, err error)
+}
+
+// session is one attempt's transaction, or its savepoint in the caller's.
+type session[Tx any] interface {
+	// tx is what the callback gets.
+	tx() Tx
+	// finish settles, writes the events and commits (or releases the savepoint), so that all or none of it happens.
+	finish(ctx context.Context, a *attempt) (guard.Record, error)
+	// outside is where to ask once the session was rolled back: the caller's transaction, or the database.
+	outside() guard.Querier
+	// rollback undoes all unless finish succeeded. It is safe to call twice.
+	rollback(ctx context.Context)
+}
+
+// attempt is the state of one call. Its token and the ids of its events tell, in the database, whether it won.
+type attempt struct {
+	sqlplan.Call
+	ref    guard.Ref
+	token  uuid.UUID
+	events []outbox.Event
+	xid    string
+	number int
+	start  time.Time
+}
+
+func (f *core) newAttempt(key guard.Key, trigger Trigger) (*attempt, error) {
+	ref := guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}
+	if err := key.Validate(); err != nil {
+		return nil, fmt.Errorf("finalize: %s: key: %w", ref.Aggregate, err)
+	}
+	if err := checkName(string(trigger)); err != nil {
+		return nil, fmt.Errorf("finalize: %v: trigger %w", ref, err)
+	}
+	token, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("finalize: %v: new attempt token: %w", ref, err)
+	}
+	return &attempt{
+		Call:  sqlplan.Call{Aggregate: ref.Aggregate, Key: key.Encode(), Parts: key.Args(), Trigger: string(trigger), Token: token.String()},
+		ref:   ref,
+		token: token,
+		start: time.Now(),
+	}, nil
+}
+
+// targetChecker is what the library's guards implement to refuse a target state before anything is sent.
+type targetChecker interface {
+	CheckTarget(guard.Ref, guard.Transition) error
+}
+
+var escape = strings.NewReplacer("%", "%25", "/", "%2F", "#", "%23")
+
+// dedupKey is the default dedup key of an event: the aggregate, its key and the event's type.
+func dedupKey(a *attempt, eventType string) string {
+	return escape.Replace(a.Aggregate) + "/" + a.Key + "#" + eventType
+}
+
+// prepare puts an outcome into the attempt, or says what is wrong with it.
+func (f *core) prepare(a *attempt, out Outcome) error {
+	if err := checkName(out.State); err != nil {
+		return fmt.Errorf("finalize: %v: Outcome.State %w: %w", a.ref, err, guard.ErrNotTerminal)
+	}
+	if c, ok := f.cfg.Guard.(targetChecker); ok {
+		if err := c.CheckTarget(a.ref, guard.Transition{State: out.State}); err != nil {
+			return fmt.Errorf("finalize: %v: Outcome.State: %w", a.ref, err)
+		}
+	}
+	events := make([]outbox.Event, len(out.Events))
+	for i, e := range out.Events {
+		if e.AggregateType == "" {
+			e.AggregateType = a.ref.Aggregate
+		}
+		if e.AggregateID == "" {
+			e.AggregateID = a.ref.Key.String()
+		}
+		if e.DedupKey == "" {
+			e.DedupKey = dedupKey(a, e.Type)
+		}
+		events[i] = e
+	}
+	events, err := f.cfg.Outbox.Prepare(events)
+	if err != nil {
+		return fmt.Errorf("finalize: %v: Outcome.Events: %w", a.ref, err)
+	}
+	a.State, a.events, a.Digest = out.State, events, digest(out.State, events)
+	return nil
+}
+
+func (a *attempt) transition() guard.Transition {
+	return guard.Transition{State: a.State, Trigger: a.Trigger, Token: a.token, Digest: a.Digest}
+}
+
+// attempt runs one transaction.
+func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (session[Tx], guard.Record, error), fn Func[Tx]) (Receipt, error) {
+	s, rec, err := claim()
+	if s != nil {
+		// Also on a panic or Goexit in fn, and detached from the caller's context: a cancelled caller must not leak a
+		// transaction.
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+			defer cancel()
+			s.rollback(ctx)
+		}()
+	}
+	if err != nil {
+		return Receipt{}, err
+	}
+	if rec.Final {
+		return receiptOf(rec, false), nil
+	}
+	a.xid = rec.XID
+	out, err := fn(ctx, s.tx())
+	if err != nil {
+		return Receipt{}, err
+	}
+	if err := f.prepare(a, out); err != nil {
+		return Receipt{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return Receipt{}, context.Cause(ctx)
+	}
+	rec, err = s.finish(ctx, a)
+	if err == nil {
+		return receiptOf(rec, true), nil
+	}
+	if outbox.Taken(err) && errors.Is(err, errEvents) {
+		s.rollback(context.WithoutCancel(ctx))
+		return Receipt{}, conflict(ctx, f.cfg.Outbox, s.outside(), a, err)
+	}
+	if errors.Is(err, errUnanswered) {
+		return f.resolve(ctx, a, f.db.look, err)
+	}
+	return Receipt{}, err
+}
+
+const rollbackTimeout = 5 * time.Second
+
+// errEvents marks an error as raised by the insert of the events.
+var errEvents = errors.New("write events")
+
+// errUnanswered marks the error of a COMMIT whose effect is not known.
+var errUnanswered = errors.New("commit got no answer")
+
+// errGone marks a transaction that is known not to have committed, or that met a state that changed under it: run it again.
+var errGone = errors.New("transaction did not commit")
+
+// conflict names the event that met an earlier one.
+func conflict(ctx context.Context, w outbox.Writer, q guard.Querier, a *attempt, cause error) error {
+	holders, err := w.Holders(ctx, q, a.events)
+	if err != nil {
+		return errors.Join(fmt.Errorf("%w: %w", ErrEventConflict, cause), err)
+	}
+	for i, holder := range holders {
+		if holder != uuid.Nil {
+			return &EventConflictError{Ref: a.ref, Type: a.events[i].Type, DedupKey: a.events[i].DedupKey, HeldBy: holder}
+		}
+	}
+	return fmt.Errorf("%w: the earlier event was deleted meanwhile: %w", ErrEventConflict, cause)
+}
+
+// retry runs a whole transaction again for as long as the database breaks it off and it is known not to have committed.
+func (f *core) retry(ctx context.Context, a *attempt, run func() (Receipt, error)) (Receipt, error) {
+	pause := f.backoff()
+	for {
+		a.number++
+		r, err := run()
+		if err == nil || !(sqltx.Conflicted(err) || errors.Is(err, errGone)) || errors.Is(err, ErrOutcomeUnknown) || ctx.Err() != nil {
+			return r, err
+		}
+		if a.number >= f.cfg.MaxAttempts {
+			return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w", a.ref, a.number, err)
+		}
+		wait := pause.NextBackOff()
+		f.retrying(ctx, a, err, wait)
+		if sleep(ctx, wait) != nil {
+			return Receipt{}, errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+func (f *core) backoff() backoff.BackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval, b.MaxInterval = 2*time.Millisecond, 250*time.Millisecond
+	return b
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// end reports how a call ended, and gives its error a context.
+func (f *Finalizer[Tx]) end(ctx context.Context, a *attempt) func(Receipt, error) (Receipt, error) {
+	return func(r Receipt, err error) (Receipt, error) {
+		switch {
+		case err == nil && r.Won:
+			f.won(ctx, a, r)
+		case err == nil:
+			f.lost(ctx, a, r)
+		case errors.Is(err, ErrNotReady):
+			f.notReady(ctx, a)
+			return Receipt{}, err
+		default:
+			err = f.explain(ctx, a, err)
+			f.failed(ctx, a, err)
+			return Receipt{}, err
+		}
+		return r, nil
+	}
+}
+
+// explain adds what the database lacks to an error that may come from it.
+func (f *Finalizer[Tx]) explain(ctx context.Context, a *attempt, err error) error {
+	if sqltx.Incomplete(err) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		defer cancel()
+		if lack := f.Check(ctx); errors.Is(lack, guard.ErrSchema) || errors.Is(lack, outbox.ErrSchema) {
+			err = fmt.Errorf("%w (%w)", lack, err)
+		}
+	}
+	return fmt.Errorf("finalize: %v, trigger %s: %w", a.ref, a.Trigger, err)
+}

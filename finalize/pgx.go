@@ -1,0 +1,374 @@
+package finalize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// pgxDB is PostgreSQL through pgx. With the library's guards a winner takes two round trips around its callback (begin and
+// claim; settle, events and commit) and Settle takes one.
+type pgxDB struct {
+	pool  *pgxpool.Pool
+	cfg   Config
+	plans sync.Map // of a key's shape to its *joined, nil where the guard has no plan
+}
+
+func newPgxDB(pool *pgxpool.Pool, cfg Config) *pgxDB { return &pgxDB{pool: pool, cfg: cfg} }
+
+// plan returns the joined SQL for a's key, or nil.
+func (d *pgxDB) plan(a *attempt) *joined {
+	shape := a.ref.Key.Shape()
+	if j, ok := d.plans.Load(shape); ok {
+		return j.(*joined)
+	}
+	var j *joined
+	if p, ok := d.cfg.Guard.(planner); ok {
+		if plan := p.Plan(shape); plan != nil {
+			j = newJoined(plan, d.cfg.Outbox)
+		}
+	}
+	d.plans.Store(shape, j)
+	return j
+}
+
+func (d *pgxDB) query(_ context.Context, fn func(guard.Querier) error) error { return fn(d.pool) }
+
+func (d *pgxDB) migrate(ctx context.Context, fn func(guard.Tx) error) error {
+	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return fn(tx) })
+}
+
+// fits refuses a key that the guard has no columns for, before its SQL is built.
+func (d *pgxDB) fits(a *attempt) error {
+	if f, ok := d.cfg.Guard.(interface{ Fits(guard.Key) error }); ok {
+		return f.Fits(a.ref.Key)
+	}
+	return nil
+}
+
+// pgxSession is a transaction on a connection of the pool, or a savepoint in the caller's.
+type pgxSession struct {
+	db     *pgxDB
+	plan   *joined
+	conn   *pgx.Conn
+	pooled *pgxpool.Conn // nil in the caller's transaction
+	cb     *callbackTx
+	ended  bool
+
+	commit, undo string
+}
+
+func (d *pgxDB) claim(ctx context.Context, a *attempt) (session[pgx.Tx], guard.Record, error) {
+	if err := d.fits(a); err != nil {
+		return nil, guard.Record{}, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
+	pooled, err := d.pool.Acquire(ctx)
+	if err != nil {
+		return nil, guard.Record{}, withCause(ctx, fmt.Errorf("acquire a connection: %w", err))
+	}
+	s := &pgxSession{db: d, plan: d.plan(a), conn: pooled.Conn(), pooled: pooled, commit: "commit", undo: "rollback"}
+	rec, err := s.claim(ctx, a)
+	return s, rec, withCause(ctx, err)
+}
+
+const savepoint = "endstate"
+
+func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx.Tx], guard.Record, error) {
+	if tx == nil {
+		return nil, guard.Record{}, errors.New("tx is nil")
+	}
+	if err := d.fits(a); err != nil {
+		return nil, guard.Record{}, err
+	}
+	conn := tx.Conn()
+	if err := usable(conn); err != nil {
+		return nil, guard.Record{}, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
+	s := &pgxSession{
+		db: d, plan: d.plan(a), conn: conn, cb: newCallbackTx(tx),
+		commit: "release savepoint " + savepoint,
+		undo:   "rollback to savepoint " + savepoint + "; release savepoint " + savepoint,
+	}
+	rec, err := s.claim(ctx, a)
+	return s, rec, withCause(ctx, err)
+}
+
+// withCause adds to err the reason for which ctx ended, if it did.
+func withCause(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		if cause := context.Cause(ctx); !errors.Is(err, cause) {
+			return fmt.Errorf("%w: %w", cause, err)
+		}
+	}
+	return err
+}
+
+// usable tells by the server's last word whether the connection is inside a healthy transaction.
+func usable(conn *pgx.Conn) error {
+	if conn.IsClosed() {
+		return errors.New("the connection was lost before the commit")
+	}
+	switch conn.PgConn().TxStatus() {
+	case 'I':
+		return ErrTxEnded
+	case 'E':
+		return ErrTxAborted
+	}
+	return nil
+}
+
+func (s *pgxSession) claim(ctx context.Context, a *attempt) (guard.Record, error) {
+	batch := &pgx.Batch{}
+	if s.pooled != nil {
+		// READ COMMITTED is what looks at a row again after waiting for its lock.
+		batch.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	} else {
+		batch.Queue("savepoint " + savepoint)
+	}
+	if s.plan == nil {
+		return s.claimOwn(ctx, batch, a)
+	}
+	for _, statements := range s.plan.claim {
+		for _, st := range statements {
+			batch.Queue(st.SQL, st.Args(&a.Call)...)
+		}
+	}
+	parts := s.plan.parts(a.ref)
+	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+		return s.send(ctx, batch, func(results pgx.BatchResults) error { return parts.scanClaims(results, s.plan.claim) })
+	})
+	if err != nil {
+		return guard.Record{}, fmt.Errorf("claim: %w", err)
+	}
+	rec, raced, err := parts.merge(s.db.cfg.Guard, true)
+	if err != nil || !raced {
+		return rec, err
+	}
+	return s.readAndRollBack(ctx, a)
+}
+
+// claimOwn is claim for a guard of the user's own.
+func (s *pgxSession) claimOwn(ctx context.Context, begin *pgx.Batch, a *attempt) (guard.Record, error) {
+	if err := s.send(ctx, begin, func(pgx.BatchResults) error { return nil }); err != nil {
+		return guard.Record{}, fmt.Errorf("begin: %w", err)
+	}
+	rec, err := s.db.cfg.Guard.Claim(ctx, s.cb, a.ref)
+	if err != nil {
+		return guard.Record{}, fmt.Errorf("claim: %w", err)
+	}
+	return rec, nil
+}
+
+// send sends a batch that begins the session's transaction, and hands the results after that to read.
+func (s *pgxSession) send(ctx context.Context, batch *pgx.Batch, read func(pgx.BatchResults) error) error {
+	results := s.conn.SendBatch(ctx, batch)
+	if s.pooled != nil {
+		s.cb = newCallbackTx(results.Tx())
+	}
+	_, err := results.Exec()
+	if err == nil {
+		err = read(results)
+	}
+	if closeErr := results.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+// readAndRollBack reads the record of a winner who committed while this session waited for its lock: a new statement sees
+// it. Whatever it sees, this transaction is over.
+func (s *pgxSession) readAndRollBack(ctx context.Context, a *attempt) (guard.Record, error) {
+	batch := &pgx.Batch{}
+	batch.Queue(s.plan.read.SQL, s.plan.read.Args(&a.Call)...)
+	if s.pooled != nil {
+		batch.Queue(s.undo)
+	}
+	parts := s.plan.parts(a.ref)
+	results := s.conn.SendBatch(ctx, batch)
+	rows, err := results.Query()
+	if err == nil {
+		err = parts.scan(rows)
+	}
+	if err := errors.Join(err, results.Close()); err != nil {
+		return guard.Record{}, fmt.Errorf("read the winner's record: %w", err)
+	}
+	rec, _, err := parts.merge(s.db.cfg.Guard, false)
+	if err == nil && !rec.Final {
+		err = fmt.Errorf("%w: the aggregate changed while it was being claimed", errGone)
+	}
+	return rec, err
+}
+
+func (s *pgxSession) tx() pgx.Tx { return s.cb }
+
+func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, error) {
+	if err := usable(s.conn); err != nil {
+		return guard.Record{}, err
+	}
+	s.cb.closed.Store(true)
+	if s.plan == nil {
+		return s.finishOwn(ctx, a)
+	}
+	a.Events = s.db.cfg.Outbox.Columns(a.events)
+	st := s.plan.finish[outbox.ClauseKind(len(a.events))]()
+	batch := &pgx.Batch{}
+	batch.Queue(st.SQL, st.Args(&a.Call)...)
+	batch.Queue(s.commit)
+	parts := s.plan.parts(a.ref)
+	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+		results := s.conn.SendBatch(ctx, batch)
+		rows, err := results.Query()
+		if err == nil {
+			err = parts.scan(rows)
+		}
+		if err != nil {
+			_ = results.Close() // which reports the same
+			return s.db.settleError(err)
+		}
+		return s.committed(results)
+	})
+	if err != nil {
+		return guard.Record{}, s.unanswered(err)
+	}
+	return parts.settled(a), nil
+}
+
+// finishOwn is finish for a guard of the user's own.
+func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, error) {
+	rec, err := s.db.cfg.Guard.Settle(ctx, newCallbackTx(s.cb.tx), a.ref, a.transition())
+	if err != nil {
+		return rec, settleOwnError(err)
+	}
+	if err := usable(s.conn); err != nil {
+		return rec, err
+	}
+	batch := &pgx.Batch{}
+	for query, args := range s.db.cfg.Outbox.Inserts(sqltx.Postgres, a.events) {
+		batch.Queue(query, args...)
+	}
+	inserts := batch.Len()
+	batch.Queue(s.commit)
+	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+		results := s.conn.SendBatch(ctx, batch)
+		for range inserts {
+			if _, err := results.Exec(); err != nil {
+				_ = results.Close()
+				return fmt.Errorf("%w: %w", errEvents, err)
+			}
+		}
+		return s.committed(results)
+	})
+	return rec, s.unanswered(err)
+}
+
+// committed reads the COMMIT's answer, the last of a batch.
+func (s *pgxSession) committed(results pgx.BatchResults) error {
+	tag, err := results.Exec()
+	closeErr := results.Close()
+	if err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	if s.pooled != nil && tag.String() != "COMMIT" {
+		return ErrTxAborted // the server rolled back
+	}
+	s.ended = true
+	if closeErr != nil {
+		// The COMMIT was answered; what came after concerns only the connection, which the pool throws away.
+		s.db.cfg.Logger.Debug("connection failed after a commit", "error", closeErr)
+	}
+	return nil
+}
+
+// unanswered marks an error after which the transaction may have committed: COMMIT travelled with the other statements, so
+// any error but the server's own word leaves that open. Releasing a savepoint commits nothing.
+func (s *pgxSession) unanswered(err error) error {
+	if err != nil && s.pooled != nil && !errors.Is(err, ErrTxAborted) && !sqltx.Definite(err) {
+		return fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	return err
+}
+
+// settleError tells what an error of the joined statement means.
+func (d *pgxDB) settleError(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		switch {
+		case pg.Code == sqltx.DivisionByZero:
+			return fmt.Errorf("%w: settle: the aggregate is no longer open: %w", errGone, err)
+		case pg.Code == sqltx.UniqueViolation && pg.TableName == d.cfg.Outbox.Name():
+			return fmt.Errorf("%w: %w", errEvents, err)
+		}
+	}
+	return fmt.Errorf("settle: %w", err)
+}
+
+// settleOwnError tells what an error of Guard.Settle means: that the aggregate changed under us is a reason to run the
+// transaction again.
+func settleOwnError(err error) error {
+	if errors.Is(err, guard.ErrNotOpen) {
+		return fmt.Errorf("%w: settle: %w", errGone, err)
+	}
+	return fmt.Errorf("settle: %w", err)
+}
+
+func (s *pgxSession) outside() guard.Querier {
+	if s.pooled == nil {
+		return s.conn
+	}
+	return s.db.pool
+}
+
+func (s *pgxSession) rollback(ctx context.Context) {
+	s.cb.closed.Store(true)
+	if !s.ended && !s.conn.IsClosed() && s.conn.PgConn().TxStatus() != 'I' {
+		if _, err := s.conn.Exec(ctx, s.undo); err != nil && s.pooled != nil {
+			_ = s.conn.Close(ctx) // it must not serve another caller
+		}
+	}
+	s.ended = true
+	if s.pooled != nil {
+		s.pooled.Release()
+	}
+}
+
+// interruptGrace is how long the server has to answer a cancel request, before the connection is given up.
+const interruptGrace = 2 * time.Second
+
+// interruptibly runs statements that may wait for locks. When ctx ends it asks the server to cancel and waits for the
+// server's word, so that the outcome is known; pgx alone would close the connection and leave a backend behind that goes on
+// waiting, and a single statement might still take effect.
+func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(context.Context) error) error {
+	runCtx, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	interrupted := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		grace, cancel := context.WithTimeout(runCtx, interruptGrace)
+		defer cancel()
+		_ = conn.PgConn().CancelRequest(grace)
+		<-grace.Done()
+		giveUp()
+	})
+	err := run(runCtx)
+	if !stop() {
+		giveUp()
+		<-interrupted
+		// A cancel request that came too late must not hit the connection's next user.
+		_ = conn.Close(runCtx)
+	}
+	return err
+}

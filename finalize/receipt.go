@@ -1,0 +1,99 @@
+package finalize
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// Trigger names what called: "threshold", "sweep", "webhook", an operator. It is recorded by a ledger. At most 200 bytes.
+type Trigger string
+
+// Outcome is what a finalization writes: the aggregate's terminal state and the events that tell of it. All of it is
+// written in one transaction, or none.
+type Outcome struct {
+	// State is the terminal state. The guard must know it as one.
+	State string
+	// Events go into the outbox. AggregateType and AggregateID default to the aggregate's type and key, DedupKey to the
+	// aggregate, its key and the event's type; two events of one type therefore need dedup keys of their own.
+	Events []outbox.Event
+}
+
+// Receipt tells who finalized an aggregate. Every caller of one key gets the same, but for Won and Differs.
+type Receipt struct {
+	// Won tells whether this call finalized it. After DoTx it holds if the caller's transaction commits.
+	Won bool
+	// State is the terminal state that the aggregate is in.
+	State string
+	// Provenance tells whether the fields below are known: with a guard that has a ledger they are, with guard.Status
+	// alone they are not, and stay zero.
+	Provenance bool
+	// Trigger is the winner's trigger.
+	Trigger Trigger
+	// At is when it was finalized, by the database's clock.
+	At time.Time
+	// Token identifies the winning call.
+	Token uuid.UUID
+	// Digest is the SHA-256 of the outcome, 32 bytes: state and events, without the events' ids and times.
+	Digest []byte
+	// Differs tells a losing Settle that it wanted another state than the winner's or, where there is provenance, other
+	// events. A losing Do never ran its callback and has nothing to compare.
+	Differs bool
+}
+
+func receiptOf(rec guard.Record, won bool) Receipt {
+	r := Receipt{Won: won, State: rec.State}
+	if p := rec.Provenance; p != nil {
+		r.Provenance, r.Trigger, r.At, r.Token, r.Digest = true, Trigger(p.Trigger), p.At, p.Token, p.Digest
+	}
+	return r
+}
+
+// digest is the SHA-256 of an outcome; every field goes in with its length, so that no two outcomes have one input.
+func digest(state string, events []outbox.Event) []byte {
+	buf := make([]byte, 0, 512)
+	add := func(s string) {
+		buf = binary.AppendUvarint(buf, uint64(len(s)))
+		buf = append(buf, s...)
+	}
+	add(state)
+	h := sha256.New()
+	for i := range events {
+		e := &events[i]
+		add(e.AggregateType)
+		add(e.AggregateID)
+		add(e.Type)
+		add(e.ContentType)
+		add(e.DedupKey)
+		buf = binary.AppendUvarint(buf, uint64(e.SchemaVersion))
+		buf = binary.AppendUvarint(buf, uint64(len(e.Headers)))
+		if len(e.Headers) > 0 {
+			for _, key := range slices.Sorted(maps.Keys(e.Headers)) {
+				add(key)
+				add(e.Headers[key])
+			}
+		}
+		buf = binary.AppendUvarint(buf, uint64(len(e.Payload)))
+		h.Write(buf)
+		h.Write(e.Payload)
+		buf = buf[:0]
+	}
+	h.Write(buf)
+	return h.Sum(nil)
+}
+
+// differs tells whether the winner's record is not what a wanted.
+func (a *attempt) differs(rec guard.Record) bool {
+	if rec.State != a.State {
+		return true
+	}
+	return rec.Provenance != nil && rec.Provenance.Digest != nil && !bytes.Equal(rec.Provenance.Digest, a.Digest)
+}

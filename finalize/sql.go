@@ -1,0 +1,216 @@
+package finalize
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// sqlDB is PostgreSQL or SQLite through database/sql, a statement at a time.
+type sqlDB struct {
+	db      *sql.DB
+	dialect sqltx.Dialect
+	cfg     Config
+}
+
+func (d *sqlDB) query(_ context.Context, fn func(guard.Querier) error) error {
+	return fn(sqltx.WrapDB(d.db, d.dialect))
+}
+
+func (d *sqlDB) migrate(ctx context.Context, fn func(guard.Tx) error) error {
+	f := &core{d.cfg}
+	pause := f.backoff()
+	for n := 1; ; n++ {
+		err := d.migrateOnce(ctx, fn)
+		if !sqltx.Conflicted(err) || n >= 10*d.cfg.MaxAttempts || sleep(ctx, pause.NextBackOff()) != nil {
+			return err
+		}
+	}
+}
+
+func (d *sqlDB) migrateOnce(ctx context.Context, fn func(guard.Tx) error) error {
+	s, err := d.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.rollback(context.WithoutCancel(ctx))
+	if err := fn(s.guardTx); err != nil {
+		return err
+	}
+	return s.commit()
+}
+
+// sqlSession is a transaction on a connection of its own, or a savepoint in the caller's.
+type sqlSession struct {
+	db      *sqlDB
+	conn    *sql.Conn // nil in the caller's transaction
+	sqlTx   *sql.Tx
+	guardTx guard.Tx
+	ended   bool
+}
+
+// begin opens a transaction whose life is apart from ctx: database/sql would otherwise roll back from another goroutine
+// when ctx ends, and break a COMMIT off without a word on what became of it.
+func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
+	conn, err := d.db.Conn(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("acquire a connection: %w", err)
+	}
+	opts := &sql.TxOptions{}
+	if d.dialect == sqltx.Postgres {
+		opts.Isolation = sql.LevelReadCommitted
+	}
+	tx, err := conn.BeginTx(context.WithoutCancel(ctx), opts)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("begin: %w", err), conn.Close())
+	}
+	return &sqlSession{db: d, conn: conn, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}, nil
+}
+
+func (d *sqlDB) claim(ctx context.Context, a *attempt) (session[*sql.Tx], guard.Record, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
+	if r, ok := d.cfg.Guard.(guard.Reader); ok && d.dialect == sqltx.SQLite {
+		// A claim takes SQLite's one write lock; a loser needn't.
+		if rec, err := r.Read(ctx, sqltx.WrapDB(d.db, d.dialect), a.ref); err == nil && rec.Final {
+			return nil, rec, nil
+		}
+	}
+	s, err := d.begin(ctx)
+	if err != nil {
+		return nil, guard.Record{}, withCause(ctx, err)
+	}
+	rec, err := d.cfg.Guard.Claim(ctx, s.guardTx, a.ref)
+	if err != nil {
+		return s, rec, withCause(ctx, fmt.Errorf("claim: %w", err))
+	}
+	return s, rec, nil
+}
+
+func (d *sqlDB) claimIn(ctx context.Context, tx *sql.Tx, a *attempt) (session[*sql.Tx], guard.Record, error) {
+	if tx == nil {
+		return nil, guard.Record{}, errors.New("tx is nil")
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
+	s := &sqlSession{db: d, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}
+	if _, err := s.guardTx.Exec(ctx, "SAVEPOINT "+savepoint); err != nil {
+		s.ended = true
+		return nil, guard.Record{}, withCause(ctx, s.told(err))
+	}
+	rec, err := d.cfg.Guard.Claim(ctx, s.guardTx, a.ref)
+	if err != nil {
+		return s, rec, withCause(ctx, fmt.Errorf("claim: %w", err))
+	}
+	return s, rec, nil
+}
+
+func (s *sqlSession) tx() *sql.Tx { return s.sqlTx }
+
+// told gives an error of a statement the meaning that the transaction's state gives it.
+func (s *sqlSession) told(err error) error {
+	switch {
+	case sqltx.RolledBack(err):
+		return fmt.Errorf("%w: %w", ErrTxAborted, err)
+	case errors.Is(err, sql.ErrTxDone):
+		return fmt.Errorf("%w: %w", ErrTxEnded, err)
+	case sqltx.State(err) == sqltx.FailedTransaction:
+		return fmt.Errorf("%w: %w", ErrTxAborted, err)
+	}
+	return err
+}
+
+func (s *sqlSession) finish(ctx context.Context, a *attempt) (guard.Record, error) {
+	rec, err := s.db.cfg.Guard.Settle(ctx, s.guardTx, a.ref, a.transition())
+	if err != nil {
+		return rec, s.told(settleOwnError(err))
+	}
+	for query, args := range s.db.cfg.Outbox.Inserts(s.db.dialect, a.events) {
+		if _, err := s.guardTx.Exec(ctx, query, args...); err != nil {
+			if outbox.Taken(err) {
+				return rec, fmt.Errorf("%w: %w", errEvents, err)
+			}
+			return rec, s.told(fmt.Errorf("write events: %w", err))
+		}
+	}
+	if s.conn == nil {
+		if _, err := s.guardTx.Exec(ctx, "RELEASE SAVEPOINT "+savepoint); err != nil {
+			return rec, s.told(err)
+		}
+		s.ended = true
+		return rec, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return rec, context.Cause(ctx)
+	}
+	if err := s.commit(); err != nil {
+		if errors.Is(err, sql.ErrTxDone) || sqltx.RolledBack(err) {
+			return rec, s.told(err)
+		}
+		if !sqltx.Definite(err) {
+			return rec, fmt.Errorf("%w: commit: %w", errUnanswered, err)
+		}
+		return rec, fmt.Errorf("commit: %w", err)
+	}
+	return rec, nil
+}
+
+func (s *sqlSession) commit() error {
+	if err := s.sqlTx.Commit(); err != nil {
+		return err
+	}
+	s.ended = true
+	return nil
+}
+
+func (s *sqlSession) outside() guard.Querier {
+	if s.conn == nil {
+		return s.guardTx
+	}
+	return sqltx.WrapDB(s.db.db, s.db.dialect)
+}
+
+func (s *sqlSession) rollback(ctx context.Context) {
+	if s.conn == nil {
+		if !s.ended {
+			_, _ = s.guardTx.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint)
+			_, _ = s.guardTx.Exec(ctx, "RELEASE SAVEPOINT "+savepoint)
+		}
+		s.ended = true
+		return
+	}
+	if !s.ended {
+		s.ended = true
+		_ = s.sqlTx.Rollback()
+		if s.db.dialect == sqltx.SQLite {
+			// After a COMMIT that found the database busy the transaction is open, though database/sql thinks it ended.
+			_, _ = s.conn.ExecContext(ctx, "ROLLBACK")
+		}
+	}
+	_ = s.conn.Close()
+}
+
+// look implements database.
+func (d *sqlDB) look(ctx context.Context, a *attempt) (sighting, error) {
+	status := ""
+	if a.xid != "" {
+		ended, s, err := transactionEnded(ctx, sqltx.WrapDB(d.db, d.dialect), a.xid)
+		if err != nil || !ended {
+			return sighting{}, err
+		}
+		status = s
+	}
+	s, rec, err := d.claim(ctx, a)
+	if s != nil {
+		s.rollback(context.WithoutCancel(ctx))
+	}
+	if err != nil {
+		return sighting{}, err
+	}
+	return judge(ctx, d.cfg.Outbox, sqltx.WrapDB(d.db, d.dialect), a, rec, status)
+}

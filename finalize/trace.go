@@ -1,0 +1,104 @@
+package finalize
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/endstate-go/endstate/guard"
+)
+
+// Trace is a set of callbacks for metrics and traces, each optional, after the manner of net/http/httptrace. They run on
+// the caller's goroutine and must be safe for concurrent use; a slow one slows the call. A panic in one goes on to the
+// caller, and leaves no transaction open.
+type Trace struct {
+	// Won is called when this call finalized the aggregate (after DoTx: if the caller commits).
+	Won func(ctx context.Context, call Call, receipt Receipt)
+	// Lost is called when the aggregate was final already.
+	Lost func(ctx context.Context, call Call, receipt Receipt)
+	// NotReady is called when the callback returned ErrNotReady.
+	NotReady func(ctx context.Context, call Call)
+	// Failed is called when the call returns another error.
+	Failed func(ctx context.Context, call Call, err error)
+	// Retry is called before a transaction that the database broke off, or whose COMMIT turned out to be lost, is run
+	// again after wait.
+	Retry func(ctx context.Context, call Call, cause error, wait time.Duration)
+	// Resolving is called when a COMMIT got no answer and the database is going to be asked what became of it.
+	Resolving func(ctx context.Context, call Call, cause error)
+}
+
+// Call is one call of Do, DoTx or Settle.
+type Call struct {
+	Ref     guard.Ref
+	Trigger Trigger
+	// Attempt counts the transactions of this call, from 1.
+	Attempt int
+	// Elapsed is the time since the call began.
+	Elapsed time.Duration
+}
+
+func (f *core) won(ctx context.Context, a *attempt, r Receipt) {
+	if f.logs(ctx, slog.LevelInfo) {
+		f.cfg.Logger.InfoContext(ctx, "finalized", a.attrs("state", r.State, "events", len(a.events), "elapsed", time.Since(a.start))...)
+	}
+	if t := f.cfg.Trace.Won; t != nil {
+		t(ctx, a.call(), r)
+	}
+}
+
+func (f *core) lost(ctx context.Context, a *attempt, r Receipt) {
+	if f.logs(ctx, slog.LevelDebug) {
+		f.cfg.Logger.DebugContext(ctx, "already final", a.attrs("state", r.State, "winner", string(r.Trigger))...)
+	}
+	if t := f.cfg.Trace.Lost; t != nil {
+		t(ctx, a.call(), r)
+	}
+}
+
+func (f *core) notReady(ctx context.Context, a *attempt) {
+	if f.logs(ctx, slog.LevelDebug) {
+		f.cfg.Logger.DebugContext(ctx, "not ready", a.attrs()...)
+	}
+	if t := f.cfg.Trace.NotReady; t != nil {
+		t(ctx, a.call())
+	}
+}
+
+func (f *core) failed(ctx context.Context, a *attempt, err error) {
+	if f.logs(ctx, slog.LevelDebug) {
+		f.cfg.Logger.DebugContext(ctx, "not finalized", a.attrs("error", err)...)
+	}
+	if t := f.cfg.Trace.Failed; t != nil {
+		t(ctx, a.call(), err)
+	}
+}
+
+func (f *core) retrying(ctx context.Context, a *attempt, cause error, wait time.Duration) {
+	if f.logs(ctx, slog.LevelDebug) {
+		f.cfg.Logger.DebugContext(ctx, "transaction broken off, running it again", a.attrs("wait", wait, "cause", cause)...)
+	}
+	if t := f.cfg.Trace.Retry; t != nil {
+		t(ctx, a.call(), cause, wait)
+	}
+}
+
+func (f *core) resolving(ctx context.Context, a *attempt, cause error) {
+	if f.logs(ctx, slog.LevelWarn) {
+		f.cfg.Logger.WarnContext(ctx, "commit got no answer, asking what became of it", a.attrs("cause", cause)...)
+	}
+	if t := f.cfg.Trace.Resolving; t != nil {
+		t(ctx, a.call(), cause)
+	}
+}
+
+func (f *core) logs(ctx context.Context, level slog.Level) bool {
+	return f.cfg.Logger.Enabled(ctx, level)
+}
+
+func (a *attempt) call() Call {
+	return Call{Ref: a.ref, Trigger: Trigger(a.Trigger), Attempt: a.number, Elapsed: time.Since(a.start)}
+}
+
+func (a *attempt) attrs(more ...any) []any {
+	return append([]any{"aggregate", a.ref.Aggregate, "key", a.ref.Key.String(), "trigger", a.Trigger}, more...)
+}

@@ -1,0 +1,198 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/endstate-go/endstate/internal/sqlplan"
+)
+
+// All composes guards that are kept together, such as All(Status{…}, Ledger{}): an aggregate is open while every one of them
+// is open, final while every one is final in the same state, and anything else is an AnomalyError, upon which nothing is
+// written. The record's provenance is that of the first guard that has one. Guards are claimed and settled in the order
+// given. At least one guard is required, and none may be nil.
+func All(guards ...Guard) Guard {
+	var flat all
+	for _, g := range guards {
+		if nested, ok := g.(all); ok {
+			flat = append(flat, nested...)
+		} else {
+			flat = append(flat, g)
+		}
+	}
+	return flat
+}
+
+type all []Guard
+
+var (
+	_ Guard     = all(nil)
+	_ Reader    = all(nil)
+	_ Validator = all(nil)
+	_ Checker   = all(nil)
+)
+
+// Validate validates each guard.
+func (g all) Validate() error {
+	if len(g) == 0 {
+		return fmt.Errorf("%w: All has no guards", ErrConfig)
+	}
+	for i, guard := range g {
+		if guard == nil {
+			return fmt.Errorf("%w: guard %d of All is nil", ErrConfig, i+1)
+		}
+		if v, ok := guard.(Validator); ok {
+			if err := v.Validate(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Check checks each guard.
+func (g all) Check(ctx context.Context, q Querier) error {
+	var errs []error
+	for _, guard := range g {
+		if c, ok := guard.(Checker); ok {
+			errs = append(errs, c.Check(ctx, q))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (g all) Claim(ctx context.Context, tx Tx, ref Ref) (Record, error) {
+	return g.merged(ref, func(guard Guard) (Record, error) { return guard.Claim(ctx, tx, ref) })
+}
+
+func (g all) Read(ctx context.Context, q Querier, ref Ref) (Record, error) {
+	return g.merged(ref, func(guard Guard) (Record, error) {
+		r, ok := guard.(Reader)
+		if !ok {
+			return Record{}, fmt.Errorf("guard: %s can't be read outside of a transaction", name(guard))
+		}
+		return r.Read(ctx, q, ref)
+	})
+}
+
+// Readable reports whether Read works: whether every guard is a Reader.
+func (g all) Readable() bool {
+	for _, guard := range g {
+		if _, ok := guard.(Reader); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (g all) merged(ref Ref, ask func(Guard) (Record, error)) (Record, error) {
+	records := make([]Record, len(g))
+	for i, guard := range g {
+		rec, err := ask(guard)
+		if err != nil {
+			return Record{}, err
+		}
+		records[i] = rec
+	}
+	return g.Merge(ref, records)
+}
+
+// Merge makes one record of each guard's.
+func (g all) Merge(ref Ref, records []Record) (Record, error) {
+	merged := records[0]
+	for i, rec := range records[1:] {
+		if rec.Final != merged.Final || rec.Final && rec.State != merged.State {
+			e := &AnomalyError{Ref: ref}
+			for j, rec := range records {
+				e.Records = append(e.Records, GuardRecord{name(g[j]), rec})
+			}
+			return Record{}, e
+		}
+		if merged.Provenance == nil {
+			merged.Provenance = records[i+1].Provenance
+		}
+		if merged.XID == "" {
+			merged.XID = rec.XID
+		}
+		if merged.State == "" {
+			merged.State = rec.State
+		}
+	}
+	return merged, nil
+}
+
+func (g all) Settle(ctx context.Context, tx Tx, ref Ref, to Transition) (Record, error) {
+	return g.merged(ref, func(guard Guard) (Record, error) { return guard.Settle(ctx, tx, ref, to) })
+}
+
+// Fits asks each guard that can tell whether key suits it.
+func (g all) Fits(key Key) error {
+	for _, guard := range g {
+		if f, ok := guard.(interface{ Fits(Key) error }); ok {
+			if err := f.Fits(key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// CheckTarget asks each guard that can tell.
+func (g all) CheckTarget(ref Ref, to Transition) error {
+	for _, guard := range g {
+		if c, ok := guard.(interface{ CheckTarget(Ref, Transition) error }); ok {
+			if err := c.CheckTarget(ref, to); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Plan joins the guards' plans, or returns nil if one of them has none.
+func (g all) Plan(shape string) sqlplan.Guard {
+	plans := make(allPlan, len(g))
+	for i, guard := range g {
+		p, ok := guard.(interface{ Plan(string) sqlplan.Guard })
+		if !ok {
+			return nil
+		}
+		if plans[i] = p.Plan(shape); plans[i] == nil || plans[i].Parts() != 1 {
+			return nil
+		}
+	}
+	return plans
+}
+
+type allPlan []sqlplan.Guard
+
+func (p allPlan) Parts() int { return len(p) }
+
+func (p allPlan) Absent(part int) error { return p[part].Absent(0) }
+
+func (p allPlan) Claim(part int) []func(*sqlplan.Args) string { return p[part].Claim(0) }
+
+func (p allPlan) Read(part int) func(*sqlplan.Args) string { return p[part].Read(0) }
+
+// Settle of the first part also looks at all the others, so that nothing is written when one of them is final already.
+func (p allPlan) Settle(part int, a *sqlplan.Args, name, prev, and string) string {
+	if part == 0 {
+		for _, other := range p[1:] {
+			if and != "" {
+				and += " AND "
+			}
+			and += other.Open(0, a)
+		}
+	}
+	return p[part].Settle(0, a, name, prev, and)
+}
+
+func (p allPlan) Open(part int, a *sqlplan.Args) string { return p[part].Open(0, a) }
+
+func name(g Guard) string {
+	if n, ok := g.(interface{ name() string }); ok {
+		return n.name()
+	}
+	return fmt.Sprintf("%T", g)
+}

@@ -1,0 +1,101 @@
+package guard
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+
+	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+//go:embed migrations
+var migrations embed.FS
+
+// Migrations returns the migrations of a ledger with the default name, in goose's format: the files for dialect "postgres"
+// or "sqlite". Their version numbers don't meet those of the outbox, so both may go into one folder.
+func Migrations(dialect string) (fs.FS, error) { return Ledger{}.Migrations(dialect) }
+
+// Migrations returns this ledger's migrations, with its own name and schema.
+func (l Ledger) Migrations(dialect string) (fs.FS, error) {
+	dir, err := fs.Sub(migrations, "migrations/"+dialect)
+	if err == nil {
+		_, err = fs.Stat(dir, ".")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: no migrations for dialect %q; there are postgres and sqlite", ErrConfig, dialect)
+	}
+	return migrate.Rename(dir, DefaultLedger, l.Schema, l.plain()), nil
+}
+
+// Migrate creates the ledger's table, and its schema, unless they are there. It may be called at every start and by many
+// processes at once, which take turns; on SQLite a caller that finds the database busy must run the transaction again.
+// Nothing is done before tx commits.
+func (l Ledger) Migrate(ctx context.Context, tx Tx) error {
+	if err := l.Validate(); err != nil {
+		return err
+	}
+	files, err := l.Migrations(string(sqltx.Of(tx)))
+	if err != nil {
+		return err
+	}
+	if err := migrate.Run(ctx, tx, l.Schema, l.table(), files); err != nil {
+		return fmt.Errorf("guard: migrate %s: %w", l.name(), err)
+	}
+	return nil
+}
+
+// Migrator is what a Guard may implement to create tables of its own.
+type Migrator interface {
+	Migrate(ctx context.Context, tx Tx) error
+}
+
+// Migrate migrates each guard that has tables.
+func (g all) Migrate(ctx context.Context, tx Tx) error {
+	for _, guard := range g {
+		if m, ok := guard.(Migrator); ok {
+			if err := m.Migrate(ctx, tx); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Check implements Checker: the table must exist, with its columns and its primary key.
+func (l Ledger) Check(ctx context.Context, q Querier) error {
+	err := migrate.Missing(ctx, q, l.Schema, l.plain(), []string{"aggregate", "key", "state", "trigger", "token", "digest", "at"})
+	if err == nil {
+		var unique bool
+		if unique, err = migrate.HasUnique(ctx, q, l.Schema, l.plain(), []string{"aggregate", "key"}); err == nil && !unique {
+			err = fmt.Errorf("table %s has no unique index on (aggregate, key)", l.table())
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w; apply guard's migration 00001_ledger (finalize's Migrate does)", ErrSchema, err)
+	}
+	return nil
+}
+
+// Check implements Checker: the table and columns must exist, and the key columns must have a unique index, else one key
+// could be several rows.
+func (s Status) Check(ctx context.Context, q Querier) error {
+	columns := append(slices.Clone(s.keys()), s.Column)
+	for column := range s.Set {
+		columns = append(columns, column)
+	}
+	err := migrate.Missing(ctx, q, s.Schema, s.Table, columns)
+	if err == nil {
+		var unique bool
+		if unique, err = migrate.HasUnique(ctx, q, s.Schema, s.Table, s.keys()); err == nil && !unique {
+			err = errors.New("table " + s.table() + " has no unique index over its key columns alone, so one key could be several rows")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w (this table is the service's own)", ErrSchema, err)
+	}
+	return nil
+}

@@ -1,0 +1,363 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/endstate-go/endstate/internal/sqlplan"
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// Status guards a status column in a table of the service's own. An aggregate is one row; it is open while the column is
+// NULL or holds a state that isn't terminal. Fill in the fields and use it as a value; a Status is safe for concurrent use
+// as long as nobody changes it.
+//
+// The column may be text, varchar or an enum, the key columns text, varchar, uuid, smallint, integer or bigint. A key of
+// another kind than its column (text for a uuid column, say) is an error on PostgreSQL and finds no row on SQLite, so that
+// one aggregate can't be known by two keys.
+type Status struct {
+	Schema string // the table's schema; empty: the connection's search path
+	Table  string // the table; required
+	Key    string // the key column, for keys of one part
+	// Keys are the key columns of a composite key, in the order of guard.Composite's parts. Set either Key or Keys.
+	Keys     []string
+	Column   string // the status column; required
+	Terminal States // which states are terminal; required
+	// Set names further columns that the same UPDATE sets, such as {"completed_at": guard.Now, "completed_by": guard.By}.
+	// A value is Now, By, or anything that the driver takes as an argument.
+	Set map[string]any
+}
+
+// Value is a value for Status.Set that the library fills in.
+type Value int
+
+// The values that the library fills in.
+const (
+	// Now is the database's clock.
+	Now Value = iota + 1
+	// By is the trigger's name.
+	By
+)
+
+var (
+	_ Guard     = Status{}
+	_ Reader    = Status{}
+	_ Validator = Status{}
+	_ Checker   = Status{}
+)
+
+// Validate says which field doesn't make sense. Any name that PostgreSQL can hold is allowed, since all are quoted.
+func (s Status) Validate() error {
+	fail := func(field string, err error) error { return fmt.Errorf("%w: Status.%s %w", ErrConfig, field, err) }
+	if s.Schema != "" {
+		if err := sqltx.CheckIdent(s.Schema); err != nil {
+			return fail("Schema", err)
+		}
+	}
+	if err := sqltx.CheckIdent(s.Table); err != nil {
+		return fail("Table", err)
+	}
+	if (s.Key == "") == (len(s.Keys) == 0) {
+		return fail("Key", errors.New("and Keys: set one of them"))
+	}
+	for _, column := range s.keys() {
+		if err := sqltx.CheckIdent(column); err != nil {
+			return fail("Key", err)
+		}
+	}
+	if err := sqltx.CheckIdent(s.Column); err != nil {
+		return fail("Column", err)
+	}
+	if err := s.Terminal.validate(); err != nil {
+		return fail("Terminal", err)
+	}
+	for column := range s.Set {
+		if err := sqltx.CheckIdent(column); err != nil {
+			return fail("Set", err)
+		}
+		if column == s.Column || slices.Contains(s.keys(), column) {
+			return fail("Set", fmt.Errorf("names %q, which is the status or a key column", column))
+		}
+	}
+	return nil
+}
+
+func (s Status) keys() []string {
+	if s.Key != "" {
+		return []string{s.Key}
+	}
+	return s.Keys
+}
+
+func (s Status) name() string { return "status " + s.table() }
+
+func (s Status) table() string { return sqltx.Quote(s.Schema, s.Table) }
+
+func (s Status) column() string { return sqltx.Quote("", s.Column) }
+
+// where is the condition that finds key's row, and its arguments.
+func (s Status) where(d sqltx.Dialect, key Key) (string, []any, error) {
+	if err := s.Fits(key); err != nil {
+		return "", nil, err
+	}
+	var terms []string
+	for i, p := range key.parts {
+		column := sqltx.Quote("", s.keys()[i])
+		if d == sqltx.SQLite {
+			// SQLite would convert '012' to the integer 12 to match it.
+			kind := "text"
+			if p.kind == kindInt {
+				kind = "integer"
+			}
+			terms = append(terms, fmt.Sprintf("%s COLLATE BINARY = ?%d AND typeof(%s) = '%s'", column, i+1, column, kind))
+		} else {
+			terms = append(terms, fmt.Sprintf("%s = $%d%s", column, i+1, cast(p.kind)))
+		}
+	}
+	return strings.Join(terms, " AND "), key.Args(), nil
+}
+
+// Fits says whether key has as many parts as there are key columns.
+func (s Status) Fits(key Key) error {
+	if len(key.parts) != len(s.keys()) {
+		return fmt.Errorf("%w: it has %d parts, %s has the key columns (%s)",
+			ErrInvalidKey, len(key.parts), s.name(), strings.Join(s.keys(), ", "))
+	}
+	return nil
+}
+
+// Read implements Reader.
+func (s Status) Read(ctx context.Context, q Querier, ref Ref) (Record, error) {
+	observed, err := s.observe(ctx, q, ref)
+	if err != nil {
+		return Record{}, err
+	}
+	return s.record(observed), nil
+}
+
+// observe reads the status column; nil is NULL.
+func (s Status) observe(ctx context.Context, q Querier, ref Ref) (*string, error) {
+	d := sqltx.Of(q)
+	where, args, err := s.where(d, ref.Key)
+	if err != nil {
+		return nil, err
+	}
+	var state *string
+	err = q.QueryRow(ctx, fmt.Sprintf("SELECT CAST(%s AS text) FROM %s WHERE %s", s.column(), s.table(), where), args...).Scan(&state)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, statusPlan{Status: s}.Absent(0)
+	}
+	return state, err
+}
+
+func (s Status) record(state *string) Record {
+	if state == nil {
+		return Record{}
+	}
+	return Record{Final: s.Terminal.Terminal(*state), State: *state}
+}
+
+// Claim implements Guard. It locks an open row with FOR NO KEY UPDATE, which leaves others free to insert rows that
+// reference it.
+func (s Status) Claim(ctx context.Context, tx Tx, ref Ref) (Record, error) {
+	d := sqltx.Of(tx)
+	where, args, err := s.where(d, ref.Key)
+	if err != nil {
+		return Record{}, err
+	}
+	if d == sqltx.SQLite {
+		if err := writeNothing(ctx, tx, s.table(), s.column()); err != nil {
+			return Record{}, err
+		}
+		return s.Read(ctx, tx, ref)
+	}
+	lock := fmt.Sprintf(`SELECT pg_current_xact_id()::text FROM %s WHERE %s AND %s::text COLLATE "C" IS NOT DISTINCT FROM $%d::text FOR NO KEY UPDATE`,
+		s.table(), where, s.column(), len(args)+1)
+	for {
+		observed, err := s.observe(ctx, tx, ref)
+		if err != nil {
+			return Record{}, err
+		}
+		rec := s.record(observed)
+		if rec.Final {
+			return rec, nil
+		}
+		err = tx.QueryRow(ctx, lock, append(slices.Clip(args), observed)...).Scan(&rec.XID)
+		if err == nil {
+			return rec, nil
+		}
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return Record{}, err
+		}
+		// Another transaction changed the row between the two statements: look again.
+	}
+}
+
+// Settle implements Guard.
+func (s Status) Settle(ctx context.Context, tx Tx, ref Ref, to Transition) (Record, error) {
+	if err := s.check(to.State); err != nil {
+		return Record{}, err
+	}
+	d := sqltx.Of(tx)
+	where, args, err := s.where(d, ref.Key)
+	if err != nil {
+		return Record{}, err
+	}
+	observed, err := s.observe(ctx, tx, ref)
+	if err != nil {
+		return Record{}, err
+	}
+	if rec := s.record(observed); rec.Final {
+		return rec, fmt.Errorf("%w: %v is %q", ErrNotOpen, ref, rec.State)
+	}
+	param := func(v any) string {
+		args = append(args, v)
+		if d == sqltx.SQLite {
+			return fmt.Sprintf("?%d", len(args))
+		}
+		return fmt.Sprintf("$%d", len(args))
+	}
+	set := s.set(d, param(to.State), func(v any) string {
+		if v == By {
+			return param(to.Trigger)
+		}
+		return param(v)
+	})
+	same := s.column() + " IS " + param(observed)
+	if d == sqltx.Postgres {
+		same = fmt.Sprintf(`%s::text COLLATE "C" IS NOT DISTINCT FROM $%d::text`, s.column(), len(args))
+	}
+	tag, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET %s WHERE %s AND %s", s.table(), set, where, same), args...)
+	if err != nil {
+		return Record{}, err
+	}
+	if tag.RowsAffected() == 0 {
+		return Record{}, fmt.Errorf("%w: %v changed since it was claimed", ErrNotOpen, ref)
+	}
+	return Record{Final: true, State: to.State}, nil
+}
+
+func (s Status) check(state string) error {
+	if !s.Terminal.Terminal(state) {
+		return fmt.Errorf("%w: %q is not among those of %s", ErrNotTerminal, state, s.name())
+	}
+	return nil
+}
+
+// set is the UPDATE's SET list; the state's placeholder is given, the others are made by param.
+func (s Status) set(d sqltx.Dialect, state string, param func(any) string) string {
+	list := s.column() + " = " + state
+	for _, column := range slices.Sorted(maps.Keys(s.Set)) {
+		value := s.Set[column]
+		expr := clock(d)
+		if value != Now {
+			expr = param(value)
+		}
+		list += ", " + sqltx.Quote("", column) + " = " + expr
+	}
+	return list
+}
+
+// clock is the database's clock as SQL: a timestamptz, or on SQLite text in RFC 3339 with milliseconds.
+func clock(d sqltx.Dialect) string {
+	if d == sqltx.SQLite {
+		return "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+	}
+	return "clock_timestamp()"
+}
+
+// writeNothing takes SQLite's write lock: a transaction that reads first and writes later can fail with SQLITE_BUSY at
+// once, whatever the busy timeout.
+func writeNothing(ctx context.Context, tx Tx, table, column string) error {
+	_, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET %s = %s WHERE 0", table, column, column))
+	return err
+}
+
+// Plan returns the guard's SQL for finalize to join with its own, or nil if a Func decides what is terminal.
+func (s Status) Plan(shape string) sqlplan.Guard {
+	if s.Terminal.fn != nil {
+		return nil
+	}
+	return statusPlan{s, shape}
+}
+
+// CheckTarget says why to can't be settled.
+func (s Status) CheckTarget(ref Ref, to Transition) error {
+	if err := s.Fits(ref.Key); err != nil {
+		return err
+	}
+	return s.check(to.State)
+}
+
+type statusPlan struct {
+	Status
+	shape string
+}
+
+func (p statusPlan) Parts() int { return 1 }
+
+func (p statusPlan) Absent(int) error {
+	return fmt.Errorf("%w: there is no such row in %s", ErrNotFound, p.table())
+}
+
+func (p statusPlan) where(a *sqlplan.Args) string {
+	terms := make([]string, len(p.shape))
+	for i := range p.shape {
+		terms[i] = sqltx.Quote("", p.keys()[i]) + " = " + a.Add(func(c *sqlplan.Call) any { return c.Parts[i] }) + cast(p.shape[i])
+	}
+	return strings.Join(terms, " AND ")
+}
+
+func (p statusPlan) row(final string) string {
+	return fmt.Sprintf("%s AS final, %s::text AS state, NULL::text AS trigger, NULL::text AS token, NULL::timestamptz AS at, NULL::bytea AS digest",
+		final, p.column())
+}
+
+// Claim locks the row if it is open and returns it also if it isn't. pg_current_xact_id() is evaluated only for a row that
+// the snapshot shows open, so a loser gets no transaction id. A loser who waited for the lock gets what the snapshot
+// showed, open but without an id: the sign to read again.
+func (p statusPlan) Claim(int) []func(*sqlplan.Args) string {
+	return []func(*sqlplan.Args) string{func(a *sqlplan.Args) string {
+		where := p.where(a)
+		return fmt.Sprintf(`WITH claimed AS MATERIALIZED (
+	SELECT %[1]s, pg_current_xact_id()::text AS xid FROM %[2]s WHERE %[3]s AND %[4]s FOR NO KEY UPDATE)
+SELECT `+sqlplan.Columns+` FROM claimed
+UNION ALL
+SELECT %[5]s, NULL FROM %[2]s WHERE %[3]s AND NOT EXISTS (SELECT FROM claimed)`,
+			p.row("false"), p.table(), where, p.Terminal.open(p.column()), p.row("NOT "+p.Terminal.open(p.column())))
+	}}
+}
+
+func (p statusPlan) Read(int) func(*sqlplan.Args) string {
+	return func(a *sqlplan.Args) string {
+		return fmt.Sprintf(`SELECT %s, NULL::text AS xid FROM %s WHERE %s`, p.row("NOT "+p.Terminal.open(p.column())), p.table(), p.where(a))
+	}
+}
+
+func (p statusPlan) Settle(_ int, a *sqlplan.Args, name, prev, and string) string {
+	state := a.Add(func(c *sqlplan.Call) any { return c.State })
+	set := p.set(sqltx.Postgres, state, func(v any) string {
+		if v == By {
+			return a.Add(func(c *sqlplan.Call) any { return c.Trigger })
+		}
+		return a.Add(func(*sqlplan.Call) any { return v })
+	})
+	where := p.where(a) + " AND " + p.Terminal.open(p.column())
+	if prev != "" {
+		where += " AND EXISTS (SELECT FROM " + prev + ")"
+	}
+	if and != "" {
+		where += " AND " + and
+	}
+	return fmt.Sprintf("%s AS (\n\tUPDATE %s SET %s WHERE %s RETURNING NULL::timestamptz AS at)", name, p.table(), set, where)
+}
+
+func (p statusPlan) Open(_ int, a *sqlplan.Args) string {
+	return fmt.Sprintf("EXISTS (SELECT FROM %s WHERE %s AND %s)", p.table(), p.where(a), p.Terminal.open(p.column()))
+}

@@ -1,0 +1,166 @@
+package sqltx
+
+import (
+	"database/sql"
+	"errors"
+	"reflect"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// The SQLSTATEs that the library decides on.
+const (
+	UniqueViolation     = "23505"
+	DivisionByZero      = "22012" // what a joined statement raises when it must not be committed
+	InvalidParameter    = "22023"
+	FailedTransaction   = "25P02"
+	UndefinedTable      = "42P01"
+	UndefinedColumn     = "42703"
+	UndefinedSchema     = "3F000"
+	InsufficientRights  = "42501"
+	serializationFailed = "40001"
+	deadlockDetected    = "40P01"
+)
+
+// State returns the SQLSTATE of the server's error in err's chain, or "". lib/pq's errors are known by their method.
+func State(err error) string {
+	var s interface{ SQLState() string }
+	if errors.As(err, &s) {
+		return s.SQLState()
+	}
+	return ""
+}
+
+// Conflicted reports whether the database broke the transaction off because of a concurrent one, so that the whole
+// transaction may be run again: a serialization failure or deadlock on PostgreSQL, busy or locked on SQLite.
+func Conflicted(err error) bool {
+	switch State(err) {
+	case serializationFailed, deadlockDetected:
+		return true
+	case "":
+		return busy(err)
+	}
+	return false
+}
+
+// Definite reports whether err is the server's own word that the statement (or COMMIT) had no effect. A FATAL error, one
+// of the connection's class, or one that isn't the server's at all leaves that open: a backend that is terminated while
+// its COMMIT waits for a standby has committed.
+func Definite(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		severity := pg.SeverityUnlocalized
+		if severity == "" {
+			severity = pg.Severity
+		}
+		return severity == "ERROR" && !strings.HasPrefix(pg.Code, "08") && !strings.HasPrefix(pg.Code, "57P0")
+	}
+	_, isSQLite := sqliteCode(err)
+	return isSQLite
+}
+
+// Incomplete reports whether err may come from a table, column, schema or right that is missing. SQLite has one code for
+// that and for bad SQL.
+func Incomplete(err error) bool {
+	switch State(err) {
+	case UndefinedTable, UndefinedColumn, UndefinedSchema, InsufficientRights:
+		return true
+	}
+	code, ok := sqliteCode(err)
+	return ok && code&0xff == 1
+}
+
+const (
+	sqliteBusy   = 5
+	sqliteLocked = 6
+)
+
+func busy(err error) bool {
+	code, ok := sqliteCode(err)
+	return ok && (code&0xff == sqliteBusy || code&0xff == sqliteLocked)
+}
+
+// Unique reports whether err is a violated unique constraint.
+func Unique(err error) bool {
+	if State(err) == UniqueViolation {
+		return true
+	}
+	code, ok := sqliteCode(err)
+	// 1555 is SQLITE_CONSTRAINT_PRIMARYKEY, 2067 SQLITE_CONSTRAINT_UNIQUE.
+	return ok && (code == 1555 || code == 2067)
+}
+
+// sqliteCode finds SQLite's (extended) result code in err's chain without importing a driver: modernc's and ncruces'
+// errors have a Code method, mattn's has the fields Code and ExtendedCode.
+func sqliteCode(err error) (int, bool) {
+	for e := range chain(err) {
+		v := reflect.ValueOf(e)
+		if !strings.Contains(strings.ToLower(reflect.Indirect(v).Type().PkgPath()), "sqlite") {
+			continue
+		}
+		if c, ok := e.(interface{ Code() int }); ok {
+			return c.Code(), true
+		}
+		if v.Kind() == reflect.Pointer && !v.IsNil() {
+			v = v.Elem()
+		}
+		if v.Kind() == reflect.Struct {
+			for _, name := range []string{"ExtendedCode", "Code"} {
+				if f := v.FieldByName(name); f.IsValid() && f.CanInt() && f.Int() != 0 {
+					return int(f.Int()), true
+				}
+			}
+		}
+		for _, name := range []string{"ExtendedCode", "Code"} {
+			m := reflect.ValueOf(e).MethodByName(name)
+			if m.IsValid() && m.Type().NumIn() == 0 && m.Type().NumOut() == 1 && m.Type().Out(0).Kind() >= reflect.Int && m.Type().Out(0).Kind() <= reflect.Uintptr {
+				out := m.Call(nil)[0]
+				if out.CanInt() {
+					return int(out.Int()), true
+				}
+				return int(out.Uint()), true
+			}
+		}
+	}
+	return 0, false
+}
+
+// chain yields err and all that it wraps.
+func chain(err error) func(func(error) bool) {
+	return func(yield func(error) bool) {
+		var walk func(error) bool
+		walk = func(e error) bool {
+			if e == nil {
+				return true
+			}
+			if !yield(e) {
+				return false
+			}
+			switch w := e.(type) {
+			case interface{ Unwrap() error }:
+				return walk(w.Unwrap())
+			case interface{ Unwrap() []error }:
+				for _, inner := range w.Unwrap() {
+					if !walk(inner) {
+						return false
+					}
+				}
+			}
+			return true
+		}
+		walk(err)
+	}
+}
+
+func driverPackage(db *sql.DB) string {
+	t := reflect.TypeOf(db.Driver())
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	return t.PkgPath()
+}
+
+// RolledBack reports whether err says that a COMMIT rolled back, because an error had aborted the transaction before.
+func RolledBack(err error) bool { return errors.Is(err, pgx.ErrTxCommitRollback) }

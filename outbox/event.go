@@ -1,0 +1,137 @@
+package outbox
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"mime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// Event is one event on its way to consumers. Type, AggregateType and AggregateID are required; inside a finalization the
+// last two default to the aggregate's.
+type Event struct {
+	// ID identifies the event for ever, through every repeated publication. Zero: a new UUIDv7.
+	ID uuid.UUID
+	// AggregateType and AggregateID name what the event is about; events of one aggregate are published in order.
+	AggregateType string
+	AggregateID   string
+	// Type tells consumers what happened, such as "assessment.completed".
+	Type string
+	// Payload is kept and published byte for byte.
+	Payload []byte
+	// ContentType is the payload's media type. Empty: "application/json". A payload declared as JSON must be valid JSON.
+	ContentType string
+	// Headers travel beside the payload, such as trace context.
+	Headers map[string]string
+	// OccurredAt is when it happened. Zero: the database's clock at the insert. Microseconds are kept.
+	OccurredAt time.Time
+	// DedupKey is unique in the table: of two events with one key only the first goes in. Empty: in a bare Put no dedup
+	// beyond the ID; inside a finalization aggregate, key and type.
+	DedupKey string
+	// SchemaVersion is the payload's version, from 1. Zero: 1.
+	SchemaVersion int
+}
+
+// The limits on an event's fields, in bytes. They keep every index entry well under a btree page's limit.
+const (
+	MaxName     = 200  // AggregateType, Type, ContentType
+	MaxID       = 1000 // AggregateID
+	MaxDedupKey = 2000
+	// DefaultMaxPayload applies unless Writer.MaxPayload says otherwise.
+	DefaultMaxPayload = 1 << 20
+)
+
+const jsonType = "application/json"
+
+// withDefaults returns e with its zero fields filled in.
+func (e Event) withDefaults() (Event, error) {
+	if e.ID == uuid.Nil {
+		id, err := uuid.NewV7()
+		if err != nil {
+			return e, fmt.Errorf("outbox: new event id: %w", err)
+		}
+		e.ID = id
+	}
+	if e.ContentType == "" {
+		e.ContentType = jsonType
+	}
+	if e.SchemaVersion == 0 {
+		e.SchemaVersion = 1
+	}
+	if e.Payload == nil {
+		e.Payload = []byte{}
+	}
+	return e, nil
+}
+
+// validate says which field of e, which has its defaults, can't be stored.
+func (e Event) validate(maxPayload int) error {
+	fields := []struct {
+		name, value string
+		max         int
+		required    bool
+	}{
+		{"Type", e.Type, MaxName, true},
+		{"AggregateType", e.AggregateType, MaxName, true},
+		{"AggregateID", e.AggregateID, MaxID, true},
+		{"ContentType", e.ContentType, MaxName, true},
+		{"DedupKey", e.DedupKey, MaxDedupKey, false},
+	}
+	for _, f := range fields {
+		if f.required && f.value == "" {
+			return e.invalid(f.name, "is empty")
+		}
+		if len(f.value) > f.max {
+			return e.invalid(f.name, fmt.Sprintf("is %d bytes long, the limit is %d", len(f.value), f.max))
+		}
+		if err := sqltx.CheckText(f.value); err != nil {
+			return e.invalid(f.name, err.Error())
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(e.Headers)) {
+		if err := sqltx.CheckText(key); err != nil {
+			return e.invalid("Headers", "has a key that "+err.Error())
+		}
+		if err := sqltx.CheckText(e.Headers[key]); err != nil {
+			return e.invalid("Headers", fmt.Sprintf("[%q] %v", key, err))
+		}
+	}
+	if e.SchemaVersion < 0 || e.SchemaVersion > 1<<31-1 {
+		return e.invalid("SchemaVersion", fmt.Sprintf("is %d", e.SchemaVersion))
+	}
+	if year := e.OccurredAt.Year(); !e.OccurredAt.IsZero() && (year < 1 || year > 9999) {
+		return e.invalid("OccurredAt", fmt.Sprintf("is in the year %d", year))
+	}
+	if len(e.Payload) > maxPayload {
+		return e.invalid("Payload", fmt.Sprintf("is %d bytes long, Writer.MaxPayload is %d", len(e.Payload), maxPayload))
+	}
+	if isJSON(e.ContentType) {
+		if bytes.IndexByte(e.Payload, 0) >= 0 {
+			return e.invalid("Payload", "contains a NUL byte, though ContentType declares JSON")
+		}
+		if !json.Valid(e.Payload) {
+			return e.invalid("Payload", "is not valid JSON, though ContentType declares it")
+		}
+	}
+	return nil
+}
+
+func isJSON(contentType string) bool {
+	if contentType == jsonType {
+		return true
+	}
+	media, _, err := mime.ParseMediaType(contentType)
+	return err == nil && (media == jsonType || strings.HasSuffix(media, "+json"))
+}
+
+func (e Event) invalid(field, why string) error {
+	return fmt.Errorf("%w: event %q: %s %s", ErrInvalidEvent, e.Type, field, why)
+}

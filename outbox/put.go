@@ -1,0 +1,227 @@
+package outbox
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// Errors that callers decide on. They arrive wrapped.
+var (
+	// ErrInvalidEvent is returned for an event that can't be stored; the message names the field.
+	ErrInvalidEvent = errors.New("outbox: invalid event")
+
+	// ErrDuplicate is returned when two events of one call have one dedup key or one id.
+	ErrDuplicate = errors.New("outbox: two events of one call share a key")
+
+	// ErrConfig is returned for a Writer whose fields don't make sense.
+	ErrConfig = errors.New("outbox: invalid configuration")
+
+	// ErrSchema is returned when the database lacks a table, column or index that the outbox needs.
+	ErrSchema = errors.New("outbox: schema is incomplete")
+)
+
+// Querier runs statements: pgx.Tx, *pgxpool.Pool, *pgx.Conn, or a wrapped *sql.Tx.
+type Querier interface {
+	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}
+
+// Tx is the caller's transaction. Every pgx.Tx is one, a pool is none. PostgresTx and SQLiteTx make one of a *sql.Tx. The
+// outbox never ends it.
+type Tx interface {
+	Querier
+	Commit(ctx context.Context) error
+	Rollback(ctx context.Context) error
+}
+
+// PostgresTx makes a Tx of a *sql.Tx on PostgreSQL.
+func PostgresTx(tx *sql.Tx) Tx { return sqltx.Wrap(tx, sqltx.Postgres) }
+
+// SQLiteTx makes a Tx of a *sql.Tx on SQLite.
+func SQLiteTx(tx *sql.Tx) Tx { return sqltx.Wrap(tx, sqltx.SQLite) }
+
+// DefaultTable is the outbox's table unless Writer.Table says otherwise.
+const DefaultTable = "endstate_outbox"
+
+// Writer writes events into an outbox table. The zero Writer is ready for use after Migrate, and a Writer is safe for
+// concurrent use as long as nobody changes it.
+type Writer struct {
+	Schema     string // the table's schema; empty: the connection's search path
+	Table      string // default DefaultTable
+	MaxPayload int    // the longest payload in bytes; default DefaultMaxPayload
+}
+
+// Result tells what became of one event.
+type Result struct {
+	// ID is the event's id, also where Put made it.
+	ID uuid.UUID
+	// Inserted tells whether it went in.
+	Inserted bool
+	// HeldBy is the id of the earlier event that holds the dedup key (or the id) of one that didn't go in. It is uuid.Nil
+	// when that event was deleted meanwhile.
+	HeldBy uuid.UUID
+}
+
+// Put writes events with the default Writer.
+func Put(ctx context.Context, tx Tx, events ...Event) ([]Result, error) {
+	return Writer{}.Put(ctx, tx, events...)
+}
+
+// Put writes events into the outbox as part of tx and returns a result for each, in their order. An event whose dedup key
+// or id is taken is left out, and its result says by whom; the transaction stays usable, and nothing is written for it.
+// All events are validated before anything is sent. A thousand events take one statement, more take one for each thousand;
+// events that are left out take one further statement.
+//
+// Put waits for a transaction that has written the same dedup key and not ended yet. Under REPEATABLE READ and SERIALIZABLE
+// PostgreSQL then raises 40001, which is returned, as is every database error: such an error has aborted the transaction.
+func (w Writer) Put(ctx context.Context, tx Tx, events ...Event) ([]Result, error) {
+	if err := w.Validate(); err != nil {
+		return nil, err
+	}
+	if tx == nil {
+		return nil, errors.New("outbox: Put: tx is nil")
+	}
+	events, err := w.Prepare(events)
+	if err != nil {
+		return nil, err
+	}
+	results := make([]Result, 0, len(events))
+	for len(events) > 0 {
+		chunk := events[:min(len(events), chunkSize)]
+		events = events[len(chunk):]
+		inserted, err := w.insert(ctx, tx, chunk)
+		if err != nil {
+			return nil, fmt.Errorf("outbox: put: %w", err)
+		}
+		var left []Event
+		for _, e := range chunk {
+			results = append(results, Result{ID: e.ID, Inserted: inserted[e.ID]})
+			if !inserted[e.ID] {
+				left = append(left, e)
+			}
+		}
+		if len(left) == 0 {
+			continue
+		}
+		holders, err := w.Holders(ctx, tx, left)
+		if err != nil {
+			return nil, err
+		}
+		for i := len(results) - len(chunk); i < len(results); i++ {
+			if !results[i].Inserted {
+				results[i].HeldBy, holders = holders[0], holders[1:]
+			}
+		}
+	}
+	return results, nil
+}
+
+const chunkSize = 1000
+
+// insert writes one chunk and returns the ids that went in.
+func (w Writer) insert(ctx context.Context, tx Tx, chunk []Event) (map[uuid.UUID]bool, error) {
+	var query string
+	var args []any
+	if _, isPgx := tx.(pgx.Tx); isPgx {
+		query = w.bulk(func(i int) string { return fmt.Sprintf("$%d", i+1) }, "")
+		args = columns(chunk)
+	} else {
+		query, args = w.values(sqltx.Of(tx), chunk)
+	}
+	rows, err := tx.Query(ctx, query+" ON CONFLICT DO NOTHING RETURNING CAST(id AS text)", args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	inserted := make(map[uuid.UUID]bool, len(chunk))
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		id, err := uuid.Parse(text)
+		if err != nil {
+			return nil, err
+		}
+		inserted[id] = true
+	}
+	return inserted, rows.Err()
+}
+
+const insertColumns = "(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version)"
+
+// columnTypes are PostgreSQL's types of insertColumns.
+var columnTypes = [...]string{"uuid", "text", "text", "text", "bytea", "text", "jsonb", "timestamptz", "text", "int4"}
+
+// values writes one row of scalar arguments for each event, which every driver can send.
+func (w Writer) values(d sqltx.Dialect, events []Event) (string, []any) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "INSERT INTO %s %s VALUES ", w.table(), insertColumns)
+	args := make([]any, 0, len(events)*len(columnTypes))
+	for i, e := range events {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteByte('(')
+		for j, v := range e.row() {
+			if j > 0 {
+				b.WriteString(", ")
+			}
+			if t, ok := v.(time.Time); ok && d == sqltx.SQLite {
+				v = t.UTC().Format("2006-01-02T15:04:05.000000Z")
+			}
+			args = append(args, v)
+			placeholder := fmt.Sprintf("?%d", len(args))
+			if d == sqltx.Postgres {
+				placeholder = fmt.Sprintf("$%d::%s", len(args), columnTypes[j])
+			}
+			if j == occurredAt {
+				placeholder = fmt.Sprintf("coalesce(%s, %s)", placeholder, clock(d))
+			}
+			b.WriteString(placeholder)
+		}
+		b.WriteByte(')')
+	}
+	return b.String(), args
+}
+
+const occurredAt = 7 // among insertColumns
+
+func clock(d sqltx.Dialect) string {
+	if d == sqltx.SQLite {
+		return "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+	}
+	return "clock_timestamp()"
+}
+
+// row are e's values in the order of insertColumns.
+func (e Event) row() [len(columnTypes)]any {
+	row := [len(columnTypes)]any{e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, nil, int32(e.SchemaVersion)}
+	if !e.OccurredAt.IsZero() {
+		row[7] = e.OccurredAt
+	}
+	if e.DedupKey != "" {
+		row[8] = e.DedupKey
+	}
+	return row
+}
+
+func (e Event) headers() string {
+	if len(e.Headers) == 0 {
+		return "{}"
+	}
+	text, _ := json.Marshal(e.Headers) // a map of strings can't fail
+	return string(text)
+}

@@ -1,0 +1,211 @@
+package outbox
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// Validate says which field of w doesn't make sense.
+func (w Writer) Validate() error {
+	if w.Schema != "" {
+		if err := sqltx.CheckIdent(w.Schema); err != nil {
+			return fmt.Errorf("%w: Writer.Schema %w", ErrConfig, err)
+		}
+	}
+	if err := sqltx.CheckIdent(w.Name()); err != nil {
+		return fmt.Errorf("%w: Writer.Table %w", ErrConfig, err)
+	}
+	if w.MaxPayload < 0 {
+		return fmt.Errorf("%w: Writer.MaxPayload is %d", ErrConfig, w.MaxPayload)
+	}
+	return nil
+}
+
+// Name is the table's name, without its schema.
+func (w Writer) Name() string {
+	if w.Table == "" {
+		return DefaultTable
+	}
+	return w.Table
+}
+
+func (w Writer) table() string { return sqltx.Quote(w.Schema, w.Name()) }
+
+func (w Writer) maxPayload() int {
+	if w.MaxPayload == 0 {
+		return DefaultMaxPayload
+	}
+	return w.MaxPayload
+}
+
+// Prepare returns a copy of events with their zero fields filled in (ids among them), or says which field of which event
+// can't be stored, or which two share a key. It sends nothing.
+func (w Writer) Prepare(events []Event) ([]Event, error) {
+	prepared := make([]Event, len(events))
+	for i, e := range events {
+		e, err := e.withDefaults()
+		if err != nil {
+			return nil, err
+		}
+		if err := e.validate(w.maxPayload()); err != nil {
+			return nil, err
+		}
+		prepared[i] = e
+	}
+	if len(events) < 2 {
+		return prepared, nil
+	}
+	seen := make(map[string]int, 2*len(prepared))
+	for i, e := range prepared {
+		keys := []string{"ID " + e.ID.String()}
+		if e.DedupKey != "" {
+			keys = append(keys, "DedupKey "+e.DedupKey)
+		}
+		for _, key := range keys {
+			if first, dup := seen[key]; dup {
+				return nil, fmt.Errorf("%w: events %d (%q) and %d (%q) have the same %s",
+					ErrDuplicate, first+1, prepared[first].Type, i+1, e.Type, key)
+			}
+			seen[key] = i
+		}
+	}
+	return prepared, nil
+}
+
+// Holders returns, for each event, the id of the event in the table that holds its dedup key or its id; uuid.Nil where
+// there is none.
+func (w Writer) Holders(ctx context.Context, q Querier, events []Event) ([]uuid.UUID, error) {
+	var args []any
+	param := func(v any, cast string) string {
+		args = append(args, v)
+		if sqltx.Of(q) == sqltx.SQLite {
+			return fmt.Sprintf("?%d", len(args))
+		}
+		return fmt.Sprintf("$%d::%s", len(args), cast)
+	}
+	var keys, ids []string
+	for _, e := range events {
+		ids = append(ids, param(e.ID.String(), "uuid"))
+		if e.DedupKey != "" {
+			keys = append(keys, param(e.DedupKey, "text"))
+		}
+	}
+	query := fmt.Sprintf("SELECT CAST(id AS text), coalesce(dedup_key, '') FROM %s WHERE id IN (%s)", w.table(), strings.Join(ids, ", "))
+	if len(keys) > 0 {
+		query += fmt.Sprintf(" OR dedup_key IN (%s)", strings.Join(keys, ", "))
+	}
+	byKey, byID := map[string]uuid.UUID{}, map[uuid.UUID]uuid.UUID{}
+	rows, err := q.Query(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var text, key string
+		if err := rows.Scan(&text, &key); err != nil {
+			return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
+		}
+		id, err := uuid.Parse(text)
+		if err != nil {
+			return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
+		}
+		byID[id] = id
+		if key != "" {
+			byKey[key] = id
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
+	}
+	holders := make([]uuid.UUID, len(events))
+	for i, e := range events {
+		holders[i] = byID[e.ID]
+		if id, ok := byKey[e.DedupKey]; ok && e.DedupKey != "" {
+			holders[i] = id
+		}
+	}
+	return holders, nil
+}
+
+// Inserts returns the statements that write prepared events and fail if a dedup key or id is taken, with an error for which
+// Taken is true; on PostgreSQL such an error aborts the transaction. finalize sends them: a winner without its events must
+// not commit.
+func (w Writer) Inserts(d sqltx.Dialect, prepared []Event) iter.Seq2[string, []any] {
+	return func(yield func(string, []any) bool) {
+		for chunk := range slices.Chunk(prepared, chunkSize) {
+			if !yield(w.values(d, chunk)) {
+				return
+			}
+		}
+	}
+}
+
+// Taken reports whether err says that an event's dedup key or id is held by another event.
+func Taken(err error) bool { return sqltx.Unique(err) }
+
+//go:embed migrations
+var migrations embed.FS
+
+// Migrations returns the migrations of an outbox with the default name, in goose's format: the files for dialect
+// "postgres" or "sqlite". Their version numbers don't meet those of guard, so both may go into one folder.
+func Migrations(dialect string) (fs.FS, error) { return Writer{}.Migrations(dialect) }
+
+// Migrations returns this outbox's migrations, with its own name and schema.
+func (w Writer) Migrations(dialect string) (fs.FS, error) {
+	dir, err := fs.Sub(migrations, "migrations/"+dialect)
+	if err == nil {
+		_, err = fs.Stat(dir, ".")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: no migrations for dialect %q; there are postgres and sqlite", ErrConfig, dialect)
+	}
+	return migrate.Rename(dir, DefaultTable, w.Schema, w.Name()), nil
+}
+
+// Migrate creates the outbox's table, and its schema, unless they are there. It may be called at every start and by many
+// processes at once, which take turns; on SQLite a caller that finds the database busy must run the transaction again.
+// Nothing is done before tx commits.
+func (w Writer) Migrate(ctx context.Context, tx Tx) error {
+	if err := w.Validate(); err != nil {
+		return err
+	}
+	files, err := w.Migrations(string(sqltx.Of(tx)))
+	if err != nil {
+		return err
+	}
+	if err := migrate.Run(ctx, tx, w.Schema, w.table(), files); err != nil {
+		return fmt.Errorf("outbox: migrate %s: %w", w.table(), err)
+	}
+	return nil
+}
+
+// Check says what the database lacks: the table, a column, or the unique index over dedup_key, without which duplicates go
+// in unnoticed. An index limited to unpublished rows doesn't do: it stops deduplicating at the first publish.
+func (w Writer) Check(ctx context.Context, q Querier) error {
+	names := strings.Split(strings.Trim(insertColumns, "()"), ", ")
+	err := migrate.Missing(ctx, q, w.Schema, w.Name(), append(names, "seq", "created_at", "published_at"))
+	for _, column := range []string{"id", "dedup_key"} {
+		if err != nil {
+			break
+		}
+		var unique bool
+		if unique, err = migrate.HasUnique(ctx, q, w.Schema, w.Name(), []string{column}); err == nil && !unique {
+			err = errors.New("table " + w.table() + " has no unique index over all of its rows on " + column)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w; apply outbox's migration 00101_outbox (finalize's Migrate does)", ErrSchema, err)
+	}
+	return nil
+}
