@@ -1,0 +1,58 @@
+// Package finalize is the one door through which an aggregate reaches its terminal state. A service has several triggers
+// for one completion (a periodic check, a threshold, a monitor sweep, recovery of stuck work, a webhook, an operator), they
+// race, and the completion happens twice. Through a Finalizer, exactly one call moves the aggregate to a terminal state and
+// puts its events into the outbox, in one database transaction.
+//
+// # What it promises
+//
+// For each key, whatever calls it, from however many goroutines, processes and hosts, with any of them dying at any point:
+//
+//  1. At most one terminal transition commits. A terminal state is never left and never overwritten.
+//  2. The events of that transition are in the outbox if and only if it committed, each once.
+//  3. If the work says ErrNotReady, or fails, nothing is written and the next trigger may win.
+//  4. The winner knows that it won, and every loser learns the state; with a ledger also who won, when, and by which trigger.
+//  5. When a COMMIT gets no answer, the finalizer finds out what became of it. It never reports a loss for what committed,
+//     never wins twice, and never runs again what may have committed; if the database can't tell, that is ErrOutcomeUnknown,
+//     after which calling again is safe.
+//
+// It does not promise anything about effects outside of the transaction: a callback may run more than once (its transaction
+// was broken off by the database and is run again), so that mails and payments belong into events, whose consumers
+// deduplicate. And it decides on the primary: rows deleted, or restored from a backup, are open again.
+//
+// # Use
+//
+//	fin, err := finalize.New(pool, &finalize.Config{
+//		Aggregate: "batch",
+//		Guard: guard.All(
+//			guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")},
+//			guard.Ledger{}, // who, when, which trigger
+//		),
+//	})
+//	...
+//	receipt, err := fin.Do(ctx, guard.UUID(id), "threshold", func(ctx context.Context, tx pgx.Tx) (finalize.Outcome, error) {
+//		...
+//	})
+//
+// Do opens the transaction, DoTx works inside the caller's, and Settle is for an outcome that is known beforehand. NewSQL
+// does the same for database/sql, on PostgreSQL and SQLite.
+//
+// # How a call goes
+//
+//	Do      begin, claim ── final ──> roll back, receipt of the winner
+//	          │ open: the aggregate is held
+//	        callback ── ErrNotReady, error, panic ──> roll back
+//	          │ outcome
+//	        settle, events, commit ── refused by the server ──> roll back
+//	          │
+//	        receipt
+//
+// The first and the last step are one round trip each on pgx with the library's guards. Since COMMIT is on its way before
+// the settle's result could be looked at, the server itself refuses: a settle that moves no row raises an error, and so does
+// an event whose dedup key is taken. Settle is a single statement.
+//
+// # Time limits
+//
+// A call waits for another one that holds the aggregate, for up to Config.ClaimTimeout. When it, or the caller's context,
+// ends, the server is asked to cancel and its answer is awaited, so that the outcome is known. A backend whose client
+// vanished holds its locks until PostgreSQL notices: see package guard.
+package finalize
