@@ -183,7 +183,8 @@ func (w Writer) values(d sqltx.Dialect, events []Event) (string, []any) {
 				v = t.UTC().Format("2006-01-02T15:04:05.000000Z")
 			}
 			args = append(args, v)
-			placeholder := fmt.Sprintf("?%d", len(args))
+			// Not ?1, ?2, …: a numbered parameter has a name, and drivers look it up in time that grows with their number.
+			placeholder := "?"
 			if d == sqltx.Postgres {
 				placeholder = fmt.Sprintf("$%d::%s", len(args), columnTypes[j])
 			}

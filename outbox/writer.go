@@ -90,13 +90,15 @@ func (w Writer) Holders(ctx context.Context, q Querier, events []Event) ([]uuid.
 	param := func(v any, cast string) string {
 		args = append(args, v)
 		if sqltx.Of(q) == sqltx.SQLite {
-			return fmt.Sprintf("?%d", len(args))
+			return "?" // see values
 		}
 		return fmt.Sprintf("$%d::%s", len(args), cast)
 	}
 	var keys, ids []string
 	for _, e := range events {
 		ids = append(ids, param(e.ID.String(), "uuid"))
+	}
+	for _, e := range events {
 		if e.DedupKey != "" {
 			keys = append(keys, param(e.DedupKey, "text"))
 		}
