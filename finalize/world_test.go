@@ -1,0 +1,512 @@
+package finalize_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/finalize"
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// The combinations that every test of this package runs on, unless it says why not.
+var (
+	databases = []string{"pgx", "sql", "sqlite"} // PostgreSQL through New and through NewSQL, SQLite through NewSQL
+	guards    = []string{"status", "ledger", "all", "own"}
+)
+
+// setup is what a test may change about its worlds.
+type setup struct {
+	databases, guards []string
+	config            func(*finalize.Config)
+	maxConns          int32
+	params            map[string]string // connection parameters of PostgreSQL, for the finalizer's connections
+	mode              pgx.QueryExecMode // for pgx
+	journal           string            // for SQLite
+	plain             bool              // no schema of its own
+	tampered          bool              // the test itself breaks the invariants
+}
+
+type option func(*setup)
+
+func on(names ...string) option       { return func(s *setup) { s.databases = names } }
+func guardedBy(name ...string) option { return func(s *setup) { s.guards = name } }
+func configured(f func(*finalize.Config)) option {
+	return func(s *setup) { s.config = f }
+}
+func conns(n int32) option { return func(s *setup) { s.maxConns = n } }
+func param(name, value string) option {
+	return func(s *setup) { s.params[name] = value }
+}
+func tampered() option { return func(s *setup) { s.tampered = true } }
+
+// each runs a test on every combination of database and guard.
+func each(t *testing.T, run func(t *testing.T, w *world), options ...option) {
+	t.Helper()
+	s := newSetup(options)
+	for _, server := range []string{"postgres", "sqlite"} {
+		kinds := slices.DeleteFunc(slices.Clone(s.databases), func(kind string) bool { return (kind == "sqlite") != (server == "sqlite") })
+		if len(kinds) == 0 {
+			continue
+		}
+		t.Run(server, func(t *testing.T) {
+			t.Parallel()
+			var url string
+			if server == "postgres" {
+				url = dbtest.Postgres(t)
+			}
+			for _, kind := range kinds {
+				for _, g := range s.guards {
+					t.Run(strings.TrimPrefix(kind+"/"+g, server+"/"), func(t *testing.T) {
+						t.Parallel()
+						dsn := url
+						if kind == "sqlite" {
+							dsn = dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), s.journal)
+						}
+						run(t, newWorld(t, kind, g, dsn, options...))
+					})
+				}
+			}
+		})
+	}
+}
+
+func newSetup(options []option) setup {
+	s := setup{databases: databases, guards: guards, maxConns: 6, params: map[string]string{}, journal: "wal"}
+	for _, o := range options {
+		o(&s)
+	}
+	return s
+}
+
+// work is a finalize.Func over whichever transaction the combination has.
+type work func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error)
+
+// door is a Finalizer of either type.
+type door struct {
+	do      func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error)
+	settle  func(ctx context.Context, key guard.Key, trigger finalize.Trigger, out finalize.Outcome) (finalize.Receipt, error)
+	begin   func(ctx context.Context, isolation string) (*callersTx, error)
+	migrate func(ctx context.Context) error
+	check   func(ctx context.Context) error
+}
+
+// callersTx is a transaction that the test opened, to call DoTx in.
+type callersTx struct {
+	guard.Tx
+	doTx func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error)
+}
+
+func doorOf[Tx any](f *finalize.Finalizer[Tx], wrap func(Tx) guard.Tx, begin func(ctx context.Context, isolation string) (Tx, error)) door {
+	adapt := func(fn work) finalize.Func[Tx] {
+		if fn == nil {
+			return nil
+		}
+		return func(ctx context.Context, tx Tx) (finalize.Outcome, error) { return fn(ctx, wrap(tx)) }
+	}
+	return door{
+		do: func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error) {
+			return f.Do(ctx, key, trigger, adapt(fn))
+		},
+		settle:  f.Settle,
+		migrate: f.Migrate,
+		check:   f.Check,
+		begin: func(ctx context.Context, isolation string) (*callersTx, error) {
+			tx, err := begin(ctx, isolation)
+			if err != nil {
+				return nil, err
+			}
+			return &callersTx{wrap(tx), func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error) {
+				return f.DoTx(ctx, tx, key, trigger, adapt(fn))
+			}}, nil
+		},
+	}
+}
+
+// world is a service of one combination: its tables, its finalizer, and the test's own way to look at the database.
+type world struct {
+	door
+	t               *testing.T
+	database, guard string
+	dsn             string
+	db              *sql.DB // the test's own, apart from the finalizer's connections
+	app             string  // application_name of the finalizer's connections
+	schema          string
+	pool            *pgxpool.Pool // the finalizer's, one of the two
+	sqlDB           *sql.DB
+	trace           *spy
+}
+
+// aggregate is the aggregate type of every world.
+const aggregate = "batch"
+
+// statusGuard guards the service's table.
+func statusGuard() guard.Status {
+	return guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")}
+}
+
+func guardNamed(name string, sqlite bool) guard.Guard {
+	switch name {
+	case "status":
+		return statusGuard()
+	case "ledger":
+		return guard.Ledger{}
+	case "all":
+		return guard.All(statusGuard(), guard.Ledger{})
+	}
+	return ownGuard{sqlite: sqlite}
+}
+
+func newWorld(t *testing.T, database, g, dsn string, options ...option) *world {
+	t.Helper()
+	w := connect(t, database, g, dsn, "s"+uuid.NewString()[:8], options...)
+	w.createTables()
+	require.NoError(t, w.migrate(t.Context()))
+	require.NoError(t, w.check(t.Context()))
+	return w
+}
+
+// connect opens the finalizer and the test's own connections.
+func connect(t *testing.T, database, g, dsn, schema string, options ...option) *world {
+	t.Helper()
+	s := newSetup(options)
+	w := &world{t: t, database: database, guard: g, dsn: dsn, schema: schema, app: "app" + schema, trace: new(spy)}
+	cfg := &finalize.Config{Aggregate: aggregate, Guard: guardNamed(g, w.sqlite()), Trace: w.trace.hooks(), Logger: discard()}
+	if s.config != nil {
+		s.config(cfg)
+	}
+	own := []string{"application_name", "test" + schema}
+	if !s.plain {
+		s.params["synchronous_commit"] = "off" // no test here stops the server, and a flush takes longer than the rest
+		s.params["search_path"] = schema
+		own = append(own, "search_path", schema, "synchronous_commit", "off")
+	}
+	if !w.sqlite() {
+		w.db = dbtest.SQLOn(t, withParams(dsn, own...))
+	} else {
+		w.db = dbtest.SQLiteOn(t, dsn)
+	}
+	switch database {
+	case "pgx":
+		w.pool = dbtest.PoolOn(t, withParams(dsn, "application_name", w.app), func(c *pgxpool.Config) {
+			c.MaxConns = s.maxConns
+			if s.mode != 0 {
+				c.ConnConfig.DefaultQueryExecMode = s.mode
+			}
+			for name, value := range s.params {
+				c.ConnConfig.RuntimeParams[name] = value
+			}
+		})
+		f, err := finalize.New(w.pool, cfg)
+		require.NoError(t, err)
+		w.door = doorOf(f, func(tx pgx.Tx) guard.Tx { return tx }, func(ctx context.Context, isolation string) (pgx.Tx, error) {
+			return w.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.TxIsoLevel(isolation)})
+		})
+	case "sql", "sqlite":
+		wrap := guard.SQLiteTx
+		if database == "sql" {
+			wrap = guard.PostgresTx
+			params := []string{"application_name", w.app}
+			for name, value := range s.params {
+				params = append(params, name, value)
+			}
+			w.sqlDB = dbtest.SQLOn(t, withParams(dsn, params...))
+		} else {
+			w.sqlDB = dbtest.SQLiteOn(t, dsn)
+		}
+		w.sqlDB.SetMaxOpenConns(int(s.maxConns))
+		f, err := finalize.NewSQL(w.sqlDB, cfg)
+		require.NoError(t, err)
+		w.door = doorOf(f, wrap, func(ctx context.Context, isolation string) (*sql.Tx, error) {
+			levels := map[string]sql.IsolationLevel{"repeatable read": sql.LevelRepeatableRead, "serializable": sql.LevelSerializable}
+			return w.sqlDB.BeginTx(ctx, &sql.TxOptions{Isolation: levels[isolation]})
+		})
+	}
+	t.Cleanup(func() {
+		w.requireNothingHeld()
+		if !s.tampered && !t.Failed() {
+			w.requireInvariants()
+		}
+	})
+	return w
+}
+
+func withParams(dsn string, pairs ...string) string {
+	for i := 0; i < len(pairs); i += 2 {
+		sep := "&"
+		if !strings.Contains(dsn, "?") {
+			sep = "?"
+		}
+		dsn += sep + pairs[i] + "=" + strings.ReplaceAll(pairs[i+1], " ", "%20")
+	}
+	return dsn
+}
+
+func (w *world) sqlite() bool { return w.database == "sqlite" }
+
+// hasLedger tells whether receipts have provenance.
+func (w *world) hasLedger() bool { return w.guard == "ledger" || w.guard == "all" }
+
+// hasStatus tells whether the service's status column is what the guard looks at.
+func (w *world) hasStatus() bool { return w.guard != "ledger" }
+
+// createTables makes the service's tables. A trigger in the database records every change of a status: what invariant I1 is
+// checked on.
+func (w *world) createTables() {
+	statements := []string{
+		`CREATE TABLE batches (id text PRIMARY KEY, status text, note text)`,
+		`CREATE TABLE writes (batch text, note text)`,
+		`CREATE TABLE transitions (id text, old text, new text)`,
+	}
+	if w.sqlite() {
+		statements = append(statements,
+			`CREATE TRIGGER record AFTER UPDATE OF status ON batches BEGIN INSERT INTO transitions VALUES (new.id, old.status, new.status); END`)
+	} else {
+		if w.schema != "" {
+			statements = append([]string{"CREATE SCHEMA IF NOT EXISTS " + w.schema}, statements...)
+		}
+		statements = append(statements,
+			`CREATE FUNCTION record() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO transitions VALUES (new.id, old.status, new.status); RETURN new; END $$`,
+			`CREATE TRIGGER record AFTER UPDATE OF status ON batches FOR EACH ROW EXECUTE FUNCTION record()`)
+	}
+	w.exec(strings.Join(statements, ";\n"))
+}
+
+// exec runs a statement as somebody else than the finalizer.
+func (w *world) exec(query string, args ...any) {
+	w.t.Helper()
+	_, err := w.db.ExecContext(context.WithoutCancel(w.t.Context()), query, args...)
+	require.NoError(w.t, err)
+}
+
+// text reads one column of text.
+func (w *world) text(query string, args ...any) []string {
+	w.t.Helper()
+	rows, err := w.db.QueryContext(context.WithoutCancel(w.t.Context()), query, args...)
+	require.NoError(w.t, err)
+	defer rows.Close()
+	list := []string{}
+	for rows.Next() {
+		var s sql.NullString
+		require.NoError(w.t, rows.Scan(&s))
+		list = append(list, s.String)
+	}
+	require.NoError(w.t, rows.Err())
+	return list
+}
+
+func (w *world) count(query string, args ...any) int {
+	w.t.Helper()
+	var n int
+	require.NoError(w.t, w.db.QueryRowContext(context.WithoutCancel(w.t.Context()), query, args...).Scan(&n))
+	return n
+}
+
+// open adds open batches and returns the key of the first.
+func (w *world) open(ids ...string) guard.Key {
+	w.t.Helper()
+	for chunk := range slices.Chunk(ids, 500) {
+		w.exec("INSERT INTO batches (id, status) VALUES ('" + strings.Join(chunk, "', 'PENDING'), ('") + "', 'PENDING')")
+	}
+	return guard.Text(ids[0])
+}
+
+// state is the terminal state that the guard has committed, or "".
+func (w *world) state(id string) string {
+	w.t.Helper()
+	var states []string
+	if w.hasStatus() {
+		states = w.text("SELECT status FROM batches WHERE id = $1 AND (status LIKE 'COMPLETE%' OR status LIKE 'ERROR%')", id)
+	}
+	if w.hasLedger() {
+		ledger := w.text(`SELECT state FROM endstate_ledger WHERE aggregate = $1 AND "key" = $2`, aggregate, guard.Text(id).Encode())
+		if w.guard == "all" {
+			require.Equal(w.t, ledger, states, "status and ledger of %s", id)
+		}
+		states = ledger
+	}
+	return strings.Join(states, ",")
+}
+
+// events are the types of the events of a batch, in order.
+func (w *world) events(id string) []string {
+	w.t.Helper()
+	return w.text("SELECT type FROM endstate_outbox WHERE aggregate_type = $1 AND aggregate_id = $2 ORDER BY seq", aggregate, id)
+}
+
+func (w *world) writes(id string) int {
+	w.t.Helper()
+	return w.count("SELECT count(*) FROM writes WHERE batch = $1", id)
+}
+
+// requireOpen checks that nothing at all was written for a batch.
+func (w *world) requireOpen(id string) {
+	w.t.Helper()
+	require.Empty(w.t, w.state(id), "state of %s", id)
+	require.Empty(w.t, w.events(id), "events of %s", id)
+	require.Zero(w.t, w.writes(id), "the callback's own writes for %s", id)
+	require.Zero(w.t, w.count("SELECT count(*) FROM transitions WHERE id = $1", id), "transitions of %s", id)
+}
+
+// requireFinal checks that a batch is in a terminal state with these events, after one transition.
+func (w *world) requireFinal(id, state string, events ...string) {
+	w.t.Helper()
+	require.Equal(w.t, state, w.state(id), "state of %s", id)
+	require.Equal(w.t, append([]string{}, events...), w.events(id), "events of %s", id)
+	if w.hasStatus() {
+		require.Equal(w.t, []string{state}, w.text("SELECT new FROM transitions WHERE id = $1", id), "transitions of %s", id)
+	}
+}
+
+// requireInvariants checks I1 and I2 on all rows: at most one terminal transition, none out of a terminal state, and events
+// if and only if there is one, each type once. Outcomes without events are those whose state is ERROR_QUIET.
+func (w *world) requireInvariants() {
+	w.t.Helper()
+	terminal := func(column string) string {
+		return fmt.Sprintf("(coalesce(%[1]s, '') LIKE 'COMPLETE%%' OR coalesce(%[1]s, '') LIKE 'ERROR%%')", column)
+	}
+	require.Empty(w.t, w.text("SELECT id FROM transitions WHERE "+terminal("new")+" GROUP BY id HAVING count(*) > 1"), "I1: more than one terminal transition")
+	require.Empty(w.t, w.text("SELECT id FROM transitions WHERE "+terminal("old")), "I1: left a terminal state")
+	require.Empty(w.t, w.text("SELECT aggregate_id FROM endstate_outbox WHERE aggregate_type = $1 GROUP BY aggregate_id, type, dedup_key HAVING count(*) > 1", aggregate), "I2: one event twice")
+	final := "SELECT id FROM batches WHERE " + terminal("status")
+	quiet := "status"
+	if w.guard == "ledger" {
+		final, quiet = `SELECT substr("key", 3) FROM endstate_ledger WHERE "key" LIKE 't:%'`, "state"
+	}
+	require.Empty(w.t, w.text("SELECT DISTINCT aggregate_id FROM endstate_outbox WHERE aggregate_type = $1 AND published_at IS NULL AND type <> 'elsewhere' AND aggregate_id NOT IN ("+final+")", aggregate), "I2: events without a state")
+	require.Empty(w.t, w.text(final+" AND "+quiet+" <> 'ERROR_QUIET' EXCEPT SELECT aggregate_id FROM endstate_outbox WHERE aggregate_type = $1", aggregate), "I2: a state without its events")
+	if w.guard == "all" {
+		require.Empty(w.t, w.text("SELECT id FROM batches WHERE "+terminal("status")+` AND NOT EXISTS (SELECT 1 FROM endstate_ledger WHERE "key" = 't:' || id AND state = status)`), "status without its ledger entry")
+		require.Empty(w.t, w.text(`SELECT "key" FROM endstate_ledger WHERE NOT EXISTS (SELECT 1 FROM batches WHERE "key" = 't:' || id AND state = status)`), "ledger entry without its status")
+	}
+}
+
+// requireNothingHeld checks I7: every connection is back in its pool, and no transaction or lock is left in the database.
+func (w *world) requireNothingHeld() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	inUse := func() int {
+		if w.pool != nil {
+			return int(w.pool.Stat().AcquiredConns())
+		}
+		return w.sqlDB.Stats().InUse
+	}
+	// A connection that was broken off is closed in the background.
+	require.Eventually(w.t, func() bool { return inUse() == 0 }, 10*time.Second, time.Millisecond, "I7: connections that are not back in the pool")
+	if w.sqlite() {
+		conn, err := w.db.Conn(ctx)
+		require.NoError(w.t, err)
+		defer conn.Close()
+		_, err = conn.ExecContext(ctx, "PRAGMA busy_timeout = 0; BEGIN IMMEDIATE; ROLLBACK; PRAGMA busy_timeout = 10000")
+		require.NoError(w.t, err, "I7: somebody holds the write lock")
+		return
+	}
+	// A backend that was told to go may take a moment.
+	w.eventually(`SELECT count(*) = 0 FROM pg_stat_activity a WHERE application_name = $1
+		AND (state <> 'idle' OR EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND locktype IN ('advisory', 'transactionid', 'tuple')))`, w.app)
+}
+
+// eventually waits until a query says true.
+func (w *world) eventually(query string, args ...any) {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for {
+		var yes bool
+		require.NoError(w.t, w.db.QueryRowContext(ctx, query, args...).Scan(&yes), query)
+		if yes {
+			return
+		}
+	}
+}
+
+// waiting waits until n of the finalizer's backends wait for a lock.
+func (w *world) waiting(n int) {
+	w.t.Helper()
+	w.eventually("SELECT count(*) >= $2 FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'", w.app, n)
+}
+
+// completed is the usual outcome.
+func completed() finalize.Outcome {
+	return finalize.Outcome{State: "COMPLETE_STABLE", Events: []outbox.Event{{Type: "batch.completed", Payload: []byte(`{"ok":true}`)}}}
+}
+
+// quietly is an outcome without events.
+func quietly() finalize.Outcome { return finalize.Outcome{State: "ERROR_QUIET"} }
+
+// complete is a callback that writes a row of its own and completes the batch.
+func complete(id string) work {
+	return func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		return completed(), write(ctx, tx, id)
+	}
+}
+
+// write is a callback's own write.
+func write(ctx context.Context, tx guard.Tx, id string) error {
+	_, err := tx.Exec(ctx, "INSERT INTO writes (batch, note) VALUES ($1, 'mine')", id)
+	return err
+}
+
+// never is a callback that must not run.
+func never(t *testing.T) work {
+	return func(context.Context, guard.Tx) (finalize.Outcome, error) {
+		t.Error("the callback of a loser ran")
+		return finalize.Outcome{}, errors.New("the callback of a loser ran")
+	}
+}
+
+// spy counts what the trace hooks are told.
+type spy struct {
+	mu                                            sync.Mutex
+	won, lost, notReady, failed, retry, resolving []finalize.Call
+	onRetry                                       func()
+}
+
+func (s *spy) hooks() *finalize.Trace {
+	note := func(list *[]finalize.Call, c finalize.Call) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		*list = append(*list, c)
+	}
+	return &finalize.Trace{
+		Won:      func(_ context.Context, c finalize.Call, _ finalize.Receipt) { note(&s.won, c) },
+		Lost:     func(_ context.Context, c finalize.Call, _ finalize.Receipt) { note(&s.lost, c) },
+		NotReady: func(_ context.Context, c finalize.Call) { note(&s.notReady, c) },
+		Failed:   func(_ context.Context, c finalize.Call, _ error) { note(&s.failed, c) },
+		Retry: func(_ context.Context, c finalize.Call, _ error, _ time.Duration) {
+			note(&s.retry, c)
+			if s.onRetry != nil {
+				s.onRetry()
+			}
+		},
+		Resolving: func(_ context.Context, c finalize.Call, _ error) { note(&s.resolving, c) },
+	}
+}
+
+// counts returns how often each hook was called, as won, lost, not ready, failed.
+func (s *spy) counts() [4]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return [4]int{len(s.won), len(s.lost), len(s.notReady), len(s.failed)}
+}
+
+func (s *spy) retries() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.retry)
+}
