@@ -149,12 +149,11 @@ func (d *pgxDB) record(ctx context.Context, a *attempt) (guard.Record, error) {
 		if err != nil {
 			return guard.Record{}, err
 		}
-		parts := j.parts(a.ref)
-		if err := parts.scan(rows); err != nil {
+		seen := j.answer()
+		if err := seen.scan(rows); err != nil {
 			return guard.Record{}, err
 		}
-		rec, _, err := parts.merge(d.cfg.Guard, false)
-		return rec, err
+		return seen.merge(d.cfg.Guard, a.ref)
 	}
 	s, rec, err := d.claim(ctx, a)
 	if s != nil {

@@ -34,8 +34,8 @@ func (d *pgxDB) plan(a *attempt) *joined {
 	}
 	var j *joined
 	if p, ok := d.cfg.Guard.(planner); ok {
-		if plan := p.Plan(shape); plan != nil {
-			j = newJoined(plan, d.cfg.Outbox)
+		if plans := p.Plans(shape); plans != nil {
+			j = newJoined(plans, d.cfg.Outbox)
 		}
 	}
 	d.plans.Store(shape, j)
@@ -147,18 +147,17 @@ func (s *pgxSession) claim(ctx context.Context, a *attempt) (guard.Record, error
 			batch.Queue(st.SQL, st.Args(&a.Call)...)
 		}
 	}
-	parts := s.plan.parts(a.ref)
+	seen := s.plan.answer()
 	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
-		return s.send(ctx, batch, func(results pgx.BatchResults) error { return parts.scanClaims(results, s.plan.claim) })
+		return s.send(ctx, batch, func(results pgx.BatchResults) error { return seen.scanClaims(results, s.plan.claim) })
 	})
 	if err != nil {
 		return guard.Record{}, fmt.Errorf("claim: %w", err)
 	}
-	rec, raced, err := parts.merge(s.db.cfg.Guard, true)
-	if err != nil || !raced {
-		return rec, err
+	if seen.raced() {
+		return s.readAndRollBack(ctx, a)
 	}
-	return s.readAndRollBack(ctx, a)
+	return seen.merge(s.db.cfg.Guard, a.ref)
 }
 
 // claimOwn is claim for a guard of the user's own.
@@ -197,16 +196,16 @@ func (s *pgxSession) readAndRollBack(ctx context.Context, a *attempt) (guard.Rec
 	if s.pooled != nil {
 		batch.Queue(s.undo)
 	}
-	parts := s.plan.parts(a.ref)
+	seen := s.plan.answer()
 	results := s.conn.SendBatch(ctx, batch)
 	rows, err := results.Query()
 	if err == nil {
-		err = parts.scan(rows)
+		err = seen.scan(rows)
 	}
 	if err := errors.Join(err, results.Close()); err != nil {
 		return guard.Record{}, fmt.Errorf("read the winner's record: %w", err)
 	}
-	rec, _, err := parts.merge(s.db.cfg.Guard, false)
+	rec, err := seen.merge(s.db.cfg.Guard, a.ref)
 	if err == nil && !rec.Final {
 		err = fmt.Errorf("%w: the aggregate changed while it was being claimed", errGone)
 	}
@@ -228,12 +227,12 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	batch := &pgx.Batch{}
 	batch.Queue(st.SQL, st.Args(&a.Call)...)
 	batch.Queue(s.commit)
-	parts := s.plan.parts(a.ref)
+	seen := s.plan.answer()
 	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
 		results := s.conn.SendBatch(ctx, batch)
 		rows, err := results.Query()
 		if err == nil {
-			err = parts.scan(rows)
+			err = seen.scanWon(rows)
 		}
 		if err != nil {
 			_ = results.Close() // which reports the same
@@ -244,7 +243,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if err != nil {
 		return guard.Record{}, s.unanswered(err)
 	}
-	return parts.settled(a), nil
+	return seen.settled(a), nil
 }
 
 // finishOwn is finish for a guard of the user's own.

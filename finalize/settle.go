@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -52,14 +53,14 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 		return rec, false, fmt.Errorf("acquire a connection: %w", err)
 	}
 	defer pooled.Release()
-	parts := j.parts(a.ref)
+	seen := j.answer()
 	query := func(st sqlplan.Statement) error {
 		return d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {
 			rows, err := pooled.Query(ctx, st.SQL, st.Args(&a.Call)...)
 			if err != nil {
 				return err
 			}
-			return parts.scan(rows)
+			return seen.scan(rows)
 		})
 	}
 	if err := query(j.settle[outbox.ClauseKind(len(a.events))]()); err != nil {
@@ -72,55 +73,53 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 		}
 		return rec, false, err
 	}
-	if parts.won {
-		return parts.settled(a), true, nil
+	if seen.won != nil {
+		return seen.settled(a), true, nil
 	}
-	rec, _, err = parts.merge(d.cfg.Guard, false)
+	rec, err = seen.merge(d.cfg.Guard, a.ref)
 	if err != nil || rec.Final {
 		return rec, false, err
 	}
 	// The winner committed while this statement waited: a new one sees it.
-	parts = j.parts(a.ref)
+	seen = j.answer()
 	if err := query(j.read); err != nil {
 		return rec, false, fmt.Errorf("read the winner's record: %w", err)
 	}
-	rec, _, err = parts.merge(d.cfg.Guard, false)
+	rec, err = seen.merge(d.cfg.Guard, a.ref)
 	if err == nil && !rec.Final {
 		err = fmt.Errorf("%w: the aggregate changed while it was being settled", errGone)
 	}
 	return rec, false, err
 }
 
-// parts collects the rows of a joined statement.
-type parts struct {
-	plan    sqlplan.Guard
-	ref     guard.Ref
-	records []guard.Record
-	found   []bool
-	won     bool
-	wonRow  sqlplan.Row
+// answer is what a joined statement returned.
+type answer struct {
+	plans []sqlplan.Guard
+	rows  []sqlplan.Row
+	won   *bool
+	at    *time.Time
 }
 
-func (j *joined) parts(ref guard.Ref) *parts {
-	n := j.plan.Parts()
-	return &parts{plan: j.plan, ref: ref, records: make([]guard.Record, n), found: make([]bool, n)}
+func (j *joined) answer() *answer {
+	return &answer{plans: j.plans, rows: make([]sqlplan.Row, len(j.plans))}
 }
 
-// scan reads rows of outcomeColumns and closes them.
-func (p *parts) scan(rows pgx.Rows) error {
+// scan reads the row of mayWin or read, if there is one, and closes rows.
+func (r *answer) scan(rows pgx.Rows) error {
+	dest := []any{&r.won, &r.at}
+	for i, plan := range r.plans {
+		dest = append(dest, plan.Dest(&r.rows[i])...)
+	}
+	return scanRow(rows, dest)
+}
+
+// scanWon reads the row of mustWin.
+func (r *answer) scanWon(rows pgx.Rows) error { return scanRow(rows, []any{&r.won, &r.at}) }
+
+func scanRow(rows pgx.Rows, dest []any) error {
 	defer rows.Close()
-	for rows.Next() {
-		var part int
-		var whole int
-		var row sqlplan.Row
-		if err := rows.Scan(append(append([]any{&part}, row.Dest()...), &whole)...); err != nil {
-			return err
-		}
-		if part == wonPart {
-			p.won, p.wonRow = true, row
-			continue
-		}
-		if err := p.add(part, row); err != nil {
+	if rows.Next() {
+		if err := rows.Scan(dest...); err != nil {
 			return err
 		}
 	}
@@ -128,56 +127,57 @@ func (p *parts) scan(rows pgx.Rows) error {
 	return rows.Err()
 }
 
-// scanClaims reads the results of each part's claim.
-func (p *parts) scanClaims(results pgx.BatchResults, claims [][]sqlplan.Statement) error {
-	for part, statements := range claims {
+// scanClaims reads the results of each plan's claim.
+func (r *answer) scanClaims(results pgx.BatchResults, claims [][]sqlplan.Statement) error {
+	for i, statements := range claims {
 		for range statements[:len(statements)-1] {
 			if _, err := results.Exec(); err != nil {
 				return err
 			}
 		}
-		var row sqlplan.Row
-		err := results.QueryRow().Scan(row.Dest()...)
-		if err == nil {
-			err = p.add(part, row)
+		rows, err := results.Query()
+		if err != nil {
+			return err
 		}
-		if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		if err := scanRow(rows, append(r.plans[i].Dest(&r.rows[i]), &r.rows[i].XID)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (p *parts) add(part int, row sqlplan.Row) error {
-	rec, err := guard.RecordOf(row)
-	p.records[part], p.found[part] = rec, true
-	return err
-}
-
 // settled is the record of an aggregate that this attempt finalized.
-func (p *parts) settled(a *attempt) guard.Record {
+func (r *answer) settled(a *attempt) guard.Record {
 	rec := guard.Record{Final: true, State: a.State}
-	if p.wonRow.At != nil {
-		rec.Provenance = &guard.Provenance{Trigger: a.Trigger, At: *p.wonRow.At, Token: a.token, Digest: a.Digest}
+	if r.at != nil {
+		rec.Provenance = &guard.Provenance{Trigger: a.Trigger, At: *r.at, Token: a.token, Digest: a.Digest}
 	}
 	return rec
 }
 
-// merge makes one record of the parts'. raced tells of a claim that a part was seen open but isn't held: another
-// transaction was ahead, and the statement's snapshot is too old to show what it did.
-func (p *parts) merge(g guard.Guard, claimed bool) (rec guard.Record, raced bool, err error) {
-	for part, found := range p.found {
-		if err := p.plan.Absent(part); !found && err != nil {
-			return rec, false, err
+// raced tells of a claim that a guard was seen open but isn't held: another transaction was ahead, and the statement's
+// snapshot is too old to show what it did.
+func (r *answer) raced() bool {
+	for i, plan := range r.plans {
+		if row := &r.rows[i]; row.XID == nil && !plan.Final(row) && (row.Present != nil || plan.Absent() == nil) {
+			return true
 		}
-		raced = raced || claimed && !p.records[part].Final && p.records[part].XID == ""
 	}
-	if raced {
-		return rec, true, nil
+	return false
+}
+
+// merge makes one record of the guards'.
+func (r *answer) merge(g guard.Guard, ref guard.Ref) (guard.Record, error) {
+	records := make([]guard.Record, len(r.plans))
+	for i, plan := range r.plans {
+		rec, err := guard.PlanRecord(plan, &r.rows[i])
+		if err != nil {
+			return rec, err
+		}
+		records[i] = rec
 	}
 	if m, ok := g.(merger); ok {
-		rec, err = m.Merge(p.ref, p.records)
-		return rec, false, err
+		return m.Merge(ref, records)
 	}
-	return p.records[0], false, nil
+	return records[0], nil
 }

@@ -150,45 +150,22 @@ func (g all) CheckTarget(ref Ref, to Transition) error {
 	return nil
 }
 
-// Plan joins the guards' plans, or returns nil if one of them has none.
-func (g all) Plan(shape string) sqlplan.Guard {
-	plans := make(allPlan, len(g))
-	for i, guard := range g {
-		p, ok := guard.(interface{ Plan(string) sqlplan.Guard })
+// Plans returns the guards' SQL, or nil if one of them has none.
+func (g all) Plans(shape string) []sqlplan.Guard {
+	var plans []sqlplan.Guard
+	for _, guard := range g {
+		p, ok := guard.(interface{ Plans(string) []sqlplan.Guard })
 		if !ok {
 			return nil
 		}
-		if plans[i] = p.Plan(shape); plans[i] == nil || plans[i].Parts() != 1 {
+		its := p.Plans(shape)
+		if len(its) != 1 {
 			return nil
 		}
+		plans = append(plans, its...)
 	}
 	return plans
 }
-
-type allPlan []sqlplan.Guard
-
-func (p allPlan) Parts() int { return len(p) }
-
-func (p allPlan) Absent(part int) error { return p[part].Absent(0) }
-
-func (p allPlan) Claim(part int) []func(*sqlplan.Args) string { return p[part].Claim(0) }
-
-func (p allPlan) Read(part int) func(*sqlplan.Args) string { return p[part].Read(0) }
-
-// Settle of the first part also looks at all the others, so that nothing is written when one of them is final already.
-func (p allPlan) Settle(part int, a *sqlplan.Args, name, prev, and string) string {
-	if part == 0 {
-		for _, other := range p[1:] {
-			if and != "" {
-				and += " AND "
-			}
-			and += other.Open(0, a)
-		}
-	}
-	return p[part].Settle(0, a, name, prev, and)
-}
-
-func (p allPlan) Open(part int, a *sqlplan.Args) string { return p[part].Open(0, a) }
 
 func name(g Guard) string {
 	if n, ok := g.(interface{ name() string }); ok {

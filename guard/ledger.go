@@ -62,7 +62,7 @@ func (l Ledger) name() string { return "ledger " + l.table() }
 // Read implements Reader.
 func (l Ledger) Read(ctx context.Context, q Querier, ref Ref) (Record, error) {
 	if sqltx.Of(q) == sqltx.Postgres {
-		return readPlan(ctx, q, ledgerPlan{l}, 0, ref)
+		return readPlan(ctx, q, ledgerPlan{l}, ref)
 	}
 	var state, trigger, token, at string
 	var digest []byte
@@ -130,8 +130,8 @@ func (l Ledger) Settle(ctx context.Context, tx Tx, ref Ref, to Transition) (Reco
 	return rec, err
 }
 
-// Plan returns the guard's SQL for finalize to join with its own.
-func (l Ledger) Plan(string) sqlplan.Guard { return ledgerPlan{l} }
+// Plans returns the guard's SQL for finalize to join with its own.
+func (l Ledger) Plans(string) []sqlplan.Guard { return []sqlplan.Guard{ledgerPlan{l}} }
 
 // CheckTarget says why to can't be settled. Any state that isn't empty is terminal to a ledger.
 func (l Ledger) CheckTarget(_ Ref, to Transition) error {
@@ -139,83 +139,4 @@ func (l Ledger) CheckTarget(_ Ref, to Transition) error {
 		return fmt.Errorf("%w: it is empty", ErrNotTerminal)
 	}
 	return nil
-}
-
-type ledgerPlan struct{ Ledger }
-
-func (p ledgerPlan) Parts() int { return 1 }
-
-func (p ledgerPlan) Absent(int) error { return nil }
-
-func ledgerKey(a *sqlplan.Args) (aggregate, key string) {
-	return a.Add(func(c *sqlplan.Call) any { return c.Aggregate }) + "::text", a.Add(func(c *sqlplan.Call) any { return c.Key }) + "::text"
-}
-
-func (p ledgerPlan) entry(aggregate, key string) string {
-	return fmt.Sprintf(`SELECT FROM %s WHERE aggregate = %s AND "key" = %s`, p.table(), aggregate, key)
-}
-
-// lock is the advisory lock of an open aggregate. It is not taken once there is an entry: a loser waits for nobody. A
-// 64-bit hash may collide; two aggregates then wait for each other, and nothing worse.
-func (p ledgerPlan) lock(aggregate, key string) string {
-	return fmt.Sprintf("pg_advisory_xact_lock(hashtextextended(%s || '/' || %s, %d)) WHERE NOT EXISTS (%s)",
-		aggregate, key, ledgerSeed, p.entry(aggregate, key))
-}
-
-// ledgerSeed keeps our advisory locks apart from those of others who hash the same text.
-const ledgerSeed = 0x656e6473 // "ends"
-
-const ledgerRow = `true AS final, state, "trigger" AS trigger, token::text AS token, at, digest`
-
-// Claim locks in one statement and reads in the next, whose snapshot is taken after the wait.
-func (p ledgerPlan) Claim(int) []func(*sqlplan.Args) string {
-	return []func(*sqlplan.Args) string{
-		func(a *sqlplan.Args) string {
-			aggregate, key := ledgerKey(a)
-			return "SELECT " + p.lock(aggregate, key)
-		},
-		func(a *sqlplan.Args) string {
-			aggregate, key := ledgerKey(a)
-			return fmt.Sprintf(`SELECT %s, NULL::text AS xid FROM %s WHERE aggregate = %s AND "key" = %s
-UNION ALL
-SELECT false, NULL, NULL, NULL, NULL, NULL, pg_current_xact_id()::text WHERE NOT EXISTS (%s)`,
-				ledgerRow, p.table(), aggregate, key, p.entry(aggregate, key))
-		},
-	}
-}
-
-func (p ledgerPlan) Read(int) func(*sqlplan.Args) string {
-	return func(a *sqlplan.Args) string {
-		aggregate, key := ledgerKey(a)
-		return fmt.Sprintf(`SELECT %s, NULL::text AS xid FROM %s WHERE aggregate = %s AND "key" = %s`, ledgerRow, p.table(), aggregate, key)
-	}
-}
-
-func (p ledgerPlan) Settle(_ int, a *sqlplan.Args, name, prev, and string) string {
-	aggregate, key := ledgerKey(a)
-	values := []string{
-		a.Add(func(c *sqlplan.Call) any { return c.State }) + "::text",
-		a.Add(func(c *sqlplan.Call) any { return c.Trigger }) + "::text",
-		a.Add(func(c *sqlplan.Call) any { return c.Token }) + "::uuid",
-		a.Add(func(c *sqlplan.Call) any { return c.Digest }) + "::bytea",
-	}
-	lock := p.lock(aggregate, key)
-	if prev != "" {
-		lock += " AND EXISTS (SELECT FROM " + prev + ")"
-	}
-	if and != "" {
-		lock += " AND " + and
-	}
-	return fmt.Sprintf(`%[1]s_lock AS MATERIALIZED (
-	SELECT %[2]s),
-%[1]s AS (
-	INSERT INTO %[3]s (aggregate, "key", state, "trigger", token, digest, at)
-	SELECT %[4]s, %[5]s, %[6]s, %[7]s, %[8]s, %[9]s, clock_timestamp() FROM %[1]s_lock
-	ON CONFLICT (aggregate, "key") DO NOTHING RETURNING at)`,
-		name, lock, p.table(), aggregate, key, values[0], values[1], values[2], values[3])
-}
-
-func (p ledgerPlan) Open(_ int, a *sqlplan.Args) string {
-	aggregate, key := ledgerKey(a)
-	return fmt.Sprintf("NOT EXISTS (%s)", p.entry(aggregate, key))
 }

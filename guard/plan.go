@@ -11,59 +11,54 @@ import (
 	"github.com/endstate-go/endstate/internal/sqlplan"
 )
 
-// RecordOf turns a plan's row into a record; found is false when the guard had no row. It serves finalize, which sends the
-// plan's statements itself.
-func RecordOf(row sqlplan.Row) (Record, error) {
-	rec := Record{Final: row.Final}
+// PlanRecord turns a plan's row into a record, for finalize, which sends the plan's statements itself.
+func PlanRecord(plan sqlplan.Guard, row *sqlplan.Row) (Record, error) {
+	if row.Present == nil && plan.Absent() != nil {
+		return Record{}, plan.Absent()
+	}
+	rec := Record{Final: plan.Final(row)}
 	if row.State != nil {
 		rec.State = *row.State
 	}
 	if row.XID != nil {
 		rec.XID = *row.XID
 	}
-	if row.Token != nil {
+	if row.Token != nil && row.Trigger != nil && row.At != nil {
 		token, err := uuid.Parse(*row.Token)
 		if err != nil {
-			return Record{}, fmt.Errorf("guard: token of a ledger row: %w", err)
+			return Record{}, fmt.Errorf("guard: token of a ledger entry: %w", err)
 		}
-		rec.Provenance = &Provenance{Token: token, Digest: row.Digest}
-		if row.Trigger != nil {
-			rec.Provenance.Trigger = *row.Trigger
-		}
-		if row.At != nil {
-			rec.Provenance.At = *row.At
-		}
+		rec.Provenance = &Provenance{Trigger: *row.Trigger, At: *row.At, Token: token, Digest: row.Digest}
 	}
 	return rec, nil
 }
 
-// readPlan runs a part's Read.
-func readPlan(ctx context.Context, q Querier, plan sqlplan.Guard, part int, ref Ref) (Record, error) {
-	return runPlan(ctx, q, sqlplan.Build(plan.Read(part)), ref)
+// readPlan runs a plan's Source.
+func readPlan(ctx context.Context, q Querier, plan sqlplan.Guard, ref Ref) (Record, error) {
+	var row sqlplan.Row
+	return runPlan(ctx, q, plan, plan.Source, ref, &row, plan.Dest(&row))
 }
 
-// claimPlan runs a one-part plan's Claim, a statement at a time.
+// claimPlan runs a plan's Claim, a statement at a time.
 func claimPlan(ctx context.Context, tx Tx, plan sqlplan.Guard, ref Ref) (Record, error) {
-	statements := plan.Claim(0)
+	statements := plan.Claim(false)
 	for _, write := range statements[:len(statements)-1] {
 		st := sqlplan.Build(write)
 		if _, err := tx.Exec(ctx, st.SQL, st.Args(ref.call())...); err != nil {
 			return Record{}, err
 		}
 	}
-	return runPlan(ctx, tx, sqlplan.Build(statements[len(statements)-1]), ref)
+	var row sqlplan.Row
+	return runPlan(ctx, tx, plan, statements[len(statements)-1], ref, &row, append(plan.Dest(&row), &row.XID))
 }
 
-func runPlan(ctx context.Context, q Querier, st sqlplan.Statement, ref Ref) (Record, error) {
-	var row sqlplan.Row
-	err := q.QueryRow(ctx, st.SQL, st.Args(ref.call())...).Scan(row.Dest()...)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return Record{}, nil
-	}
-	if err != nil {
+func runPlan(ctx context.Context, q Querier, plan sqlplan.Guard, write func(*sqlplan.Args) string, ref Ref, row *sqlplan.Row, dest []any) (Record, error) {
+	st := sqlplan.Build(write)
+	err := q.QueryRow(ctx, st.SQL, st.Args(ref.call())...).Scan(dest...)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return Record{}, err
 	}
-	return RecordOf(row)
+	return PlanRecord(plan, row)
 }
 
 // call are the arguments of statements that only look an aggregate up.

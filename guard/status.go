@@ -151,9 +151,13 @@ func (s Status) observe(ctx context.Context, q Querier, ref Ref) (*string, error
 	var state *string
 	err = q.QueryRow(ctx, fmt.Sprintf("SELECT CAST(%s AS text) FROM %s WHERE %s", s.column(), s.table(), where), args...).Scan(&state)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, statusPlan{Status: s}.Absent(0)
+		return nil, s.absent()
 	}
 	return state, err
+}
+
+func (s Status) absent() error {
+	return fmt.Errorf("%w: there is no such row in %s", ErrNotFound, s.table())
 }
 
 func (s Status) record(state *string) Record {
@@ -279,12 +283,12 @@ func writeNothing(ctx context.Context, tx Tx, table, column string) error {
 	return err
 }
 
-// Plan returns the guard's SQL for finalize to join with its own, or nil if a Func decides what is terminal.
-func (s Status) Plan(shape string) sqlplan.Guard {
+// Plans returns the guard's SQL for finalize to join with its own, or nil if a Func decides what is terminal.
+func (s Status) Plans(shape string) []sqlplan.Guard {
 	if s.Terminal.fn != nil {
 		return nil
 	}
-	return statusPlan{s, shape}
+	return []sqlplan.Guard{statusPlan{s, shape}}
 }
 
 // CheckTarget says why to can't be settled.
@@ -293,71 +297,4 @@ func (s Status) CheckTarget(ref Ref, to Transition) error {
 		return err
 	}
 	return s.check(to.State)
-}
-
-type statusPlan struct {
-	Status
-	shape string
-}
-
-func (p statusPlan) Parts() int { return 1 }
-
-func (p statusPlan) Absent(int) error {
-	return fmt.Errorf("%w: there is no such row in %s", ErrNotFound, p.table())
-}
-
-func (p statusPlan) where(a *sqlplan.Args) string {
-	terms := make([]string, len(p.shape))
-	for i := range p.shape {
-		terms[i] = sqltx.Quote("", p.keys()[i]) + " = " + a.Add(func(c *sqlplan.Call) any { return c.Parts[i] }) + cast(p.shape[i])
-	}
-	return strings.Join(terms, " AND ")
-}
-
-func (p statusPlan) row(final string) string {
-	return fmt.Sprintf("%s AS final, %s::text AS state, NULL::text AS trigger, NULL::text AS token, NULL::timestamptz AS at, NULL::bytea AS digest",
-		final, p.column())
-}
-
-// Claim locks the row if it is open and returns it also if it isn't. pg_current_xact_id() is evaluated only for a row that
-// the snapshot shows open, so a loser gets no transaction id. A loser who waited for the lock gets what the snapshot
-// showed, open but without an id: the sign to read again.
-func (p statusPlan) Claim(int) []func(*sqlplan.Args) string {
-	return []func(*sqlplan.Args) string{func(a *sqlplan.Args) string {
-		where := p.where(a)
-		return fmt.Sprintf(`WITH claimed AS MATERIALIZED (
-	SELECT %[1]s, pg_current_xact_id()::text AS xid FROM %[2]s WHERE %[3]s AND %[4]s FOR NO KEY UPDATE)
-SELECT `+sqlplan.Columns+` FROM claimed
-UNION ALL
-SELECT %[5]s, NULL FROM %[2]s WHERE %[3]s AND NOT EXISTS (SELECT FROM claimed)`,
-			p.row("false"), p.table(), where, p.Terminal.open(p.column()), p.row("NOT "+p.Terminal.open(p.column())))
-	}}
-}
-
-func (p statusPlan) Read(int) func(*sqlplan.Args) string {
-	return func(a *sqlplan.Args) string {
-		return fmt.Sprintf(`SELECT %s, NULL::text AS xid FROM %s WHERE %s`, p.row("NOT "+p.Terminal.open(p.column())), p.table(), p.where(a))
-	}
-}
-
-func (p statusPlan) Settle(_ int, a *sqlplan.Args, name, prev, and string) string {
-	state := a.Add(func(c *sqlplan.Call) any { return c.State })
-	set := p.set(sqltx.Postgres, state, func(v any) string {
-		if v == By {
-			return a.Add(func(c *sqlplan.Call) any { return c.Trigger })
-		}
-		return a.Add(func(*sqlplan.Call) any { return v })
-	})
-	where := p.where(a) + " AND " + p.Terminal.open(p.column())
-	if prev != "" {
-		where += " AND EXISTS (SELECT FROM " + prev + ")"
-	}
-	if and != "" {
-		where += " AND " + and
-	}
-	return fmt.Sprintf("%s AS (\n\tUPDATE %s SET %s WHERE %s RETURNING NULL::timestamptz AS at)", name, p.table(), set, where)
-}
-
-func (p statusPlan) Open(_ int, a *sqlplan.Args) string {
-	return fmt.Sprintf("EXISTS (SELECT FROM %s WHERE %s AND %s)", p.table(), p.where(a), p.Terminal.open(p.column()))
 }

@@ -55,40 +55,38 @@ func (s Statement) Args(c *Call) []any {
 	return values
 }
 
-// Columns are those of every row in which a guard tells what it knows; Row scans them.
-const Columns = "final, state, trigger, token, at, digest, xid"
-
-// Row is what a guard tells of an aggregate. No row means that the guard has no record of it.
+// Row is what a guard's table tells of an aggregate.
 type Row struct {
-	Final   bool
+	Present *bool // nil or false: there is no row
 	State   *string
 	Trigger *string
 	Token   *string
 	At      *time.Time
 	Digest  []byte
-	XID     *string // set when the row was claimed by this statement: the transaction's id
+	XID     *string // of a claim that holds the aggregate: the transaction's id
 }
 
-// Dest are the scan destinations for Columns.
-func (r *Row) Dest() []any {
-	return []any{&r.Final, &r.State, &r.Trigger, &r.Token, &r.At, &r.Digest, &r.XID}
-}
-
-// Guard is a guard's work as SQL, for keys of one shape.
+// Guard is one guard's work as SQL, for keys of one shape.
 type Guard interface {
-	// Parts is how many guards this is made of: one row of Columns each, in order.
-	Parts() int
-	// Absent is the error when a part has no row; nil where no row means open.
-	Absent(part int) error
-	// Claim returns, for each part, the statements that lock it when it is open. The last of a part's statements returns
-	// its row. They are sent in one trip inside an open transaction.
-	Claim(part int) []func(*Args) string
-	// Read returns a SELECT of a part's row that locks and writes nothing.
-	Read(part int) func(*Args) string
-	// Settle returns the WITH clauses of a part ("name AS (…)"), the last of which returns one row with the columns
-	// (at) if it moved the aggregate to its terminal state, and none otherwise. They must write only if the clause named
-	// prev, unless it is empty, has a row, and if the condition and, unless it is empty, holds.
-	Settle(part int, a *Args, name, prev, and string) string
-	// Open returns a condition that holds while the part is open, for the other parts' Settle.
-	Open(part int, a *Args) string
+	// Columns are the columns that Source returns, in the order of Dest.
+	Columns() []string
+	// Dest are the scan destinations of Columns in row.
+	Dest(row *Row) []any
+	// Final tells whether row is of an aggregate in a terminal state.
+	Final(row *Row) bool
+	// Absent is the error when there is no row; nil where that means open.
+	Absent() error
+
+	// Source returns a SELECT of Columns, of one row or none, that locks and writes nothing.
+	Source(a *Args) string
+	// Claim returns the statements that hold the aggregate if it is open, to be sent in one trip inside an open
+	// transaction. The last returns Columns and xid. Behind another guard's claim, which holds the aggregate already, it
+	// only reads.
+	Claim(behind bool) []func(*Args) string
+	// Settle returns WITH clauses ("name AS (…)"), the last of which returns one row with the column at (a timestamptz) if
+	// it moved the aggregate to its terminal state, and none otherwise. They write only if the condition holds, and, if
+	// prev isn't empty, the clause of that name has a row.
+	Settle(a *Args, name, prev, condition string) string
+	// Open returns a condition that holds while the aggregate is open.
+	Open(a *Args) string
 }

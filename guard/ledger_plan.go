@@ -1,0 +1,85 @@
+package guard
+
+import (
+	"fmt"
+
+	"github.com/endstate-go/endstate/internal/sqlplan"
+)
+
+// ledgerPlan is a Ledger as SQL.
+type ledgerPlan struct{ Ledger }
+
+var _ sqlplan.Guard = ledgerPlan{}
+
+func (p ledgerPlan) Columns() []string {
+	return []string{"present", "state", "trigger", "token", "at", "digest"}
+}
+
+func (p ledgerPlan) Dest(row *sqlplan.Row) []any {
+	return []any{&row.Present, &row.State, &row.Trigger, &row.Token, &row.At, &row.Digest}
+}
+
+func (p ledgerPlan) Final(row *sqlplan.Row) bool { return row.State != nil }
+
+func (p ledgerPlan) Absent() error { return nil }
+
+func ledgerKey(a *sqlplan.Args) (aggregate, key string) {
+	return a.Add(func(c *sqlplan.Call) any { return c.Aggregate }) + "::text", a.Add(func(c *sqlplan.Call) any { return c.Key }) + "::text"
+}
+
+func (p ledgerPlan) where(aggregate, key string) string {
+	return fmt.Sprintf(`%s WHERE aggregate = %s AND "key" = %s`, p.table(), aggregate, key)
+}
+
+func (p ledgerPlan) Source(a *sqlplan.Args) string {
+	return `SELECT true AS present, state, "trigger" AS trigger, token::text AS token, at, digest FROM ` + p.where(ledgerKey(a))
+}
+
+// ledgerSeed keeps our advisory locks apart from those of others who hash the same text.
+const ledgerSeed = 0x656e6473 // "ends"
+
+// lock is the advisory lock of an open aggregate. It is not taken once there is an entry: a loser waits for nobody. A
+// 64-bit hash may collide; two aggregates then wait for each other, and nothing worse.
+func (p ledgerPlan) lock(aggregate, key string) string {
+	return fmt.Sprintf("SELECT pg_advisory_xact_lock(hashtextextended(%s || '/' || %s, %d)) WHERE NOT EXISTS (SELECT FROM %s)",
+		aggregate, key, ledgerSeed, p.where(aggregate, key))
+}
+
+// Claim locks in one statement and reads in the next, whose snapshot is taken after the wait.
+func (p ledgerPlan) Claim(behind bool) []func(*sqlplan.Args) string {
+	lock := func(a *sqlplan.Args) string { return p.lock(ledgerKey(a)) }
+	read := func(a *sqlplan.Args) string {
+		return fmt.Sprintf(`SELECT present, state, trigger, token, at, digest, CASE WHEN present IS NULL THEN pg_current_xact_id()::text END AS xid
+FROM (VALUES (1)) AS one (n) LEFT JOIN (%s) AS entry ON true`, p.Source(a))
+	}
+	if behind {
+		return []func(*sqlplan.Args) string{read}
+	}
+	return []func(*sqlplan.Args) string{lock, read}
+}
+
+// Settle takes the lock too, so that it waits for a Do whose callback is at work. The insert itself decides.
+func (p ledgerPlan) Settle(a *sqlplan.Args, name, prev, condition string) string {
+	aggregate, key := ledgerKey(a)
+	values := fmt.Sprintf("SELECT %s, %s, %s::text, %s::text, %s::uuid, %s::bytea, clock_timestamp()", aggregate, key,
+		a.Add(func(c *sqlplan.Call) any { return c.State }),
+		a.Add(func(c *sqlplan.Call) any { return c.Trigger }),
+		a.Add(func(c *sqlplan.Call) any { return c.Token }),
+		a.Add(func(c *sqlplan.Call) any { return c.Digest }))
+	clauses := ""
+	if prev == "" {
+		prev = name + "_lock"
+		clauses = fmt.Sprintf("%s AS MATERIALIZED (\n\t%s),\n", prev, p.lock(aggregate, key))
+	}
+	where := ""
+	if condition != "" {
+		where = " WHERE " + condition
+	}
+	return clauses + fmt.Sprintf(`%s AS (
+	INSERT INTO %s (aggregate, "key", state, "trigger", token, digest, at) %s FROM %s%s
+	ON CONFLICT (aggregate, "key") DO NOTHING RETURNING at)`, name, p.table(), values, prev, where)
+}
+
+func (p ledgerPlan) Open(a *sqlplan.Args) string {
+	return fmt.Sprintf("NOT EXISTS (SELECT FROM %s)", p.where(ledgerKey(a)))
+}
