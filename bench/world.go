@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -56,11 +55,13 @@ func (b *bencher) reset(ctx context.Context, c bcase) error {
 	}
 	statements := []string{
 		"TRUNCATE batches, endstate_outbox, endstate_ledger",
+		// Some history, lest the planner take the tables for empty ones and scan them.
+		`INSERT INTO endstate_ledger SELECT 'other', 'i:' || n, 'COMPLETE', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, 10000) n`,
 		fmt.Sprintf("INSERT INTO batches SELECT n, '%s' FROM generate_series(1, %d) n", state, c.rows),
 	}
 	if c.final {
 		statements = append(statements, fmt.Sprintf(
-			`INSERT INTO endstate_ledger SELECT 'batch', 'i:' || n, '%s', 'bench', '%s', NULL, now() FROM generate_series(1, %d) n`, state, uuid.NewString(), c.rows))
+			`INSERT INTO endstate_ledger SELECT 'batch', 'i:' || n, '%s', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, %d) n`, state, c.rows))
 	}
 	for _, s := range append(statements, "VACUUM ANALYZE batches, endstate_ledger, endstate_outbox", "CHECKPOINT") {
 		if _, err := b.pool.Exec(ctx, s); err != nil {
