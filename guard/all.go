@@ -123,6 +123,10 @@ func (g all) Merge(ref Ref, records []Record) (Record, error) {
 }
 
 func (g all) Settle(ctx context.Context, tx Tx, ref Ref, to Transition) (Record, error) {
+	// No guard writes a state that a later one refuses.
+	if err := g.CheckTarget(ref, to); err != nil {
+		return Record{}, err
+	}
 	return g.merged(ref, func(guard Guard) (Record, error) { return guard.Settle(ctx, tx, ref, to) })
 }
 
