@@ -1,0 +1,51 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// spawn runs this program again as the processes of the service, all on one database.
+func spawn(ctx context.Context, o options) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	errs := make([]error, o.processes)
+	var group sync.WaitGroup
+	for i := range o.processes {
+		group.Go(func() {
+			cmd := exec.CommandContext(ctx, self,
+				"-batches", fmt.Sprint(o.batches), "-comparisons", fmt.Sprint(o.comparisons), "-workers", fmt.Sprint(o.workers),
+				"-processes", fmt.Sprint(o.processes), "-seed", fmt.Sprint(o.seed),
+				"-child-guard", o.guard, "-child-dir", o.dir, "-child", fmt.Sprint(i+1))
+			cmd.Env = append(os.Environ(), dbEnv+"="+o.db)
+			cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+			cmd.WaitDelay = 5 * time.Second
+			var out bytes.Buffer
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Run(); err != nil {
+				errs[i] = fmt.Errorf("process %d: %w: %s", i+1, err, bytes.TrimSpace(out.Bytes()))
+			}
+		})
+	}
+	group.Wait()
+	return errors.Join(errs...)
+}
+
+// runChild is one process of the service.
+func runChild(ctx context.Context, o options, tampered tamper) error {
+	store, err := openStore(o)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	return work(ctx, store, o, tampered)
+}
