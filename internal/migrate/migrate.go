@@ -65,7 +65,7 @@ func Run(ctx context.Context, tx sqltx.Tx, schema, target string, fsys fs.FS) er
 		if err != nil {
 			return err
 		}
-		for _, statement := range up(string(text)) {
+		for _, statement := range Up(string(text)) {
 			if _, err := tx.Exec(ctx, statement); err != nil {
 				return fmt.Errorf("migration %s of %s: %w", name, target, err)
 			}
@@ -74,8 +74,14 @@ func Run(ctx context.Context, tx sqltx.Tx, schema, target string, fsys fs.FS) er
 	return nil
 }
 
+// Lock waits until no other transaction migrates; PostgreSQL only.
+func Lock(ctx context.Context, tx sqltx.Tx) error {
+	_, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock("+strconv.Itoa(lockKey)+")")
+	return err
+}
+
 func prepare(ctx context.Context, tx sqltx.Tx, schema string) error {
-	if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock("+strconv.Itoa(lockKey)+")"); err != nil {
+	if err := Lock(ctx, tx); err != nil {
 		return err
 	}
 	if schema == "" {
@@ -94,8 +100,8 @@ func prepare(ctx context.Context, tx sqltx.Tx, schema string) error {
 	return nil
 }
 
-// up returns the statements of a file's Up half. Every statement stands between goose's StatementBegin and StatementEnd.
-func up(text string) []string {
+// Up returns the statements of a file's Up half. Every statement stands between goose's StatementBegin and StatementEnd.
+func Up(text string) []string {
 	text, _, _ = strings.Cut(text, "-- +goose Down")
 	var statements []string
 	for {
@@ -111,18 +117,21 @@ func up(text string) []string {
 
 // Rename returns fsys with a default table's name replaced by that of another table, in the names of its indexes too.
 func Rename(fsys fs.FS, from, schema, to string) fs.FS {
-	return renamed{fsys, strings.NewReplacer(
+	return Replace(fsys, strings.NewReplacer(
 		`"`+from+`"`, sqltx.Quote(schema, to),
 		`"`+from+`_`, strings.TrimSuffix(sqltx.Quote("", to), `"`)+`_`,
-	)}
+	))
 }
 
-type renamed struct {
+// Replace returns fsys with text replaced in its SQL files as they are read.
+func Replace(fsys fs.FS, replacer *strings.Replacer) fs.FS { return replaced{fsys, replacer} }
+
+type replaced struct {
 	fs.FS
 	replacer *strings.Replacer
 }
 
-func (r renamed) Open(name string) (fs.File, error) {
+func (r replaced) Open(name string) (fs.File, error) {
 	f, err := r.FS.Open(name)
 	if err != nil || path.Ext(name) != ".sql" {
 		return f, err
