@@ -92,6 +92,11 @@ func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx
 	if err := d.fits(a); err != nil {
 		return nil, guard.Record{}, err
 	}
+	// An empty batch asks the transaction itself, without a trip: once it has ended, its connection may be serving another
+	// one, and that would answer for it.
+	if err := tx.SendBatch(ctx, &pgx.Batch{}).Close(); errors.Is(err, pgx.ErrTxClosed) {
+		return nil, guard.Record{}, ErrTxEnded
+	}
 	conn := tx.Conn()
 	if err := usable(conn); err != nil {
 		return nil, guard.Record{}, err

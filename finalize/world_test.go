@@ -236,6 +236,14 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 			return w.sqlDB.BeginTx(ctx, &sql.TxOptions{Isolation: levels[isolation]})
 		})
 	}
+	begin := w.begin
+	w.begin = func(ctx context.Context, isolation string) (*callersTx, error) {
+		tx, err := begin(ctx, isolation)
+		if err == nil {
+			t.Cleanup(func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }) // for a test that fails midway
+		}
+		return tx, err
+	}
 	t.Cleanup(func() {
 		w.requireNothingHeld()
 		if !s.tampered && !t.Failed() {
