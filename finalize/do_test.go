@@ -575,3 +575,20 @@ func TestDoRetriesABusySQLite(t *testing.T) {
 		w.requireFinal("b2", "COMPLETE_STABLE", "batch.completed")
 	}, on("sqlite"), conns(1))
 }
+
+// Two services, or two tenants, may keep ledgers of one name in two schemas of one database.
+func TestLedgersOfTwoSchemasDoNotWaitForEachOther(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, w *world) {
+		other := newWorld(t, w.database, w.guard, w.dsn, configured(func(c *finalize.Config) { c.ClaimTimeout = 5 * time.Second }))
+		other.open("b1")
+		r, err := w.do(t.Context(), w.open("b1"), "holder", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+			r, err := other.do(ctx, guard.Text("b1"), "other", complete("b1"))
+			require.NoError(t, err)
+			require.True(t, r.Won)
+			return completed(), write(ctx, tx, "b1")
+		})
+		require.NoError(t, err)
+		require.True(t, r.Won)
+	}, on("pgx", "sql"), guardedBy("ledger", "all"))
+}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/endstate-go/endstate/internal/sqlplan"
+	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 // ledgerPlan is a Ledger as SQL.
@@ -35,14 +36,15 @@ func (p ledgerPlan) Source(a *sqlplan.Args) string {
 	return `SELECT true AS present, state, "trigger" AS trigger, token::text AS token, at, digest FROM ` + p.where(ledgerKey(a))
 }
 
-// ledgerSeed keeps our advisory locks apart from those of others who hash the same text.
+// ledgerSeed keeps our advisory locks apart from those of others who hash the same text. The table's oid, added to it, keeps
+// two ledgers of one database apart.
 const ledgerSeed = 0x656e6473 // "ends"
 
 // lock is the advisory lock of an open aggregate. It is not taken once there is an entry: a loser waits for nobody. A
 // 64-bit hash may collide; two aggregates then wait for each other, and nothing worse.
 func (p ledgerPlan) lock(aggregate, key string) string {
-	return fmt.Sprintf("SELECT pg_advisory_xact_lock(hashtextextended(%s || '/' || %s, %d)) WHERE NOT EXISTS (SELECT FROM %s)",
-		aggregate, key, ledgerSeed, p.where(aggregate, key))
+	return fmt.Sprintf("SELECT pg_advisory_xact_lock(hashtextextended(%s || '/' || %s, %d + %s::regclass::oid::int8)) WHERE NOT EXISTS (SELECT FROM %s)",
+		aggregate, key, ledgerSeed, sqltx.Literal(p.table()), p.where(aggregate, key))
 }
 
 // Claim locks in one statement and reads in the next, whose snapshot is taken after the wait.
