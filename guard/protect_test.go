@@ -166,11 +166,11 @@ func TestProtectOnAnEnumAndAPartitionedTable(t *testing.T) {
 	db.requireProtected(t, db.attempt(t, "UPDATE batches_0 SET status = NULL"))
 }
 
-// triggers lists what Protect made: on PostgreSQL with its object id, which a replacement keeps and a new one doesn't.
+// triggers lists what Protect made: with what changes when it is made again.
 func (db *database) triggers(t testing.TB) string {
 	t.Helper()
 	if db.sqlite {
-		return one[string](t, db, "SELECT coalesce(group_concat(name || rootpage || sql), '') FROM sqlite_schema WHERE type = 'trigger'")
+		return one[string](t, db, "SELECT coalesce(group_concat(name || sql || (SELECT schema_version FROM pragma_schema_version)), '') FROM sqlite_schema WHERE type = 'trigger'")
 	}
 	return one[string](t, db, `SELECT coalesce(string_agg(concat_ws(' ', oid, xmin, tgname, tgenabled, pg_get_triggerdef(oid)), ','), '') FROM pg_trigger WHERE NOT tgisinternal`)
 }

@@ -66,13 +66,19 @@ func (s Status) Validate() error {
 	if (s.Key == "") == (len(s.Keys) == 0) {
 		return fail("Key", errors.New("and Keys: set one of them"))
 	}
-	for _, column := range s.keys() {
+	for i, column := range s.keys() {
 		if err := sqltx.CheckIdent(column); err != nil {
 			return fail("Key", err)
+		}
+		if slices.Contains(s.keys()[:i], column) {
+			return fail("Key", fmt.Errorf("names %q twice", column))
 		}
 	}
 	if err := sqltx.CheckIdent(s.Column); err != nil {
 		return fail("Column", err)
+	}
+	if slices.Contains(s.keys(), s.Column) {
+		return fail("Column", errors.New("is a key column"))
 	}
 	if err := s.Terminal.validate(); err != nil {
 		return fail("Terminal", err)
