@@ -87,7 +87,14 @@ func (t *callbackTx) Prepare(ctx context.Context, name, sql string) (*pgconn.Sta
 	return t.tx.Prepare(ctx, name, sql)
 }
 
-func (t *callbackTx) LargeObjects() pgx.LargeObjects { return t.tx.LargeObjects() }
+func (t *callbackTx) LargeObjects() pgx.LargeObjects {
+	if t.closed.Load() {
+		var b pgx.Batch
+		b.BeginTx(pgx.TxOptions{})
+		return pgx.FailedBatchResults(&b, pgx.ErrTxClosed).Tx().LargeObjects() // pgx's own closed transaction
+	}
+	return t.tx.LargeObjects()
+}
 
 func (t *callbackTx) Conn() *pgx.Conn { return t.tx.Conn() }
 

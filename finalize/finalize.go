@@ -82,7 +82,8 @@ var (
 	// rolled back, the state too. The error is an EventConflictError.
 	ErrEventConflict = errors.New("finalize: event conflict")
 
-	// ErrTxEnded is returned when the callback ended the transaction that it was given, or DoTx was given one that had
+	// ErrTxEnded is returned when the callback ended the transaction that it was given (or, on SQLite, swallowed an error
+	// after which the database had rolled it back), or DoTx was given one that had
 	// ended. This call did not finalize the aggregate.
 	ErrTxEnded = errors.New("finalize: the transaction has ended")
 
@@ -317,7 +318,7 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 	if errors.Is(err, errUnanswered) {
 		return f.resolve(ctx, a, f.db.look, err)
 	}
-	return Receipt{}, err
+	return Receipt{}, withCause(ctx, err)
 }
 
 const rollbackTimeout = 5 * time.Second

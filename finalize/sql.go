@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
@@ -42,13 +44,14 @@ func (d *sqlDB) migrateOnce(ctx context.Context, fn func(guard.Tx) error) error 
 	if err := fn(s.guardTx); err != nil {
 		return err
 	}
-	return s.commit()
+	return s.commit(ctx)
 }
 
 // sqlSession is a transaction on a connection of its own, or a savepoint in the caller's.
 type sqlSession struct {
 	db      *sqlDB
 	conn    *sql.Conn // nil in the caller's transaction
+	cancel  context.CancelFunc
 	sqlTx   *sql.Tx
 	guardTx guard.Tx
 	ended   bool
@@ -65,11 +68,13 @@ func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
 	if d.dialect == sqltx.Postgres {
 		opts.Isolation = sql.LevelReadCommitted
 	}
-	tx, err := conn.BeginTx(context.WithoutCancel(ctx), opts)
+	txCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	tx, err := conn.BeginTx(txCtx, opts)
 	if err != nil {
+		cancel()
 		return nil, errors.Join(fmt.Errorf("begin: %w", err), conn.Close())
 	}
-	return &sqlSession{db: d, conn: conn, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}, nil
+	return &sqlSession{db: d, conn: conn, cancel: cancel, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}, nil
 }
 
 func (d *sqlDB) claim(ctx context.Context, a *attempt) (session[*sql.Tx], guard.Record, error) {
@@ -85,11 +90,8 @@ func (d *sqlDB) claim(ctx context.Context, a *attempt) (session[*sql.Tx], guard.
 	if err != nil {
 		return nil, guard.Record{}, withCause(ctx, err)
 	}
-	rec, err := d.cfg.Guard.Claim(ctx, s.guardTx, a.ref)
-	if err != nil {
-		return s, rec, withCause(ctx, fmt.Errorf("claim: %w", err))
-	}
-	return s, rec, nil
+	rec, err := s.claim(ctx, a)
+	return s, rec, withCause(ctx, err)
 }
 
 func (d *sqlDB) claimIn(ctx context.Context, tx *sql.Tx, a *attempt) (session[*sql.Tx], guard.Record, error) {
@@ -103,21 +105,61 @@ func (d *sqlDB) claimIn(ctx context.Context, tx *sql.Tx, a *attempt) (session[*s
 		s.ended = true
 		return nil, guard.Record{}, withCause(ctx, s.told(err))
 	}
-	rec, err := d.cfg.Guard.Claim(ctx, s.guardTx, a.ref)
-	if err != nil {
-		return s, rec, withCause(ctx, fmt.Errorf("claim: %w", err))
+	rec, err := s.claim(ctx, a)
+	return s, rec, withCause(ctx, err)
+}
+
+func (s *sqlSession) claim(ctx context.Context, a *attempt) (guard.Record, error) {
+	rec, err := s.db.cfg.Guard.Claim(ctx, s.guardTx, a.ref)
+	if err == nil && !rec.Final && s.db.dialect == sqltx.SQLite {
+		_, err = s.guardTx.Exec(ctx, "SAVEPOINT "+callbackSavepoint)
 	}
-	return s, rec, nil
+	if err != nil {
+		return rec, fmt.Errorf("claim: %w", err)
+	}
+	return rec, nil
 }
 
 func (s *sqlSession) tx() *sql.Tx { return s.sqlTx }
+
+const callbackSavepoint = savepoint + "_callback"
+
+// intact says whether the callback left the transaction open: with "COMMIT" as a statement it can end it behind
+// database/sql's back, and SQLite rolls back by itself after some errors. The statements that follow would then be committed
+// one by one.
+func (s *sqlSession) intact(ctx context.Context) error {
+	if s.db.dialect == sqltx.SQLite {
+		// The savepoint went with its transaction.
+		_, err := s.guardTx.Exec(ctx, "RELEASE SAVEPOINT "+callbackSavepoint)
+		if sqltx.Incomplete(err) {
+			err = fmt.Errorf("%w: %w", ErrTxEnded, err)
+		}
+		return s.told(err)
+	}
+	if s.conn != nil {
+		var status error
+		known := false
+		err := s.conn.Raw(func(driverConn any) error {
+			if c, ok := driverConn.(interface{ Conn() *pgx.Conn }); ok {
+				known, status = true, usable(c.Conn())
+			}
+			return nil
+		})
+		if err != nil || known {
+			return errors.Join(err, status)
+		}
+	}
+	// Outside of a transaction there can be no savepoint.
+	_, err := s.guardTx.Exec(ctx, "SAVEPOINT "+callbackSavepoint)
+	return s.told(err)
+}
 
 // told gives an error of a statement the meaning that the transaction's state gives it.
 func (s *sqlSession) told(err error) error {
 	switch {
 	case sqltx.RolledBack(err):
 		return fmt.Errorf("%w: %w", ErrTxAborted, err)
-	case errors.Is(err, sql.ErrTxDone):
+	case errors.Is(err, sql.ErrTxDone), sqltx.State(err) == sqltx.NoTransaction:
 		return fmt.Errorf("%w: %w", ErrTxEnded, err)
 	case sqltx.State(err) == sqltx.FailedTransaction:
 		return fmt.Errorf("%w: %w", ErrTxAborted, err)
@@ -126,6 +168,9 @@ func (s *sqlSession) told(err error) error {
 }
 
 func (s *sqlSession) finish(ctx context.Context, a *attempt) (guard.Record, error) {
+	if err := s.intact(ctx); err != nil {
+		return guard.Record{}, err
+	}
 	rec, err := s.db.cfg.Guard.Settle(ctx, s.guardTx, a.ref, a.transition())
 	if err != nil {
 		return rec, s.told(settleOwnError(err))
@@ -148,7 +193,7 @@ func (s *sqlSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if err := ctx.Err(); err != nil {
 		return rec, context.Cause(ctx)
 	}
-	if err := s.commit(); err != nil {
+	if err := s.commit(ctx); err != nil {
 		if errors.Is(err, sql.ErrTxDone) || sqltx.RolledBack(err) {
 			return rec, s.told(err)
 		}
@@ -160,7 +205,10 @@ func (s *sqlSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	return rec, nil
 }
 
-func (s *sqlSession) commit() error {
+// commit commits. When ctx ends before the answer is there, it gives the connection up, and the answer is unknown.
+func (s *sqlSession) commit(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, s.cancel)
+	defer stop()
 	if err := s.sqlTx.Commit(); err != nil {
 		return err
 	}
@@ -192,6 +240,7 @@ func (s *sqlSession) rollback(ctx context.Context) {
 			_, _ = s.conn.ExecContext(ctx, "ROLLBACK")
 		}
 	}
+	s.cancel()
 	_ = s.conn.Close()
 }
 
