@@ -5,7 +5,6 @@ package sqltx
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"strings"
 
@@ -157,7 +156,10 @@ func (r row) Scan(dest ...any) error {
 	}
 	defer r.rows.Close()
 	if !r.rows.Next() {
-		return errors.Join(r.rows.Err(), pgx.ErrNoRows)
+		if err := r.rows.Err(); err != nil {
+			return err // and not "no rows", which would mean that an aggregate is open or absent
+		}
+		return pgx.ErrNoRows
 	}
 	if err := r.rows.Scan(dest...); err != nil {
 		return err
