@@ -195,14 +195,14 @@ func Missing(ctx context.Context, q sqltx.Querier, schema, table string, columns
 // among them.
 func HasUnique(ctx context.Context, q sqltx.Querier, schema, table string, columns []string) (bool, error) {
 	indexes := `SELECT string_agg(a.attname, chr(1))
-FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey::int2[])
+FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
 WHERE i.indrelid = to_regclass($1::text) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
 GROUP BY i.indexrelid`
 	args := []any{sqltx.Quote(schema, table)}
 	if sqltx.Of(q) == sqltx.SQLite {
 		indexes = `SELECT group_concat(name, char(1)) FROM (
 	SELECT l.seq AS idx, c.name AS name FROM pragma_index_list(?1) l, pragma_index_info(l.name) c WHERE l."unique" AND NOT l.partial
-	UNION ALL SELECT -1, name FROM pragma_table_info(?1) WHERE pk) GROUP BY idx`
+	UNION ALL SELECT -1, name FROM pragma_table_info(?1) WHERE pk) GROUP BY idx HAVING count(*) = count(name)` // an expression has no name
 		args = []any{table}
 	}
 	found, err := Strings(ctx, q, indexes, args...)

@@ -1,0 +1,186 @@
+package migrate_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// each runs a test on both databases.
+func each(t *testing.T, run func(t *testing.T, d sqltx.Dialect, in func(func(context.Context, sqltx.Tx) error) error)) {
+	t.Helper()
+	for _, d := range []sqltx.Dialect{sqltx.Postgres, sqltx.SQLite} {
+		t.Run(string(d), func(t *testing.T) {
+			t.Parallel()
+			var db *sql.DB
+			if d == sqltx.SQLite {
+				db = dbtest.SQLiteOn(t, dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), "wal"))
+			} else {
+				db = dbtest.SQL(t)
+			}
+			run(t, d, func(f func(context.Context, sqltx.Tx) error) error {
+				ctx := context.Background()
+				tx, err := db.BeginTx(ctx, nil)
+				if err != nil {
+					return err
+				}
+				defer func() { _ = tx.Rollback() }()
+				if err := f(ctx, sqltx.Wrap(tx, d)); err != nil {
+					return err
+				}
+				return tx.Commit()
+			})
+		})
+	}
+}
+
+// migrations are a table, and later a column of it.
+func migrations(files ...string) fstest.MapFS {
+	fsys := fstest.MapFS{}
+	for i, statement := range files {
+		text := "-- +goose Up\n-- why; it is so\n-- +goose StatementBegin\n" + statement + ";\n-- +goose StatementEnd\n\n-- +goose Down\n-- +goose StatementBegin\nDROP TABLE \"things\";\n-- +goose StatementEnd\n"
+		fsys[fmt.Sprintf("%05d_step.sql", i+1)] = &fstest.MapFile{Data: []byte(text)}
+	}
+	return fsys
+}
+
+const create, extend = `CREATE TABLE "things" (n int)`, `ALTER TABLE "things" ADD COLUMN "more" int`
+
+func TestRunAppliesWhatIsNew(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, _ sqltx.Dialect, in func(func(context.Context, sqltx.Tx) error) error) {
+		run := func(fsys fs.FS) error {
+			return in(func(ctx context.Context, tx sqltx.Tx) error { return migrate.Run(ctx, tx, "", `"things"`, fsys) })
+		}
+		missing := func(columns ...string) error {
+			return in(func(ctx context.Context, tx sqltx.Tx) error { return migrate.Missing(ctx, tx, "", "things", columns) })
+		}
+		require.ErrorContains(t, missing("n"), `table "things" does not exist`)
+		require.NoError(t, run(migrations(create)))
+		require.NoError(t, missing("n"))
+		require.ErrorContains(t, missing("n", "more"), `table "things" has no column "more"`)
+		require.NoError(t, run(migrations(create)), "again")
+		require.NoError(t, run(migrations(create, extend)))
+		require.NoError(t, missing("n", "more"))
+		require.NoError(t, run(migrations(create, extend)), "again")
+
+		// A step that fails undoes the whole run, and can be run again.
+		require.ErrorContains(t, run(migrations(create, extend, `ALTER TABLE "things" ADD COLUMN third int`, "NONSENSE")), "00004_step.sql")
+		require.Error(t, missing("third"))
+		require.NoError(t, run(migrations(create, extend, `ALTER TABLE "things" ADD COLUMN third int`)))
+		require.NoError(t, missing("third"))
+
+		require.ErrorContains(t, run(fstest.MapFS{"noversion.sql": {Data: []byte("-- +goose Up\n")}}), "its name has no version")
+	})
+}
+
+func TestRunByTenAtOnce(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, d sqltx.Dialect, in func(func(context.Context, sqltx.Tx) error) error) {
+		schema := "new schema"
+		if d == sqltx.SQLite {
+			schema = "main"
+		}
+		errs := make([]error, 10)
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		for i := range errs {
+			wg.Go(func() {
+				<-start
+				for {
+					errs[i] = in(func(ctx context.Context, tx sqltx.Tx) error {
+						return migrate.Run(ctx, tx, schema, sqltx.Quote(schema, "things"), migrate.Rename(migrations(create, extend), "things", schema, "things"))
+					})
+					if d != sqltx.SQLite || !sqltx.Conflicted(errs[i]) {
+						return // on SQLite, a caller that finds the database busy must run it again
+					}
+				}
+			})
+		}
+		close(start)
+		wg.Wait()
+		require.NoError(t, errors.Join(errs...))
+		require.NoError(t, in(func(ctx context.Context, tx sqltx.Tx) error {
+			return migrate.Missing(ctx, tx, schema, "things", []string{"n", "more"})
+		}))
+	})
+}
+
+func TestUpIsTheFirstHalf(t *testing.T) {
+	text, err := fs.ReadFile(migrations("SELECT 1;\nSELECT '-- x'"), "00001_step.sql")
+	require.NoError(t, err)
+	require.Equal(t, []string{"SELECT 1;\nSELECT '-- x';\n"}, migrate.Up(string(text)))
+	require.Empty(t, migrate.Up("-- +goose Up\n\n-- +goose Down\n-- +goose StatementBegin\nDROP TABLE x;\n-- +goose StatementEnd\n"))
+}
+
+func TestRenameQuotes(t *testing.T) {
+	fsys := fstest.MapFS{
+		"1_a.sql":  {Data: []byte(`CREATE TABLE "things" (n int); CREATE INDEX "things_n" ON "things" (n); -- things`)},
+		"README.x": {Data: []byte(`"things"`)},
+	}
+	renamed := migrate.Rename(fsys, "things", `Own "S"`, `My "T"`)
+	text, err := fs.ReadFile(renamed, "1_a.sql")
+	require.NoError(t, err)
+	require.Equal(t, `CREATE TABLE "Own ""S"""."My ""T""" (n int); CREATE INDEX "My ""T""_n" ON "Own ""S"""."My ""T""" (n); -- things`, string(text))
+	info, err := fs.Stat(renamed, "1_a.sql")
+	require.NoError(t, err)
+	require.EqualValues(t, len(text), info.Size())
+	text, err = fs.ReadFile(renamed, "README.x")
+	require.NoError(t, err)
+	require.Equal(t, `"things"`, string(text))
+	_, err = fs.ReadFile(renamed, "2_b.sql")
+	require.ErrorIs(t, err, fs.ErrNotExist)
+}
+
+func TestHasUnique(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, d sqltx.Dialect, in func(func(context.Context, sqltx.Tx) error) error) {
+		for i, tt := range []struct {
+			create string
+			want   bool
+			only   sqltx.Dialect
+		}{
+			{create: "CREATE TABLE %s (a text PRIMARY KEY, b text)", want: true},
+			{create: "CREATE TABLE %s (a text UNIQUE, b text)", want: true},
+			{create: "CREATE TABLE %s (a text, b text)", want: false},
+			{create: "CREATE TABLE %s (a text, b text, PRIMARY KEY (a, b))", want: false},
+			{create: "CREATE TABLE %s (a text, b text UNIQUE)", want: false},
+			{create: "CREATE TABLE %s (a text, b text); CREATE INDEX i%[1]s ON %[1]s (a)", want: false},
+			{create: "CREATE TABLE %s (a text, b text); CREATE UNIQUE INDEX i%[1]s ON %[1]s (a) WHERE b IS NULL", want: false},
+			{create: "CREATE TABLE %s (a text, b text); CREATE UNIQUE INDEX i%[1]s ON %[1]s (lower(a))", want: false},
+			{create: "CREATE TABLE %s (a text, b text); CREATE UNIQUE INDEX i%[1]s ON %[1]s (a, lower(b))", want: false},
+			{create: "CREATE TABLE %s (a text, b text); CREATE UNIQUE INDEX i%[1]s ON %[1]s (a) INCLUDE (b)", want: true, only: sqltx.Postgres},
+		} {
+			if tt.only != "" && tt.only != d {
+				continue
+			}
+			table := fmt.Sprint("t", i)
+			require.NoError(t, in(func(ctx context.Context, tx sqltx.Tx) error {
+				for statement := range strings.SplitSeq(fmt.Sprintf(tt.create, table), "; ") {
+					if _, err := tx.Exec(ctx, statement); err != nil {
+						return err
+					}
+				}
+				got, err := migrate.HasUnique(ctx, tx, "", table, []string{"a"})
+				require.Equal(t, tt.want, got, tt.create)
+				return err
+			}))
+		}
+	})
+}
