@@ -27,7 +27,7 @@ const (
 
 // Fault is an action at a statement.
 type Fault struct {
-	// SQL is a part of the statement's text; letter case doesn't matter.
+	// SQL is how the statement's text begins; letter case doesn't matter.
 	SQL string
 	// Do is what happens.
 	Do Action
@@ -63,7 +63,7 @@ func (f *Fault) RequireFired(t testing.TB) {
 
 // hit tells whether the fault fires at this statement.
 func (f *Fault) hit(sql string) bool {
-	if !strings.Contains(strings.ToLower(sql), strings.ToLower(f.SQL)) {
+	if !strings.HasPrefix(strings.ToLower(sql), strings.ToLower(f.SQL)) {
 		return false
 	}
 	f.mu.Lock()

@@ -1,0 +1,506 @@
+package finalize_test
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/finalize"
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/pgfault"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// faulty is a finalizer whose connections go through a proxy that breaks them, and a way around the proxy.
+type faulty struct {
+	proxy     *pgfault.Proxy
+	direct    *pgxpool.Pool
+	call      func(ctx context.Context) (finalize.Receipt, error)
+	callbacks atomic.Int32
+	resolving func()       // called when a COMMIT got no answer
+	resolved  atomic.Int32 // how often that happened
+	rival     func(ctx context.Context) (finalize.Receipt, error)
+}
+
+// fault tells a case from another: who guards, with how many events, and through which call.
+type faultCase struct {
+	name   string
+	guard  guard.Guard
+	events bool
+	call   string // "do", "settle" (both pgx), "sql"
+}
+
+func faultCases() []faultCase {
+	var cases []faultCase
+	for _, call := range []string{"do", "settle", "sql"} {
+		cases = append(cases,
+			faultCase{call + "/status", statusGuard(), true, call},
+			faultCase{call + "/ledger", guard.Ledger{}, false, call},
+			faultCase{call + "/all", guard.All(statusGuard(), guard.Ledger{}), true, call},
+		)
+	}
+	return append(cases, faultCase{"do/own", ownGuard{}, true, "do"})
+}
+
+// commit is the statement at which the case's outcome takes effect.
+func (c faultCase) commit() string {
+	if c.call == "settle" {
+		return "WITH settle0"
+	}
+	return "commit"
+}
+
+const faultKey = "batch-1"
+
+func (c faultCase) setUp(t *testing.T, configure ...func(*finalize.Config)) *faulty {
+	t.Helper()
+	url := dbtest.Postgres(t)
+	f := &faulty{proxy: pgfault.New(t, url), direct: dbtest.PoolOn(t, url), resolving: func() {}}
+	_, err := f.direct.Exec(t.Context(), `CREATE TABLE batches (id text PRIMARY KEY, status text, note text)`)
+	require.NoError(t, err)
+	config := func() *finalize.Config {
+		cfg := &finalize.Config{Aggregate: "batch", Guard: c.guard, Logger: discard(), Trace: &finalize.Trace{
+			Resolving: func(context.Context, finalize.Call, error) {
+				f.resolved.Add(1)
+				f.resolving()
+			},
+		}}
+		for _, set := range configure {
+			set(cfg)
+		}
+		return cfg
+	}
+	out := finalize.Outcome{State: "COMPLETE_STABLE"}
+	if c.events {
+		out.Events = []outbox.Event{{Type: "assessment.completed", Payload: []byte(`{}`)}, {Type: "assessment.result", Payload: []byte(`{}`)}}
+	}
+	around, err := finalize.New(f.direct, config())
+	require.NoError(t, err)
+	require.NoError(t, around.Migrate(t.Context()))
+	f.rival = func(ctx context.Context) (finalize.Receipt, error) {
+		return around.Settle(ctx, guard.Text(faultKey), "rival", finalize.Outcome{State: "ERROR_PROCESSING", Events: out.Events})
+	}
+	_, err = f.direct.Exec(t.Context(), `INSERT INTO batches VALUES ($1, 'PENDING')`, faultKey)
+	require.NoError(t, err)
+
+	if c.call == "sql" {
+		fin, err := finalize.NewSQL(dbtest.SQLOn(t, f.proxy.URL()), config())
+		require.NoError(t, err)
+		f.call = func(ctx context.Context) (finalize.Receipt, error) {
+			return fin.Do(ctx, guard.Text(faultKey), "caller", func(context.Context, *sql.Tx) (finalize.Outcome, error) {
+				f.callbacks.Add(1)
+				return out, nil
+			})
+		}
+		return f
+	}
+	fin, err := finalize.New(dbtest.PoolOn(t, f.proxy.URL()), config())
+	require.NoError(t, err)
+	f.call = func(ctx context.Context) (finalize.Receipt, error) {
+		if c.call == "settle" {
+			return fin.Settle(ctx, guard.Text(faultKey), "caller", out)
+		}
+		return fin.Do(ctx, guard.Text(faultKey), "caller", func(context.Context, pgx.Tx) (finalize.Outcome, error) {
+			f.callbacks.Add(1)
+			return out, nil
+		})
+	}
+	return f
+}
+
+// requireFinal checks invariants I1 and I2 on the rows: the state, and each event once.
+func (f *faulty) requireFinal(t *testing.T, c faultCase, state string) {
+	t.Helper()
+	var n int
+	if _, ledger := c.guard.(guard.Ledger); !ledger {
+		require.NoError(t, f.direct.QueryRow(t.Context(), `SELECT count(*) FROM batches WHERE id = $1 AND status = $2`, faultKey, state).Scan(&n))
+		require.Equal(t, 1, n, "the status")
+	}
+	if c.events {
+		require.NoError(t, f.direct.QueryRow(t.Context(), `SELECT count(*) FROM endstate_outbox`).Scan(&n))
+		require.Equal(t, 2, n, "the events")
+	}
+	if state != "" && (c.name == "do/ledger" || c.name == "do/all") {
+		require.NoError(t, f.direct.QueryRow(t.Context(), `SELECT count(*) FROM endstate_ledger WHERE state = $1`, state).Scan(&n))
+		require.Equal(t, 1, n, "the ledger")
+	}
+}
+
+// wins calls, with a fault at the commit, and requires that the caller is told that it won.
+func (c faultCase) wins(t *testing.T, do pgfault.Action, callbacks int32) {
+	f := c.setUp(t)
+	fault := f.proxy.Arm(&pgfault.Fault{SQL: c.commit(), Do: do})
+	r, err := f.call(t.Context())
+	fault.RequireFired(t)
+	require.NoError(t, err)
+	require.True(t, r.Won)
+	require.Equal(t, "COMPLETE_STABLE", r.State)
+	require.EqualValues(t, 1, f.resolved.Load(), "it was asked what became of the commit")
+	if c.call != "settle" {
+		require.Equal(t, callbacks, f.callbacks.Load(), "runs of the callback")
+	}
+	f.requireFinal(t, c, "COMPLETE_STABLE")
+
+	again, err := f.call(t.Context())
+	require.NoError(t, err)
+	require.False(t, again.Won, "nobody wins twice")
+	require.Equal(t, r.Token, again.Token)
+	require.Equal(t, r.At, again.At)
+}
+
+func TestCommitNeverArrived(t *testing.T) {
+	for _, c := range faultCases() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.wins(t, pgfault.CutBefore, 2)
+		})
+	}
+}
+
+func TestCommitTookEffectAndTheAnswerGotLost(t *testing.T) {
+	for _, c := range faultCases() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.wins(t, pgfault.CutAfterReply, 1)
+		})
+	}
+}
+
+func TestConnectionLostWhileTheServerWorksOnTheCommit(t *testing.T) {
+	for _, c := range faultCases() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			c.wins(t, pgfault.CutWhileWorking, 1)
+		})
+	}
+}
+
+func TestPipelineCutBeforeItsSettle(t *testing.T) {
+	c := faultCase{"do/all", guard.All(statusGuard(), guard.Ledger{}), true, "do"}
+	f := c.setUp(t)
+	fault := f.proxy.Arm(&pgfault.Fault{SQL: "WITH settle0", Do: pgfault.CutBefore})
+	r, err := f.call(t.Context())
+	fault.RequireFired(t)
+	require.NoError(t, err)
+	require.True(t, r.Won)
+	f.requireFinal(t, c, "COMPLETE_STABLE")
+}
+
+// A rival finalizes between the lost COMMIT, which never arrived, and the question what became of it.
+func TestCommitNeverArrivedAndARivalWon(t *testing.T) {
+	for _, c := range faultCases() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := c.setUp(t)
+			f.resolving = func() {
+				f.resolving = func() {}
+				r, err := f.rival(t.Context())
+				require.NoError(t, err)
+				require.True(t, r.Won)
+			}
+			fault := f.proxy.Arm(&pgfault.Fault{SQL: c.commit(), Do: pgfault.CutBefore})
+			r, err := f.call(t.Context())
+			fault.RequireFired(t)
+			require.NoError(t, err)
+			require.False(t, r.Won)
+			require.Equal(t, "ERROR_PROCESSING", r.State)
+			if r.Provenance {
+				require.Equal(t, finalize.Trigger("rival"), r.Trigger)
+			}
+			f.requireFinal(t, c, "ERROR_PROCESSING")
+		})
+	}
+}
+
+// With nothing durable that tells, the truth is that it isn't known.
+func TestOutcomeUnknownWithoutAToken(t *testing.T) {
+	for _, call := range []string{"do", "settle", "sql"} {
+		t.Run(call+"/status alone", func(t *testing.T) {
+			c := faultCase{call, statusGuard(), false, call}
+			f := c.setUp(t)
+			fault := f.proxy.Arm(&pgfault.Fault{SQL: c.commit(), Do: pgfault.CutAfterReply})
+			_, err := f.call(t.Context())
+			fault.RequireFired(t)
+			require.ErrorIs(t, err, finalize.ErrOutcomeUnknown)
+			f.requireFinal(t, c, "COMPLETE_STABLE")
+			r, err := f.call(t.Context())
+			require.NoError(t, err, "calling again is safe")
+			require.False(t, r.Won)
+		})
+		t.Run(call+"/events deleted", func(t *testing.T) {
+			c := faultCase{call, statusGuard(), true, call}
+			f := c.setUp(t)
+			fault := f.proxy.Arm(&pgfault.Fault{SQL: c.commit(), Do: pgfault.CutAfterReply})
+			f.resolving = func() {
+				<-fault.Answered()
+				_, err := f.direct.Exec(t.Context(), `DELETE FROM endstate_outbox`)
+				require.NoError(t, err)
+			}
+			_, err := f.call(t.Context())
+			fault.RequireFired(t)
+			require.ErrorIs(t, err, finalize.ErrOutcomeUnknown)
+		})
+	}
+}
+
+// A status that a rival set is no win either, and the aborted transaction's id tells so where no token does.
+func TestAbortedTransactionOfStatusAloneIsLost(t *testing.T) {
+	c := faultCase{"do", statusGuard(), false, "do"}
+	f := c.setUp(t)
+	f.resolving = func() {
+		_, err := f.rival(t.Context())
+		require.NoError(t, err)
+	}
+	fault := f.proxy.Arm(&pgfault.Fault{SQL: "commit", Do: pgfault.CutBefore})
+	r, err := f.call(t.Context())
+	fault.RequireFired(t)
+	require.NoError(t, err)
+	require.False(t, r.Won)
+	require.Equal(t, "ERROR_PROCESSING", r.State)
+}
+
+func TestDatabaseStaysAway(t *testing.T) {
+	for _, c := range faultCases() {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := c.setUp(t, func(cfg *finalize.Config) { cfg.ResolveTimeout = 300 * time.Millisecond })
+			f.resolving = func() {
+				f.proxy.Refuse(true)
+				f.proxy.CutAll()
+			}
+			fault := f.proxy.Arm(&pgfault.Fault{SQL: c.commit(), Do: pgfault.CutAfterReply})
+			_, err := f.call(t.Context())
+			fault.RequireFired(t)
+			require.ErrorIs(t, err, finalize.ErrOutcomeUnknown)
+			f.proxy.Refuse(false)
+			r, err := f.call(t.Context())
+			require.NoError(t, err, "calling again is safe")
+			require.False(t, r.Won)
+			f.requireFinal(t, c, "COMPLETE_STABLE")
+		})
+	}
+}
+
+// The COMMIT is on its way for so long that the caller gives up. While it can still take effect, nobody is told that it
+// didn't.
+func TestCommitArrivesLate(t *testing.T) {
+	for _, c := range faultCases() {
+		if c.call == "settle" || c.name == "do/own" {
+			continue // see the next tests: they wait by the row's lock, not by the transaction's id
+		}
+		for _, inTime := range []bool{true, false} {
+			name := c.name + "/after the bound"
+			if inTime {
+				name = c.name + "/while asking"
+			}
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				f := c.setUp(t, func(cfg *finalize.Config) {
+					cfg.ResolveTimeout = 500 * time.Millisecond
+					if inTime {
+						cfg.ResolveTimeout = 20 * time.Second
+					}
+				})
+				ctx, cancel := context.WithCancel(t.Context())
+				fault := f.proxy.Arm(&pgfault.Fault{SQL: "commit", Do: pgfault.Hold})
+				go func() {
+					<-fault.Fired()
+					cancel()
+				}()
+				if inTime {
+					f.resolving = fault.Release
+				}
+				r, err := f.call(ctx)
+				fault.RequireFired(t)
+				if !inTime {
+					require.ErrorIs(t, err, finalize.ErrOutcomeUnknown)
+					fault.Release()
+				} else if err != nil {
+					// The request to cancel met the statement before the commit: the server said so.
+					require.ErrorIs(t, err, context.Canceled)
+					require.NotErrorIs(t, err, finalize.ErrOutcomeUnknown)
+				} else {
+					require.True(t, r.Won)
+				}
+				again, err2 := f.call(t.Context())
+				require.NoError(t, err2)
+				if inTime {
+					require.Equal(t, err != nil, again.Won, "one of the two won")
+				}
+				f.requireFinal(t, c, "COMPLETE_STABLE")
+			})
+		}
+	}
+}
+
+// A Settle that is still on its way when it is run again: whichever comes first wins, both have one token.
+func TestSettleArrivesLate(t *testing.T) {
+	for _, c := range faultCases() {
+		if c.call != "settle" {
+			continue
+		}
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			f := c.setUp(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			fault := f.proxy.Arm(&pgfault.Fault{SQL: "WITH settle0", Do: pgfault.Hold})
+			go func() {
+				<-fault.Fired()
+				cancel()
+			}()
+			r, err := f.call(ctx)
+			fault.RequireFired(t)
+			require.NoError(t, err)
+			require.True(t, r.Won)
+			fault.Release()
+			again, err := f.call(t.Context())
+			require.NoError(t, err)
+			require.False(t, again.Won)
+			require.Equal(t, r.Token, again.Token)
+			f.requireFinal(t, c, "COMPLETE_STABLE")
+		})
+	}
+}
+
+// The server ends sessions in the middle of a callback: a clear error or another attempt, and nothing half-written.
+func TestServerEndsTheSession(t *testing.T) {
+	for _, tt := range []struct{ name, setting, during string }{
+		{"terminated", "", `SELECT pg_terminate_backend(pg_backend_pid())`},
+		{"statement_timeout", "SET LOCAL statement_timeout = '20ms'", `SELECT pg_sleep(10)`},
+		{"idle_in_transaction_session_timeout", "SET LOCAL idle_in_transaction_session_timeout = '20ms'", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx := t.Context()
+			c := faultCase{"do/all", guard.All(statusGuard(), guard.Ledger{}), true, "do"}
+			f := c.setUp(t)
+			pool := dbtest.PoolOn(t, f.proxy.URL())
+			fin, err := finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: c.guard, Logger: discard()})
+			require.NoError(t, err)
+			_, err = fin.Do(ctx, guard.Text(faultKey), "caller", func(ctx context.Context, tx pgx.Tx) (finalize.Outcome, error) {
+				if tt.setting != "" {
+					_, err := tx.Exec(ctx, tt.setting)
+					require.NoError(t, err)
+				}
+				if tt.during == "" {
+					var pid int
+					require.NoError(t, tx.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&pid))
+					require.Eventually(t, func() bool {
+						var alive bool
+						err := f.direct.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`, pid).Scan(&alive)
+						return err == nil && !alive
+					}, 10*time.Second, 5*time.Millisecond)
+				} else if _, err := tx.Exec(ctx, tt.during); err != nil {
+					return finalize.Outcome{}, err
+				}
+				return finalize.Outcome{State: "COMPLETE_STABLE"}, nil
+			})
+			require.Error(t, err)
+			require.NotErrorIs(t, err, finalize.ErrOutcomeUnknown)
+			var status string
+			require.NoError(t, f.direct.QueryRow(ctx, `SELECT status FROM batches`).Scan(&status))
+			require.Equal(t, "PENDING", status)
+			r, err := f.call(ctx)
+			require.NoError(t, err)
+			require.True(t, r.Won)
+		})
+	}
+}
+
+// lock_timeout while another holds the row.
+func TestLockTimeout(t *testing.T) {
+	c := faultCase{"do/status", statusGuard(), true, "do"}
+	f := c.setUp(t)
+	tx, err := f.direct.Begin(t.Context())
+	require.NoError(t, err)
+	defer tx.Rollback(context.Background())
+	_, err = tx.Exec(t.Context(), `SELECT FROM batches FOR UPDATE`)
+	require.NoError(t, err)
+	pool := dbtest.PoolOn(t, f.proxy.URL(), func(cfg *pgxpool.Config) { cfg.ConnConfig.RuntimeParams["lock_timeout"] = "50ms" })
+	fin, err := finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: c.guard, Logger: discard()})
+	require.NoError(t, err)
+	for _, call := range []func() error{
+		func() error {
+			_, err := fin.Settle(t.Context(), guard.Text(faultKey), "caller", finalize.Outcome{State: "COMPLETE"})
+			return err
+		},
+		func() error {
+			_, err := fin.Do(t.Context(), guard.Text(faultKey), "caller", func(context.Context, pgx.Tx) (finalize.Outcome, error) {
+				return finalize.Outcome{}, errors.New("must not run")
+			})
+			return err
+		},
+	} {
+		err := call()
+		require.ErrorContains(t, err, "55P03")
+		require.NotErrorIs(t, err, finalize.ErrOutcomeUnknown)
+	}
+}
+
+// A server that stops without a shutdown, under load, and starts again.
+func TestServerStopsUnderLoad(t *testing.T) {
+	server := dbtest.StartPostgres(t)
+	url := dbtest.Database(t, server.URL())
+	pool := dbtest.PoolOn(t, url)
+	_, err := pool.Exec(t.Context(), `CREATE TABLE batches (id bigint PRIMARY KEY, status text); INSERT INTO batches SELECT n, 'PENDING' FROM generate_series(1, 3000) n`)
+	require.NoError(t, err)
+	fin, err := finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), Logger: discard()})
+	require.NoError(t, err)
+	require.NoError(t, fin.Migrate(t.Context()))
+
+	var next, won, unknown, halfway atomic.Int64
+	reached := make(chan struct{})
+	done := make(chan struct{})
+	const workers = 8
+	for range workers {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for {
+				n := next.Add(1)
+				if n > 3000 {
+					return
+				}
+				for { // the triggers of this batch fire until it is final
+					r, err := fin.Do(context.Background(), guard.Int(n), "caller", func(context.Context, pgx.Tx) (finalize.Outcome, error) {
+						return finalize.Outcome{State: "COMPLETE", Events: []outbox.Event{{Type: "done", Payload: []byte(`1`)}}}, nil
+					})
+					if errors.Is(err, finalize.ErrOutcomeUnknown) {
+						unknown.Add(1)
+					}
+					if err != nil {
+						continue
+					}
+					if r.Won {
+						won.Add(1)
+					}
+					break
+				}
+				if halfway.Add(1) == 500 {
+					close(reached)
+				}
+			}
+		}()
+	}
+	<-reached
+	server.Stop(true)
+	require.NoError(t, server.Start())
+	for range workers {
+		<-done
+	}
+	var final, entries, events int64
+	pool.Reset()
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM batches WHERE status = 'COMPLETE'), (SELECT count(*) FROM endstate_ledger), (SELECT count(*) FROM endstate_outbox)`).
+		Scan(&final, &entries, &events))
+	require.EqualValues(t, 3000, final)
+	require.EqualValues(t, 3000, entries)
+	require.EqualValues(t, 3000, events)
+	require.Zero(t, unknown.Load(), "the server came back within the bound")
+	require.EqualValues(t, 3000, won.Load(), "each was won once, lost answers included")
+}

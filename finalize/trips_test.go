@@ -1,0 +1,71 @@
+package finalize_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/finalize"
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/pgfault"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// Round trips on a warm connection, counted at the wire.
+func TestRoundTrips(t *testing.T) {
+	for name, tt := range map[string]struct {
+		guard                                    guard.Guard
+		doWins, doLoses, settleWins, settleLoses int
+	}{
+		"status": {statusGuard(), 2, 2, 1, 1},
+		"ledger": {guard.Ledger{}, 2, 2, 1, 1},
+		"all":    {guard.All(statusGuard(), guard.Ledger{}), 2, 2, 1, 1},
+		// Its Claim takes two, of which a loser needs one, and its Settle one. Begin is one, events and commit together are
+		// one, as is a rollback.
+		"own": {ownGuard{}, 5, 3, 5, 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			url := dbtest.Postgres(t)
+			direct := dbtest.PoolOn(t, url)
+			_, err := direct.Exec(ctx, `CREATE TABLE batches (id text PRIMARY KEY, status text, note text); INSERT INTO batches SELECT n, 'PENDING' FROM generate_series(1, 20) n`)
+			require.NoError(t, err)
+			proxy := pgfault.New(t, url)
+			fin, err := finalize.New(dbtest.PoolOn(t, proxy.URL()), &finalize.Config{Aggregate: "batch", Guard: tt.guard, Logger: discard()})
+			require.NoError(t, err)
+			require.NoError(t, fin.Migrate(ctx))
+			out := finalize.Outcome{State: "COMPLETE", Events: []outbox.Event{{Type: "a", Payload: []byte(`1`)}, {Type: "b", Payload: []byte(`2`)}}}
+			do := func(key string, wins bool) {
+				r, err := fin.Do(ctx, guard.Text(key), "caller", func(context.Context, pgx.Tx) (finalize.Outcome, error) { return out, nil })
+				require.NoError(t, err)
+				require.Equal(t, wins, r.Won)
+			}
+			settle := func(key string, wins bool) {
+				r, err := fin.Settle(ctx, guard.Text(key), "caller", out)
+				require.NoError(t, err)
+				require.Equal(t, wins, r.Won)
+			}
+			do("1", true) // prepares the statements
+			do("1", false)
+			settle("2", true)
+			settle("2", false)
+			for _, c := range []struct {
+				name string
+				want int
+				call func()
+			}{
+				{"Do wins", tt.doWins, func() { do("3", true) }},
+				{"Do loses", tt.doLoses, func() { do("3", false) }},
+				{"Settle wins", tt.settleWins, func() { settle("4", true) }},
+				{"Settle loses", tt.settleLoses, func() { settle("4", false) }},
+			} {
+				trips := proxy.Trips(c.call)
+				require.Len(t, trips, c.want, c.name)
+			}
+		})
+	}
+}
