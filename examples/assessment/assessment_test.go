@@ -3,41 +3,77 @@ package main
 import (
 	"bytes"
 	"context"
+	"database/sql"
 	"encoding/json"
+	"fmt"
+	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
 )
 
-// TestMain lets the test binary be the processes that the program starts.
+// childEnv says what the test binary does when the program starts it as one of its processes: "work", or the number of the
+// process that fails.
+const childEnv = "ASSESSMENT_TEST_CHILD"
+
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Getenv(dbEnv+"_CHILDREN") == "1" {
-		for _, arg := range os.Args {
-			if arg == "-child" {
-				os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr, nil))
-			}
+	if child := os.Getenv(childEnv); child != "" && slices.Contains(os.Args, "-child") {
+		if os.Args[len(os.Args)-1] == child {
+			os.Exit(3)
 		}
+		os.Exit(run(context.Background(), os.Args[1:], os.Stdout, os.Stderr, nil))
 	}
-	os.Exit(m.Run())
+	goleak.VerifyTestMain(m)
 }
 
 func runJSON(t *testing.T, args ...string) (int, report) {
 	t.Helper()
-	t.Setenv(dbEnv+"_CHILDREN", "1")
+	t.Setenv(childEnv, "work")
 	var stdout, stderr bytes.Buffer
 	status := run(t.Context(), append(args, "-json"), &stdout, &stderr, nil)
 	require.NotEqual(t, 2, status, stderr.String())
+	return status, decode(t, &stdout)
+}
+
+func decode(t *testing.T, stdout io.Reader) report {
+	t.Helper()
 	var r report
-	decoder := json.NewDecoder(&stdout)
+	decoder := json.NewDecoder(stdout)
 	decoder.DisallowUnknownFields()
 	require.NoError(t, decoder.Decode(&r))
 	require.False(t, decoder.More(), "one object on stdout")
-	return status, r
+	return r
+}
+
+// kept runs on SQLite and opens the guarded run's database afterwards.
+func kept(t *testing.T, args ...string) (report, *store) {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("TMPDIR", dir)
+	status, r := runJSON(t, append(args, "-keep")...)
+	require.Zero(t, status)
+	files, err := filepath.Glob(filepath.Join(dir, "*", "assessment_endstate.db"))
+	require.NoError(t, err)
+	require.Len(t, files, 1)
+	s, err := openStore(options{guard: withEndstate, dir: filepath.Dir(files[0]), processes: 1})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return r, s
+}
+
+func count(t *testing.T, db *sql.DB, query string) (n int) {
+	t.Helper()
+	require.NoError(t, db.QueryRow(query).Scan(&n))
+	return n
 }
 
 func requireTheIncident(t *testing.T, status int, r report, batches int) {
@@ -77,8 +113,73 @@ func TestSQLite(t *testing.T) {
 }
 
 func TestSQLiteFourProcesses(t *testing.T) {
-	status, r := runJSON(t, "-processes", "4", "-batches", "7", "-seed", "3")
-	requireTheIncident(t, status, r, 7)
+	r, s := kept(t, "-processes", "4", "-batches", "20", "-seed", "3")
+	requireTheIncident(t, 0, r, 20)
+	guarded := r.Runs[1]
+	require.Equal(t, 4, count(t, s.DB, `SELECT count(DISTINCT pid) FROM trigger_calls`))
+	require.Zero(t, count(t, s.DB, `SELECT count(*) FROM trigger_calls WHERE pid = `+fmt.Sprint(os.Getpid())))
+	require.Equal(t, guarded.TriggerCalls, count(t, s.DB, `SELECT count(*) FROM trigger_calls`))
+	require.Equal(t, 20, count(t, s.DB, `SELECT count(*) FROM endstate_outbox WHERE type = 'assessment.completed'`))
+	require.Equal(t, 60, count(t, s.DB, `SELECT count(*) FROM endstate_outbox`))
+	require.Equal(t, 20, count(t, s.DB, `SELECT count(*) FROM endstate_ledger l JOIN batches b ON l.key = 't:' || b.id AND l.state = b.status`))
+	for _, trigger := range triggers() {
+		require.Equal(t, guarded.Wins[trigger], count(t, s.DB, `SELECT count(*) FROM endstate_ledger WHERE "trigger" = '`+trigger+`'`),
+			"%s was told that it won as often as the ledger says", trigger)
+	}
+}
+
+func TestTooEarlyIsTurnedAway(t *testing.T) {
+	// One worker: the fifth callback of a batch finds five of ten done.
+	r, s := kept(t, "-workers", "1")
+	require.Equal(t, 20, r.Runs[0].Premature)
+	require.Equal(t, 20, count(t, s.DB, `SELECT count(*) FROM trigger_calls WHERE caller = 'periodic' AND result = 'not ready'`))
+	require.Equal(t, r.Runs[1].TriggerCalls, count(t, s.DB, `SELECT count(*) FROM trigger_calls`))
+	require.Zero(t, count(t, s.DB, `SELECT count(*) FROM finalizations JOIN batches ON id = batch_id WHERE premature = 1`))
+	// Batches whose answers are lost are completed once the recovery has given them up, and not before.
+	require.Equal(t, 2, count(t, s.DB, `SELECT count(*) FROM finalizations JOIN batches ON id = batch_id
+		WHERE done = 6 AND failed = 4 AND status = 'COMPLETE_STABLE' AND id IN ('batch-007', 'batch-017')`))
+}
+
+func TestFiguresShowEveryFault(t *testing.T) {
+	_, s := kept(t, "-batches", "5")
+	wrong := func(statement string) []string {
+		_, err := s.Exec(statement)
+		require.NoError(t, err)
+		f, err := s.figures(t.Context(), options{guard: withEndstate})
+		require.NoError(t, err)
+		return report{Runs: []figures{f}}.wrong()
+	}
+	require.Empty(t, wrong(`SELECT 1`))
+	require.Equal(t, []string{"1 batches without their event"}, wrong(`DELETE FROM endstate_outbox WHERE aggregate_id = 'batch-002'`))
+	require.Len(t, wrong(`UPDATE finalizations SET premature = 1 WHERE batch_id = 'batch-003'`), 2)
+	wrong(`DROP INDEX endstate_outbox_dedup`)
+	require.Len(t, wrong(`UPDATE endstate_outbox SET aggregate_id = 'batch-004' WHERE aggregate_id = 'batch-005'`), 3)
+}
+
+func TestTheProgramItself(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "assessment")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", program, ".").CombinedOutput()
+	require.NoError(t, err, string(out))
+	dir := t.TempDir()
+	cmd := exec.CommandContext(t.Context(), program, "-processes", "4", "-json")
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	require.NoError(t, cmd.Run(), stderr.String())
+	requireTheIncident(t, 0, decode(t, &stdout), 25)
+	require.Empty(t, stderr.String())
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+func TestAProcessThatFailsStopsTheOthers(t *testing.T) {
+	t.Setenv(childEnv, "2")
+	var stdout, stderr bytes.Buffer
+	require.Equal(t, 2, run(t.Context(), []string{"-processes", "3", "-json"}, &stdout, &stderr, nil))
+	require.Empty(t, stdout.String())
+	require.Contains(t, stderr.String(), "process 2: exit status 3")
+	require.NotContains(t, stderr.String(), "has a process died", "nobody waited for it in vain")
 }
 
 func TestPostgresFourProcessesKept(t *testing.T) {
@@ -88,10 +189,8 @@ func TestPostgresFourProcessesKept(t *testing.T) {
 	requireTheIncident(t, status, r, 25)
 
 	db := dbtest.SQLOn(t, url)
-	count := func(query string) (n int) {
-		require.NoError(t, db.QueryRow(query).Scan(&n))
-		return n
-	}
+	count := func(query string) int { return count(t, db, query) }
+	require.Equal(t, 4, count(`SELECT count(DISTINCT pid) FROM assessment_endstate.trigger_calls`))
 	require.Equal(t, r.Runs[0].Events, count(`SELECT count(*) FROM assessment_none.event_outbox WHERE event_type = 'assessment.completed'`))
 	require.Equal(t, 25, count(`SELECT count(*) FROM assessment_endstate.endstate_ledger l JOIN assessment_endstate.batches b
 		ON l.key = 't:' || b.id AND l.aggregate = 'batch' AND l.state = b.status`))
@@ -126,7 +225,8 @@ func TestABrokenGuardIsNoticed(t *testing.T) {
 
 func TestBadUsage(t *testing.T) {
 	for _, args := range [][]string{
-		{"-batches", "0"}, {"-comparisons", "-1"}, {"-workers", "0"}, {"-processes", "1000"}, {"-nonsense"}, {"extra"},
+		{"-batches", "0"}, {"-comparisons", "-1"}, {"-workers", "0"}, {"-processes", "1000"}, {"-nonsense"}, {"-seed", "x"}, {"extra"},
+		{"postgres://u:secret@localhost/x"}, {"-db", "postgres://u:secret%zz@localhost/x"}, {"-db", "postgres://u:secret@localhost/x?sslmode=no"},
 		{"-db", "mysql://root:secret@localhost/x"}, {"-db", "postgres://u:secret@127.0.0.1:1/x?connect_timeout=2"},
 	} {
 		var stdout, stderr bytes.Buffer
@@ -134,6 +234,7 @@ func TestBadUsage(t *testing.T) {
 		require.Empty(t, stdout.String())
 		require.NotEmpty(t, stderr.String())
 		require.NotContains(t, stderr.String(), "secret")
+		require.NotContains(t, stderr.String(), "Usage", "the message isn't buried")
 	}
 }
 

@@ -19,7 +19,7 @@ type guarded struct {
 	fin *finalize.Finalizer[*sql.Tx]
 }
 
-func newGuarded(s *store, tampered tamper) (*guarded, error) {
+func newGuarded(s *store, o options, tampered tamper) (*guarded, error) {
 	g := guard.All(
 		guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")},
 		guard.Ledger{}, // who, when, which trigger
@@ -36,7 +36,7 @@ func newGuarded(s *store, tampered tamper) (*guarded, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &guarded{store: s, fin: fin}, nil
+	return &guarded{s, o, fin}, nil
 }
 
 func (g *guarded) finalize(ctx context.Context, id, trigger string) (string, error) {

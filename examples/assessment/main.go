@@ -119,11 +119,14 @@ func oneRun(ctx context.Context, opts options, tampered tamper) (figures figures
 		return figures, err
 	}
 	defer store.Close()
-	if err := store.create(ctx, opts); err != nil {
+	if err := store.PingContext(ctx); err != nil {
 		return figures, err
 	}
 	if !opts.keep {
 		defer func() { err = errors.Join(err, store.drop(context.WithoutCancel(ctx))) }()
+	}
+	if err := store.create(ctx, opts); err != nil {
+		return figures, err
 	}
 	if opts.processes == 1 {
 		err = work(ctx, store, opts, tampered)

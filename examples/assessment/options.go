@@ -30,7 +30,8 @@ const dbEnv = "ASSESSMENT_DB"
 func parse(args []string, stderr io.Writer) (options, error) {
 	o := options{thresholdPercent: 80, periodic: 5, loop: 83}
 	flags := flag.NewFlagSet("assessment", flag.ContinueOnError)
-	flags.SetOutput(stderr)
+	flags.Usage = func() {}
+	flags.SetOutput(io.Discard) // the caller prints the error
 	flags.StringVar(&o.db, "db", "", "PostgreSQL `URL` (postgres://…); default: SQLite in a temporary folder")
 	flags.IntVar(&o.batches, "batches", 25, "how many batches")
 	flags.IntVar(&o.comparisons, "comparisons", 10, "callbacks per batch")
@@ -39,19 +40,24 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	flags.Int64Var(&o.seed, "seed", 1, "of the order in which callbacks arrive")
 	flags.BoolVar(&o.keep, "keep", false, "leave the tables in place")
 	flags.BoolVar(&o.json, "json", false, "print one JSON object")
-	flags.StringVar(&o.guard, "child-guard", "", "used between its own processes")
-	flags.StringVar(&o.dir, "child-dir", "", "used between its own processes")
-	flags.IntVar(&o.process, "child", 0, "used between its own processes")
-	if err := flags.Parse(args); err != nil {
+	usage := usage(flags) // which leaves out what parents hand their children:
+	flags.StringVar(&o.guard, "child-guard", "", "")
+	flags.StringVar(&o.dir, "child-dir", "", "")
+	flags.IntVar(&o.process, "child", 0, "")
+	switch err := flags.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Fprint(stderr, usage)
 		return o, err
-	}
-	if flags.NArg() > 0 {
-		return o, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case err != nil:
+		return o, fmt.Errorf("%w (-help lists the flags)", err)
+	case flags.NArg() > 0:
+		// It may be a URL with a password, so it isn't repeated.
+		return o, errors.New("there is an argument that belongs to no flag (-help lists the flags)")
 	}
 	for _, f := range []struct {
 		name     string
 		n, limit int
-	}{{"batches", o.batches, 100_000}, {"comparisons", o.comparisons, 10_000}, {"workers", o.workers, 1_000}, {"processes", o.processes, 64}} {
+	}{{"batches", o.batches, 100_000}, {"comparisons", o.comparisons, 10_000}, {"workers", o.workers, 1_000}, {"processes", o.processes, 32}} {
 		if f.n < 1 || f.n > f.limit {
 			return o, fmt.Errorf("-%s is %d; it must be from 1 to %d", f.name, f.n, f.limit)
 		}
@@ -65,3 +71,17 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	}
 	return o, nil
 }
+
+// usage lists the flags that are defined so far.
+func usage(flags *flag.FlagSet) string {
+	var text strings.Builder
+	text.WriteString("Usage of assessment:\n")
+	out := flags.Output()
+	flags.SetOutput(&text)
+	flags.PrintDefaults()
+	flags.SetOutput(out)
+	return text.String()
+}
+
+// connections is how many a process may open: all of them together must leave room under PostgreSQL's usual 100.
+func (o options) connections() int { return min(16, max(2, 64/o.processes)) }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -12,13 +11,15 @@ import (
 	"time"
 )
 
-// spawn runs this program again as the processes of the service, all on one database.
+// spawn runs this program again as the processes of the service, all on one database. They wait for each other, so when one
+// fails the others are stopped.
 func spawn(ctx context.Context, o options) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	errs := make([]error, o.processes)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	var group sync.WaitGroup
 	for i := range o.processes {
 		group.Go(func() {
@@ -32,12 +33,12 @@ func spawn(ctx context.Context, o options) error {
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
 			if err := cmd.Run(); err != nil {
-				errs[i] = fmt.Errorf("process %d: %w: %s", i+1, err, bytes.TrimSpace(out.Bytes()))
+				cancel(fmt.Errorf("process %d: %w: %s", i+1, err, bytes.TrimSpace(out.Bytes())))
 			}
 		})
 	}
 	group.Wait()
-	return errors.Join(errs...)
+	return context.Cause(ctx) // the first error
 }
 
 // runChild is one process of the service.

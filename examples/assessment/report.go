@@ -28,7 +28,8 @@ type figures struct {
 	Wins          map[string]int `json:"wins"`
 	Losses        map[string]int `json:"losses"`
 
-	missing int // batches without a completion event
+	missing  int // batches without a completion event
+	notReady int // calls that were turned away since it was too early
 }
 
 func (s *store) figures(ctx context.Context, o options) (figures, error) {
@@ -43,6 +44,7 @@ func (s *store) figures(ctx context.Context, o options) (figures, error) {
 	for query, dest := range map[string]*int{
 		`SELECT count(*) FROM batches`:                                                                    &f.Batches,
 		`SELECT count(*) FROM trigger_calls`:                                                              &f.TriggerCalls,
+		`SELECT count(*) FROM trigger_calls WHERE result = 'not ready'`:                                   &f.notReady,
 		`SELECT count(*) FROM finalizations`:                                                              &f.Finalizations,
 		`SELECT count(DISTINCT batch_id) FROM finalizations WHERE premature = 1`:                          &f.Premature,
 		`SELECT coalesce(sum(n), 0) FROM (` + perBatch + `) AS e`:                                         &f.Events,
@@ -112,6 +114,7 @@ func (r report) print(out io.Writer) error {
 	row("guard", func(f figures) string { return f.Guard })
 	row("batches", count(func(f figures) int { return f.Batches }))
 	row("calls of the triggers", count(func(f figures) int { return f.TriggerCalls }))
+	row("turned away, not ready", count(func(f figures) int { return f.notReady }))
 	row("finalizations", count(func(f figures) int { return f.Finalizations }))
 	row("completion events", count(func(f figures) int { return f.Events }))
 	row("duplicates", count(func(f figures) int { return f.Duplicates }))

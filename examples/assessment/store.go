@@ -35,8 +35,8 @@ func openStore(o options) (*store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", driver, err)
 	}
-	db.SetMaxOpenConns(16)
-	db.SetMaxIdleConns(16)
+	db.SetMaxOpenConns(o.connections())
+	db.SetMaxIdleConns(o.connections())
 	s.DB = db
 	return s, nil
 }
@@ -63,7 +63,7 @@ func (s *store) create(ctx context.Context, o options) error {
 		// failed counts comparisons that ended in an error: a batch is out of work when done + failed = comparisons.
 		`CREATE TABLE batches (id text PRIMARY KEY, status text NOT NULL, comparisons integer NOT NULL, done integer NOT NULL, failed integer NOT NULL)`,
 		// What the example counts itself: each call of a trigger, and each finalization with what was done by then.
-		`CREATE TABLE trigger_calls (batch_id text NOT NULL, caller text NOT NULL, result text NOT NULL)`,
+		`CREATE TABLE trigger_calls (batch_id text NOT NULL, caller text NOT NULL, result text NOT NULL, pid integer NOT NULL)`,
 		`CREATE TABLE finalizations (batch_id text NOT NULL, caller text NOT NULL, premature integer NOT NULL)`,
 	}
 	if o.guard == withNone {
@@ -76,7 +76,7 @@ func (s *store) create(ctx context.Context, o options) error {
 		}
 	}
 	if o.guard == withEndstate {
-		finalizer, err := newGuarded(s, nil)
+		finalizer, err := newGuarded(s, o, nil)
 		if err != nil {
 			return err
 		}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
+	"os"
 	"sync"
 	"time"
 )
@@ -34,11 +36,10 @@ type service struct {
 func work(ctx context.Context, store *store, o options, tampered tamper) error {
 	s := &service{store: store, options: o, finalizer: &unguarded{store, o}}
 	if o.guard == withEndstate {
-		guarded, err := newGuarded(store, tampered)
+		guarded, err := newGuarded(store, o, tampered)
 		if err != nil {
 			return err
 		}
-		guarded.options = o
 		s.finalizer = guarded
 	}
 	if err := s.callbacks(ctx); err != nil {
@@ -70,7 +71,13 @@ func (s *service) callbacks(ctx context.Context) error {
 // finish it. In every third of them some comparisons fail, so that it never reaches the threshold.
 func stuck(batch int) (stuck, failing bool) { return batch%5 == 4, batch%15 == 4 }
 
+// lost tells of an answer that never arrives. Its batch, one in ten, waits for it until the recovery gives it up.
+func lost(c callback) bool { return c.batch%10 == 6 && c.comparison%3 == 0 }
+
 func (s *service) callback(ctx context.Context, c callback) error {
+	if lost(c) {
+		return nil
+	}
 	isStuck, failing := stuck(c.batch)
 	column := "done"
 	if failing && c.comparison%3 == 0 {
@@ -96,15 +103,26 @@ func (s *service) callback(ctx context.Context, c callback) error {
 
 // awaitCallbacks waits until every process has handled its callbacks.
 func (s *service) awaitCallbacks(ctx context.Context) error {
+	expected := 0
+	for i := range s.batches * s.comparisons {
+		if !lost(callback{i % s.batches, i / s.batches}) {
+			expected++
+		}
+	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		var left int
-		if err := s.QueryRowContext(ctx, `SELECT sum(comparisons - done - failed) FROM batches`).Scan(&left); err != nil {
+	for seen, since := 0, time.Now(); ; {
+		var handled int
+		if err := s.QueryRowContext(ctx, `SELECT sum(done + failed) FROM batches`).Scan(&handled); err != nil {
 			return err
 		}
-		if left == 0 {
+		switch {
+		case handled >= expected: // more when a recovery is ahead
 			return nil
+		case handled > seen:
+			seen, since = handled, time.Now()
+		case time.Since(since) > patience:
+			return fmt.Errorf("only %d of %d callbacks were handled, and none for %v: has a process died?", handled, expected, patience)
 		}
 		select {
 		case <-ctx.Done():
@@ -113,6 +131,9 @@ func (s *service) awaitCallbacks(ctx context.Context) error {
 		}
 	}
 }
+
+// patience is how long a process waits for the others.
+const patience = 30 * time.Second
 
 // monitors run at once: the sweep, the recovery, which look first and act later, and, in one process, the loop.
 func (s *service) monitors(ctx context.Context) error {
@@ -124,6 +145,11 @@ func (s *service) monitors(ctx context.Context) error {
 	for _, trigger := range []string{sweep, recovery} {
 		work = append(work, func(ctx context.Context) error {
 			for _, id := range open {
+				if trigger == recovery {
+					if err := s.giveUp(ctx, id); err != nil {
+						return err
+					}
+				}
 				if err := s.call(ctx, id, trigger); err != nil {
 					return err
 				}
@@ -150,7 +176,13 @@ func (s *service) call(ctx context.Context, id, trigger string) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.ExecContext(ctx, s.sql(`INSERT INTO trigger_calls VALUES ($1, $2, $3)`), id, trigger, result)
+	_, err = s.ExecContext(ctx, s.sql(`INSERT INTO trigger_calls VALUES ($1, $2, $3, $4)`), id, trigger, result, os.Getpid())
+	return err
+}
+
+// giveUp counts the answers that never arrived as failed: no work is left then.
+func (s *service) giveUp(ctx context.Context, id string) error {
+	_, err := s.ExecContext(ctx, s.sql(`UPDATE batches SET failed = comparisons - done WHERE id = $1 AND done + failed < comparisons`), id)
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"fmt"
 	"log"
+	"log/slog"
 	"os"
 	"sync"
 
@@ -27,7 +28,8 @@ func main() {
 
 	// The one door: a status column decides, a ledger remembers who won.
 	status := guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")}
-	fin := must(finalize.NewSQL(db, &finalize.Config{Aggregate: "batch", Guard: guard.All(status, guard.Ledger{})}))
+	quiet := slog.New(slog.DiscardHandler) // the default logs each win
+	fin := must(finalize.NewSQL(db, &finalize.Config{Aggregate: "batch", Guard: guard.All(status, guard.Ledger{}), Logger: quiet}))
 	must(0, fin.Migrate(ctx)) // the ledger and the outbox
 
 	var race sync.WaitGroup
