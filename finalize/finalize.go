@@ -282,13 +282,7 @@ func (a *attempt) transition() guard.Transition {
 func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (session[Tx], guard.Record, error), fn Func[Tx]) (Receipt, error) {
 	s, rec, err := claim()
 	if s != nil {
-		// Also on a panic or Goexit in fn, and detached from the caller's context: a cancelled caller must not leak a
-		// transaction.
-		defer func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-			defer cancel()
-			s.rollback(ctx)
-		}()
+		defer rollBack(ctx, s) // also on a panic or Goexit in fn
 	}
 	if err != nil {
 		return Receipt{}, err
@@ -312,16 +306,38 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 		return receiptOf(rec, true), nil
 	}
 	if outbox.Taken(err) && errors.Is(err, errEvents) {
-		s.rollback(context.WithoutCancel(ctx))
+		rollBack(ctx, s)
 		return Receipt{}, conflict(ctx, f.cfg.Outbox, s.outside(), a, err)
 	}
 	if errors.Is(err, errUnanswered) {
+		rollBack(ctx, s) // a pool of one connection has no other to ask on
 		return f.resolve(ctx, a, f.db.look, err)
 	}
 	return Receipt{}, withCause(ctx, err)
 }
 
 const rollbackTimeout = 5 * time.Second
+
+// rollBack is detached from the caller's context: a cancelled caller must not leak a transaction.
+func rollBack[Tx any](ctx context.Context, s session[Tx]) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	defer cancel()
+	s.rollback(ctx)
+}
+
+// claimed runs a session's claim, and so perhaps a guard of the user's own. When that panics or exits, nobody else gets to
+// roll back.
+func claimed[Tx any](ctx context.Context, s session[Tx], claim func(context.Context, *attempt) (guard.Record, error), a *attempt) (guard.Record, error) {
+	returned := false
+	defer func() {
+		if !returned {
+			rollBack(ctx, s)
+		}
+	}()
+	rec, err := claim(ctx, a)
+	returned = true
+	return rec, withCause(ctx, err)
+}
 
 // errEvents marks an error as raised by the insert of the events.
 var errEvents = errors.New("write events")

@@ -79,8 +79,8 @@ func (d *pgxDB) claim(ctx context.Context, a *attempt) (session[pgx.Tx], guard.R
 		return nil, guard.Record{}, withCause(ctx, fmt.Errorf("acquire a connection: %w", err))
 	}
 	s := &pgxSession{db: d, plan: d.plan(a), conn: pooled.Conn(), pooled: pooled, commit: "commit", undo: "rollback"}
-	rec, err := s.claim(ctx, a)
-	return s, rec, withCause(ctx, err)
+	rec, err := claimed(ctx, s, s.claim, a)
+	return s, rec, err
 }
 
 const savepoint = "endstate"
@@ -108,8 +108,8 @@ func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx
 		commit: "release savepoint " + savepoint,
 		undo:   "rollback to savepoint " + savepoint + "; release savepoint " + savepoint,
 	}
-	rec, err := s.claim(ctx, a)
-	return s, rec, withCause(ctx, err)
+	rec, err := claimed(ctx, s, s.claim, a)
+	return s, rec, err
 }
 
 // withCause adds to err the reason for which ctx ended, if it did.
@@ -126,6 +126,9 @@ func withCause(ctx context.Context, err error) error {
 func usable(conn *pgx.Conn) error {
 	if conn.IsClosed() {
 		return errors.New("the connection was lost before the commit")
+	}
+	if conn.PgConn().IsBusy() {
+		return errors.New("the connection is busy: the rows of a query were not closed")
 	}
 	switch conn.PgConn().TxStatus() {
 	case 'I':
@@ -300,6 +303,10 @@ func (s *pgxSession) committed(results pgx.BatchResults) error {
 // unanswered marks an error after which the transaction may have committed: COMMIT travelled with the other statements, so
 // any error but the server's own word leaves that open. Releasing a savepoint commits nothing.
 func (s *pgxSession) unanswered(err error) error {
+	var unsent pgx.ErrPreprocessingBatch
+	if errors.As(err, &unsent) {
+		return err
+	}
 	if err != nil && s.pooled != nil && !errors.Is(err, ErrTxAborted) && !sqltx.Definite(err) {
 		return fmt.Errorf("%w: %w", errUnanswered, err)
 	}
@@ -337,10 +344,13 @@ func (s *pgxSession) outside() guard.Querier {
 }
 
 func (s *pgxSession) rollback(ctx context.Context) {
-	s.cb.closed.Store(true)
+	if s.cb != nil {
+		s.cb.closed.Store(true)
+	}
 	if !s.ended && !s.conn.IsClosed() && s.conn.PgConn().TxStatus() != 'I' {
-		if _, err := s.conn.Exec(ctx, s.undo); err != nil && s.pooled != nil {
-			_ = s.conn.Close(ctx) // it must not serve another caller
+		if _, err := s.conn.Exec(ctx, s.undo); err != nil {
+			// It must not serve another caller, nor the caller's own transaction commit what couldn't be undone.
+			_ = s.conn.Close(ctx)
 		}
 	}
 	s.ended = true
@@ -356,23 +366,27 @@ const interruptGrace = 2 * time.Second
 // server's word, so that the outcome is known; pgx alone would close the connection and leave a backend behind that goes on
 // waiting, and a single statement might still take effect.
 func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(context.Context) error) error {
-	runCtx, giveUp := context.WithCancel(context.WithoutCancel(ctx))
-	defer giveUp()
+	// The statements get a context that never ends, which spares pgx a goroutine for each: giving up is setting a deadline.
+	detached := context.WithoutCancel(ctx)
+	running, finish := context.WithCancel(detached)
+	defer finish()
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
-		grace, cancel := context.WithTimeout(runCtx, interruptGrace)
+		grace, cancel := context.WithTimeout(running, interruptGrace)
 		defer cancel()
 		_ = conn.PgConn().CancelRequest(grace)
 		<-grace.Done()
-		giveUp()
+		if running.Err() == nil {
+			_ = conn.PgConn().Conn().SetDeadline(time.Now())
+		}
 	})
-	err := run(runCtx)
+	err := run(detached)
 	if !stop() {
-		giveUp()
+		finish()
 		<-interrupted
 		// A cancel request that came too late must not hit the connection's next user.
-		_ = conn.Close(runCtx)
+		_ = conn.Close(running)
 	}
 	return err
 }

@@ -90,8 +90,8 @@ func (d *sqlDB) claim(ctx context.Context, a *attempt) (session[*sql.Tx], guard.
 	if err != nil {
 		return nil, guard.Record{}, withCause(ctx, err)
 	}
-	rec, err := s.claim(ctx, a)
-	return s, rec, withCause(ctx, err)
+	rec, err := claimed(ctx, s, s.claim, a)
+	return s, rec, err
 }
 
 func (d *sqlDB) claimIn(ctx context.Context, tx *sql.Tx, a *attempt) (session[*sql.Tx], guard.Record, error) {
@@ -105,8 +105,8 @@ func (d *sqlDB) claimIn(ctx context.Context, tx *sql.Tx, a *attempt) (session[*s
 		s.ended = true
 		return nil, guard.Record{}, withCause(ctx, s.told(err))
 	}
-	rec, err := s.claim(ctx, a)
-	return s, rec, withCause(ctx, err)
+	rec, err := claimed(ctx, s, s.claim, a)
+	return s, rec, err
 }
 
 func (s *sqlSession) claim(ctx context.Context, a *attempt) (guard.Record, error) {
@@ -226,8 +226,13 @@ func (s *sqlSession) outside() guard.Querier {
 func (s *sqlSession) rollback(ctx context.Context) {
 	if s.conn == nil {
 		if !s.ended {
-			_, _ = s.guardTx.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint)
-			_, _ = s.guardTx.Exec(ctx, "RELEASE SAVEPOINT "+savepoint)
+			_, err := s.guardTx.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint)
+			if err == nil {
+				_, err = s.guardTx.Exec(ctx, "RELEASE SAVEPOINT "+savepoint)
+			}
+			if err != nil {
+				_ = s.sqlTx.Rollback() // the caller must not commit what couldn't be undone
+			}
 		}
 		s.ended = true
 		return
