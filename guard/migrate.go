@@ -28,7 +28,7 @@ func (l Ledger) Migrations(dialect string) (fs.FS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: no migrations for dialect %q; there are postgres and sqlite", ErrConfig, dialect)
 	}
-	return migrate.Rename(dir, DefaultLedger, l.Schema, l.plain()), nil
+	return migrate.Rename(dir, sqltx.Dialect(dialect), DefaultLedger, l.Schema, l.plain()), nil
 }
 
 // Migrate creates the ledger's table, and its schema, unless they are there. It may be called at every start and by many

@@ -26,11 +26,17 @@ func (w Writer) Validate() error {
 	if err := sqltx.CheckIdent(w.Name()); err != nil {
 		return fmt.Errorf("%w: Writer.Table %w", ErrConfig, err)
 	}
+	if n := len(w.Name()); n > maxTable {
+		return fmt.Errorf("%w: Writer.Table is %d bytes long, the limit is %d, so that the names of its indexes fit into 63", ErrConfig, n, maxTable)
+	}
 	if w.MaxPayload < 0 {
 		return fmt.Errorf("%w: Writer.MaxPayload is %d", ErrConfig, w.MaxPayload)
 	}
 	return nil
 }
+
+// maxTable leaves room for "_dedup" in PostgreSQL's 63 bytes, beyond which it cuts names off.
+const maxTable = 57
 
 // Name is the table's name, without its schema.
 func (w Writer) Name() string {
@@ -172,7 +178,7 @@ func (w Writer) Migrations(dialect string) (fs.FS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: no migrations for dialect %q; there are postgres and sqlite", ErrConfig, dialect)
 	}
-	return migrate.Rename(dir, DefaultTable, w.Schema, w.Name()), nil
+	return migrate.Rename(dir, sqltx.Dialect(dialect), DefaultTable, w.Schema, w.Name()), nil
 }
 
 // Migrate creates the outbox's table, and its schema, unless they are there. It may be called at every start and by many

@@ -116,10 +116,17 @@ func Up(text string) []string {
 }
 
 // Rename returns fsys with a default table's name replaced by that of another table, in the names of its indexes too.
-func Rename(fsys fs.FS, from, schema, to string) fs.FS {
+func Rename(fsys fs.FS, d sqltx.Dialect, from, schema, to string) fs.FS {
+	table, index := sqltx.Quote(schema, to), strings.TrimSuffix(sqltx.Quote("", to), `"`)+"_"
+	on := table
+	if d == sqltx.SQLite {
+		// There an index is qualified, and its table must not be.
+		index, on = strings.TrimSuffix(table, `"`)+"_", sqltx.Quote("", to)
+	}
 	return Replace(fsys, strings.NewReplacer(
-		`"`+from+`"`, sqltx.Quote(schema, to),
-		`"`+from+`_`, strings.TrimSuffix(sqltx.Quote("", to), `"`)+`_`,
+		` ON "`+from+`"`, " ON "+on,
+		`"`+from+`"`, table,
+		`"`+from+`_`, index,
 	))
 }
 

@@ -105,7 +105,7 @@ func TestRunByTenAtOnce(t *testing.T) {
 				<-start
 				for {
 					errs[i] = in(func(ctx context.Context, tx sqltx.Tx) error {
-						return migrate.Run(ctx, tx, schema, sqltx.Quote(schema, "things"), migrate.Rename(migrations(create, extend), "things", schema, "things"))
+						return migrate.Run(ctx, tx, schema, sqltx.Quote(schema, "things"), migrate.Rename(migrations(create, extend), d, "things", schema, "things"))
 					})
 					if d != sqltx.SQLite || !sqltx.Conflicted(errs[i]) {
 						return // on SQLite, a caller that finds the database busy must run it again
@@ -134,8 +134,11 @@ func TestRenameQuotes(t *testing.T) {
 		"1_a.sql":  {Data: []byte(`CREATE TABLE "things" (n int); CREATE INDEX "things_n" ON "things" (n); -- things`)},
 		"README.x": {Data: []byte(`"things"`)},
 	}
-	renamed := migrate.Rename(fsys, "things", `Own "S"`, `My "T"`)
-	text, err := fs.ReadFile(renamed, "1_a.sql")
+	text, err := fs.ReadFile(migrate.Rename(fsys, sqltx.SQLite, "things", "main", "t"), "1_a.sql")
+	require.NoError(t, err)
+	require.Equal(t, `CREATE TABLE "main"."t" (n int); CREATE INDEX "main"."t_n" ON "t" (n); -- things`, string(text))
+	renamed := migrate.Rename(fsys, sqltx.Postgres, "things", `Own "S"`, `My "T"`)
+	text, err = fs.ReadFile(renamed, "1_a.sql")
 	require.NoError(t, err)
 	require.Equal(t, `CREATE TABLE "Own ""S"""."My ""T""" (n int); CREATE INDEX "My ""T""_n" ON "Own ""S"""."My ""T""" (n); -- things`, string(text))
 	info, err := fs.Stat(renamed, "1_a.sql")

@@ -1,0 +1,238 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// hostileNames are names that PostgreSQL and SQLite can hold, and that break SQL which doesn't quote them.
+var hostileNames = []string{
+	"Mixed Case", `quo"te`, `sing'le`, "semi;colon", `x"; DROP TABLE bystander; --`, `x'); DROP TABLE bystander; --`,
+	"select", "$1 $2", "?1 ?2", "%s %d", `back\slash`, "naïve Überstatus", "comment -- /* */", "new\nline", "endstate_outbox_id",
+	strings.Repeat("n", 57),
+}
+
+func TestRenamedOutbox(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		db.exec(t, "CREATE TABLE bystander (n int)")
+		for _, name := range hostileNames {
+			t.Run(name, func(t *testing.T) {
+				w := outbox.Writer{Schema: name, Table: name}
+				if db.sqlite {
+					w.Schema = "main"
+				}
+				if db.sqlite && name == "endstate_outbox_id" {
+					return // an index of the default outbox in this database
+				}
+				db.migrate(t, w)
+				db.migrate(t, w)
+				e := event("completed", "k")
+				db.in(t, func(ctx context.Context, tx outbox.Tx) {
+					require.NoError(t, w.Check(ctx, tx))
+					first, err := w.Put(ctx, tx, e)
+					require.NoError(t, err)
+					require.True(t, first[0].Inserted)
+					again, err := w.Put(ctx, tx, e, event("other", ""))
+					require.NoError(t, err)
+					require.Equal(t, first[0].ID, again[0].HeldBy)
+					require.True(t, again[1].Inserted)
+				})
+				require.Equal(t, []string{"completed", "other"}, types(db.stored(t, w)))
+			})
+		}
+		require.Zero(t, one[int](t, db, "SELECT count(*) FROM bystander"))
+		require.Zero(t, db.count(t), "the default outbox")
+	})
+}
+
+// Outboxes of one name in two schemas, and of two names in one, are apart.
+func TestOutboxesApart(t *testing.T) {
+	t.Parallel()
+	each(t, []string{"pgx", "sql"}, nil, func(t *testing.T, db *database) {
+		for _, w := range []outbox.Writer{{}, {Schema: "a"}, {Schema: "b"}, {Schema: "a", Table: "events"}} {
+			db.migrate(t, w)
+			db.in(t, func(ctx context.Context, tx outbox.Tx) {
+				results, err := w.Put(ctx, tx, event("completed", "k"))
+				require.NoError(t, err)
+				require.True(t, results[0].Inserted)
+			})
+		}
+	})
+}
+
+func TestMigrateByTenAtOnce(t *testing.T) {
+	t.Parallel()
+	each(t, databases, nil, func(t *testing.T, db *database) {
+		w := outbox.Writer{Schema: "new", Table: "events"}
+		if db.sqlite {
+			w.Schema = ""
+		}
+		errs := atOnce(10, func(int) error {
+			return db.retried(func(ctx context.Context, tx outbox.Tx) error { return w.Migrate(ctx, tx) })
+		})
+		require.NoError(t, errors.Join(errs...))
+		db.in(t, func(ctx context.Context, tx outbox.Tx) {
+			_, err := w.Put(ctx, tx, event("completed", "k"))
+			require.NoError(t, err)
+			require.NoError(t, w.Check(ctx, tx))
+		})
+	})
+}
+
+// objects lists what a migration may have made.
+func (db *database) objects(t testing.TB) string {
+	t.Helper()
+	if db.sqlite {
+		return one[string](t, db, "SELECT coalesce(group_concat(sql, ', '), '') FROM (SELECT sql FROM sqlite_schema WHERE name NOT LIKE '%endstate_migrations%' AND name NOT LIKE 'sqlite_%' ORDER BY name)")
+	}
+	return one[string](t, db, `SELECT coalesce(string_agg(o, ', ' ORDER BY o), '') FROM (
+	SELECT relkind::text || ' ' || relname || ' ' || coalesce((SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull, ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0), '')
+	FROM pg_class c WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)' AND relname !~ '^endstate_migrations'
+	UNION ALL SELECT 'f ' || proname FROM pg_proc WHERE pronamespace::regnamespace::text !~ '^(pg_|information_schema)') s (o)`)
+}
+
+func TestMigrationsUpAndDown(t *testing.T) {
+	t.Parallel()
+	each(t, []string{"pgx", "sqlite-wal"}, nil, func(t *testing.T, db *database) {
+		dialect := "postgres"
+		if db.sqlite {
+			dialect = "sqlite"
+		}
+		for _, w := range []outbox.Writer{{}, {Table: `Own "Events"`}} {
+			files, err := w.Migrations(dialect)
+			require.NoError(t, err)
+			names, err := fs.Glob(files, "*.sql")
+			require.NoError(t, err)
+			require.Equal(t, []string{"00101_outbox.sql"}, names)
+			text, err := fs.ReadFile(files, names[0])
+			require.NoError(t, err)
+			up, down := gooseStatements(t, string(text))
+			require.Equal(t, up, migrate.Up(string(text)), "Run reads what goose reads")
+			var made string
+			for range 2 {
+				require.Empty(t, db.objects(t))
+				for _, statement := range up {
+					db.exec(t, statement)
+				}
+				made = db.objects(t)
+				db.in(t, func(ctx context.Context, tx outbox.Tx) { require.NoError(t, w.Check(ctx, tx)) })
+				for _, statement := range down {
+					db.exec(t, statement)
+				}
+				require.Empty(t, db.objects(t), "Down leaves something behind")
+			}
+			db.migrate(t, w)
+			require.Equal(t, made, db.objects(t), "Migrate makes the same")
+			db.migrate(t, w)
+			require.Equal(t, made, db.objects(t))
+			for _, statement := range down {
+				db.exec(t, statement)
+			}
+		}
+	})
+	for _, dialect := range []string{"", "mysql", ".."} {
+		_, err := outbox.Migrations(dialect)
+		require.ErrorIs(t, err, outbox.ErrConfig)
+	}
+}
+
+// gooseStatements reads a migration the way goose does, strictly: annotations each on a line of their own, Up before Down,
+// every statement between StatementBegin and StatementEnd, nothing but comments outside.
+func gooseStatements(t testing.TB, text string) (up, down []string) {
+	t.Helper()
+	var half *[]string
+	var statement *strings.Builder
+	for line := range strings.Lines(text) {
+		annotation, isAnnotation := strings.CutPrefix(strings.TrimSpace(line), "-- +goose ")
+		switch {
+		case isAnnotation && annotation == "Up":
+			require.Nil(t, half, "Up comes first, and once")
+			half = &up
+		case isAnnotation && annotation == "Down":
+			require.Same(t, &up, half, "Down comes after Up")
+			require.Nil(t, statement, "a statement does not end before Down")
+			half = &down
+		case isAnnotation && annotation == "StatementBegin":
+			require.NotNil(t, half, "a statement before Up")
+			require.Nil(t, statement, "a statement in a statement")
+			statement = new(strings.Builder)
+		case isAnnotation && annotation == "StatementEnd":
+			require.NotNil(t, statement, "an end without a beginning")
+			*half = append(*half, statement.String())
+			statement = nil
+		case isAnnotation:
+			require.Fail(t, "unknown annotation", line)
+		case statement != nil:
+			statement.WriteString(line)
+		default:
+			outside := strings.TrimSpace(line)
+			require.True(t, outside == "" || strings.HasPrefix(outside, "--"), "outside of a statement: %s", line)
+		}
+	}
+	require.Nil(t, statement, "a statement does not end")
+	require.NotEmpty(t, up)
+	require.NotEmpty(t, down)
+	return up, down
+}
+
+func TestCheckNamesWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	each(t, []string{"pgx", "sql", "sqlite-wal"}, nil, func(t *testing.T, db *database) {
+		check := func() error {
+			return db.try(func(ctx context.Context, tx outbox.Tx) error { return outbox.Writer{}.Check(ctx, tx) })
+		}
+		requireMissing := func(says string) {
+			t.Helper()
+			err := check()
+			require.ErrorIs(t, err, outbox.ErrSchema)
+			require.ErrorContains(t, err, says)
+			require.ErrorContains(t, err, "migration 00101_outbox")
+		}
+		requireMissing(`table "endstate_outbox" does not exist`)
+		db.migrate(t, *writer)
+		require.NoError(t, check())
+
+		// The trap: an index that stops deduplicating at the first publish.
+		for _, column := range []string{"dedup_key", "id"} {
+			index := "endstate_outbox_" + strings.TrimSuffix(column, "_key")
+			db.exec(t, "DROP INDEX "+index)
+			requireMissing("no unique index over all of its rows on " + column)
+			db.exec(t, fmt.Sprintf("CREATE UNIQUE INDEX %s ON endstate_outbox (%s) WHERE published_at IS NULL", index, column))
+			requireMissing("no unique index over all of its rows on " + column)
+			db.exec(t, "DROP INDEX "+index)
+			db.exec(t, fmt.Sprintf("CREATE UNIQUE INDEX %s ON endstate_outbox (%s)", index, column))
+			require.NoError(t, check())
+		}
+		for _, column := range []string{"headers", "published_at"} {
+			db.exec(t, "ALTER TABLE endstate_outbox RENAME COLUMN "+column+" TO gone")
+			requireMissing(`table "endstate_outbox" has no column "` + column + `"`)
+			db.exec(t, "ALTER TABLE endstate_outbox RENAME COLUMN gone TO "+column)
+		}
+		require.NoError(t, check())
+	})
+}
+
+// A migration that doesn't commit has not happened, and can be done again.
+func TestMigrateRolledBack(t *testing.T) {
+	t.Parallel()
+	each(t, databases, nil, func(t *testing.T, db *database) {
+		undone := errors.New("undone")
+		require.ErrorIs(t, db.try(func(ctx context.Context, tx outbox.Tx) error {
+			require.NoError(t, outbox.Writer{}.Migrate(ctx, tx))
+			return undone
+		}), undone)
+		require.Empty(t, db.objects(t))
+		db.migrate(t, *writer)
+		db.put(t, event("completed", "k"))
+	})
+}
