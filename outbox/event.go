@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -116,6 +117,9 @@ func (e Event) validate(maxPayload int) error {
 	if isJSON(e.ContentType) {
 		if bytes.IndexByte(e.Payload, 0) >= 0 {
 			return e.invalid("Payload", "contains a NUL byte, though ContentType declares JSON")
+		}
+		if !utf8.Valid(e.Payload) {
+			return e.invalid("Payload", "is not valid UTF-8, though ContentType declares JSON")
 		}
 		if !json.Valid(e.Payload) {
 			return e.invalid("Payload", "is not valid JSON, though ContentType declares it")
