@@ -80,7 +80,8 @@ func Put(ctx context.Context, tx Tx, events ...Event) ([]Result, error) {
 }
 
 // Put writes events into the outbox as part of tx and returns a result for each, in their order. An event whose dedup key
-// or id is taken is left out, and its result says by whom; the transaction stays usable, and nothing is written for it.
+// or id is taken is left out, and its result says by whom; the transaction stays usable, and no row is written for it (on
+// PostgreSQL its number in seq is skipped).
 // All events are validated before anything is sent. A thousand events take one statement, more take one for each thousand;
 // events that are left out take one further statement.
 //
