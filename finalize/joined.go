@@ -2,6 +2,7 @@ package finalize
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -97,23 +98,18 @@ func (j *joined) clauses(a *sqlplan.Args, kind int) (with, first, last string) {
 
 // settledAt is when the aggregate was settled: the time that one of the guards recorded.
 func (j *joined) settledAt() string {
-	times := make([]string, len(j.plans))
-	for i := range times {
-		times[i] = fmt.Sprintf("(SELECT at FROM settle%d)", i)
+	for i, plan := range j.plans {
+		if slices.Contains(plan.Columns(), "at") {
+			return fmt.Sprintf("(SELECT at FROM settle%d)", i)
+		}
 	}
-	if len(times) == 1 {
-		return times[0]
-	}
-	return "coalesce(" + strings.Join(times, ", ") + ")"
+	return "NULL::timestamptz"
 }
 
 // mustWin settles, or raises an error on the server: COMMIT is on its way already when the client could look. A division
 // by zero does it.
 func (j *joined) mustWin(a *sqlplan.Args, kind int) string {
 	with, _, last := j.clauses(a, kind)
-	if len(j.plans) == 1 {
-		return with + fmt.Sprintf("SELECT 1 / count(*)::int = 1, max(at) FROM %s", last)
-	}
 	return with + fmt.Sprintf("SELECT 1 / count(*)::int = 1, %s FROM %s", j.settledAt(), last)
 }
 

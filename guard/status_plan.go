@@ -68,7 +68,7 @@ func (p statusPlan) Settle(a *sqlplan.Args, name, prev, condition string) string
 	if condition != "" {
 		where += " AND " + condition
 	}
-	return fmt.Sprintf("%s AS (\n\tUPDATE %s SET %s WHERE %s RETURNING NULL::timestamptz AS at)", name, p.table(), set, where)
+	return fmt.Sprintf("%s AS (\n\tUPDATE %s SET %s WHERE %s RETURNING true)", name, p.table(), set, where)
 }
 
 func (p statusPlan) Open(a *sqlplan.Args) string {

@@ -83,9 +83,9 @@ type Guard interface {
 	// transaction. The last returns Columns and xid. Behind another guard's claim, which holds the aggregate already, it
 	// only reads.
 	Claim(behind bool) []func(*Args) string
-	// Settle returns WITH clauses ("name AS (…)"), the last of which returns one row with the column at (a timestamptz) if
-	// it moved the aggregate to its terminal state, and none otherwise. They write only if the condition holds, and, if
-	// prev isn't empty, the clause of that name has a row.
+	// Settle returns WITH clauses ("name AS (…)"), the last of which returns one row if it moved the aggregate to its
+	// terminal state, and none otherwise; if Columns has at, so has that row. They write only if the condition holds, and,
+	// if prev isn't empty, the clause of that name has a row.
 	Settle(a *Args, name, prev, condition string) string
 	// Open returns a condition that holds while the aggregate is open.
 	Open(a *Args) string
