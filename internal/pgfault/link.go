@@ -2,215 +2,297 @@ package pgfault
 
 import (
 	"bufio"
-	"encoding/binary"
+	"context"
 	"io"
 	"net"
 	"sync"
-	"sync/atomic"
-
-	"github.com/jackc/pgx/v5/pgproto3"
+	"time"
 )
 
-// link is one client's connection with its server's.
+// link is one client's connection with its server's. It is run by two goroutines, one a direction.
 type link struct {
-	proxy          *Proxy
-	client, server net.Conn
+	proxy  *Proxy
+	client net.Conn
+	cuts   context.Context // ends when the link is cut
+	end    context.CancelFunc
 
-	statements map[string]string // prepared statements' names to their SQL
-	portals    map[string]string // portals' names to their SQL
-
-	mu      sync.Mutex
-	pending int  // answers (ReadyForQuery) that the server owes
-	inTrip  bool // the client has sent something since the last answer
-	swallow *Fault
-	mute    atomic.Bool // hand nothing to the client
-	orphan  atomic.Bool // the client is cut off, the server is to finish
+	mu       sync.Mutex
+	server   net.Conn // nil until it is dialled
+	dialogue dialogue
+	fault    *Fault // what fired and is still going on, if anything
+	from     int    // the first exchange whose answer it concerns
+	deaf     int    // the last exchange that cancel requests don't reach
+	key      string // what a cancel request for this connection says
 }
 
-func newLink(p *Proxy, client, server net.Conn) *link {
-	return &link{proxy: p, client: client, server: server, statements: map[string]string{}, portals: map[string]string{}}
+func newLink(p *Proxy, client net.Conn) *link {
+	l := &link{proxy: p, client: client}
+	l.cuts, l.end = context.WithCancel(context.Background())
+	return l
 }
 
+// cut closes both sides.
 func (l *link) cut() {
+	l.end()
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.client.Close()
-	l.server.Close()
+	if l.server != nil {
+		l.server.Close()
+	}
 }
 
-// run forwards in both directions until one side has closed.
+// ignore takes what the client sends, and answers nothing.
+func (l *link) ignore() {
+	defer l.cut()
+	_, _ = io.Copy(io.Discard, l.client)
+}
+
+// run forwards in both directions until both sides have closed, or the link is cut.
 func (l *link) run() {
 	defer l.cut()
-	reader := bufio.NewReader(l.client)
-	if !l.startup(reader) {
+	if !l.dial() {
+		return
+	}
+	client := newMessages(l.client)
+	if !l.startup(client) {
 		return
 	}
 	var group sync.WaitGroup
-	group.Go(l.fromServer)
-	l.fromClient(reader)
-	if l.orphan.Load() {
-		group.Wait() // until the server has answered
+	defer group.Wait()
+	group.Go(func() {
+		l.fromServer(newMessages(l.server))
+		if f, _ := l.current(); f == nil || !f.Do.halfOpen() {
+			closeWrite(l.client)
+		}
+	})
+	l.fromClient(client)
+	if f, _ := l.current(); f == nil || !f.Do.halfOpen() && f.Do != CutWhileWorking {
+		closeWrite(l.server)
 	}
-	l.cut()
-	group.Wait()
 }
 
-// startup forwards what comes before the typed messages. It returns false for a cancel request, which ends with it.
-func (l *link) startup(reader *bufio.Reader) bool {
+// dial connects to the server, and tells whether there is something to forward to it.
+func (l *link) dial() bool {
+	var dialer net.Dialer
+	server, err := dialer.DialContext(l.cuts, l.proxy.network, l.proxy.address)
+	if err != nil {
+		return false
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.server = server
+	if l.cuts.Err() != nil { // cut before there was a server's side to close
+		server.Close()
+		return false
+	}
+	return true
+}
+
+// closeWrite tells the other end that no more will come, and lets it go on sending.
+func closeWrite(conn net.Conn) {
+	if c, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite()
+	}
+}
+
+// startup forwards what a client sends before it sends typed messages. It returns false where there won't be any.
+func (l *link) startup(client *messages) bool {
+	const cancelRequest, tlsRequest, gssRequest = 80877102, 80877103, 80877104
 	for {
-		head := make([]byte, 8)
-		if _, err := io.ReadFull(reader, head); err != nil {
+		code, raw, err := client.nextStartup()
+		if err != nil {
 			return false
 		}
-		code := binary.BigEndian.Uint32(head[4:])
-		const cancelRequest, sslRequest, gssRequest = 80877102, 80877103, 80877104
-		if code == sslRequest || code == gssRequest {
+		if code == tlsRequest || code == gssRequest {
 			if _, err := l.client.Write([]byte("N")); err != nil {
 				return false
 			}
 			continue
 		}
-		rest := make([]byte, binary.BigEndian.Uint32(head)-8)
-		if _, err := io.ReadFull(reader, rest); err != nil {
+		if code == cancelRequest && l.proxy.deaf(string(raw[8:])) {
 			return false
 		}
-		if _, err := l.server.Write(append(head, rest...)); err != nil {
+		if _, err := l.server.Write(raw); err != nil {
 			return false
 		}
 		if code == cancelRequest {
 			_, _ = io.Copy(l.client, l.server) // the server answers by closing
 			return false
 		}
-		l.pending = 1 // the ReadyForQuery that ends the startup
+		l.dialogue.asked = 1
 		return true
 	}
 }
 
-// readMessage reads one typed message: its type and the whole of it.
-func readMessage(reader io.Reader) (kind byte, raw []byte, err error) {
-	head := make([]byte, 5)
-	if _, err := io.ReadFull(reader, head); err != nil {
-		return 0, nil, err
-	}
-	raw = make([]byte, 1+binary.BigEndian.Uint32(head[1:]))
-	copy(raw, head)
-	_, err = io.ReadFull(reader, raw[5:])
-	return head[0], raw, err
+// current returns the fault that is going on, if any, and the first exchange whose answer it concerns.
+func (l *link) current() (f *Fault, from int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fault, l.from
 }
 
-func (l *link) fromClient(reader *bufio.Reader) {
-	var current *trip
-	var counter *trips
-	cutAfterSync := false
+func (l *link) set(f *Fault, from int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fault, l.from = f, from
+}
+
+// hears tells whether a cancel request with this key would be for this link, and whether it should be forwarded.
+func (l *link) hears(key string) (mine, forward bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.key == key, l.dialogue.answered >= l.deaf
+}
+
+// wait waits for a fault's Release, and for its time where it has one, and tells whether the link is still there.
+func (l *link) wait(f *Fault) bool {
+	var after <-chan time.Time
+	if f.Do == Delay {
+		timer := time.NewTimer(f.For)
+		defer timer.Stop()
+		after = timer.C
+	}
+	select {
+	case <-f.released.c:
+	case <-after:
+	case <-l.cuts.Done():
+		return false
+	}
+	return true
+}
+
+// fromClient forwards what the client sends, until it has closed or a fault ends it.
+func (l *link) fromClient(in *messages) {
+	names := newStatements()
+	out := bufio.NewWriter(l.server)
+	defer out.Flush()
 	for {
-		kind, raw, err := readMessage(reader)
+		if in.Buffered() == 0 && out.Flush() != nil {
+			// The server is gone. What it said last is still on its way to the client, who mustn't be cut off from it.
+			_, _ = io.Copy(io.Discard, in)
+			return
+		}
+		kind, raw, err := in.next()
 		if err != nil {
 			return
 		}
-		sql, isStatement := l.statement(kind, raw[5:])
+		sql, runs := names.observe(kind, raw[5:])
 		l.mu.Lock()
-		if !l.inTrip && l.pending == 0 && kind != 'X' {
-			l.inTrip = true
-			if counter = l.proxy.counter(); counter != nil {
-				current = counter.begin()
-			}
+		exchange := l.dialogue.sends(kind, &l.proxy.trips)
+		if runs {
+			l.dialogue.trip.add(sql)
 		}
+		fault, from := l.fault, l.from
 		l.mu.Unlock()
-		if isStatement {
-			if counter != nil && current != nil {
-				counter.add(current, sql)
-			}
-			if f := l.proxy.match(sql); f != nil {
-				switch f.Do {
-				case CutBefore:
+
+		if runs && fault == nil {
+			if fault = l.proxy.match(sql); fault != nil {
+				_ = out.Flush()
+				from = exchange
+				if !l.strike(fault, exchange, in) {
 					return
-				case CutAfterReply:
-					l.mu.Lock()
-					l.swallow = f
-					l.mu.Unlock()
-					l.mute.Store(true)
-				case CutWhileWorking:
-					l.mu.Lock()
-					l.swallow = f
-					l.mu.Unlock()
-					l.mute.Store(true)
-					l.orphan.Store(true)
-					cutAfterSync = true
-				case Hold:
-					<-f.released
-				case HalfOpen:
-					l.mute.Store(true)
 				}
 			}
 		}
-		if kind == 'S' || kind == 'Q' {
-			l.mu.Lock()
-			l.pending++
-			l.mu.Unlock()
+		_, _ = out.Write(raw)
+		if fault != nil && from == exchange && asks(kind) {
+			switch fault.Do {
+			case CutWhileWorking:
+				_ = out.Flush()
+				l.client.Close()
+				return
+			case HalfOpen:
+				_ = out.Flush()
+				l.ignoreClient(in)
+				return
+			}
 		}
-		if _, err := l.server.Write(raw); err != nil {
-			return
-		}
-		if cutAfterSync && (kind == 'S' || kind == 'Q') {
+	}
+}
+
+// strike does what a fault does before its statement is forwarded, and tells whether it is to be forwarded.
+func (l *link) strike(f *Fault, exchange int, in *messages) bool {
+	if f.Do != Delay {
+		l.mu.Lock()
+		l.deaf = exchange
+		l.mu.Unlock()
+	}
+	switch f.Do {
+	case CutBefore:
+		l.client.Close()
+		return false
+	case Hold, Delay:
+		return l.wait(f)
+	case HalfOpenBefore:
+		l.set(f, exchange)
+		l.ignoreClient(in)
+		return false
+	default: // what these do comes later
+		l.set(f, exchange)
+		return true
+	}
+}
+
+// ignoreClient takes what the client sends until it goes.
+func (l *link) ignoreClient(in *messages) {
+	for {
+		if kind, _, err := in.next(); err != nil || kind == terminate {
 			l.client.Close()
 			return
 		}
 	}
 }
 
-// statement returns the SQL that a message runs, if it runs any, and remembers prepared ones.
-func (l *link) statement(kind byte, body []byte) (sql string, ok bool) {
-	switch kind {
-	case 'Q':
-		var m pgproto3.Query
-		if m.Decode(body) == nil {
-			return m.String, true
-		}
-	case 'P':
-		var m pgproto3.Parse
-		if m.Decode(body) == nil {
-			l.statements[m.Name] = m.Query
-		}
-	case 'B':
-		var m pgproto3.Bind
-		if m.Decode(body) == nil {
-			l.portals[m.DestinationPortal] = l.statements[m.PreparedStatement]
-		}
-	case 'E':
-		var m pgproto3.Execute
-		if m.Decode(body) == nil {
-			return l.portals[m.Portal], true
-		}
-	}
-	return "", false
-}
-
-func (l *link) fromServer() {
-	defer l.client.Close()
-	reader := bufio.NewReader(l.server)
+// fromServer forwards what the server sends, until it has closed or a fault ends it.
+func (l *link) fromServer(in *messages) {
+	out := bufio.NewWriter(l.client) // it keeps its first error, and so a client that has gone needs no care
+	defer out.Flush()
+	var held []byte
 	for {
-		kind, raw, err := readMessage(reader)
+		if in.Buffered() == 0 {
+			_ = out.Flush()
+		}
+		kind, raw, err := in.next()
 		if err != nil {
 			return
 		}
-		if !l.mute.Load() {
-			if _, err := l.client.Write(raw); err != nil && !l.orphan.Load() {
-				return
-			}
+		l.mu.Lock()
+		if kind == backendKeyData {
+			l.key = string(raw[5:])
 		}
-		if kind != 'Z' {
+		// This comes before the message is forwarded, as the client can send the next one at once then.
+		exchange := l.dialogue.receives(kind)
+		fault, from := l.fault, l.from
+		l.mu.Unlock()
+
+		if fault == nil || exchange < from {
+			_, _ = out.Write(raw)
 			continue
 		}
-		l.mu.Lock()
-		l.pending--
-		done := l.pending == 0
-		if done {
-			l.inTrip = false
+		complete := kind == readyForQuery && exchange == from
+		if fault.Do == HoldReply {
+			held = append(held, raw...)
 		}
-		swallow := l.swallow
-		l.mu.Unlock()
-		if done && swallow != nil {
-			close(swallow.answered)
+		if !complete {
+			continue
+		}
+		switch fault.Do {
+		case HoldReply:
+			_ = out.Flush()
+			fault.answered.send()
+			if !l.wait(fault) {
+				return
+			}
+			_, _ = out.Write(held)
+			held = nil
+			l.set(nil, 0)
+		case CutAfterReply, CutWhileWorking:
 			l.cut()
+			fault.answered.send()
 			return
+		case HalfOpen:
+			fault.answered.send()
 		}
 	}
 }

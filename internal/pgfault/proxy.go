@@ -1,52 +1,74 @@
 package pgfault
 
 import (
-	"fmt"
+	"maps"
 	"net"
 	"net/url"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // Proxy forwards connections to a PostgreSQL server. It is safe for concurrent use.
 type Proxy struct {
-	listener net.Listener
-	target   string
-	url      string
+	listener         net.Listener
+	network, address string // of the server
+	url              string
+	trips            atomic.Pointer[trips] // nil while nobody counts
 
-	mu     sync.Mutex
-	faults []*Fault
-	links  map[*link]bool
-	refuse bool
-	trips  *trips
-	group  sync.WaitGroup
+	group sync.WaitGroup // the goroutine that accepts, and one a link
+
+	mu        sync.Mutex
+	faults    []*Fault
+	links     map[*link]bool
+	refuse    bool
+	blackHole bool
+	closed    bool
 }
 
-// New starts a proxy in front of the server of a database's URL. It ends with the test.
+// New starts a proxy in front of the server of a database's URL. It ends with the test, which fails if a fault was armed and
+// didn't fire.
 func New(t testing.TB, database string) *Proxy {
 	t.Helper()
 	u, err := url.Parse(database)
+	if err != nil || u.Scheme == "" {
+		t.Fatal("pgfault: the database isn't given by a URL") // which may hold a password, and err holds the URL
+	}
+	config, err := pgconn.ParseConfig(database)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("pgfault: the database's URL: %v", err)
 	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("pgfault: %v", err)
 	}
-	p := &Proxy{listener: listener, target: u.Host, links: map[*link]bool{}}
+	p := &Proxy{listener: listener, links: map[*link]bool{}}
+	p.network, p.address = pgconn.NetworkAddress(config.Host, config.Port)
 	u.Host = listener.Addr().String()
+	query := u.Query()
+	query.Del("host")
+	query.Del("port")
+	u.RawQuery = query.Encode()
 	p.url = u.String()
 	p.group.Go(p.accept)
-	t.Cleanup(p.close)
+	t.Cleanup(func() {
+		p.close()
+		p.requireFired(t)
+	})
 	return p
 }
 
 // URL is the database's URL through the proxy.
 func (p *Proxy) URL() string { return p.url }
 
-// Arm makes a fault happen.
+// Arm makes a fault happen, and returns it. Where several want the same statement, the first one armed gets it.
 func (p *Proxy) Arm(f *Fault) *Fault {
-	f.fired, f.answered, f.released = make(chan struct{}), make(chan struct{}), make(chan struct{})
+	for _, s := range []*signal{&f.fired, &f.answered, &f.released} {
+		s.c = make(chan struct{})
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.faults = append(p.faults, f)
@@ -60,33 +82,22 @@ func (p *Proxy) Refuse(refuse bool) {
 	p.refuse = refuse
 }
 
-// CutAll cuts every connection.
+// BlackHole makes the proxy take new connections and never answer on them, as a server behind a broken network does, or
+// forward new ones again. Those that were taken meanwhile stay unanswered.
+func (p *Proxy) BlackHole(blackHole bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.blackHole = blackHole
+}
+
+// CutAll cuts every connection, on both sides.
 func (p *Proxy) CutAll() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	for l := range p.links {
+	links := slices.Collect(maps.Keys(p.links))
+	p.mu.Unlock()
+	for _, l := range links {
 		l.cut()
 	}
-}
-
-// Trips runs f and returns the round trips that it took, on all connections: each is described by the statements in it.
-// Starting a connection doesn't count.
-func (p *Proxy) Trips(f func()) []string {
-	t := &trips{}
-	p.mu.Lock()
-	p.trips = t
-	p.mu.Unlock()
-	f()
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.trips = nil
-	return t.list()
-}
-
-func (p *Proxy) counter() *trips {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.trips
 }
 
 func (p *Proxy) accept() {
@@ -95,29 +106,29 @@ func (p *Proxy) accept() {
 		if err != nil {
 			return
 		}
-		p.mu.Lock()
-		refuse := p.refuse
-		p.mu.Unlock()
-		if refuse {
-			client.Close()
-			continue
-		}
-		server, err := net.Dial("tcp", p.target)
-		if err != nil {
-			client.Close()
-			continue
-		}
-		l := newLink(p, client, server)
-		p.mu.Lock()
-		p.links[l] = true
-		p.mu.Unlock()
-		p.group.Go(func() {
-			l.run()
-			p.mu.Lock()
-			delete(p.links, l)
-			p.mu.Unlock()
-		})
+		p.take(client)
 	}
+}
+
+func (p *Proxy) take(client net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.refuse || p.closed {
+		client.Close()
+		return
+	}
+	l := newLink(p, client)
+	run := l.run
+	if p.blackHole {
+		run = l.ignore
+	}
+	p.links[l] = true
+	p.group.Go(func() {
+		run()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.links, l)
+	})
 }
 
 // match returns the armed fault that fires at a statement, or nil.
@@ -133,45 +144,35 @@ func (p *Proxy) match(sql string) *Fault {
 	return nil
 }
 
+// deaf tells whether a cancel request, which says key, is for an exchange that the client has lost hold of by a fault.
+func (p *Proxy) deaf(key string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		if mine, forward := l.hears(key); mine {
+			return !forward
+		}
+	}
+	return false
+}
+
+// close ends the proxy and waits until nothing is left of it.
 func (p *Proxy) close() {
 	p.listener.Close()
 	p.mu.Lock()
-	for _, f := range p.faults {
-		f.Release()
-	}
+	p.closed = true
 	p.mu.Unlock()
 	p.CutAll()
 	p.group.Wait()
 }
 
-// trips collects round trips.
-type trips struct {
-	mu  sync.Mutex
-	all []*trip
-}
-
-type trip struct{ statements []string }
-
-func (t *trips) begin() *trip {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	one := &trip{}
-	t.all = append(t.all, one)
-	return one
-}
-
-func (t *trips) add(one *trip, sql string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	one.statements = append(one.statements, sql)
-}
-
-func (t *trips) list() []string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	list := make([]string, len(t.all))
-	for i, one := range t.all {
-		list[i] = fmt.Sprintf("%q", one.statements)
+// requireFired fails the test if an armed fault didn't fire: the test would have shown nothing.
+func (p *Proxy) requireFired(t testing.TB) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, f := range p.faults {
+		if !f.fired.sent() {
+			t.Errorf("pgfault: %s was armed and did not fire", f)
+		}
 	}
-	return list
 }
