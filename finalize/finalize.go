@@ -280,6 +280,9 @@ func (a *attempt) transition() guard.Transition {
 
 // attempt runs one transaction.
 func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (session[Tx], guard.Record, error), fn Func[Tx]) (Receipt, error) {
+	if ctx.Err() != nil {
+		return Receipt{}, context.Cause(ctx) // the claim might be answered before it is told
+	}
 	s, rec, err := claim()
 	if s != nil {
 		defer rollBack(ctx, s) // also on a panic or Goexit in fn
@@ -368,8 +371,11 @@ func (f *core) retry(ctx context.Context, a *attempt, run func() (Receipt, error
 	for {
 		a.number++
 		r, err := run()
-		if err == nil || !(sqltx.Conflicted(err) || errors.Is(err, errGone)) || errors.Is(err, ErrOutcomeUnknown) || ctx.Err() != nil {
+		if err == nil || !(sqltx.Conflicted(err) || errors.Is(err, errGone)) || errors.Is(err, ErrOutcomeUnknown) {
 			return r, err
+		}
+		if ctx.Err() != nil {
+			return r, withCause(ctx, err)
 		}
 		if a.number >= f.cfg.MaxAttempts {
 			return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w", a.ref, a.number, err)

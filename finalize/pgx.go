@@ -362,6 +362,9 @@ func (s *pgxSession) rollback(ctx context.Context) {
 // interruptGrace is how long the server has to answer a cancel request, before the connection is given up.
 const interruptGrace = 2 * time.Second
 
+// interruptInterval is how long it has before it is asked again.
+const interruptInterval = 50 * time.Millisecond
+
 // interruptibly runs statements that may wait for locks. When ctx ends it asks the server to cancel and waits for the
 // server's word, so that the outcome is known; pgx alone would close the connection and leave a backend behind that goes on
 // waiting, and a single statement might still take effect.
@@ -375,8 +378,11 @@ func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(cont
 		defer close(interrupted)
 		grace, cancel := context.WithTimeout(running, interruptGrace)
 		defer cancel()
-		_ = conn.PgConn().CancelRequest(grace)
-		<-grace.Done()
+		for grace.Err() == nil {
+			// Again and again, since the server ignores a request that comes before the statement, or between two.
+			_ = conn.PgConn().CancelRequest(grace)
+			_ = sleep(grace, interruptInterval)
+		}
 		if running.Err() == nil {
 			_ = conn.PgConn().Conn().SetDeadline(time.Now())
 		}
