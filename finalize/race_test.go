@@ -100,11 +100,11 @@ func TestRaceOfGoroutinesOnManyKeys(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		keys := ids(1000)
 		if w.sqlite() {
-			keys = ids(200)
+			keys = ids(100)
 		}
 		w.open(keys...)
 		requireOneWinnerEach(t, w, keys, race(w, 8, keys))
-	}, guardedBy("all", "own"))
+	}, on("pgx", "sqlite"), guardedBy("all"))
 }
 
 // raceEnv tells a child process where to race.
