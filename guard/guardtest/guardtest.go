@@ -95,6 +95,7 @@ func Run(t *testing.T, h Harness) {
 		{"a reader waits for nobody", (*suite).read},
 		{"a second claim waits and sees the commit", (*suite).waitForCommit},
 		{"a second claim waits and sees the rollback", (*suite).waitForRollback},
+		{"a settle that waited is refused", (*suite).waitToSettle},
 		{"a claim that waits ends with its context", (*suite).waitCancelled},
 		{"aggregates do not wait for each other", (*suite).independent},
 		{"exactly one racer settles", (*suite).race},

@@ -51,6 +51,15 @@ var defects = []defect{
 			_, err := tx.Exec(ctx, update, to.State, ref.Key.String())
 			return guard.Record{Final: true, State: to.State}, err
 		}},
+	{name: "looks before it settles, and settles anyway", database: "postgres", caughtBy: "a settle that waited is refused",
+		settle: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+			rec, err := g.Read(ctx, tx, ref)
+			if err != nil || rec.Final {
+				return rec, errors.Join(err, guard.ErrNotOpen)
+			}
+			_, err = tx.Exec(ctx, update, to.State, ref.Key.String())
+			return guard.Record{Final: true, State: to.State}, err
+		}},
 	{name: "locks what is final", database: "postgres", caughtBy: "a claim of a final aggregate writes and locks nothing",
 		claim: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
 			if _, err := tx.Exec(ctx, lock, ref.Key.Args()...); err != nil {

@@ -15,7 +15,7 @@ import (
 func (s *suite) waitForCommit() {
 	ref, first, to := s.Open(s.t), s.begin(), s.to(s.States[0])
 	s.claimOf(first, ref)
-	second := s.second(s.ctx, first, ref)
+	second := s.second(first, s.claimIn(s.ctx, ref))
 	_, err := s.Guard.Settle(s.ctx, first, ref, to)
 	require.NoError(s.t, err)
 	s.commit(first)
@@ -28,7 +28,7 @@ func (s *suite) waitForCommit() {
 func (s *suite) waitForRollback() {
 	ref, first := s.Open(s.t), s.begin()
 	s.claimOf(first, ref)
-	second := s.second(s.ctx, first, ref)
+	second := s.second(first, s.claimIn(s.ctx, ref))
 	_, err := s.Guard.Settle(s.ctx, first, ref, s.to(s.States[0]))
 	require.NoError(s.t, err)
 	s.rollbackTx(first)
@@ -42,48 +42,70 @@ func (s *suite) waitCancelled() {
 	s.claimOf(first, ref)
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	second := s.second(ctx, first, ref)
+	second := s.second(first, s.claimIn(ctx, ref))
 	cancel()
 	require.Error(s.t, (<-second).err, "a claim whose context was cancelled while it waited returned a record")
 }
 
-type claimed struct {
+// waitToSettle settles without a claim, which compares and sets as well.
+func (s *suite) waitToSettle() {
+	ref, first, to := s.Open(s.t), s.begin(), s.to(s.States[0])
+	s.claimOf(first, ref)
+	_, err := s.Guard.Settle(s.ctx, first, ref, to)
+	require.NoError(s.t, err)
+	second := s.second(first, func(tx guard.Tx) (guard.Record, error) {
+		return s.Guard.Settle(s.ctx, tx, ref, s.to(s.States[1]))
+	})
+	s.commit(first)
+	got := <-second
+	if s.postgres(first) || !sqltx.Conflicted(got.err) { // SQLite may have broken it off
+		require.ErrorIs(s.t, got.err, guard.ErrNotOpen)
+	}
+	s.requireRecord(s.look(ref), to)
+}
+
+type told struct {
 	rec guard.Record
 	err error
 }
 
-// second claims in another transaction than first, which holds the aggregate, makes sure that the claim waits, and returns
-// where its result will arrive.
-func (s *suite) second(ctx context.Context, first guard.Tx, ref guard.Ref) <-chan claimed {
+func (s *suite) claimIn(ctx context.Context, ref guard.Ref) func(guard.Tx) (guard.Record, error) {
+	return func(tx guard.Tx) (guard.Record, error) { return s.Guard.Claim(ctx, tx, ref) }
+}
+
+// second calls the guard in another transaction than first, which holds the aggregate, makes sure that the call waits, and
+// returns where its result will arrive.
+func (s *suite) second(first guard.Tx, call func(guard.Tx) (guard.Record, error)) <-chan told {
 	s.t.Helper()
-	result := make(chan claimed, 1)
+	result := make(chan told, 1)
 	tx := s.begin()
-	claim := func() {
-		rec, err := s.Guard.Claim(ctx, tx, ref)
-		result <- claimed{rec, err}
+	run := func() {
+		rec, err := call(tx)
+		_ = tx.Rollback(context.WithoutCancel(s.ctx)) // it may hold the aggregate now
+		result <- told{rec, err}
 	}
 	if !s.postgres(first) {
-		// SQLite has no view of who waits. But without patience the claim must find the database busy, so with it, it waits.
+		// SQLite has no view of who waits. But without patience the call must find the database busy, so with it, it waits.
 		timeout := scan[int](s, tx, "PRAGMA busy_timeout")
 		require.NotZero(s.t, timeout, "the connections of Harness.Begin have no busy timeout")
 		s.setBusyTimeout(tx, 0)
-		rec, err := s.Guard.Claim(ctx, tx, ref)
-		require.Error(s.t, err, "the second claim did not wait for the first; it returned %+v", rec)
-		require.True(s.t, sqltx.Conflicted(err), "the second claim failed with another error than busy: %v", err)
+		rec, err := call(tx)
+		require.Error(s.t, err, "the second transaction did not wait for the first; it was told %+v", rec)
+		require.True(s.t, sqltx.Conflicted(err), "the second transaction failed with another error than busy: %v", err)
 		s.setBusyTimeout(tx, timeout)
 		s.rollbackTx(tx)
 		tx = s.begin()
 		s.setBusyTimeout(tx, timeout)
-		s.inBackground(claim)
+		s.inBackground(run)
 		return result
 	}
 	watcher := s.begin()
 	pid, holder := scan[int](s, tx, "SELECT pg_backend_pid()"), scan[int](s, first, "SELECT pg_backend_pid()")
-	s.inBackground(claim)
+	s.inBackground(run)
 	for !scan[bool](s, watcher, "SELECT $1::int = ANY (pg_blocking_pids($2::int))", holder, pid) {
 		select {
 		case got := <-result:
-			require.Fail(s.t, "the second claim did not wait for the first", "it returned %+v", got)
+			require.Fail(s.t, "the second transaction did not wait for the first", "it was told %+v", got)
 		default:
 			runtime.Gosched()
 		}
