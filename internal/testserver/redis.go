@@ -2,9 +2,8 @@ package testserver
 
 import (
 	"fmt"
+	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"strconv"
 	"syscall"
 	"time"
@@ -12,27 +11,23 @@ import (
 
 // Redis is a private Redis server that keeps nothing on disk.
 type Redis struct {
-	bin, dir string
-	port     int
-	args     []string
-	process  *process
+	bin     string
+	place   *place
+	args    []string
+	process *process // nil when it is down
 }
 
 // StartRedis starts a server. Args are further arguments, such as "--maxmemory", "10mb".
-func StartRedis(args ...string) (_ *Redis, err error) {
+func StartRedis(args ...string) (*Redis, error) {
 	bin, err := RedisBin()
 	if err != nil {
 		return nil, err
 	}
-	dir, err := folder("redis", nil)
+	place, err := newPlace("redis", true)
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort()
-	if err != nil {
-		return nil, err
-	}
-	r := &Redis{bin: bin, dir: dir, port: port, args: args}
+	r := &Redis{bin: bin, place: place, args: args}
 	if err := r.Start(); err != nil {
 		r.Close()
 		return nil, err
@@ -40,38 +35,42 @@ func StartRedis(args ...string) (_ *Redis, err error) {
 	return r, nil
 }
 
-// Addr is the server's host and port.
-func (r *Redis) Addr() string { return fmt.Sprintf("127.0.0.1:%d", r.port) }
+// Addr is the server's host and port. It stays the same when the server is started again.
+func (r *Redis) Addr() string { return r.place.address() }
 
 // URL is where to connect.
 func (r *Redis) URL() string { return "redis://" + r.Addr() + "/0" }
 
 // Start starts the server, empty, after a Stop or Kill, and waits until it answers.
 func (r *Redis) Start() error {
-	args := append([]string{"--port", strconv.Itoa(r.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", r.dir}, r.args...)
+	args := append([]string{"--port", strconv.Itoa(r.place.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+		"--dir", r.place.dir}, r.args...)
 	var err error
-	if r.process, err = start(nil, filepath.Join(r.dir, "log"), r.dir, r.bin, args...); err != nil {
+	if r.process, err = r.place.start(r.bin, args...); err != nil {
 		return err
 	}
-	return r.process.await(func() error {
-		conn, err := net.DialTimeout("tcp", r.Addr(), time.Second)
-		if err != nil {
-			return err
-		}
-		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(time.Second))
-		if _, err := conn.Write([]byte("PING\r\n")); err != nil {
-			return err
-		}
-		answer := make([]byte, 5)
-		if _, err := conn.Read(answer); err != nil {
-			return err
-		}
-		if string(answer) != "+PONG" {
-			return fmt.Errorf("answered %q", answer)
-		}
-		return nil
-	})
+	return r.process.await(r.ping)
+}
+
+func (r *Redis) ping() error {
+	conn, err := net.DialTimeout("tcp", r.Addr(), time.Second)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	if _, err := io.WriteString(conn, "PING\r\n"); err != nil {
+		return err
+	}
+	answer := make([]byte, 5)
+	if _, err := io.ReadFull(conn, answer); err != nil {
+		return err
+	}
+	// Without its password, a server that asks for one is ready too.
+	if string(answer) != "+PONG" && string(answer) != "-NOAU" {
+		return fmt.Errorf("it answers %q", answer)
+	}
+	return nil
 }
 
 // Stop stops the server in good order.
@@ -81,20 +80,21 @@ func (r *Redis) Stop() { r.end(syscall.SIGTERM) }
 func (r *Redis) Kill() { r.end(syscall.SIGKILL) }
 
 func (r *Redis) end(sig syscall.Signal) {
-	if r.process != nil {
-		r.process.signal(sig)
-		r.process = nil
-	}
+	r.process.end(sig)
+	r.process = nil
 }
 
-// Pause stops the process's clock (SIGSTOP): connections stay, nothing answers. Resume lets it go on.
+// Pause holds the process (SIGSTOP): connections stay, nothing answers. Resume lets it go on.
 func (r *Redis) Pause() { r.process.signal(syscall.SIGSTOP) }
 
 // Resume ends a Pause.
 func (r *Redis) Resume() { r.process.signal(syscall.SIGCONT) }
 
+// Log returns the last lines that the server logged.
+func (r *Redis) Log() string { return tail(r.place.logFile()) }
+
 // Close stops the server and removes its files.
 func (r *Redis) Close() {
 	r.Kill()
-	_ = os.RemoveAll(r.dir)
+	r.place.free()
 }
