@@ -1,0 +1,283 @@
+package finalize_test
+
+import (
+	"context"
+	"database/sql"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/finalize"
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+func TestConfigErrorsNameTheField(t *testing.T) {
+	good := func() *finalize.Config { return &finalize.Config{Aggregate: "batch", Guard: statusGuard()} }
+	lite := dbtest.SQLite(t)
+	for name, tt := range map[string]struct {
+		change func(*finalize.Config)
+		want   string
+	}{
+		"no aggregate":       {func(c *finalize.Config) { c.Aggregate = "" }, "Aggregate is empty"},
+		"long aggregate":     {func(c *finalize.Config) { c.Aggregate = strings.Repeat("a", 201) }, "Aggregate is 201 bytes long"},
+		"NUL in aggregate":   {func(c *finalize.Config) { c.Aggregate = "a\x00" }, "Aggregate contains a NUL byte"},
+		"invalid UTF-8":      {func(c *finalize.Config) { c.Aggregate = "\xff" }, "Aggregate is not valid UTF-8"},
+		"no guard":           {func(c *finalize.Config) { c.Guard = nil }, "Guard is nil"},
+		"nil guard in All":   {func(c *finalize.Config) { c.Guard = guard.All(statusGuard(), nil) }, "guard 2 of All is nil"},
+		"All of none":        {func(c *finalize.Config) { c.Guard = guard.All() }, "All has no guards"},
+		"no terminal states": {func(c *finalize.Config) { c.Guard = guard.Status{Table: "t", Key: "k", Column: "c"} }, "Status.Terminal has no terminal states"},
+		"no table":           {func(c *finalize.Config) { c.Guard = guard.Status{Key: "k", Column: "c", Terminal: guard.Names("X")} }, "Status.Table is empty"},
+		"long outbox table":  {func(c *finalize.Config) { c.Outbox.Table = strings.Repeat("t", 64) }, "Outbox"},
+		"payload limit":      {func(c *finalize.Config) { c.Outbox.MaxPayload = -1 }, "MaxPayload is -1"},
+		"dialect":            {func(c *finalize.Config) { c.Dialect = "oracle" }, `Dialect is "oracle"`},
+		"claim timeout":      {func(c *finalize.Config) { c.ClaimTimeout = -time.Second }, "ClaimTimeout is negative"},
+		"attempts":           {func(c *finalize.Config) { c.MaxAttempts = -1 }, "MaxAttempts is negative"},
+		"resolve timeout":    {func(c *finalize.Config) { c.ResolveTimeout = -1 }, "ResolveTimeout is negative"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := good()
+			tt.change(cfg)
+			_, err := finalize.NewSQL(lite, cfg)
+			require.ErrorIs(t, err, finalize.ErrConfig)
+			require.ErrorContains(t, err, tt.want)
+			_, err = finalize.New(&pgxpool.Pool{}, cfg)
+			require.ErrorContains(t, err, tt.want)
+		})
+	}
+	_, err := finalize.New(nil, good())
+	require.ErrorContains(t, err, "pool is nil")
+	_, err = finalize.NewSQL(nil, good())
+	require.ErrorContains(t, err, "db is nil")
+	_, err = finalize.NewSQL(lite, nil)
+	require.ErrorContains(t, err, "Config is nil")
+	sqliteOnPgx := good()
+	sqliteOnPgx.Dialect = "sqlite"
+	_, err = finalize.New(&pgxpool.Pool{}, sqliteOnPgx)
+	require.ErrorContains(t, err, "use NewSQL")
+}
+
+func TestBadInputWritesNothing(t *testing.T) {
+	event := func(change func(*outbox.Event)) finalize.Outcome {
+		e := outbox.Event{Type: "done", Payload: []byte(`{}`)}
+		change(&e)
+		return finalize.Outcome{State: "COMPLETE", Events: []outbox.Event{e}}
+	}
+	good := event(func(*outbox.Event) {})
+	twice := good
+	twice.Events = append(twice.Events[:1:1], outbox.Event{Type: "done", Payload: []byte(`1`)})
+	key := guard.Text("b")
+	each(t, func(t *testing.T, w *world) {
+		w.open("b")
+		for name, tt := range map[string]struct {
+			key     guard.Key
+			trigger finalize.Trigger
+			out     finalize.Outcome
+			want    string
+			is      error
+		}{
+			"zero key":             {guard.Key{}, "t", good, "key", guard.ErrInvalidKey},
+			"empty key":            {guard.Text(""), "t", good, "key", guard.ErrInvalidKey},
+			"long key":             {guard.Text(strings.Repeat("k", 10<<10)), "t", good, "key", guard.ErrInvalidKey},
+			"NUL in key":           {guard.Text("b\x00"), "t", good, "key", guard.ErrInvalidKey},
+			"invalid UTF-8 in key": {guard.Text("\xffb"), "t", good, "key", guard.ErrInvalidKey},
+			"no trigger":           {key, "", good, "trigger is empty", nil},
+			"long trigger":         {key, finalize.Trigger(strings.Repeat("t", 201)), good, "trigger is 201 bytes long", nil},
+			"NUL in trigger":       {key, "a\x00", good, "trigger contains a NUL byte", nil},
+			"no state":             {key, "t", finalize.Outcome{}, "Outcome.State", guard.ErrNotTerminal},
+			"NUL in state":         {key, "t", finalize.Outcome{State: "COMPLETE\x00"}, "Outcome.State", guard.ErrNotTerminal},
+			"no type":              {key, "t", event(func(e *outbox.Event) { e.Type = "" }), "Type", outbox.ErrInvalidEvent},
+			"NUL in type":          {key, "t", event(func(e *outbox.Event) { e.Type = "a\x00" }), "Type", outbox.ErrInvalidEvent},
+			"invalid header":       {key, "t", event(func(e *outbox.Event) { e.Headers = map[string]string{"h": "\xff"} }), "Headers", outbox.ErrInvalidEvent},
+			"not JSON":             {key, "t", event(func(e *outbox.Event) { e.Payload = []byte(`{`) }), "Payload is not valid JSON", outbox.ErrInvalidEvent},
+			"NUL in JSON":          {key, "t", event(func(e *outbox.Event) { e.Payload = []byte("\x00") }), "Payload", outbox.ErrInvalidEvent},
+			"long payload":         {key, "t", event(func(e *outbox.Event) { e.Payload = []byte(`"` + strings.Repeat("x", 1<<20) + `"`) }), "Payload", outbox.ErrInvalidEvent},
+			"long dedup key":       {key, "t", event(func(e *outbox.Event) { e.DedupKey = strings.Repeat("d", 3000) }), "DedupKey", outbox.ErrInvalidEvent},
+			"one type twice":       {key, "t", twice, "DedupKey", outbox.ErrDuplicate},
+		} {
+			t.Run(name, func(t *testing.T) {
+				_, err := w.settle(t.Context(), tt.key, tt.trigger, tt.out)
+				require.ErrorContains(t, err, tt.want)
+				_, err = w.do(t.Context(), tt.key, tt.trigger, func(context.Context, guard.Tx) (finalize.Outcome, error) { return tt.out, nil })
+				require.ErrorContains(t, err, tt.want)
+				if tt.is != nil {
+					require.ErrorIs(t, err, tt.is)
+				}
+				w.requireOpen("b")
+			})
+		}
+		_, err := w.do(t.Context(), key, "t", nil)
+		require.ErrorContains(t, err, "fn is nil")
+		if w.guard == "status" || w.guard == "all" {
+			_, err := w.settle(t.Context(), key, "t", finalize.Outcome{State: "PENDING"})
+			require.ErrorIs(t, err, guard.ErrNotTerminal)
+			_, err = w.settle(t.Context(), guard.Composite(key, guard.Int(1)), "t", good)
+			require.ErrorIs(t, err, guard.ErrInvalidKey)
+			require.ErrorContains(t, err, "key columns")
+		}
+		if w.guard == "status" && !w.sqlite() {
+			_, err := w.settle(t.Context(), guard.Int(1), "t", good)
+			require.ErrorContains(t, err, "42883", "an integer for a text column")
+		}
+		w.requireOpen("b")
+		r, err := w.settle(t.Context(), key, "t", good)
+		require.NoError(t, err)
+		require.True(t, r.Won, "nothing was lost")
+	})
+}
+
+func TestMissingTablesAreNamed(t *testing.T) {
+	lite := dbtest.SQLite(t)
+	pool := dbtest.Pool(t)
+	for _, statement := range []string{`CREATE TABLE batches (id text PRIMARY KEY, status text)`, `INSERT INTO batches VALUES ('b', 'PENDING')`} {
+		_, err := lite.Exec(statement)
+		require.NoError(t, err)
+		_, err = pool.Exec(t.Context(), statement)
+		require.NoError(t, err)
+	}
+	out := finalize.Outcome{State: "COMPLETE", Events: []outbox.Event{{Type: "done", Payload: []byte(`1`)}}}
+	for _, tt := range []struct {
+		name  string
+		guard guard.Guard
+		want  []string
+		is    error
+	}{
+		{"ledger and outbox", guard.All(statusGuard(), guard.Ledger{}), []string{`"endstate_ledger" does not exist`, "00001_ledger", `"endstate_outbox" does not exist`, "00101_outbox"}, guard.ErrSchema},
+		{"outbox", statusGuard(), []string{`"endstate_outbox" does not exist`, "00101_outbox"}, outbox.ErrSchema},
+		{"the service's table", guard.Status{Table: "nothing", Key: "id", Column: "status", Terminal: guard.Names("COMPLETE")}, []string{`"nothing" does not exist`}, guard.ErrSchema},
+		{"the service's column", guard.Status{Table: "batches", Key: "id", Column: "nothing", Terminal: guard.Names("COMPLETE")}, []string{`no column "nothing"`}, guard.ErrSchema},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := &finalize.Config{Aggregate: "batch", Guard: tt.guard, Logger: discard()}
+			onPgx, err := finalize.New(pool, cfg)
+			require.NoError(t, err)
+			onSQLite, err := finalize.NewSQL(lite, cfg)
+			require.NoError(t, err)
+			for name, err := range map[string]error{
+				"pgx": func() error { _, err := onPgx.Settle(t.Context(), guard.Text("b"), "t", out); return err }(),
+				"pgx do": func() error {
+					_, err := onPgx.Do(t.Context(), guard.Text("b"), "t", func(context.Context, pgx.Tx) (finalize.Outcome, error) { return out, nil })
+					return err
+				}(),
+				"sqlite": func() error {
+					_, err := onSQLite.Do(t.Context(), guard.Text("b"), "t", func(context.Context, *sql.Tx) (finalize.Outcome, error) { return out, nil })
+					return err
+				}(),
+				"pgx check":    onPgx.Check(t.Context()),
+				"sqlite check": onSQLite.Check(t.Context()),
+			} {
+				require.ErrorIs(t, err, tt.is, name)
+				for _, want := range tt.want {
+					require.ErrorContains(t, err, want, name)
+				}
+			}
+		})
+	}
+	var status string
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT status FROM batches`).Scan(&status))
+	require.Equal(t, "PENDING", status)
+	require.NoError(t, lite.QueryRow(`SELECT status FROM batches`).Scan(&status))
+	require.Equal(t, "PENDING", status)
+}
+
+// Names of every kind, and a schema that isn't there yet.
+func TestRenamedTables(t *testing.T) {
+	hostile := `Odd "name"; DROP TABLE x --`
+	pool := dbtest.Pool(t)
+	_, err := pool.Exec(t.Context(), `CREATE SCHEMA "My App"; CREATE TABLE "My App"."Bat""ches" ("The Id" text PRIMARY KEY, "STATUS'" text); INSERT INTO "My App"."Bat""ches" VALUES ('b', NULL)`)
+	require.NoError(t, err)
+	fin, err := finalize.New(pool, &finalize.Config{
+		Aggregate: "batch",
+		Guard: guard.All(
+			guard.Status{Schema: "My App", Table: `Bat"ches`, Key: "The Id", Column: "STATUS'", Terminal: guard.Names(`it's \done`)},
+			guard.Ledger{Schema: "new schema", Table: hostile},
+		),
+		Outbox: outbox.Writer{Schema: "new schema", Table: "Events"},
+		Logger: discard(),
+	})
+	require.NoError(t, err)
+	require.NoError(t, fin.Migrate(t.Context()))
+	require.NoError(t, fin.Migrate(t.Context()), "again")
+	require.NoError(t, fin.Check(t.Context()))
+	r, err := fin.Settle(t.Context(), guard.Text("b"), "t", finalize.Outcome{State: `it's \done`, Events: []outbox.Event{{Type: "e", Payload: []byte(`1`)}}})
+	require.NoError(t, err)
+	require.True(t, r.Won)
+	var n int
+	require.NoError(t, pool.QueryRow(t.Context(), `SELECT count(*) FROM "new schema"."Events", "new schema".`+pgx.Identifier{hostile}.Sanitize()).Scan(&n))
+	require.Equal(t, 1, n)
+}
+
+// Every way in which pgx sends queries, and PgBouncer.
+func TestQueryModes(t *testing.T) {
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
+		t.Run(mode.String(), func(t *testing.T) {
+			each(t, callsOfEveryKind, on("pgx"), func(s *setup) { s.mode = mode })
+		})
+	}
+}
+
+func callsOfEveryKind(t *testing.T, w *world) {
+	several := completed()
+	for _, more := range []string{"b", "c", "d", "e", "f"} {
+		several.Events = append(several.Events, outbox.Event{Type: more, Payload: []byte(`"` + more + `"`), Headers: map[string]string{"h": more}})
+	}
+	for i, out := range []finalize.Outcome{completed(), several, quietly()} {
+		key := w.open("do" + string(rune('0'+i)))
+		for _, wins := range []bool{true, false} {
+			r, err := w.do(t.Context(), key, "t", func(context.Context, guard.Tx) (finalize.Outcome, error) { return out, nil })
+			require.NoError(t, err)
+			require.Equal(t, wins, r.Won)
+			require.Equal(t, out.State, r.State)
+		}
+		key = w.open("settle" + string(rune('0'+i)))
+		for _, wins := range []bool{true, false} {
+			r, err := w.settle(t.Context(), key, "t", out)
+			require.NoError(t, err)
+			require.Equal(t, wins, r.Won)
+		}
+	}
+	key := w.open("tx")
+	tx, err := w.begin(t.Context(), "")
+	require.NoError(t, err)
+	r, err := tx.doTx(t.Context(), key, "t", complete("tx"))
+	require.NoError(t, err)
+	require.True(t, r.Won)
+	require.NoError(t, tx.Commit(t.Context()))
+}
+
+func TestThroughPgBouncer(t *testing.T) {
+	url := dbtest.Postgres(t)
+	direct := dbtest.PoolOn(t, url)
+	_, err := direct.Exec(t.Context(), `CREATE TABLE batches (id text PRIMARY KEY, status text); INSERT INTO batches SELECT n, 'PENDING' FROM generate_series(1, 40) n`)
+	require.NoError(t, err)
+	bouncer := dbtest.StartPgBouncer(t, url, "default_pool_size = 3")
+	pool := dbtest.PoolOn(t, bouncer.URL(), func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec })
+	for _, g := range []guard.Guard{statusGuard(), guard.Ledger{}} {
+		fin, err := finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: g, Logger: discard()})
+		require.NoError(t, err)
+		require.NoError(t, fin.Migrate(t.Context()))
+		results := make(chan bool)
+		for range 8 {
+			go func() {
+				for n := range 40 {
+					r, err := fin.Do(context.Background(), guard.Text(string(rune('1'+n%9))), "t", func(context.Context, pgx.Tx) (finalize.Outcome, error) {
+						return finalize.Outcome{State: "COMPLETE"}, nil
+					})
+					results <- err == nil && r.Won
+				}
+			}()
+		}
+		wins := 0
+		for range 8 * 40 {
+			if <-results {
+				wins++
+			}
+		}
+		require.Equal(t, 9, wins)
+	}
+}
