@@ -114,6 +114,9 @@ func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx
 
 // withCause adds to err the reason for which ctx ended, if it did.
 func withCause(ctx context.Context, err error) error {
+	if deadline, ok := ctx.Deadline(); ok && err != nil && !time.Now().Before(deadline) {
+		<-ctx.Done() // a dial that was given the same deadline may be the first to notice
+	}
 	if err != nil && ctx.Err() != nil {
 		if cause := context.Cause(ctx); !errors.Is(err, cause) {
 			return fmt.Errorf("%w: %w", cause, err)
