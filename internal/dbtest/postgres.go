@@ -1,0 +1,88 @@
+package dbtest
+
+import (
+	"context"
+	"database/sql"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"github.com/stretchr/testify/require"
+)
+
+// Postgres returns the URL of a new, empty database, which is dropped at the test's end.
+func Postgres(t testing.TB) string {
+	t.Helper()
+	return Database(t, server(t, "PostgreSQL", "ENDSTATE_TEST_POSTGRES_URL"))
+}
+
+// Database makes a new database on a server, which is dropped at the test's end.
+func Database(t testing.TB, server string) string {
+	t.Helper()
+	name := "t_" + uuid.NewString()[:13]
+	// Of template0, to which nobody can have added anything.
+	admin(t, server, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE template0")
+	t.Cleanup(func() {
+		admin(t, server, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
+	})
+	u, err := url.Parse(server)
+	require.NoError(t, err)
+	u.Path = "/" + name
+	return u.String()
+}
+
+func admin(t testing.TB, server, statement string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, server)
+	require.NoError(t, err)
+	defer conn.Close(ctx)
+	_, err = conn.Exec(ctx, statement)
+	require.NoError(t, err)
+}
+
+// Pool returns a pool on a new database. The functions may change its configuration.
+func Pool(t testing.TB, configure ...func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
+	return PoolOn(t, Postgres(t), configure...)
+}
+
+// PoolOn returns a pool on the database at url.
+func PoolOn(t testing.TB, url string, configure ...func(*pgxpool.Config)) *pgxpool.Pool {
+	t.Helper()
+	cfg, err := pgxpool.ParseConfig(url)
+	require.NoError(t, err)
+	cfg.MaxConns = 16
+	for _, f := range configure {
+		f(cfg)
+	}
+	pool, err := pgxpool.NewWithConfig(context.Background(), cfg)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	return pool
+}
+
+// SQL returns a *sql.DB, through pgx, on a new PostgreSQL database.
+func SQL(t testing.TB) *sql.DB {
+	t.Helper()
+	return SQLOn(t, Postgres(t))
+}
+
+// SQLOn returns a *sql.DB, through pgx, on the PostgreSQL database at url.
+func SQLOn(t testing.TB, url string) *sql.DB {
+	t.Helper()
+	return open(t, "pgx", url)
+}
+
+func open(t testing.TB, driver, dsn string) *sql.DB {
+	t.Helper()
+	db, err := sql.Open(driver, dsn)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
+}
