@@ -192,7 +192,9 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 	}
 	own := []string{"application_name", "test" + schema}
 	if !s.plain {
-		s.params["synchronous_commit"] = "off" // no test here stops the server, and a flush takes longer than the rest
+		if s.params["synchronous_commit"] == "" {
+			s.params["synchronous_commit"] = "off" // no test here stops the server, and a flush takes longer than the rest
+		}
 		s.params["search_path"] = schema
 		own = append(own, "search_path", schema, "synchronous_commit", "off")
 	}
