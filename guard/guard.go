@@ -34,7 +34,7 @@ var (
 	// ErrConfig is returned for a guard whose fields don't make sense.
 	ErrConfig = errors.New("guard: invalid configuration")
 
-	// ErrSchema is returned when the database lacks a table, column, index or right that the guard needs.
+	// ErrSchema is returned when the database lacks a table, column or index that the guard needs.
 	ErrSchema = errors.New("guard: schema is incomplete")
 )
 

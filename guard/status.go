@@ -19,8 +19,10 @@ import (
 // as long as nobody changes it.
 //
 // The column may be text, varchar or an enum, the key columns text, varchar, uuid, smallint, integer or bigint. A key of
-// another kind than its column (text for a uuid column, say) is an error on PostgreSQL and finds no row on SQLite, so that
-// one aggregate can't be known by two keys.
+// another kind than its column (text for a uuid column, say) is an error on PostgreSQL, so that one aggregate can't be known
+// by two keys. SQLite finds no row for an integer in a text column or the reverse, but it has no uuid type: there use either
+// Text or UUID for a column, not both, since to a ledger they are two keys. The same goes for key columns whose collation
+// takes two spellings for equal. Whatever the key, the row's own status lets only one call win.
 type Status struct {
 	Schema string // the table's schema; empty: the connection's search path
 	Table  string // the table; required
