@@ -3,6 +3,8 @@ package finalize_test
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -280,4 +282,53 @@ func TestThroughPgBouncer(t *testing.T) {
 		}
 		require.Equal(t, 9, wins)
 	}
+}
+
+// Where a transaction is wanted a pool doesn't compile: it isn't one to the compiler.
+func TestAPoolIsNoTransaction(t *testing.T) {
+	tx := reflect.TypeFor[guard.Tx]()
+	require.True(t, reflect.TypeFor[pgx.Tx]().Implements(tx))
+	require.True(t, reflect.TypeFor[*pgxpool.Tx]().Implements(reflect.TypeFor[pgx.Tx]()))
+	for _, other := range []reflect.Type{reflect.TypeFor[*pgxpool.Pool](), reflect.TypeFor[*pgxpool.Conn](), reflect.TypeFor[*pgx.Conn](), reflect.TypeFor[*sql.DB](), reflect.TypeFor[*sql.Conn]()} {
+		require.False(t, other.Implements(tx), "%v", other)
+		require.False(t, other.Implements(reflect.TypeFor[outbox.Tx]()), "%v", other)
+		require.False(t, other.Implements(reflect.TypeFor[pgx.Tx]()), "%v", other)
+		require.False(t, other.AssignableTo(reflect.TypeFor[*sql.Tx]()), "%v", other)
+	}
+}
+
+func TestDoTxInNoTransaction(t *testing.T) {
+	cfg := &finalize.Config{Aggregate: "batch", Guard: statusGuard(), Logger: discard()}
+	onSQLite, err := finalize.NewSQL(dbtest.SQLite(t), cfg)
+	require.NoError(t, err)
+	_, err = onSQLite.DoTx(t.Context(), nil, guard.Text("b"), "t", func(context.Context, *sql.Tx) (finalize.Outcome, error) {
+		return completed(), errors.New("the callback ran")
+	})
+	require.ErrorContains(t, err, "tx is nil")
+	onPgx, err := finalize.New(&pgxpool.Pool{}, cfg)
+	require.NoError(t, err)
+	_, err = onPgx.DoTx(t.Context(), nil, guard.Text("b"), "t", func(context.Context, pgx.Tx) (finalize.Outcome, error) {
+		return completed(), errors.New("the callback ran")
+	})
+	require.ErrorContains(t, err, "tx is nil")
+}
+
+// Without its unique index a dedup key would let duplicates in unnoticed; an index over unpublished rows alone stops at the
+// first publish.
+func TestMissingIndexesAreNamed(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, w *world) {
+		w.exec("DROP INDEX endstate_outbox_dedup")
+		for _, partial := range []bool{false, true} {
+			if partial {
+				w.exec("CREATE UNIQUE INDEX partial ON endstate_outbox (dedup_key) WHERE published_at IS NULL")
+			}
+			err := w.check(t.Context())
+			require.ErrorIs(t, err, outbox.ErrSchema)
+			require.ErrorContains(t, err, "dedup_key")
+			require.ErrorContains(t, err, "00101_outbox")
+		}
+		w.exec("CREATE UNIQUE INDEX whole ON endstate_outbox (dedup_key)")
+		require.NoError(t, w.check(t.Context()))
+	})
 }

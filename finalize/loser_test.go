@@ -62,3 +62,56 @@ func (w *world) also(id string) string {
 	w.open(id)
 	return id
 }
+
+// And it adds no dead tuple, in none of the tables.
+func TestALaterLoserAddsNoDeadTuple(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, w *world) {
+		w.exec("CREATE EXTENSION IF NOT EXISTS pgstattuple SCHEMA public")
+		tuples := func() []string {
+			return w.text(`SELECT relname || ' ' || live.tuple_count || ' ' || live.dead_tuple_count FROM pg_class, public.pgstattuple(oid) AS live
+				WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace ORDER BY relname`)
+		}
+		key := w.open("b1")
+		open := tuples()
+		_, err := w.do(t.Context(), key, "winner", complete("b1"))
+		require.NoError(t, err)
+		won := tuples()
+		require.NotEqual(t, open, won, "a winner is seen")
+		for range 10 {
+			_, err := w.do(t.Context(), key, "loser", never(t))
+			require.NoError(t, err)
+			_, err = w.settle(t.Context(), key, "loser", completed())
+			require.NoError(t, err)
+			tx, err := w.begin(t.Context(), "")
+			require.NoError(t, err)
+			_, err = tx.doTx(t.Context(), key, "loser", never(t))
+			require.NoError(t, err)
+			require.NoError(t, tx.Commit(t.Context()))
+		}
+		require.Equal(t, won, tuples())
+	}, on("pgx", "sql"))
+}
+
+// On SQLite a loser doesn't wait for the one write lock, if its guard can be read without.
+func TestALaterLoserTakesNoWriteLockOnSQLite(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, w *world) {
+		key := w.open("b1")
+		_, err := w.do(t.Context(), key, "winner", complete("b1"))
+		require.NoError(t, err)
+		writer, err := w.db.BeginTx(t.Context(), nil)
+		require.NoError(t, err)
+		_, err = writer.ExecContext(t.Context(), "INSERT INTO writes VALUES ('another', '')")
+		require.NoError(t, err)
+		for range 10 {
+			r, err := w.do(t.Context(), key, "loser", never(t))
+			require.NoError(t, err)
+			require.False(t, r.Won)
+			r, err = w.settle(t.Context(), key, "loser", completed())
+			require.NoError(t, err)
+			require.False(t, r.Won)
+		}
+		require.NoError(t, writer.Rollback())
+	}, on("sqlite"), guardedBy("status", "ledger", "all"))
+}
