@@ -1,11 +1,12 @@
 # The commands of this project. make test needs only Go, make and Debian's packages: it installs what it lacks.
 
-.PHONY: help test lint fmt
+.PHONY: help test lint fmt bench bench-quick
 
 help:
 	@echo "make test   lint, then every module's tests against real servers (started for it)"
 	@echo "make lint   gofmt, go vet, staticcheck, and the rules on imports"
 	@echo "make fmt    format the code"
+	@echo "make bench  the library beside hand-written pgx, as ratios (make bench-quick: noisier, in under two minutes)"
 
 test: lint
 	go run ./tools/testall
@@ -15,3 +16,9 @@ lint:
 
 fmt:
 	gofmt -w .
+
+bench:
+	go run ./bench
+
+bench-quick:
+	go run ./bench -quick

@@ -302,3 +302,23 @@ func TestDoTxKeepsOffTheConnectionOfAnEndedTransaction(t *testing.T) {
 		w.requireOpen("b1")
 	}, conns(1))
 }
+
+// A caller who waited in vain keeps its transaction: the server was asked to cancel the statement, and said that it did.
+func TestDoTxBusyLeavesTheTransactionUsable(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		key := w.open("b")
+		holder, err := w.begin(t.Context(), "")
+		require.NoError(t, err)
+		_, err = holder.doTx(t.Context(), key, "holder", complete("b"))
+		require.NoError(t, err)
+
+		tx, err := w.begin(t.Context(), "")
+		require.NoError(t, err)
+		require.NoError(t, write(t.Context(), tx, "mine"))
+		_, err = tx.doTx(t.Context(), key, "waiter", never(t))
+		require.ErrorIs(t, err, finalize.ErrBusy)
+		require.NoError(t, tx.Commit(t.Context()))
+		require.Equal(t, 1, w.writes("mine"))
+		require.NoError(t, holder.Rollback(t.Context()))
+	}, on("pgx"), guardedBy("status", "ledger", "all"), configured(func(c *finalize.Config) { c.ClaimTimeout = 50 * time.Millisecond }))
+}

@@ -394,8 +394,10 @@ func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(cont
 	if !stop() {
 		finish()
 		<-interrupted
-		// A cancel request that came too late must not hit the connection's next user.
-		_ = conn.Close(running)
+		if sqltx.State(err) != sqltx.QueryCanceled {
+			// A cancel request that came too late must not hit the connection's next user.
+			_ = conn.Close(running)
+		}
 	}
 	return err
 }

@@ -16,6 +16,7 @@ const (
 	DivisionByZero      = "22012" // what a joined statement raises when it must not be committed
 	InvalidParameter    = "22023"
 	NoTransaction       = "25P01"
+	QueryCanceled       = "57014"
 	FailedTransaction   = "25P02"
 	UndefinedTable      = "42P01"
 	UndefinedColumn     = "42703"
