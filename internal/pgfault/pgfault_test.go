@@ -2,12 +2,11 @@ package pgfault_test
 
 import (
 	"context"
-	"database/sql"
+	"net/url"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -18,46 +17,97 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fixture is a table, a proxy to its database, and a pool that doesn't go through the proxy.
+// fixture is a table with one number, a proxy to its database, and a pool that doesn't go through the proxy.
 type fixture struct {
-	proxy  *pgfault.Proxy
-	direct *pgxpool.Pool
+	database string // its URL, for a proxy
+	proxy    *pgfault.Proxy
+	direct   *pgxpool.Pool
 }
 
 func setUp(t *testing.T) fixture {
-	url := dbtest.Postgres(t)
-	direct := dbtest.PoolOn(t, url)
-	_, err := direct.Exec(t.Context(), "CREATE TABLE n (n int); INSERT INTO n VALUES (0)")
-	require.NoError(t, err)
-	return fixture{pgfault.New(t, url), direct}
+	t.Helper()
+	return newFixture(t, dbtest.Postgres(t))
 }
 
+func newFixture(t *testing.T, database string) fixture {
+	t.Helper()
+	direct := dbtest.PoolOn(t, database)
+	_, err := direct.Exec(t.Context(), "CREATE TABLE n (n int); INSERT INTO n VALUES (0)")
+	require.NoError(t, err)
+	u, err := url.Parse(database)
+	require.NoError(t, err)
+	query := u.Query()
+	query.Set("application_name", "through-the-proxy")
+	u.RawQuery = query.Encode()
+	return fixture{u.String(), pgfault.New(t, u.String()), direct}
+}
+
+// value is what is committed.
 func (f fixture) value(t *testing.T) (n int) {
+	t.Helper()
 	require.NoError(t, f.direct.QueryRow(t.Context(), "SELECT n FROM n").Scan(&n))
 	return n
 }
 
+// requireSessions waits until so many sessions of clients of the proxy are in a state ("" is any).
+func (f fixture) requireSessions(t *testing.T, want int, state string) {
+	t.Helper()
+	var n int
+	require.Eventually(t, func() bool {
+		require.NoError(t, f.direct.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+			AND application_name = 'through-the-proxy' AND ($1 = '' OR state = $1)`, state).Scan(&n))
+		return n == want
+	}, 10*time.Second, 5*time.Millisecond, "sessions in state %q", state)
+}
+
 const increment = "UPDATE n SET n = n + 1"
 
-// ways of committing one increment.
-func ways(t *testing.T, f fixture) map[string]func(context.Context) error {
+// way is one of the ways to increment the number.
+type way struct {
+	name string
+	at   string // the statement at which it takes effect
+	tx   bool   // it is in a transaction of several exchanges
+	run  func(context.Context) error
+}
+
+// ways go through the proxy, on connections of their own.
+func (f fixture) ways(t *testing.T) []way {
+	t.Helper()
 	pool := dbtest.PoolOn(t, f.proxy.URL())
 	db := dbtest.SQLOn(t, f.proxy.URL())
-	return map[string]func(context.Context) error{
-		"pgx": func(ctx context.Context) error {
-			return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-				_, err := tx.Exec(ctx, increment)
-				return err
-			})
-		},
-		"pipelined": func(ctx context.Context) error {
+	unnamed := dbtest.PoolOn(t, f.proxy.URL(), func(cfg *pgxpool.Config) { cfg.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec })
+	pipeline := func(pool *pgxpool.Pool) func(context.Context) error {
+		return func(ctx context.Context) error {
 			batch := &pgx.Batch{}
 			for _, sql := range []string{"begin", increment, "commit"} {
 				batch.Queue(sql)
 			}
 			return pool.SendBatch(ctx, batch).Close()
-		},
-		"database/sql": func(ctx context.Context) error {
+		}
+	}
+	execute := func(sql string, args ...any) func(context.Context) error {
+		return func(ctx context.Context) error {
+			_, err := pool.Exec(ctx, sql, args...)
+			return err
+		}
+	}
+	return []way{
+		{"pgx", "commit", true, func(ctx context.Context) error {
+			tx, err := pool.Begin(ctx)
+			if err != nil {
+				return err
+			}
+			defer tx.Rollback(context.WithoutCancel(ctx))
+			if _, err := tx.Exec(ctx, increment); err != nil {
+				return err
+			}
+			return tx.Commit(ctx)
+		}},
+		{"pgx, pipelined", "commit", false, pipeline(pool)},
+		{"pgx, pipelined, unnamed statements", "commit", false, pipeline(unnamed)},
+		{"pgx, one prepared statement", increment, false, execute(increment+" WHERE $1", true)},
+		{"pgx, one simple query", increment, false, execute(increment)},
+		{"database/sql", "commit", true, func(ctx context.Context) error {
 			tx, err := db.BeginTx(ctx, nil)
 			if err != nil {
 				return err
@@ -67,123 +117,35 @@ func ways(t *testing.T, f fixture) map[string]func(context.Context) error {
 				return err
 			}
 			return tx.Commit()
-		},
+		}},
+		// With an argument, as it would be run twice without one: see TestDatabaseSQLRunsAnUpdateTwice.
+		{"database/sql, one statement", increment, false, func(ctx context.Context) error {
+			_, err := db.ExecContext(ctx, increment+" WHERE $1", true)
+			return err
+		}},
 	}
 }
 
-func TestFaultsAtCommit(t *testing.T) {
-	for _, tt := range []struct {
-		name      string
-		do        pgfault.Action
-		committed bool
-	}{
-		{"cut before", pgfault.CutBefore, false},
-		{"cut after the reply", pgfault.CutAfterReply, true},
-		{"cut while working", pgfault.CutWhileWorking, true},
-	} {
-		for way := range ways(t, setUp(t)) {
-			t.Run(tt.name+"/"+way, func(t *testing.T) {
-				f := setUp(t)
-				commit := ways(t, f)[way]
-				require.NoError(t, commit(t.Context()), "unharmed at first")
-				fault := f.proxy.Arm(&pgfault.Fault{SQL: "commit", Do: tt.do})
-				require.Error(t, commit(t.Context()))
-				fault.RequireFired(t)
-				want := 1
-				if tt.committed {
-					<-fault.Answered()
-					want = 2
-				}
-				require.Equal(t, want, f.value(t))
-				require.NoError(t, commit(t.Context()), "unharmed afterwards")
-			})
-		}
+// eachWay runs a test on each way. The number is 0 then, and the way's one connection is open, with its statements prepared.
+func eachWay(t *testing.T, test func(t *testing.T, f fixture, w way)) {
+	f := setUp(t)
+	for i, name := range names(f.ways(t)) {
+		t.Run(name, func(t *testing.T) {
+			w := f.ways(t)[i]
+			t.Cleanup(f.proxy.CutAll) // before the pools close, which would wait for what a failed test left held
+			require.NoError(t, w.run(t.Context()), "unharmed at first")
+			_, err := f.direct.Exec(t.Context(), "UPDATE n SET n = 0")
+			require.NoError(t, err)
+			f.requireSessions(t, 1, "idle")
+			test(t, f, w)
+		})
 	}
 }
 
-func TestHoldOutlivesTheClient(t *testing.T) {
-	f := setUp(t)
-	pool := dbtest.PoolOn(t, f.proxy.URL())
-	fault := f.proxy.Arm(&pgfault.Fault{SQL: increment, Do: pgfault.Hold})
-	ctx, cancel := context.WithCancel(t.Context())
-	failed := make(chan error)
-	go func() {
-		_, err := pool.Exec(ctx, increment+" WHERE $1", true)
-		failed <- err
-	}()
-	fault.RequireFired(t)
-	cancel()
-	require.Error(t, <-failed)
-	require.Equal(t, 0, f.value(t))
-	fault.Release()
-	require.Eventually(t, func() bool { return f.value(t) == 1 }, 10*time.Second, 5*time.Millisecond)
-}
-
-func TestHalfOpenHangsUntilTheContextEnds(t *testing.T) {
-	f := setUp(t)
-	pool := dbtest.PoolOn(t, f.proxy.URL())
-	fault := f.proxy.Arm(&pgfault.Fault{SQL: increment, Do: pgfault.HalfOpen})
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
-	defer cancel()
-	_, err := pool.Exec(ctx, increment)
-	require.ErrorIs(t, err, context.DeadlineExceeded)
-	fault.RequireFired(t)
-}
-
-func TestRefuseAndCutAll(t *testing.T) {
-	f := setUp(t)
-	pool := dbtest.PoolOn(t, f.proxy.URL())
-	require.NoError(t, pool.Ping(t.Context()))
-	f.proxy.Refuse(true)
-	f.proxy.CutAll()
-	require.Error(t, pool.Ping(t.Context()))
-	f.proxy.Refuse(false)
-	require.NoError(t, pool.Ping(t.Context()))
-}
-
-func TestTrips(t *testing.T) {
-	ctx := t.Context()
-	f := setUp(t)
-	pool := dbtest.PoolOn(t, f.proxy.URL())
-	all := ways(t, f)
-	for name, want := range map[string]int{"pgx": 3, "pipelined": 1} {
-		require.NoError(t, all[name](ctx)) // prepares statements
-		trips := f.proxy.Trips(func() { require.NoError(t, all[name](ctx)) })
-		require.Len(t, trips, want, name)
+func names(ways []way) []string {
+	list := make([]string, len(ways))
+	for i, w := range ways {
+		list[i] = w.name
 	}
-	require.NoError(t, pool.QueryRow(ctx, "SELECT $1::int", 1).Scan(new(int)))
-	require.Len(t, f.proxy.Trips(func() { require.NoError(t, pool.QueryRow(ctx, "SELECT $1::int", 1).Scan(new(int))) }), 1)
-}
-
-// pgconn.SafeToRetry answers for what it saw, and it doesn't see that a COMMIT which was sent took effect. That is why the
-// library never asks it once anything was sent. When this test fails, pgx has changed: look at what it says now.
-func TestSafeToRetryLies(t *testing.T) {
-	f := setUp(t)
-	conn, err := pgx.Connect(t.Context(), f.proxy.URL())
-	require.NoError(t, err)
-	defer conn.Close(context.Background())
-	tx, err := conn.Begin(t.Context())
-	require.NoError(t, err)
-	_, err = tx.Exec(t.Context(), increment)
-	require.NoError(t, err)
-	fault := f.proxy.Arm(&pgfault.Fault{SQL: "commit", Do: pgfault.CutAfterReply})
-	err = tx.Commit(t.Context())
-	require.Error(t, err)
-	fault.RequireFired(t)
-	<-fault.Answered()
-	require.Equal(t, 1, f.value(t), "committed")
-	require.True(t, pgconn.SafeToRetry(err), "and yet said to be safe to retry: %v", err)
-}
-
-// database/sql runs a statement again when its driver says that the connection was bad, and pgx says so by SafeToRetry.
-func TestDatabaseSQLRunsAnUpdateTwice(t *testing.T) {
-	f := setUp(t)
-	db, err := sql.Open("pgx", f.proxy.URL())
-	require.NoError(t, err)
-	defer db.Close()
-	fault := f.proxy.Arm(&pgfault.Fault{SQL: increment, Do: pgfault.CutAfterReply})
-	_, err = db.ExecContext(t.Context(), increment)
-	require.NoError(t, err, "one call, no error")
-	fault.RequireFired(t)
-	require.Equal(t, 2, f.value(t), "two updates")
+	return list
 }

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -48,10 +49,10 @@ func New(t testing.TB, database string) *Proxy {
 	p := &Proxy{listener: listener, links: map[*link]bool{}}
 	p.network, p.address = pgconn.NetworkAddress(config.Host, config.Port)
 	u.Host = listener.Addr().String()
-	query := u.Query()
-	query.Del("host")
-	query.Del("port")
-	u.RawQuery = query.Encode()
+	// The other parameters stay as they are written: pgx decodes them in its own way.
+	u.RawQuery = strings.Join(slices.DeleteFunc(strings.Split(u.RawQuery, "&"), func(parameter string) bool {
+		return strings.HasPrefix(parameter, "host=") || strings.HasPrefix(parameter, "port=")
+	}), "&")
 	p.url = u.String()
 	p.group.Go(p.accept)
 	t.Cleanup(func() {
