@@ -277,9 +277,9 @@ func (l *link) fromServer(in *messages) {
 		if !complete {
 			continue
 		}
+		_ = out.Flush() // the answers to earlier exchanges
 		switch fault.Do {
 		case HoldReply:
-			_ = out.Flush()
 			fault.answered.send()
 			if !l.wait(fault) {
 				return
