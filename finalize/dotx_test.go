@@ -315,8 +315,12 @@ func TestDoTxBusyLeavesTheTransactionUsable(t *testing.T) {
 		tx, err := w.begin(t.Context(), "")
 		require.NoError(t, err)
 		require.NoError(t, write(t.Context(), tx, "mine"))
-		_, err = tx.doTx(t.Context(), key, "waiter", never(t))
-		require.ErrorIs(t, err, finalize.ErrBusy)
+		for range 10 {
+			_, err = tx.doTx(t.Context(), key, "waiter", never(t))
+			require.ErrorIs(t, err, finalize.ErrBusy)
+			_, err = tx.Exec(t.Context(), "SELECT pg_sleep(0.02)")
+			require.NoError(t, err, "no request to cancel came late")
+		}
 		require.NoError(t, tx.Commit(t.Context()))
 		require.Equal(t, 1, w.writes("mine"))
 		require.NoError(t, holder.Rollback(t.Context()))

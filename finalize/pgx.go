@@ -233,10 +233,13 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if s.plan == nil {
 		return s.finishOwn(ctx, a)
 	}
-	a.Events = s.db.cfg.Outbox.Columns(a.events)
-	st := s.plan.finish[outbox.ClauseKind(len(a.events))]()
 	batch := &pgx.Batch{}
-	batch.Queue(st.SQL, st.Args(&a.Call)...)
+	batch.Queue(s.plan.win.SQL, s.plan.win.Args(&a.Call)...)
+	if len(a.events) > 0 {
+		a.Events = s.db.cfg.Outbox.Columns(a.events)
+		st := s.plan.events[outbox.ClauseKind(len(a.events))]()
+		batch.Queue(st.SQL, st.Args(&a.Call)...)
+	}
 	batch.Queue(s.commit)
 	seen := s.plan.answer()
 	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
@@ -244,6 +247,9 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 		rows, err := results.Query()
 		if err == nil {
 			err = seen.scanWon(rows)
+		}
+		if err == nil && len(a.events) > 0 {
+			_, err = results.Exec()
 		}
 		if err != nil {
 			_ = results.Close() // which reports the same
@@ -377,13 +383,19 @@ func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(cont
 	running, finish := context.WithCancel(detached)
 	defer finish()
 	interrupted := make(chan struct{})
+	delivered := true
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
-		grace, cancel := context.WithTimeout(running, interruptGrace)
-		defer cancel()
+		grace, cancelGrace := context.WithTimeout(running, interruptGrace)
+		defer cancelGrace()
+		// A request is seen to its end though the statement has ended meanwhile: on its way it could hit the next one.
+		asking, cancelAsking := context.WithTimeout(detached, interruptGrace)
+		defer cancelAsking()
 		for grace.Err() == nil {
 			// Again and again, since the server ignores a request that comes before the statement, or between two.
-			_ = conn.PgConn().CancelRequest(grace)
+			if conn.PgConn().CancelRequest(asking) != nil || asking.Err() != nil {
+				delivered = false
+			}
 			_ = sleep(grace, interruptInterval)
 		}
 		if running.Err() == nil {
@@ -394,7 +406,7 @@ func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(cont
 	if !stop() {
 		finish()
 		<-interrupted
-		if sqltx.State(err) != sqltx.QueryCanceled {
+		if !delivered || sqltx.State(err) != sqltx.QueryCanceled {
 			// A cancel request that came too late must not hit the connection's next user.
 			_ = conn.Close(running)
 		}
