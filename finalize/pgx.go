@@ -233,13 +233,10 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if s.plan == nil {
 		return s.finishOwn(ctx, a)
 	}
+	a.Events = s.db.cfg.Outbox.Columns(a.events)
+	st := s.plan.finish[outbox.ClauseKind(len(a.events))]()
 	batch := &pgx.Batch{}
-	batch.Queue(s.plan.win.SQL, s.plan.win.Args(&a.Call)...)
-	if len(a.events) > 0 {
-		a.Events = s.db.cfg.Outbox.Columns(a.events)
-		st := s.plan.events[outbox.ClauseKind(len(a.events))]()
-		batch.Queue(st.SQL, st.Args(&a.Call)...)
-	}
+	batch.Queue(st.SQL, st.Args(&a.Call)...)
 	batch.Queue(s.commit)
 	seen := s.plan.answer()
 	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
@@ -247,9 +244,6 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 		rows, err := results.Query()
 		if err == nil {
 			err = seen.scanWon(rows)
-		}
-		if err == nil && len(a.events) > 0 {
-			_, err = results.Exec()
 		}
 		if err != nil {
 			_ = results.Close() // which reports the same
