@@ -96,15 +96,34 @@ func TestRaceOfGoroutinesOnOneKey(t *testing.T) {
 	})
 }
 
+// A hundred goroutines on a thousand keys, four callers for each, whose ways cross in every order.
 func TestRaceOfGoroutinesOnManyKeys(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
+		const goroutines, callers = 100, 4
 		keys := ids(1000)
 		if w.sqlite() {
-			keys = ids(100)
+			keys = ids(100) // it writes one at a time
 		}
 		w.open(keys...)
-		requireOneWinnerEach(t, w, keys, race(w, 8, keys))
-	}, on("pgx", "sqlite"), guardedBy("all"))
+		lanes := make([][]string, goroutines/callers)
+		for i, id := range keys {
+			lanes[i%len(lanes)] = append(lanes[i%len(lanes)], id)
+		}
+		var mu sync.Mutex
+		var all []called
+		var group sync.WaitGroup
+		for _, lane := range lanes {
+			group.Go(func() {
+				calls := race(w, callers, lane)
+				mu.Lock()
+				defer mu.Unlock()
+				all = append(all, calls...)
+			})
+		}
+		group.Wait()
+		require.Len(t, all, callers*len(keys))
+		requireOneWinnerEach(t, w, keys, all)
+	}, on("pgx", "sqlite"), guardedBy("all"), conns(20))
 }
 
 // raceEnv tells a child process where to race.
