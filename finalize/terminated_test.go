@@ -52,7 +52,7 @@ func TestBackendTerminatedInTheCallback(t *testing.T) {
 		require.NotErrorIs(t, err, finalize.ErrOutcomeUnknown)
 		require.Error(t, callers.Commit(t.Context()))
 		w.requireOpen("b2")
-	}, on("pgx", "sql"))
+	}, on("pgx", "sql"), conns(1)) // which asking what became of it must do with
 }
 
 // F5: idle_in_transaction_session_timeout strikes a callback that takes too long over something else.
