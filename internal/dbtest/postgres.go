@@ -37,7 +37,7 @@ func Database(t testing.TB, server string) string {
 
 func admin(t testing.TB, server, statement string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // both force a checkpoint, which takes its time on a busy disk
 	defer cancel()
 	conn, err := pgx.Connect(ctx, server)
 	require.NoError(t, err)
