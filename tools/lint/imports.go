@@ -6,80 +6,124 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os/exec"
+	"path"
 	"slices"
 	"strings"
+
+	"github.com/endstate-go/endstate/tools/internal/workspace"
 )
 
 const module = "github.com/endstate-go/endstate"
 
-// rule says what packages must not depend on, even indirectly, outside of their tests.
+// rule says what packages must not depend on, even indirectly, outside of their own tests.
 type rule struct {
-	packages  []string // with everything below them
-	except    []string // packages for use in tests
-	forbidden []string // with everything below them
+	packages  func(path string) bool
+	forbidden func(path string) bool
 	why       string
 }
 
-// rules are checked against the packages' non-test files.
 func rules() []rule {
-	library := []string{module + "/guard", module + "/outbox", module + "/lock", module + "/finalize", module + "/cmd"}
+	production := func(path string) bool {
+		return below("guard", "outbox", "lock", "finalize", "cmd")(path) && !testSupport(path)
+	}
 	return []rule{
-		{
-			packages: library,
-			except:   []string{module + "/guard/guardtest", module + "/lock/locktest", module + "/outbox/outboxtest"},
-			forbidden: []string{"github.com/stretchr/testify", "go.uber.org/goleak", "testing", "modernc.org/sqlite",
-				module + "/internal/dbtest", module + "/internal/testserver", module + "/internal/pgfault"},
-			why: "it is for tests, and would end up in every user's binary",
-		},
-		{[]string{module + "/guard"}, nil, []string{module + "/outbox", module + "/lock", module + "/finalize"}, "dependencies point one way: finalize to guard and outbox"},
-		{[]string{module + "/outbox"}, nil, []string{module + "/guard", module + "/lock", module + "/finalize"}, "dependencies point one way: finalize to guard and outbox"},
-		{[]string{module + "/lock"}, nil, []string{module + "/guard", module + "/outbox", module + "/finalize"}, "the lock knows nothing of what it locks"},
-		{[]string{module + "/finalize", module + "/guard"}, nil, []string{"github.com/redis", "github.com/bsm", module + "/lock"}, "the lock is optional"},
+		{production, forTests, "it is for tests, and would end up in every user's binary"},
+		{production, under("modernc.org/sqlite", "github.com/mattn/go-sqlite3"), "the caller chooses the SQLite driver"},
+		{below("guard"), below("outbox", "lock", "finalize", "cmd"), "dependencies point from finalize to guard and outbox"},
+		{below("outbox"), below("guard", "lock", "finalize", "cmd"), "dependencies point from finalize to guard and outbox"},
+		{below("lock"), below("guard", "outbox", "finalize", "cmd"), "the lock knows nothing of what it locks"},
+		{below("finalize"), below("lock", "cmd"), "finalize takes any lock, by an interface of its own"},
+		{below("guard", "finalize"), under("github.com/redis", "github.com/bsm"), "the lock, and with it Redis, is optional"},
 	}
 }
 
-type listed struct {
-	ImportPath string
-	Deps       []string
+// forTests reports whether a package is only for tests.
+func forTests(path string) bool {
+	return testSupport(path) || below("internal/testserver", "internal/pgfault")(path) ||
+		under("testing", "github.com/stretchr/testify", "go.uber.org/goleak")(path)
 }
 
-// brokenImports returns a line for each package that depends on what a rule forbids.
+// testSupport reports whether a package of ours is for tests by its name: dbtest, and exported ones such as guardtest.
+func testSupport(p string) bool { return below("")(p) && strings.HasSuffix(path.Base(p), "test") }
+
+// below returns whether a package is in one of the module's folders.
+func below(folders ...string) func(path string) bool {
+	roots := make([]string, len(folders))
+	for i, folder := range folders {
+		roots[i] = path.Join(module, folder)
+	}
+	return under(roots...)
+}
+
+// under returns whether a package is one of the roots or inside of one.
+func under(roots ...string) func(path string) bool {
+	return func(path string) bool {
+		return slices.ContainsFunc(roots, func(root string) bool {
+			return path == root || strings.HasPrefix(path, root+"/")
+		})
+	}
+}
+
+// imports is what packages import, by their paths, outside of their tests.
+type imports map[string][]string
+
+// brokenImports checks the rules on the module in the current folder, and returns a line for each dependency that breaks one.
 func brokenImports(ctx context.Context) ([]string, error) {
-	out, err := output(ctx, ".", "go", "list", "-deps", "-json=ImportPath,Deps", "./...")
+	out, err := workspace.Output(exec.CommandContext(ctx, "go", "list", "-deps", "-json=ImportPath,Imports", "./..."))
 	if err != nil {
 		return nil, err
 	}
-	var broken []string
+	imports := imports{}
 	for decoder := json.NewDecoder(strings.NewReader(out)); ; {
-		var p listed
-		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
-			slices.Sort(broken)
-			return broken, nil
-		} else if err != nil {
-			return nil, err
+		var p struct {
+			ImportPath string
+			Imports    []string
 		}
-		broken = append(broken, check(p, rules())...)
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return imports.broken(rules()), nil
+		} else if err != nil {
+			return nil, fmt.Errorf("read go list: %w", err)
+		}
+		imports[p.ImportPath] = p.Imports
 	}
 }
 
-func check(p listed, rules []rule) []string {
-	var broken []string
-	for _, r := range rules {
-		if !below(p.ImportPath, r.packages) || below(p.ImportPath, r.except) {
-			continue
-		}
-		for _, dep := range p.Deps {
-			if below(dep, r.forbidden) {
-				broken = append(broken, fmt.Sprintf("%s must not depend on %s: %s", p.ImportPath, dep, r.why))
+// broken returns a line for each package and rule that it breaks, with the shortest way to a forbidden package.
+func (imports imports) broken(rules []rule) []string {
+	var lines []string
+	for pkg := range imports {
+		for _, r := range rules {
+			if !r.packages(pkg) {
+				continue
+			}
+			if way := imports.way(pkg, r.forbidden); way != nil {
+				lines = append(lines, fmt.Sprintf("%s must not be imported: %s", strings.Join(way, " -> "), r.why))
 			}
 		}
 	}
-	return broken
+	slices.Sort(lines)
+	return lines
 }
 
-// below reports whether path is one of roots or inside of one.
-func below(path string, roots []string) bool {
-	return slices.ContainsFunc(roots, func(root string) bool {
-		return path == root || strings.HasPrefix(path, root+"/")
-	})
+// way returns the shortest way from a package to one that it depends on and that match accepts, or nil.
+func (imports imports) way(from string, match func(string) bool) []string {
+	came := map[string]string{from: ""}
+	for queue := []string{from}; len(queue) > 0; queue = queue[1:] {
+		for _, next := range imports[queue[0]] {
+			if _, seen := came[next]; seen {
+				continue
+			}
+			came[next] = queue[0]
+			if match(next) {
+				way := []string{next}
+				for p := queue[0]; p != ""; p = came[p] {
+					way = append([]string{p}, way...)
+				}
+				return way
+			}
+			queue = append(queue, next)
+		}
+	}
+	return nil
 }

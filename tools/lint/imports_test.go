@@ -12,17 +12,43 @@ func TestRulesCatchForbiddenImports(t *testing.T) {
 		broken   bool
 	}{
 		{"/guard", "github.com/stretchr/testify/require", true},
+		{"/guard", module + "/internal/dbtest", true},
 		{"/guard/guardtest", "github.com/stretchr/testify/require", false},
+		{"/guard/guardtest", "modernc.org/sqlite", false},
+		{"/guard/guardtest", module + "/finalize", true},
+		{"/finalize", module + "/guard/guardtest", true},
+		{"/finalize", module + "/internal/pgfault", true},
+		{"/finalize", module + "/internal/testserver", true},
 		{"/finalize", "github.com/redis/go-redis/v9", true},
-		{"/lock", "github.com/redis/go-redis/v9", false},
-		{"/outbox", "github.com/endstate-go/endstate/guard", true},
-		{"/finalize", "github.com/endstate-go/endstate/guard", false},
-		{"/outbox", "modernc.org/sqlite/lib", true},
-		{"/examples/quickstart", "modernc.org/sqlite", false},
+		{"/finalize", module + "/lock", true},
+		{"/finalize", module + "/guard", false},
+		{"/finalize", module + "/outbox", false},
 		{"/finalize", "testing", true},
 		{"/finalize", "testing/fstest", true},
+		{"/lock", "github.com/redis/go-redis/v9", false},
+		{"/lock", module + "/guard", true},
+		{"/outbox", module + "/guard", true},
+		{"/outbox", module + "/lock", true},
+		{"/outbox/inbox", module + "/finalize", true},
+		{"/outbox", "modernc.org/sqlite/lib", true},
+		{"/cmd/endstate", "go.uber.org/goleak", true},
+		{"/cmd/endstate", module + "/finalize", false},
+		{"/examples/quickstart", "modernc.org/sqlite", false},
+		{"/internal/dbtest", "github.com/stretchr/testify/require", false},
 	} {
-		got := check(listed{ImportPath: module + tt.pkg, Deps: []string{"context", tt.dep}}, rules())
+		got := imports{module + tt.pkg: {"context", tt.dep}}.broken(rules())
 		require.Equal(t, tt.broken, len(got) > 0, "%s importing %s: %v", tt.pkg, tt.dep, got)
 	}
+}
+
+func TestRulesCatchIndirectImports(t *testing.T) {
+	got := imports{
+		module + "/finalize":       {"context", module + "/guard", module + "/internal/sqltx"},
+		module + "/guard":          {module + "/internal/sqltx"},
+		module + "/internal/sqltx": {"strings", "go.uber.org/goleak"},
+	}.broken(rules())
+	require.Equal(t, []string{
+		module + "/finalize -> " + module + "/internal/sqltx -> go.uber.org/goleak must not be imported: it is for tests, and would end up in every user's binary",
+		module + "/guard -> " + module + "/internal/sqltx -> go.uber.org/goleak must not be imported: it is for tests, and would end up in every user's binary",
+	}, got)
 }

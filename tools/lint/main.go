@@ -1,10 +1,10 @@
-// Command lint checks every module of the workspace: gofmt, go vet, staticcheck, and the project's rules on imports. It
-// prints what it finds and exits with 1, or with 2 if it couldn't look.
+// Command lint checks every module of the workspace: gofmt, go vet, staticcheck, that each module has all that it needs
+// without the others, and the project's rules on imports. It prints what it finds and exits with 1, or with 2 if it couldn't
+// look.
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,81 +12,103 @@ import (
 	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
+
+	"github.com/endstate-go/endstate/tools/internal/workspace"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	found, err := lint(ctx)
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "lint:", err)
 		os.Exit(2)
 	}
-	if found {
+	if found > 0 {
 		os.Exit(1)
 	}
 }
 
-func lint(ctx context.Context) (found bool, err error) {
-	modules, err := modules(ctx)
+// check is a command that prints something, or fails, if it finds something.
+type check struct {
+	about string
+	dir   string
+	env   []string
+	args  []string
+}
+
+// lint runs all checks and returns how many found something.
+func lint(ctx context.Context) (found int, err error) {
+	checks, err := checks(ctx)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
-	staticcheck, err := output(ctx, "tools", "go", "tool", "-n", "staticcheck")
-	if err != nil {
-		return false, err
-	}
-	unformatted, err := output(ctx, ".", "gofmt", "-l", ".")
-	if err != nil {
-		return false, err
-	}
-	if unformatted != "" {
-		found = true
-		fmt.Printf("gofmt would change:\n%s\n", unformatted)
-	}
-	for _, module := range modules {
-		for _, command := range [][]string{{"go", "vet", "./..."}, {staticcheck, "./..."}} {
-			out, err := output(ctx, module, command...)
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
-				found = true
-				fmt.Printf("%s in %s:\n%s\n%s", strings.Join(append([]string{filepath.Base(command[0])}, command[1:]...), " "), module, out, exit.Stderr)
-			} else if err != nil {
-				return false, err
-			}
+	for _, c := range checks {
+		fmt.Println("lint:", c.about)
+		findings, err := c.run(ctx)
+		if err != nil {
+			return found, err
+		}
+		if findings != "" {
+			found++
+			fmt.Println(findings)
 		}
 	}
+	fmt.Println("lint: imports")
 	broken, err := brokenImports(ctx)
+	if err != nil {
+		return found, err
+	}
 	for _, b := range broken {
-		found = true
+		found++
 		fmt.Println(b)
 	}
-	return found, err
+	return found, nil
 }
 
-// modules are the folders of the modules that go.work joins.
-func modules(ctx context.Context) ([]string, error) {
-	out, err := output(ctx, ".", "go", "work", "edit", "-json")
+func checks(ctx context.Context) ([]check, error) {
+	modules, err := workspace.Modules(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var work struct{ Use []struct{ DiskPath string } }
-	if err := json.Unmarshal([]byte(out), &work); err != nil {
+	goroot, err := workspace.Output(exec.CommandContext(ctx, "go", "env", "GOROOT"))
+	if err != nil {
 		return nil, err
 	}
-	var dirs []string
-	for _, use := range work.Use {
-		dirs = append(dirs, use.DiskPath)
+	build := exec.CommandContext(ctx, "go", "tool", "-n", "staticcheck") // builds it and prints where it is
+	build.Dir = "tools"
+	staticcheck, err := workspace.Output(build)
+	if err != nil {
+		return nil, err
 	}
-	return dirs, nil
+	checks := []check{{about: "gofmt", dir: ".", args: []string{filepath.Join(goroot, "bin", "gofmt"), "-l", "."}}}
+	for _, dir := range modules {
+		checks = append(checks,
+			check{about: "go vet in " + dir, dir: dir, args: []string{"go", "vet", "./..."}},
+			check{about: "staticcheck in " + dir, dir: dir, args: []string{staticcheck, "./..."}},
+			// Who requires a module has no go.work. The format prints nothing: only an import that can't be found counts.
+			check{about: "go.mod in " + dir, dir: dir, env: []string{"GOWORK=off"}, args: []string{"go", "list", "-deps", "-test", "-f", `{{""}}`, "./..."}},
+		)
+	}
+	return checks, nil
 }
 
-func output(ctx context.Context, dir string, command ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Dir = dir
+// run returns what the check found, or an error if it couldn't look.
+func (c check) run(ctx context.Context) (findings string, err error) {
+	cmd := exec.CommandContext(ctx, c.args[0], c.args[1:]...)
+	cmd.Dir = c.dir
+	cmd.Env = append(os.Environ(), c.env...)
 	out, err := cmd.Output()
-	if err != nil {
-		err = fmt.Errorf("%s in %s: %w", strings.Join(command, " "), dir, err)
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return "", ctx.Err()
+	case errors.As(err, &exit):
+		return string(out) + string(exit.Stderr) + err.Error(), nil
+	case err != nil:
+		return "", fmt.Errorf("%s: %w", c.about, err)
 	}
-	return strings.TrimSpace(string(out)), err
+	return strings.TrimSpace(string(out)), nil
 }

@@ -2,80 +2,106 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/endstate-go/endstate/internal/testserver"
+	"github.com/endstate-go/endstate/tools/internal/workspace"
 )
 
 // ensure installs, with Debian's package manager, what the tests need and the machine lacks.
 func ensure(ctx context.Context, race bool) error {
-	var packages []string
-	need := func(pkg string, err error) error {
-		if errors.Is(err, testserver.ErrMissing) {
-			packages = append(packages, pkg)
-			return nil
-		}
+	packages, err := lacking(ctx, race)
+	if err != nil || len(packages) == 0 {
 		return err
 	}
-	var errs []error
-	if os.Getenv("ENDSTATE_TEST_POSTGRES_URL") == "" || os.Getenv("ENDSTATE_TEST_POSTGRES_BIN") == "" {
-		_, err := testserver.PostgresBin()
-		errs = append(errs, need("postgresql", err))
+	if err := install(ctx, packages); err != nil {
+		return err
 	}
-	_, err := testserver.RedisBin()
-	errs = append(errs, need("redis-server", err))
-	_, err = testserver.PgBouncerBin()
-	errs = append(errs, need("pgbouncer", err))
+	if packages, err = lacking(ctx, race); err == nil && len(packages) > 0 {
+		err = fmt.Errorf("installed, and still not found: %s", strings.Join(packages, ", "))
+	}
+	return err
+}
+
+// lacking returns the Debian packages of what the tests need and isn't there. The binaries are needed even with servers
+// that the user names: there are tests that start, stop and kill servers of their own.
+func lacking(ctx context.Context, race bool) ([]string, error) {
+	var packages []string
+	for _, server := range []struct {
+		find   func() (string, error)
+		debian string
+	}{
+		{testserver.PostgresBin, "postgresql"},
+		{testserver.RedisBin, "redis-server"},
+		{testserver.PgBouncerBin, "pgbouncer"},
+	} {
+		if _, err := server.find(); errors.Is(err, testserver.ErrMissing) {
+			packages = append(packages, server.debian)
+		} else if err != nil {
+			return nil, err
+		}
+	}
 	if race {
-		if _, err := exec.LookPath("gcc"); err != nil {
+		works, err := compilerWorks(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if !works {
 			packages = append(packages, "gcc", "libc6-dev")
 		}
 	}
-	if err := errors.Join(errs...); err != nil || len(packages) == 0 {
-		return err
+	return packages, nil
+}
+
+// compilerWorks reports whether there is a C compiler, with C's headers. The race detector needs cgo, and cgo both.
+func compilerWorks(ctx context.Context) (bool, error) {
+	compiler, err := workspace.Output(exec.CommandContext(ctx, "go", "env", "CC"))
+	if err != nil {
+		return false, err
 	}
+	fields := strings.Fields(compiler) // a command and options
+	if len(fields) == 0 {
+		return false, nil
+	}
+	cmd := exec.CommandContext(ctx, fields[0], append(fields[1:], "-x", "c", "-fsyntax-only", "-")...)
+	cmd.Stdin = strings.NewReader("#include <stdlib.h>\n")
+	return cmd.Run() == nil, ctx.Err()
+}
+
+//go:embed install.sh
+var installScript string
+
+func install(ctx context.Context, packages []string) error {
+	list := strings.Join(packages, " ")
 	if os.Getenv("ENDSTATE_TEST_INSTALL") == "0" {
-		return fmt.Errorf("this machine lacks %s, and ENDSTATE_TEST_INSTALL=0 forbids installing; install them, or set it to 1",
-			strings.Join(packages, ", "))
+		return fmt.Errorf("this machine lacks %s, and ENDSTATE_TEST_INSTALL=0 forbids installing: install them yourself or unset it", list)
 	}
 	if _, err := exec.LookPath("apt-get"); err != nil {
-		return fmt.Errorf("this machine lacks %s and has no apt-get to install them with", strings.Join(packages, ", "))
+		return fmt.Errorf("this machine lacks %s (by their names in Debian), and has no apt-get to install them with: install them yourself", list)
 	}
-	fmt.Printf("Installing %s with apt-get (ENDSTATE_TEST_INSTALL=0 forbids it)\n", strings.Join(packages, ", "))
-	if err := apt(ctx, "update", "-q"); err != nil {
-		return err
-	}
-	return apt(ctx, append([]string{"install", "-y", "-q", "--no-install-recommends"}, packages...)...)
-}
-
-// apt runs apt-get, and keeps the packages from starting services of their own.
-func apt(ctx context.Context, args ...string) error {
-	command := append([]string{"apt-get"}, args...)
+	command := append([]string{"sh", "-c", installScript, "install"}, packages...)
+	as := ""
 	if os.Getuid() != 0 {
-		command = append([]string{"sudo", "-n", "env", "DEBIAN_FRONTEND=noninteractive"}, command...)
-	} else if restore, err := forbidServices(); err == nil {
-		defer restore()
+		if _, err := exec.LookPath("sudo"); err != nil {
+			return fmt.Errorf("this machine lacks %s, and installing needs root or sudo: apt-get install %s", list, list)
+		}
+		command, as = append([]string{"sudo"}, command...), " and sudo"
 	}
+	fmt.Printf("Installing %s with apt-get%s (ENDSTATE_TEST_INSTALL=0 forbids it)\n", list, as)
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s: %w\n%s", strings.Join(command, " "), err, out)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr // sudo may ask for a password
+	// Packages that are half installed are worse than a wait: the script ends when apt-get has.
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 5 * time.Minute
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("install %s: %w", list, errors.Join(err, ctx.Err()))
 	}
 	return nil
-}
-
-// forbidServices puts Debian's policy file in place for the time of an installation, unless there is one.
-func forbidServices() (restore func(), err error) {
-	const policy = "/usr/sbin/policy-rc.d"
-	f, err := os.OpenFile(policy, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o755)
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.WriteString("#!/bin/sh\nexit 101\n")
-	return func() { _ = os.Remove(policy) }, errors.Join(err, f.Close())
 }

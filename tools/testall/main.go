@@ -1,8 +1,9 @@
 // Command testall runs every module's tests against real servers: it finds PostgreSQL, Redis and PgBouncer or installs
 // them, starts private instances, runs the tests with the race detector, prints a line for each package and a summary, and
-// stops what it started. The stream of go test -json goes to .test.json.
+// stops what it started. The stream of go test -json goes to .test.json. With patterns as arguments, such as ./guard/..., it
+// runs the tests of those packages only. It is to be run in the folder of go.work.
 //
-// Exit status: 0 all passed, 1 something failed, 2 the tests could not be run.
+// Exit status: 0 all passed, 1 something failed, 2 the tests could not be run to their end.
 package main
 
 import (
@@ -13,23 +14,26 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/endstate-go/endstate/tools/internal/workspace"
 )
 
 func main() {
-	timeout := flag.String("timeout", "10m", "go test's -timeout, for each package")
-	race := flag.Bool("race", true, "use the race detector, which needs a C compiler")
-	run := flag.String("run", "", "go test's -run")
+	var opts options
+	flag.StringVar(&opts.timeout, "timeout", "10m", "go test's -timeout, for each package")
+	flag.StringVar(&opts.run, "run", "", "go test's -run")
+	flag.BoolVar(&opts.race, "race", true, "use the race detector, which needs a C compiler")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	failed, err := testAll(ctx, options{timeout: *timeout, race: *race, run: *run, patterns: flag.Args()})
-	switch {
-	case err != nil:
+	opts.patterns = flag.Args()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	failed, err := testAll(ctx, opts)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "testall:", err)
-		stop()
 		os.Exit(2)
-	case failed > 0:
-		stop()
+	}
+	if failed > 0 {
 		os.Exit(1)
 	}
 }
@@ -40,16 +44,11 @@ type options struct {
 	patterns     []string
 }
 
+var errInterrupted = errors.New("interrupted before the tests had ended")
+
+// testAll runs the tests and returns how many failed. When it returns, nothing that it started is left.
 func testAll(ctx context.Context, opts options) (failed int, err error) {
-	if err := ensure(ctx, opts.race); err != nil {
-		return 0, err
-	}
-	env, stop, err := startServers()
-	defer stop()
-	if err != nil {
-		return 0, err
-	}
-	modules, err := modules(ctx)
+	modules, err := workspace.Modules(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -57,11 +56,22 @@ func testAll(ctx context.Context, opts options) (failed int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	for _, module := range modules {
-		err = errors.Join(err, runTests(ctx, module, opts, env, report))
-	}
-	if err := errors.Join(err, ctx.Err(), report.close()); err != nil {
+	defer report.close() // if it ends early: the summary is what closes it in earnest
+	if err := ensure(ctx, opts.race); err != nil {
 		return 0, err
 	}
-	return report.summary(), nil
+	surroundings, err := prepare(ctx, opts.race)
+	defer surroundings.end()
+	if err != nil {
+		return 0, err
+	}
+	if len(opts.patterns) > 0 {
+		modules = []string{"."} // whose patterns may name other modules' packages
+	}
+	for _, module := range modules {
+		if err := runTests(ctx, module, opts, surroundings.env, report); err != nil {
+			return 0, err
+		}
+	}
+	return report.summary()
 }

@@ -4,35 +4,61 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 )
 
-// modules are the folders of the modules that go.work joins.
-func modules(ctx context.Context) ([]string, error) {
-	out, err := exec.CommandContext(ctx, "go", "work", "edit", "-json").Output()
+// runTests runs one module's tests and reports them as they end. An error is one of running them: failures are in the report.
+func runTests(ctx context.Context, module string, opts options, env []string, report *report) (err error) {
+	cmd := exec.CommandContext(ctx, "go", goTest(opts)...)
+	cmd.Dir = filepath.FromSlash(module)
+	cmd.Env = env
+	group, err := newGroup()
 	if err != nil {
-		return nil, fmt.Errorf("read go.work (run testall in the folder it is in): %w", err)
+		return err
 	}
-	var work struct{ Use []struct{ DiskPath string } }
-	if err := json.Unmarshal(out, &work); err != nil {
-		return nil, err
+	defer func() { err = errors.Join(err, group.end()) }()
+	group.add(cmd)
+	cmd.Cancel = group.terminate
+	cmd.WaitDelay = 10 * time.Second
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
 	}
-	var dirs []string
-	for _, use := range work.Use {
-		dirs = append(dirs, use.DiskPath)
+	if err != nil {
+		return fmt.Errorf("start go test: %w", err)
 	}
-	return dirs, nil
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 16<<20)
+	packages := 0
+	for err == nil && lines.Scan() {
+		var ended bool
+		if ended, err = report.line(lines.Bytes()); ended {
+			packages++
+		}
+	}
+	if err = errors.Join(err, lines.Err()); err != nil && ctx.Err() == nil {
+		return fmt.Errorf("read go test in %s: %w", module, errors.Join(err, group.terminate(), cmd.Wait()))
+	}
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return errInterrupted
+	case err != nil && !errors.As(err, &exit):
+		return fmt.Errorf("go test in %s: %w", module, err)
+	case err != nil && packages == 0: // it couldn't even begin: a go.mod is wrong, say
+		report.moduleBroken(module, stderr.String())
+	}
+	return nil
 }
 
-// runTests runs one module's tests and reports them as they end.
-func runTests(ctx context.Context, module string, opts options, env []string, report *report) error {
+func goTest(opts options) []string {
 	args := []string{"test", "-json", "-count=1", "-timeout", opts.timeout}
 	if opts.race {
 		args = append(args, "-race")
@@ -40,42 +66,8 @@ func runTests(ctx context.Context, module string, opts options, env []string, re
 	if opts.run != "" {
 		args = append(args, "-run", opts.run)
 	}
-	patterns := opts.patterns
-	if len(patterns) == 0 {
-		patterns = []string{"./..."}
+	if len(opts.patterns) > 0 {
+		return append(args, opts.patterns...)
 	}
-	cmd := exec.CommandContext(ctx, "go", append(args, patterns...)...)
-	cmd.Dir = filepath.FromSlash(module)
-	cmd.Env = append(os.Environ(), env...)
-	// Interrupt the whole group, so that tests stop the servers that they started, before killing it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
-	cmd.WaitDelay = 10 * time.Second
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start go test: %w", err)
-	}
-	lines := bufio.NewScanner(out)
-	lines.Buffer(nil, 16<<20)
-	events := 0
-	for lines.Scan() {
-		events++
-		if err := report.line(lines.Bytes()); err != nil {
-			return errors.Join(err, cmd.Cancel(), cmd.Wait())
-		}
-	}
-	err = cmd.Wait()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) && events > 0 {
-		return lines.Err() // the report counted the failures
-	}
-	if err != nil {
-		return fmt.Errorf("go test in %s: %w\n%s", module, err, stderr.Bytes())
-	}
-	return lines.Err()
+	return append(args, "./...")
 }
