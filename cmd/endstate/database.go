@@ -1,0 +1,128 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	_ "modernc.org/sqlite" // the driver "sqlite"
+)
+
+// dbEnv is where --db's default comes from. The environment is not for everyone's eyes as the command line is.
+const dbEnv = "ENDSTATE_DB"
+
+// database is what --db names: a pool on PostgreSQL, or a *sql.DB on SQLite. The other is nil.
+type database struct {
+	pool *pgxpool.Pool
+	sql  *sql.DB
+}
+
+// access says what a command does to the database, which matters to SQLite: to read a file that isn't there must not make it.
+type access string
+
+const (
+	reads   access = "mode=rw&_pragma=query_only(1)" // and not mode=ro, which can't open a file in WAL mode that nobody has open
+	writes  access = "mode=rw"
+	creates access = "mode=rwc"
+)
+
+// open opens the database that --db names and makes sure that it answers. No error of it shows a credential.
+func (a *app) open(ctx context.Context, access access) (*database, error) {
+	var db *database
+	var err error
+	switch scheme, rest, found := strings.Cut(a.url, ":"); {
+	case a.url == "":
+		return nil, errors.New("no database: give --db or set " + dbEnv)
+	case found && (scheme == "postgres" || scheme == "postgresql"):
+		db, err = openPostgres(ctx, a.url)
+	case found && scheme == "sqlite":
+		db, err = openSQLite(ctx, strings.TrimPrefix(rest, "//"), access)
+	case strings.Contains(a.url, "://"):
+		return nil, fmt.Errorf("--db has the scheme %q; there are postgres and sqlite", scheme)
+	default:
+		db, err = openSQLite(ctx, a.url, access)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+	return db, nil
+}
+
+func openPostgres(ctx context.Context, text string) (*database, error) {
+	cfg, err := pgxpool.ParseConfig(text)
+	if err != nil {
+		return nil, errors.New("--db can't be parsed as postgres://USER@HOST:PORT/DATABASE?PARAMETERS") // the error itself would quote it
+	}
+	if cfg.ConnConfig.ConnectTimeout == 0 {
+		cfg.ConnConfig.ConnectTimeout = 15 * time.Second
+	}
+	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
+		cfg.ConnConfig.RuntimeParams["application_name"] = "endstate"
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return &database{pool: pool}, nil
+}
+
+func openSQLite(ctx context.Context, path string, access access) (*database, error) {
+	if _, err := os.Stat(path); err != nil && access != creates {
+		return nil, err
+	}
+	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?_pragma=busy_timeout(20000)&"+string(access))
+	if err != nil {
+		return nil, err
+	}
+	// Ping opens the file and looks no further; this reads it.
+	if _, err := db.ExecContext(ctx, "SELECT count(*) FROM sqlite_schema"); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &database{sql: db}, nil
+}
+
+// name is the database's kind, as --json prints it.
+func (db *database) name() string {
+	if db.pool != nil {
+		return "postgres"
+	}
+	return "sqlite"
+}
+
+func (db *database) close() {
+	if db.pool != nil {
+		db.pool.Close()
+		return
+	}
+	_ = db.sql.Close()
+}
+
+// table splits SCHEMA.TABLE, unless schema is given, or there is a table whose own name has the dot. Names are taken as they
+// are, without quotes.
+func (db *database) table(ctx context.Context, schema, name string) (ownSchema, table string, err error) {
+	before, after, dotted := strings.Cut(name, ".")
+	if schema != "" || !dotted {
+		return schema, name, nil
+	}
+	var exists bool
+	if db.pool != nil {
+		err = db.pool.QueryRow(ctx, "SELECT to_regclass($1::text) IS NOT NULL", pgx.Identifier{name}.Sanitize()).Scan(&exists)
+	} else {
+		err = db.sql.QueryRowContext(ctx, "SELECT count(*) > 0 FROM pragma_table_info(?1)", name).Scan(&exists)
+	}
+	if err != nil || exists {
+		return "", name, err
+	}
+	return before, after, nil
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/endstate-go/endstate/finalize"
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// newMigrate is the command that creates the library's tables.
+func newMigrate(a *app) *cobra.Command {
+	ledger, writer := guard.Ledger{}, outbox.Writer{}
+	cmd := &cobra.Command{
+		Use:   "migrate",
+		Short: "Create the library's tables, or bring them up to date",
+		Long: `Create the library's tables, or bring them up to date: the ledger and the outbox.
+
+It may be run any number of times, and by many at once. A service does the same with Finalizer.Migrate.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ledger.Schema = writer.Schema
+			return a.migrate(cmd.Context(), ledger, writer)
+		},
+	}
+	cmd.Flags().StringVar(&writer.Schema, "schema", "", "the tables' `SCHEMA`, which is made; default: the connection's search path")
+	cmd.Flags().StringVar(&ledger.Table, "ledger", guard.DefaultLedger, "the ledger's `TABLE`")
+	cmd.Flags().StringVar(&writer.Table, "outbox", outbox.DefaultTable, "the outbox's `TABLE`")
+	return cmd
+}
+
+func (a *app) migrate(ctx context.Context, ledger guard.Ledger, writer outbox.Writer) error {
+	db, err := a.open(ctx, creates)
+	if err != nil {
+		return err
+	}
+	defer db.close()
+	// A finalizer applies both, and runs its transaction again where the database is busy.
+	cfg := &finalize.Config{Aggregate: "none", Guard: ledger, Outbox: writer, Logger: slog.New(slog.DiscardHandler)}
+	var fin interface{ Migrate(context.Context) error }
+	if db.pool != nil {
+		fin, err = finalize.New(db.pool, cfg)
+	} else {
+		fin, err = finalize.NewSQL(db.sql, cfg)
+	}
+	if err != nil {
+		return err
+	}
+	if err := fin.Migrate(ctx); err != nil {
+		return err
+	}
+	result := struct {
+		Database string   `json:"database"`
+		Schema   string   `json:"schema,omitempty"`
+		Tables   []string `json:"tables"`
+	}{db.name(), writer.Schema, []string{ledger.Table, writer.Table}}
+	return a.print(result, func(w io.Writer) {
+		fmt.Fprintf(w, "up to date: %s\n", printable(strings.Join(result.Tables, ", ")))
+	})
+}

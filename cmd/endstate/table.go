@@ -1,0 +1,128 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/rivo/uniseg"
+)
+
+// print writes a result: under --json value as one JSON object, else what text writes.
+func (a *app) print(value any, text func(w io.Writer)) error {
+	out := bufio.NewWriter(a.stdout)
+	if a.json {
+		encoder := json.NewEncoder(out)
+		encoder.SetEscapeHTML(false)
+		if err := encoder.Encode(value); err != nil {
+			return fmt.Errorf("write JSON: %w", err)
+		}
+	} else {
+		text(out)
+	}
+	if err := out.Flush(); err != nil { // bufio keeps the first error
+		return fmt.Errorf("write the result: %w", err)
+	}
+	return nil
+}
+
+// table is text in columns that line up, those of numbers to the right.
+type table struct {
+	rows  [][]string
+	right []bool
+}
+
+// newTable begins a table. Without a header it has no line for it, as for pairs of a name and a value.
+func newTable(header ...string) *table {
+	t := &table{}
+	if len(header) > 0 {
+		t.rows = [][]string{header}
+	}
+	return t
+}
+
+// row adds a line. A cell is a text, a number, a time, or nil for nothing.
+func (t *table) row(cells ...any) {
+	row := make([]string, len(cells))
+	for i, c := range cells {
+		var number bool
+		switch c := c.(type) {
+		case nil:
+			row[i] = "–"
+		case int, int64, time.Duration:
+			row[i], number = fmt.Sprint(c), true
+		case float64:
+			row[i], number = strconv.FormatFloat(c, 'f', 2, 64), true
+		case time.Time:
+			row[i] = c.UTC().Format(time.RFC3339)
+		default:
+			row[i] = printable(fmt.Sprint(c))
+		}
+		if i == len(t.right) {
+			t.right = append(t.right, false)
+		}
+		t.right[i] = t.right[i] || number
+	}
+	t.rows = append(t.rows, row)
+}
+
+func (t *table) write(w io.Writer) {
+	var widths []int
+	for _, row := range t.rows {
+		for i, cell := range row {
+			if i == len(widths) {
+				widths = append(widths, 0)
+			}
+			widths[i] = max(widths[i], uniseg.StringWidth(cell))
+		}
+	}
+	for _, row := range t.rows {
+		var line strings.Builder
+		for i, cell := range row {
+			if i > 0 {
+				line.WriteString("  ")
+			}
+			space := strings.Repeat(" ", widths[i]-uniseg.StringWidth(cell))
+			if i < len(t.right) && t.right[i] {
+				line.WriteString(space + cell)
+			} else {
+				line.WriteString(cell + space)
+			}
+		}
+		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))
+	}
+}
+
+// maxCell is how many bytes of a text a table shows; --json has all.
+const maxCell = 80
+
+// printable is a text from a database, which may hold what would break a line or steer the terminal.
+func printable(text string) string {
+	if len(text) > maxCell {
+		end := maxCell
+		for end > 0 && !utf8.RuneStart(text[end]) {
+			end--
+		}
+		text = text[:end] + "…"
+	}
+	var b strings.Builder
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRuneInString(text[i:])
+		switch {
+		case r == utf8.RuneError && size == 1:
+			fmt.Fprintf(&b, `\x%02x`, text[i])
+		case unicode.IsGraphic(r):
+			b.WriteRune(r)
+		default:
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		}
+		i += size
+	}
+	return b.String()
+}
