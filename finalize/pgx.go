@@ -62,7 +62,7 @@ type pgxSession struct {
 	plan   *joined
 	conn   *pgx.Conn
 	pooled *pgxpool.Conn // nil in the caller's transaction
-	cb     *callbackTx
+	cb     *sqltx.Lent
 	ended  bool
 
 	commit, undo string
@@ -104,7 +104,7 @@ func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
 	s := &pgxSession{
-		db: d, plan: d.plan(a), conn: conn, cb: newCallbackTx(tx),
+		db: d, plan: d.plan(a), conn: conn, cb: sqltx.Lend(tx, ErrTxOwned),
 		commit: "release savepoint " + savepoint,
 		undo:   "rollback to savepoint " + savepoint + "; release savepoint " + savepoint,
 	}
@@ -187,7 +187,7 @@ func (s *pgxSession) claimOwn(ctx context.Context, begin *pgx.Batch, a *attempt)
 func (s *pgxSession) send(ctx context.Context, batch *pgx.Batch, read func(pgx.BatchResults) error) error {
 	results := s.conn.SendBatch(ctx, batch)
 	if s.pooled != nil {
-		s.cb = newCallbackTx(results.Tx())
+		s.cb = sqltx.Lend(results.Tx(), ErrTxOwned)
 	}
 	_, err := results.Exec()
 	if err == nil {
@@ -229,7 +229,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if err := usable(s.conn); err != nil {
 		return guard.Record{}, err
 	}
-	s.cb.closed.Store(true)
+	s.cb.Close()
 	if s.plan == nil {
 		return s.finishOwn(ctx, a)
 	}
@@ -259,7 +259,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 
 // finishOwn is finish for a guard of the user's own.
 func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, error) {
-	rec, err := s.db.cfg.Guard.Settle(ctx, newCallbackTx(s.cb.tx), a.ref, a.transition())
+	rec, err := s.db.cfg.Guard.Settle(ctx, sqltx.Lend(s.cb.Owner(), ErrTxOwned), a.ref, a.transition())
 	if err != nil {
 		return rec, settleOwnError(err)
 	}
@@ -348,7 +348,7 @@ func (s *pgxSession) outside() guard.Querier {
 
 func (s *pgxSession) rollback(ctx context.Context) {
 	if s.cb != nil {
-		s.cb.closed.Store(true)
+		s.cb.Close()
 	}
 	if !s.ended && !s.conn.IsClosed() && s.conn.PgConn().TxStatus() != 'I' {
 		if _, err := s.conn.Exec(ctx, s.undo); err != nil {
