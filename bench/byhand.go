@@ -6,13 +6,15 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/endstate-go/endstate/outbox"
 )
 
 // What a careful user writes by hand, on the same tables.
 
 const open = `NOT (starts_with(status, 'COMPLETE') OR starts_with(status, 'ERROR'))`
 
-const eventColumns = `(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version)`
+const eventColumns = `(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, shard, schema_version)`
 
 // event are the arguments of an event, from $3 on.
 func event(n int64) []any {
@@ -20,10 +22,10 @@ func event(n int64) []any {
 	if err != nil {
 		panic(err) // the system has no randomness
 	}
-	return []any{id.String(), "batch", fmt.Sprint(n), eventType, payload(), "application/json", "{}", fmt.Sprintf("batch/i:%d#%s", n, eventType)}
+	return []any{id.String(), "batch", fmt.Sprint(n), eventType, payload(), "application/json", "{}", fmt.Sprintf("batch/i:%d#%s", n, eventType), outbox.Shard("batch", fmt.Sprint(n))}
 }
 
-const eventValues = `$3::uuid, $4, $5, $6, $7, $8, $9::jsonb, clock_timestamp(), $10, 1`
+const eventValues = `$3::uuid, $4, $5, $6, $7, $8, $9::jsonb, clock_timestamp(), $10, $11, 1`
 
 func (b *bencher) exec(ctx context.Context, sql string, args ...any) error {
 	tag, err := b.pool.Exec(ctx, sql, args...)
@@ -41,13 +43,13 @@ INSERT INTO endstate_outbox `+eventColumns+` SELECT `+eventValues+` FROM won`, a
 const ledgerInsert = `INSERT INTO endstate_ledger (aggregate, key, state, trigger, token, digest, at) `
 
 func (b *bencher) handLedgerStatement(ctx context.Context, n int64) error {
-	return b.exec(ctx, `WITH won AS (`+ledgerInsert+`VALUES ('batch', $1, $2, 'bench', $11::uuid, NULL, clock_timestamp()) ON CONFLICT DO NOTHING RETURNING key)
+	return b.exec(ctx, `WITH won AS (`+ledgerInsert+`VALUES ('batch', $1, $2, 'bench', $12::uuid, NULL, clock_timestamp()) ON CONFLICT DO NOTHING RETURNING key)
 INSERT INTO endstate_outbox `+eventColumns+` SELECT `+eventValues+` FROM won`, append(append([]any{fmt.Sprintf("i:%d", n), state}, event(n)...), uuid.NewString())...)
 }
 
 func (b *bencher) handAllStatement(ctx context.Context, n int64) error {
 	return b.exec(ctx, `WITH won AS (UPDATE batches SET status = $2 WHERE id = $1 AND `+open+` RETURNING id),
-entry AS (`+ledgerInsert+`SELECT 'batch', 'i:' || id, $2, 'bench', $11::uuid, NULL, clock_timestamp() FROM won RETURNING key)
+entry AS (`+ledgerInsert+`SELECT 'batch', 'i:' || id, $2, 'bench', $12::uuid, NULL, clock_timestamp() FROM won RETURNING key)
 INSERT INTO endstate_outbox `+eventColumns+` SELECT `+eventValues+` FROM entry`, append(append([]any{n, state}, event(n)...), uuid.NewString())...)
 }
 
@@ -81,7 +83,7 @@ func (b *bencher) pipelined(ctx context.Context, claim string, claimArgs []any, 
 	return conn.SendBatch(ctx, second).Close()
 }
 
-const insertEvent = `INSERT INTO endstate_outbox ` + eventColumns + ` VALUES ($1::uuid, $2, $3, $4, $5, $6, $7::jsonb, clock_timestamp(), $8, 1)`
+const insertEvent = `INSERT INTO endstate_outbox ` + eventColumns + ` VALUES ($1::uuid, $2, $3, $4, $5, $6, $7::jsonb, clock_timestamp(), $8, $9, 1)`
 
 func (b *bencher) handStatusPipelined(ctx context.Context, n int64) error {
 	return b.pipelined(ctx, `SELECT status FROM batches WHERE id = $1 AND `+open+` FOR NO KEY UPDATE`, []any{n}, func(batch *pgx.Batch) {
@@ -127,14 +129,15 @@ func (b *bencher) handSelect(ctx context.Context, n int64) error {
 
 func (b *bencher) handPut(ctx context.Context, n int64) error {
 	return pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
-		ids, ints, keys, payloads := make([]string, putSize), make([]string, putSize), make([]string, putSize), make([][]byte, putSize)
+		ids, ints, keys, payloads, shards := make([]string, putSize), make([]string, putSize), make([]string, putSize), make([][]byte, putSize), make([]int16, putSize)
 		for i := range ids {
 			e := event(n)
 			ids[i], ints[i], payloads[i], keys[i] = e[0].(string), fmt.Sprint(n), payload(), fmt.Sprint(n, "/", i)
+			shards[i] = int16(outbox.Shard("batch", ints[i]))
 		}
 		_, err := tx.Exec(ctx, `INSERT INTO endstate_outbox `+eventColumns+`
-SELECT id::uuid, 'batch', aggregate_id, $5, payload, 'application/json', '{}', clock_timestamp(), dedup_key, 1
-FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[]) AS e (id, aggregate_id, payload, dedup_key) ON CONFLICT DO NOTHING`, ids, ints, payloads, keys, eventType)
+SELECT id::uuid, 'batch', aggregate_id, $5, payload, 'application/json', '{}', clock_timestamp(), dedup_key, shard, 1
+FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $6::int2[]) AS e (id, aggregate_id, payload, dedup_key, shard) ON CONFLICT DO NOTHING`, ids, ints, payloads, keys, eventType, shards)
 		return err
 	})
 }

@@ -13,7 +13,7 @@ func columns(events []Event) []any {
 	n := len(events)
 	ids, aggregateTypes, aggregateIDs, types := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	payloads, contentTypes, headers := make([][]byte, n), make([]string, n), make([]string, n)
-	occurred, dedup, versions := make([]*time.Time, n), make([]*string, n), make([]int32, n)
+	occurred, dedup, versions, shards := make([]*time.Time, n), make([]*string, n), make([]int32, n), make([]int16, n)
 	for i := range events {
 		e := &events[i]
 		ids[i], aggregateTypes[i], aggregateIDs[i], types[i] = e.ID.String(), e.AggregateType, e.AggregateID, e.Type
@@ -25,8 +25,9 @@ func columns(events []Event) []any {
 			dedup[i] = &e.DedupKey
 		}
 		versions[i] = int32(e.SchemaVersion)
+		shards[i] = int16(Shard(e.AggregateType, e.AggregateID))
 	}
-	return []any{ids, aggregateTypes, aggregateIDs, types, payloads, contentTypes, headers, occurred, dedup, versions}
+	return []any{ids, aggregateTypes, aggregateIDs, types, payloads, contentTypes, headers, occurred, dedup, versions, shards}
 }
 
 // bulk is an insert of any number of events, with the arguments of columns. An unnest gives its rows in the arrays' order,
@@ -40,7 +41,7 @@ func (w Writer) bulk(param func(column int) string, where string) string {
 		arrays[i] = param(i) + "::" + t + "[]"
 	}
 	return fmt.Sprintf(`INSERT INTO %s %s
-SELECT e.id::uuid, e.aggregate_type, e.aggregate_id, e.type, e.payload, e.content_type, e.headers::jsonb, coalesce(e.occurred_at, clock_timestamp()), e.dedup_key, e.schema_version
+SELECT e.id::uuid, e.aggregate_type, e.aggregate_id, e.type, e.payload, e.content_type, e.headers::jsonb, coalesce(e.occurred_at, clock_timestamp()), e.dedup_key, e.schema_version, e.shard
 FROM unnest(%s) AS e%s%s`, w.table(), insertColumns, strings.Join(arrays, ", "), insertColumns, where)
 }
 

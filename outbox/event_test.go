@@ -156,7 +156,7 @@ func TestWriterValidateNamesTheField(t *testing.T) {
 	require.NoError(t, outbox.Writer{}.Validate())
 	for says, w := range map[string]outbox.Writer{
 		"Writer.Table is 64 bytes long":      {Table: strings.Repeat("x", 64)},
-		"Writer.Table is 58 bytes long":      {Table: strings.Repeat("x", 58)},
+		"Writer.Table is 52 bytes long":      {Table: strings.Repeat("x", 52)},
 		"Writer.Table contains a NUL byte":   {Table: "\x00"},
 		"Writer.Schema is 64 bytes long":     {Schema: strings.Repeat("x", 64)},
 		"Writer.Schema is not valid UTF-8":   {Schema: "\xff"},

@@ -161,10 +161,10 @@ func (w Writer) insert(ctx context.Context, tx Tx, chunk []Event) (map[uuid.UUID
 	return inserted, rows.Err()
 }
 
-const insertColumns = "(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version)"
+const insertColumns = "(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)"
 
 // columnTypes are PostgreSQL's types of insertColumns.
-var columnTypes = [...]string{"uuid", "text", "text", "text", "bytea", "text", "jsonb", "timestamptz", "text", "int4"}
+var columnTypes = [...]string{"uuid", "text", "text", "text", "bytea", "text", "jsonb", "timestamptz", "text", "int4", "int2"}
 
 // values writes one row of scalar arguments for each event, which every driver can send.
 func (w Writer) values(d sqltx.Dialect, events []Event) (string, []any) {
@@ -210,7 +210,8 @@ func clock(d sqltx.Dialect) string {
 
 // row are e's values in the order of insertColumns.
 func (e Event) row() [len(columnTypes)]any {
-	row := [len(columnTypes)]any{e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, nil, int32(e.SchemaVersion)}
+	row := [len(columnTypes)]any{e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, nil, int32(e.SchemaVersion),
+		int16(Shard(e.AggregateType, e.AggregateID))}
 	if !e.OccurredAt.IsZero() {
 		row[7] = e.OccurredAt
 	}

@@ -27,7 +27,7 @@ func (w Writer) Validate() error {
 		return fmt.Errorf("%w: Writer.Table %w", ErrConfig, err)
 	}
 	if n := len(w.Name()); n > maxTable {
-		return fmt.Errorf("%w: Writer.Table is %d bytes long, the limit is %d, so that the names of its indexes fit into 63", ErrConfig, n, maxTable)
+		return fmt.Errorf("%w: Writer.Table is %d bytes long, the limit is %d, so that the names of its indexes and companions fit into 63", ErrConfig, n, maxTable)
 	}
 	if w.MaxPayload < 0 {
 		return fmt.Errorf("%w: Writer.MaxPayload is %d", ErrConfig, w.MaxPayload)
@@ -35,8 +35,15 @@ func (w Writer) Validate() error {
 	return nil
 }
 
-// maxTable leaves room for "_dedup" in PostgreSQL's 63 bytes, beyond which it cuts names off.
-const maxTable = 57
+// maxTable leaves room for "_audit_event" in PostgreSQL's 63 bytes, beyond which it cuts names off.
+const maxTable = 51
+
+// The tables beside the outbox's own are named after it.
+const (
+	relaysSuffix = "_relays"
+	shardsSuffix = "_shards"
+	auditSuffix  = "_audit"
+)
 
 // Name is the table's name, without its schema.
 func (w Writer) Name() string {
@@ -46,7 +53,10 @@ func (w Writer) Name() string {
 	return w.Table
 }
 
-func (w Writer) table() string { return sqltx.Quote(w.Schema, w.Name()) }
+func (w Writer) table() string  { return sqltx.Quote(w.Schema, w.Name()) }
+func (w Writer) relays() string { return sqltx.Quote(w.Schema, w.Name()+relaysSuffix) }
+func (w Writer) shards() string { return sqltx.Quote(w.Schema, w.Name()+shardsSuffix) }
+func (w Writer) audit() string  { return sqltx.Quote(w.Schema, w.Name()+auditSuffix) }
 
 func (w Writer) maxPayload() int {
 	if w.MaxPayload == 0 {
@@ -178,10 +188,10 @@ func (w Writer) Migrations(dialect string) (fs.FS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: no migrations for dialect %q; there are postgres and sqlite", ErrConfig, dialect)
 	}
-	return migrate.Rename(dir, sqltx.Dialect(dialect), DefaultTable, w.Schema, w.Name()), nil
+	return migrate.Rename(dir, sqltx.Dialect(dialect), DefaultTable, w.Schema, w.Name(), relaysSuffix, shardsSuffix, auditSuffix), nil
 }
 
-// Migrate creates the outbox's table, and its schema, unless they are there. It may be called at every start and by many
+// Migrate creates the outbox's tables, and their schema, unless they are there. It may be called at every start and by many
 // processes at once, which take turns; on SQLite a caller that finds the database busy must run the transaction again.
 // Nothing is done before tx commits.
 func (w Writer) Migrate(ctx context.Context, tx Tx) error {
@@ -202,7 +212,7 @@ func (w Writer) Migrate(ctx context.Context, tx Tx) error {
 // in unnoticed. An index limited to unpublished rows doesn't do: it stops deduplicating at the first publish.
 func (w Writer) Check(ctx context.Context, q Querier) error {
 	names := strings.Split(strings.Trim(insertColumns, "()"), ", ")
-	err := migrate.Missing(ctx, q, w.Schema, w.Name(), append(names, "seq", "created_at", "published_at"))
+	err := migrate.Missing(ctx, q, w.Schema, w.Name(), append(names, "seq", "created_at", "attempts", "crashes", "next_attempt_at", "last_error", "published_at", "dead_at"))
 	for _, column := range []string{"id", "dedup_key"} {
 		if err != nil {
 			break

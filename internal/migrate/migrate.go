@@ -115,19 +115,28 @@ func Up(text string) []string {
 	}
 }
 
-// Rename returns fsys with a default table's name replaced by that of another table, in the names of its indexes too.
-func Rename(fsys fs.FS, d sqltx.Dialect, from, schema, to string) fs.FS {
+// Rename returns fsys with a default table's name replaced by that of another table, in the names of its indexes too, and
+// in those of its companions: tables whose names are the table's with a suffix.
+func Rename(fsys fs.FS, d sqltx.Dialect, from, schema, to string, companions ...string) fs.FS {
+	var pairs []string
+	for _, suffix := range companions {
+		pairs = append(pairs, rename(d, from+suffix, schema, to+suffix)...)
+	}
+	return Replace(fsys, strings.NewReplacer(append(pairs, rename(d, from, schema, to)...)...))
+}
+
+func rename(d sqltx.Dialect, from, schema, to string) []string {
 	table, index := sqltx.Quote(schema, to), strings.TrimSuffix(sqltx.Quote("", to), `"`)+"_"
 	on := table
 	if d == sqltx.SQLite {
 		// There an index is qualified, and its table must not be.
 		index, on = strings.TrimSuffix(table, `"`)+"_", sqltx.Quote("", to)
 	}
-	return Replace(fsys, strings.NewReplacer(
-		` ON "`+from+`"`, " ON "+on,
-		`"`+from+`"`, table,
-		`"`+from+`_`, index,
-	))
+	return []string{
+		` ON "` + from + `"`, " ON " + on,
+		`"` + from + `"`, table,
+		`"` + from + `_`, index,
+	}
 }
 
 // Replace returns fsys with text replaced in its SQL files as they are read.
