@@ -40,6 +40,7 @@ type setup struct {
 	plain             bool              // no schema of its own
 	tampered          bool              // the test itself breaks the invariants
 	shared            bool              // other processes are at work: the parent looks at the end
+	app               string            // application_name of the finalizer's connections, if not the world's own
 }
 
 type option func(*setup)
@@ -189,6 +190,9 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 	cfg := &finalize.Config{Aggregate: aggregate, Guard: guardNamed(g, w.sqlite()), Trace: w.trace.hooks(), Logger: discard()}
 	if s.config != nil {
 		s.config(cfg)
+	}
+	if s.app != "" {
+		w.app = s.app
 	}
 	own := []string{"application_name", "test" + schema}
 	if !s.plain {
