@@ -1,0 +1,167 @@
+package cloudevents
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf16"
+
+	"github.com/google/uuid"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// The names of attributes. Every other one is a header.
+const (
+	specVersion     = "specversion"
+	id              = "id"
+	source          = "source"
+	eventType       = "type"
+	subject         = "subject"
+	occurredAt      = "time"
+	DataContentType = "datacontenttype"
+	dataSchema      = "dataschema"
+	aggregateType   = "aggregatetype"
+	schemaVersion   = "schemaversion"
+	headers         = "headers"
+)
+
+var reserved = []string{specVersion, id, source, eventType, subject, occurredAt, DataContentType, dataSchema, "data", aggregateType, schemaVersion, headers}
+
+const version = "1.0"
+
+// Attribute is one attribute of an event, as text.
+type Attribute struct{ Name, Value string }
+
+// Attributes returns all there is of an event from a source, save its data. Optional ones that are empty are left out.
+func Attributes(e outbox.Event, from string) []Attribute {
+	all := []Attribute{
+		{specVersion, version},
+		{id, e.ID.String()},
+		{source, from},
+		{eventType, e.Type},
+		{subject, e.AggregateID},
+		{occurredAt, ""},
+		{DataContentType, e.ContentType},
+		{aggregateType, e.AggregateType},
+		{schemaVersion, strconv.Itoa(max(e.SchemaVersion, 1))},
+	}
+	if !e.OccurredAt.IsZero() {
+		all[5].Value = e.OccurredAt.UTC().Format(time.RFC3339Nano)
+	}
+	var others map[string]string
+	for _, name := range slices.Sorted(maps.Keys(e.Headers)) {
+		value := e.Headers[name]
+		if isExtension(name, value) {
+			all = append(all, Attribute{name, value})
+			continue
+		}
+		if others == nil {
+			others = map[string]string{}
+		}
+		others[name] = value
+	}
+	if others != nil {
+		text, _ := json.Marshal(others) // a map of strings can't fail
+		all = append(all, Attribute{headers, ascii(text)})
+	}
+	return slices.DeleteFunc(all, func(a Attribute) bool { return a.Value == "" })
+}
+
+// isExtension tells whether CloudEvents allows a header as an attribute, and every transport carries it unchanged.
+func isExtension(name, value string) bool {
+	if name == "" || len(name) > 20 || value == "" || slices.Contains(reserved, name) {
+		return false
+	}
+	for _, c := range name {
+		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9') {
+			return false
+		}
+	}
+	for _, c := range value {
+		if !unicode.IsGraphic(c) {
+			return false
+		}
+	}
+	return true
+}
+
+// ascii escapes what is beyond ASCII, and DEL, in a JSON text: control characters have no place in an attribute.
+func ascii(text []byte) string {
+	var b strings.Builder
+	for _, c := range string(text) {
+		switch {
+		case c < 0x7f:
+			b.WriteRune(c)
+		case c > 0xffff:
+			high, low := utf16.EncodeRune(c)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, high, low)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, c)
+		}
+	}
+	return b.String()
+}
+
+// Event makes an event of its attributes and data. Its id must be a UUID.
+func Event(attributes map[string]string, data []byte) (outbox.Event, error) {
+	e := outbox.Event{
+		Type:          attributes[eventType],
+		AggregateType: attributes[aggregateType],
+		AggregateID:   attributes[subject],
+		ContentType:   attributes[DataContentType],
+		Payload:       data,
+		SchemaVersion: 1,
+	}
+	if v := attributes[specVersion]; v != version {
+		return e, fmt.Errorf("%s is %q, not %s", specVersion, v, version)
+	}
+	for _, name := range []string{source, eventType} {
+		if attributes[name] == "" {
+			return e, fmt.Errorf("%s is missing", name)
+		}
+	}
+	var err error
+	if e.ID, err = uuid.Parse(attributes[id]); err != nil {
+		return e, fmt.Errorf("%s %q is no UUID", id, attributes[id])
+	}
+	if at := attributes[occurredAt]; at != "" {
+		if e.OccurredAt, err = time.Parse(time.RFC3339Nano, at); err != nil {
+			return e, fmt.Errorf("%s %q is not in RFC 3339's format", occurredAt, at)
+		}
+	}
+	if v, ok := attributes[schemaVersion]; ok {
+		if e.SchemaVersion, err = strconv.Atoi(v); err != nil || e.SchemaVersion < 1 {
+			return e, fmt.Errorf("%s %q is no version", schemaVersion, v)
+		}
+	}
+	if e.Headers, err = headersOf(attributes); err != nil {
+		return e, err
+	}
+	return e, nil
+}
+
+func headersOf(attributes map[string]string) (map[string]string, error) {
+	var all map[string]string
+	if text, ok := attributes[headers]; ok {
+		if err := json.Unmarshal([]byte(text), &all); err != nil {
+			return nil, errors.New(headers + " is not a JSON object of strings")
+		}
+	}
+	for name, value := range attributes {
+		if slices.Contains(reserved, name) {
+			continue
+		}
+		if all == nil {
+			all = map[string]string{}
+		}
+		all[name] = value
+	}
+	return all, nil
+}

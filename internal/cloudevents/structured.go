@@ -1,0 +1,109 @@
+package cloudevents
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"mime"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// StructuredType is the media type of an event as one JSON text.
+const StructuredType = "application/cloudevents+json"
+
+// Structured returns an event from a source as one JSON text. A JSON payload stands in it byte for byte, as the member data;
+// every other one, and JSON that wouldn't come out of it as it was, is in data_base64.
+func Structured(e outbox.Event, from string) []byte {
+	b := []byte{'{'}
+	for _, a := range Attributes(e, from) {
+		b = appendString(b, a.Name)
+		b = append(b, ':')
+		if a.Name == schemaVersion {
+			b = append(b, a.Value...)
+		} else {
+			b = appendString(b, a.Value)
+		}
+		b = append(b, ',')
+	}
+	attributes := len(b)
+	if IsJSON(e.ContentType) && len(bytes.TrimSpace(e.Payload)) == len(e.Payload) && utf8.Valid(e.Payload) && json.Valid(e.Payload) {
+		b = append(b, `"data":`...)
+		b = append(b, e.Payload...)
+		b = append(b, '}')
+		if json.Valid(b) { // else it nests deeper than parsers go
+			return b
+		}
+	}
+	b = append(b[:attributes], `"data_base64":"`...)
+	b = base64.StdEncoding.AppendEncode(b, e.Payload)
+	return append(b, `"}`...)
+}
+
+func appendString(b []byte, s string) []byte {
+	text, _ := json.Marshal(s) // a string can't fail
+	return append(b, text...)
+}
+
+// IsJSON tells whether a media type is JSON. The empty one is: it is the default of events and of CloudEvents' JSON format.
+func IsJSON(contentType string) bool {
+	media, _, err := mime.ParseMediaType(contentType)
+	return contentType == "" || err == nil && (media == "application/json" || media == "text/json" || strings.HasSuffix(media, "+json"))
+}
+
+// ParseStructured reads what Structured, or another producer, wrote.
+func ParseStructured(text []byte) (outbox.Event, error) {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(text, &members); err != nil {
+		return outbox.Event{}, errors.New("the body is not a JSON object")
+	}
+	data, encoded := members["data"], members["data_base64"]
+	delete(members, "data")
+	delete(members, "data_base64")
+	attributes := make(map[string]string, len(members))
+	for name, raw := range members {
+		switch raw[0] {
+		case 'n': // null: as if it weren't there
+		case '{', '[':
+			return outbox.Event{}, fmt.Errorf("attribute %q is neither text, number nor boolean", name)
+		case '"':
+			var value string
+			if err := json.Unmarshal(raw, &value); err != nil {
+				return outbox.Event{}, fmt.Errorf("attribute %q is no text", name)
+			}
+			attributes[name] = value
+		default:
+			attributes[name] = string(raw)
+		}
+	}
+	payload, err := payload(data, encoded, IsJSON(attributes[DataContentType]))
+	if err != nil {
+		return outbox.Event{}, err
+	}
+	return Event(attributes, payload)
+}
+
+// payload is what one of two members holds.
+func payload(data, encoded json.RawMessage, isJSON bool) ([]byte, error) {
+	switch {
+	case data != nil && encoded != nil:
+		return nil, errors.New("there are both data and data_base64")
+	case encoded != nil:
+		var plain []byte
+		if err := json.Unmarshal(encoded, &plain); err != nil {
+			return nil, errors.New("data_base64 is not in base64")
+		}
+		return plain, nil
+	case data == nil || isJSON:
+		return data, nil
+	}
+	var text string
+	if err := json.Unmarshal(data, &text); err != nil {
+		return data, nil // JSON after all, which CloudEvents leaves to the receiver
+	}
+	return []byte(text), nil
+}

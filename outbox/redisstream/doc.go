@@ -1,0 +1,2 @@
+// Package redisstream publishes events to Redis Streams.
+package redisstream

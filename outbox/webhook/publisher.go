@@ -1,0 +1,237 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode"
+
+	"github.com/endstate-go/endstate/internal/cloudevents"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// Config says how to publish. The zero Config, or nil, is ready for use: structured mode, not signed.
+type Config struct {
+	// Source names where the events come from, as a URI or a path: CloudEvents' source. Default "endstate".
+	Source string
+	// Secrets sign each request, every one of them, so that a receiver which has only the old or only the new one takes it.
+	// Empty: requests aren't signed.
+	Secrets []Secret
+	// Binary sends in CloudEvents' binary mode, where the signature covers less (see the package's doc).
+	Binary bool
+	// Header goes with each request, such as Authorization.
+	Header http.Header
+	// Client sends the requests; what it does about redirects is overridden. Default: one of its own, with the transport
+	// settings of http.DefaultTransport.
+	Client *http.Client
+	// Concurrency is how many requests of a batch run at a time. Default 16.
+	Concurrency int
+	// Timeout is that of one request, with its answer. Default 10 seconds.
+	Timeout time.Duration
+	// Permanent tells whether a status, which isn't 2xx, is one that no repetition mends. Default: PermanentStatus.
+	Permanent func(status int) bool
+}
+
+func (c Config) withDefaults() Config {
+	if c.Source == "" {
+		c.Source = "endstate"
+	}
+	if c.Concurrency == 0 {
+		c.Concurrency = 16
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 10 * time.Second
+	}
+	if c.Permanent == nil {
+		c.Permanent = PermanentStatus
+	}
+	if c.Client == nil {
+		transport := http.DefaultTransport.(*http.Transport).Clone()
+		transport.MaxIdleConnsPerHost = c.Concurrency
+		c.Client = &http.Client{Transport: transport}
+	}
+	return c
+}
+
+func (c Config) validate() error {
+	if _, err := url.Parse(c.Source); err != nil {
+		return fmt.Errorf("%w: Config.Source is not a URI reference", ErrConfig)
+	}
+	if c.Concurrency < 0 {
+		return fmt.Errorf("%w: Config.Concurrency is %d", ErrConfig, c.Concurrency)
+	}
+	if c.Timeout < 0 {
+		return fmt.Errorf("%w: Config.Timeout is %v", ErrConfig, c.Timeout)
+	}
+	for name, values := range c.Header {
+		canonical := http.CanonicalHeaderKey(name)
+		if !headerName.MatchString(name) {
+			return fmt.Errorf("%w: Config.Header has the name %q, which HTTP doesn't allow", ErrConfig, name)
+		}
+		if canonical == contentType || strings.HasPrefix(canonical, attributePrefix) || strings.HasPrefix(canonical, "Webhook-") {
+			return fmt.Errorf("%w: Config.Header has %s, which the publisher sets", ErrConfig, canonical)
+		}
+		for _, value := range values {
+			if !validValue(value) {
+				return fmt.Errorf("%w: Config.Header has a value for %s that HTTP doesn't allow", ErrConfig, canonical)
+			}
+		}
+	}
+	return checkSecrets(c.Secrets)
+}
+
+var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
+// validValue tells whether HTTP allows a header's value. The transport would tell too, but only when it sends.
+func validValue(value string) bool {
+	return !strings.ContainsFunc(value, func(c rune) bool { return unicode.IsControl(c) && c != '\t' })
+}
+
+// Publisher sends each event to one URL, as a POST. It is safe for concurrent use.
+type Publisher struct {
+	cfg    Config
+	url    string
+	place  string // the URL without what may be secret in it
+	client *http.Client
+}
+
+var _ outbox.Publisher = (*Publisher)(nil)
+
+// New makes a Publisher of an absolute http or https URL. A user and password in it are sent as basic authentication.
+func New(endpoint string, cfg *Config) (*Publisher, error) {
+	if cfg == nil {
+		cfg = &Config{}
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, fmt.Errorf("%w: the URL is not an absolute http or https URL", ErrConfig) // unquoted: it may hold a password
+	}
+	p := &Publisher{cfg: cfg.withDefaults(), url: endpoint, place: u.Scheme + "://" + u.Host}
+	client := *p.cfg.Client
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	p.client = &client
+	return p, nil
+}
+
+// Close closes the connections that are kept for later requests.
+func (p *Publisher) Close() { p.client.CloseIdleConnections() }
+
+// Publish implements outbox.Publisher. A panic of the client's transport, or of Config.Permanent, goes on in the caller's
+// goroutine.
+func (p *Publisher) Publish(ctx context.Context, batch []outbox.Event) []error {
+	errs := make([]error, len(batch))
+	var next atomic.Int64
+	var panicked any
+	var once sync.Once
+	var senders sync.WaitGroup
+	for range min(p.cfg.Concurrency, len(batch)) {
+		senders.Go(func() {
+			defer func() {
+				if v := recover(); v != nil {
+					once.Do(func() { panicked = v })
+				}
+			}()
+			for i := next.Add(1) - 1; i < int64(len(batch)); i = next.Add(1) - 1 {
+				errs[i] = p.send(ctx, batch[i])
+			}
+		})
+	}
+	senders.Wait()
+	if panicked != nil {
+		panic(panicked)
+	}
+	for _, err := range errs {
+		if err != nil {
+			return errs
+		}
+	}
+	return nil
+}
+
+func (p *Publisher) send(ctx context.Context, e outbox.Event) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("webhook: POST %s: %w", p.place, context.Cause(ctx))
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, p.cfg.Timeout, errTimeout)
+	defer cancel()
+	req, err := p.request(ctx, e)
+	if err != nil {
+		return outbox.Permanent(fmt.Errorf("webhook: POST %s: %w", p.place, err))
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		err = inner(err)
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+			err = errors.Join(cause, err)
+		}
+		return fmt.Errorf("webhook: POST %s: %w", p.place, err)
+	}
+	// What is read of it lets the connection be used again; more than that isn't worth it.
+	_, _ = io.CopyN(io.Discard, resp.Body, maxDiscard)
+	_ = resp.Body.Close()
+	if err := p.refused(resp); err != nil {
+		return fmt.Errorf("webhook: POST %s: %w", p.place, err)
+	}
+	return nil
+}
+
+var errTimeout = errors.New("no answer within Config.Timeout")
+
+const maxDiscard = 64 << 10
+
+// inner is an error without the URL that net/http puts around it, which may hold a token.
+func inner(err error) error {
+	if e, ok := errors.AsType[*url.Error](err); ok {
+		return e.Err
+	}
+	return err
+}
+
+// request makes an event's request. Its body is a copy, since a transport may read it even after it has returned.
+func (p *Publisher) request(ctx context.Context, e outbox.Event) (*http.Request, error) {
+	header := p.cfg.Header.Clone()
+	if header == nil {
+		header = http.Header{}
+	}
+	if header.Get("User-Agent") == "" {
+		header.Set("User-Agent", "endstate")
+	}
+	var body []byte
+	if p.cfg.Binary {
+		for _, a := range cloudevents.Attributes(e, p.cfg.Source) {
+			if a.Name == cloudevents.DataContentType {
+				if !validValue(a.Value) {
+					return nil, errors.New("the event's ContentType is one that HTTP doesn't allow")
+				}
+				header.Set(contentType, a.Value)
+			} else {
+				header.Set(attributePrefix+a.Name, cloudevents.Escape(a.Value))
+			}
+		}
+		body = bytes.Clone(e.Payload)
+	} else {
+		header.Set(contentType, cloudevents.StructuredType)
+		body = cloudevents.Structured(e, p.cfg.Source)
+	}
+	if len(p.cfg.Secrets) > 0 {
+		signHeaders(header, p.cfg.Secrets, e.ID.String(), time.Now(), body)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	req.Header = header
+	return req, nil
+}

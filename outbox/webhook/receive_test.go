@@ -1,0 +1,145 @@
+package webhook
+
+import (
+	"bytes"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/internal/cloudevents"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+func event() outbox.Event {
+	return outbox.Event{
+		ID: uuid.New(), AggregateType: "batch", AggregateID: `i:1/t:a'b "ü" 100%`, Type: "assessment.completed", Payload: []byte(`{ "b":1, "a":2,"b" : 3 }`),
+		ContentType: "application/json", OccurredAt: time.Date(2026, 2, 3, 4, 5, 6, 123456000, time.UTC), SchemaVersion: 7,
+		Headers: map[string]string{"traceparent": "00-ab-cd-01", "X-Tenant": "é\r\nContent-Length: 0"},
+	}
+}
+
+// request is what a publisher sends of an event.
+func request(t *testing.T, cfg Config, e outbox.Event) *http.Request {
+	t.Helper()
+	p, err := New("https://example.com/hook", &cfg)
+	require.NoError(t, err)
+	req, err := p.request(t.Context(), e)
+	require.NoError(t, err)
+	return req
+}
+
+func TestReceiverReturnsWhatWasSent(t *testing.T) {
+	s := secret(t)
+	for name, tt := range map[string]struct {
+		cfg Config
+		r   Receiver
+	}{
+		"structured": {Config{}, Receiver{}},
+		"binary":     {Config{Binary: true}, Receiver{Binary: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tt.cfg.Secrets, tt.r.Secrets = []Secret{s}, []Secret{s}
+			for _, e := range []outbox.Event{event(), {ID: uuid.New(), Type: "t", SchemaVersion: 1, ContentType: "text/plain", Payload: []byte("\x00\xff")}} {
+				got, err := tt.r.Event(request(t, tt.cfg, e))
+				require.NoError(t, err)
+				require.Equal(t, e, got)
+			}
+		})
+	}
+}
+
+func TestReceiverRefuses(t *testing.T) {
+	s := secret(t)
+	signed := Config{Secrets: []Secret{s}}
+	for name, tt := range map[string]struct {
+		cfg    Config
+		r      Receiver
+		change func(*http.Request)
+		want   error
+		status int
+	}{
+		"not signed":           {cfg: Config{}, want: ErrNoSignature, status: 401},
+		"by another":           {cfg: Config{Secrets: []Secret{secret(t)}}, want: ErrWrongSignature, status: 401},
+		"stale":                {cfg: signed, r: Receiver{Tolerance: time.Nanosecond}, want: ErrStale, status: 401},
+		"binary":               {cfg: Config{Secrets: []Secret{s}, Binary: true}, want: ErrNotEvent, status: 400},
+		"too long":             {cfg: signed, r: Receiver{MaxBody: 100}, want: ErrTooLarge, status: 413},
+		"no secrets":           {cfg: signed, r: Receiver{Secrets: []Secret{}}, want: ErrConfig, status: 500},
+		"an empty secret":      {cfg: signed, r: Receiver{Secrets: []Secret{{}}}, want: ErrConfig, status: 500},
+		"not an event":         {cfg: signed, r: Receiver{Binary: true}, change: func(r *http.Request) { r.Header.Set("Content-Type", "application/json") }, want: ErrNotEvent, status: 400},
+		"a batch":              {cfg: signed, r: Receiver{Binary: true}, change: func(r *http.Request) { r.Header.Set("Content-Type", "application/cloudevents-batch+json") }, want: ErrNotEvent, status: 400},
+		"another id in binary": {cfg: Config{Secrets: []Secret{s}, Binary: true}, r: Receiver{Binary: true}, change: func(r *http.Request) { r.Header.Set("Ce-Id", uuid.NewString()) }, want: ErrNotEvent, status: 400},
+		"not escaped":          {cfg: Config{Secrets: []Secret{s}, Binary: true}, r: Receiver{Binary: true}, change: func(r *http.Request) { r.Header.Set("Ce-Subject", "100%") }, want: ErrNotEvent, status: 400},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if tt.r.Secrets == nil {
+				tt.r.Secrets = []Secret{s}
+			}
+			req := request(t, tt.cfg, event())
+			if tt.change != nil {
+				tt.change(req)
+			}
+			e, err := tt.r.Event(req)
+			require.ErrorIs(t, err, tt.want)
+			require.Equal(t, tt.status, Status(err), err)
+			require.Zero(t, e)
+		})
+	}
+}
+
+// A captured structured request, sent again as the data of a binary one with attributes of the attacker's choice.
+func TestABodyCannotBeSentAgainAsAnotherEvent(t *testing.T) {
+	s, e := secret(t), event()
+	captured := request(t, Config{Secrets: []Secret{s}}, e)
+	forged := captured.Clone(t.Context())
+	forged.Body, _ = captured.GetBody()
+	for _, a := range cloudevents.Attributes(outbox.Event{ID: e.ID, Type: "account.deleted"}, "s") {
+		forged.Header.Set("Ce-"+a.Name, a.Value)
+	}
+	forged.Header.Set("Content-Type", "application/json")
+	_, err := Receiver{Secrets: []Secret{s}}.Event(forged)
+	require.ErrorIs(t, err, ErrNotEvent)
+}
+
+func TestReceiverReportsACutBody(t *testing.T) {
+	cut := errors.New("cut")
+	req := httptest.NewRequest(http.MethodPost, "/", readerFunc(func([]byte) (int, error) { return 0, cut }))
+	_, err := Receiver{Secrets: []Secret{secret(t)}}.Event(req)
+	require.ErrorIs(t, err, cut)
+	require.Equal(t, 500, Status(err))
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func TestDecodeVerifiesNothing(t *testing.T) {
+	e := event()
+	for _, binary := range []bool{false, true} {
+		req := request(t, Config{Binary: binary}, e)
+		var body bytes.Buffer
+		_, err := body.ReadFrom(req.Body)
+		require.NoError(t, err)
+		got, err := Decode(req.Header, body.Bytes())
+		require.NoError(t, err)
+		require.Equal(t, e, got)
+	}
+	_, err := Decode(http.Header{"Content-Type": {"text/plain"}}, nil)
+	require.ErrorIs(t, err, ErrNotEvent)
+	require.EqualError(t, err, `webhook: not an event: content type is "text/plain", not application/cloudevents+json, and no header begins with ce-`)
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add("application/json", "00-ab", "id", strings.Repeat("a", 10))
+	f.Fuzz(func(t *testing.T, contentType, trace, id, body string) {
+		h := http.Header{"Content-Type": {contentType}, "Ce-Traceparent": {trace}, "Ce-Id": {id}, "Ce-Specversion": {"1.0"}}
+		if _, err := Decode(h, []byte(body)); err != nil && !errors.Is(err, ErrNotEvent) {
+			t.Fatal(err)
+		}
+	})
+}
