@@ -23,6 +23,8 @@ type database struct {
 	sqlite bool
 	url    string // on PostgreSQL
 	begin  func(context.Context) (outbox.Tx, error)
+	pool   *pgxpool.Pool // one of the two
+	sql    *sql.DB
 }
 
 // databases are PostgreSQL through pgx and through database/sql, and SQLite with either journal.
@@ -47,13 +49,29 @@ func newDatabase(t *testing.T, name string) *database {
 	t.Helper()
 	if journal, ok := strings.CutPrefix(name, "sqlite-"); ok {
 		dsn := dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), journal)
-		return &database{sqlite: true, begin: beginSQL(dbtest.SQLiteOn(t, dsn+"&_pragma=synchronous(off)"), outbox.SQLiteTx)}
+		db := dbtest.SQLiteOn(t, dsn+"&_pragma=synchronous(off)")
+		return &database{sqlite: true, sql: db, begin: beginSQL(db, outbox.SQLiteTx)}
 	}
 	url := dbtest.Postgres(t)
 	if name == "sql" {
-		return &database{url: url, begin: beginSQL(dbtest.SQLOn(t, url), outbox.PostgresTx)}
+		db := dbtest.SQLOn(t, url)
+		return &database{url: url, sql: db, begin: beginSQL(db, outbox.PostgresTx)}
 	}
-	return &database{url: url, begin: beginPgx(dbtest.PoolOn(t, url))}
+	pool := dbtest.PoolOn(t, url)
+	return &database{url: url, pool: pool, begin: beginPgx(pool)}
+}
+
+// admin returns an Admin of the default outbox.
+func (db *database) admin(t testing.TB) (admin *outbox.Admin) {
+	t.Helper()
+	var err error
+	if db.pool != nil {
+		admin, err = outbox.NewAdmin(db.pool, nil)
+	} else {
+		admin, err = outbox.NewAdmin(db.sql, nil)
+	}
+	require.NoError(t, err)
+	return admin
 }
 
 func beginPgx(pool *pgxpool.Pool) func(context.Context) (outbox.Tx, error) {

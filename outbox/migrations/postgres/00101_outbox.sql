@@ -6,7 +6,7 @@ CREATE TABLE "endstate_outbox" (
     id              uuid        NOT NULL,
     aggregate_type  text        NOT NULL,
     aggregate_id    text        NOT NULL,
-    shard           smallint    NOT NULL, -- get_byte(sha256(convert_to(aggregate_type || '/' || aggregate_id, 'UTF8')), 0) % 64
+    shard           smallint    NOT NULL CHECK (shard BETWEEN 0 AND 63), -- get_byte(sha256(convert_to(aggregate_type || '/' || aggregate_id, 'UTF8')), 0) % 64
     type            text        NOT NULL,
     payload         bytea       NOT NULL, -- the bytes as given: jsonb would reorder and refuse some
     content_type    text        NOT NULL,

@@ -29,7 +29,7 @@ INSERT INTO "endstate_outbox_shards" (shard) SELECT generate_series(0, 63);
 CREATE TABLE "endstate_outbox_audit" (
     number     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at         timestamptz NOT NULL DEFAULT clock_timestamp(),
-    action     text NOT NULL, -- retry or purge
+    action     text NOT NULL, -- retry or discard
     event_id   uuid NOT NULL,
     by_whom    text NOT NULL,
     reason     text NOT NULL,

@@ -6,7 +6,7 @@ CREATE TABLE "endstate_outbox" (
     id              TEXT    NOT NULL, -- a UUID
     aggregate_type  TEXT    NOT NULL,
     aggregate_id    TEXT    NOT NULL,
-    shard           INTEGER NOT NULL, -- the first byte of SHA-256 over aggregate_type, a slash and aggregate_id, modulo 64
+    shard           INTEGER NOT NULL CHECK (shard BETWEEN 0 AND 63), -- the first byte of SHA-256 over aggregate_type, a slash and aggregate_id, modulo 64
     type            TEXT    NOT NULL,
     payload         BLOB    NOT NULL, -- the bytes as given
     content_type    TEXT    NOT NULL,

@@ -30,7 +30,7 @@ WITH RECURSIVE numbers (n) AS (VALUES (0) UNION ALL SELECT n + 1 FROM numbers WH
 CREATE TABLE "endstate_outbox_audit" (
     number     INTEGER PRIMARY KEY AUTOINCREMENT,
     at         TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
-    action     TEXT NOT NULL, -- retry or purge
+    action     TEXT NOT NULL, -- retry or discard
     event_id   TEXT NOT NULL,
     by_whom    TEXT NOT NULL,
     reason     TEXT NOT NULL,

@@ -1,0 +1,119 @@
+package outbox
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// Intervention is what somebody did with a dead letter.
+type Intervention struct {
+	At        time.Time
+	Action    string // "retry" or "discard"
+	EventID   uuid.UUID
+	By        string // who
+	Why       string
+	Attempts  int    // of the event, until then
+	LastError string // of the event, until then
+}
+
+// Retry makes dead letters pending again, with their attempts counted anew, and records who did it and why. It returns the
+// ids of those that were dead; the others are left as they are. Events of the same aggregate that came later may have been
+// published meanwhile.
+func (a *Admin) Retry(ctx context.Context, by, why string, ids ...uuid.UUID) ([]uuid.UUID, error) {
+	return a.intervene(ctx, "retry", by, why, ids, "UPDATE %s SET dead_at = NULL, next_attempt_at = NULL, attempts = 0, crashes = 0")
+}
+
+// Discard deletes dead letters, and records who did it and why. It returns the ids of those that were dead; the others are
+// left as they are.
+func (a *Admin) Discard(ctx context.Context, by, why string, ids ...uuid.UUID) ([]uuid.UUID, error) {
+	return a.intervene(ctx, "discard", by, why, ids, "DELETE FROM %s")
+}
+
+// maxReason is the limit on by and why, in bytes.
+const maxReason = 1000
+
+func (a *Admin) intervene(ctx context.Context, action, by, why string, ids []uuid.UUID, do string) ([]uuid.UUID, error) {
+	for name, text := range map[string]string{"by": by, "why": why} {
+		if text == "" {
+			return nil, fmt.Errorf("%w: %s: %q is empty: who did it, and why, is recorded", ErrConfig, action, name)
+		}
+		if len(text) > maxReason {
+			return nil, fmt.Errorf("%w: %s: %q is %d bytes long, the limit is %d", ErrConfig, action, name, len(text), maxReason)
+		}
+		if err := sqltx.CheckText(text); err != nil {
+			return nil, fmt.Errorf("%w: %s: %q %w", ErrConfig, action, name, err)
+		}
+	}
+	var done []uuid.UUID
+	for chunk := range slices.Chunk(ids, chunkSize) {
+		err := a.db.inTx(ctx, func(tx sqltx.Tx) error {
+			changed, err := a.interveneIn(ctx, tx, action, by, why, chunk, do)
+			done = append(done, changed...)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("outbox: %s: %w", action, err)
+		}
+	}
+	return done, nil
+}
+
+func (a *Admin) interveneIn(ctx context.Context, tx sqltx.Tx, action, by, why string, ids []uuid.UUID, do string) ([]uuid.UUID, error) {
+	list, _ := json.Marshal(ids) // can't fail
+	lock := " FOR UPDATE"
+	if a.db.sqlite() {
+		lock = ""
+	}
+	// Recorded first: SQLite's write lock, or the rows' locks, are then held for both.
+	if _, err := tx.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (action, event_id, by_whom, reason, attempts, last_error)
+SELECT CAST($1 AS text), id, CAST($2 AS text), CAST($3 AS text), attempts, last_error FROM %s WHERE id IN %s AND dead_at IS NOT NULL`+lock,
+		a.outbox.audit(), a.outbox.table(), a.db.elements("$4", "uuid")), action, by, why, string(list)); err != nil {
+		return nil, err
+	}
+	rows, err := tx.Query(ctx, fmt.Sprintf(do+" WHERE id IN %s AND dead_at IS NOT NULL RETURNING CAST(id AS text)", a.outbox.table(), a.db.elements("$1", "uuid")), string(list))
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	var done []uuid.UUID
+	for rows.Next() {
+		var text string
+		if err := rows.Scan(&text); err != nil {
+			return nil, err
+		}
+		id, err := uuid.Parse(text)
+		if err != nil {
+			return nil, err
+		}
+		done = append(done, id)
+	}
+	return done, rows.Err()
+}
+
+// history returns what was done with an event, in that order.
+func (a *Admin) history(ctx context.Context, id uuid.UUID) ([]Intervention, error) {
+	rows, err := a.db.Query(ctx, fmt.Sprintf("SELECT at, action, by_whom, reason, attempts, coalesce(last_error, '') FROM %s WHERE event_id = CAST($1 AS %s) ORDER BY number",
+		a.outbox.audit(), a.uuidType()), id.String())
+	if err != nil {
+		return nil, fmt.Errorf("outbox: history of %s: %w", id, err)
+	}
+	defer rows.Close()
+	var list []Intervention
+	for rows.Next() {
+		i := Intervention{EventID: id}
+		var at moment
+		if err := rows.Scan(&at, &i.Action, &i.By, &i.Why, &i.Attempts, &i.LastError); err != nil {
+			return nil, fmt.Errorf("outbox: history of %s: %w", id, err)
+		}
+		i.At = at.Time
+		list = append(list, i)
+	}
+	return list, rows.Err()
+}
