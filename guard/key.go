@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"iter"
 	"strconv"
 	"strings"
 
@@ -15,16 +16,11 @@ import (
 const MaxKey = 1000
 
 // Key identifies an aggregate among those of its type. Its parts are typed, so that the text "1" and the integer 1 are two
-// keys, while two spellings of one UUID are one. The zero Key is invalid. Keys are comparable with == only by String or
-// Encode; they are immutable and safe for concurrent use.
-type Key struct{ parts []part }
+// keys, while two spellings of one UUID are one. The zero Key is invalid. Keys are comparable, so == and maps work; they are
+// immutable and safe for concurrent use.
+type Key struct{ encoded string } // as Encode says: a key that is looked up by need not be encoded first
 
-type part struct {
-	kind byte // one of the kinds below
-	text string
-	num  int64
-}
-
+// The kinds of a part, by which its encoding begins.
 const (
 	kindText = 't'
 	kindInt  = 'i'
@@ -32,13 +28,21 @@ const (
 )
 
 // Text is a key for text and varchar columns, compared byte by byte.
-func Text(s string) Key { return Key{[]part{{kind: kindText, text: s}}} }
+func Text(s string) Key {
+	if strings.ContainsAny(s, "%/#") {
+		s = escapeEncoded.Replace(s)
+	}
+	return Key{"t:" + s}
+}
 
 // Int is a key for smallint, integer and bigint columns.
-func Int(n int64) Key { return Key{[]part{{kind: kindInt, num: n}}} }
+func Int(n int64) Key {
+	var buf [24]byte // two bytes more than the longest takes
+	return Key{string(strconv.AppendInt(append(buf[:0], "i:"...), n, 10))}
+}
 
 // UUID is a key for uuid columns. SQLite has no such type: there the column holds the canonical, lower-case text.
-func UUID(id uuid.UUID) Key { return Key{[]part{{kind: kindUUID, text: id.String()}}} }
+func UUID(id uuid.UUID) Key { return Key{"u:" + id.String()} }
 
 // ParseUUID is UUID for the text form, in any of its spellings (upper case, braces, urn:uuid:, no hyphens).
 func ParseUUID(s string) (Key, error) {
@@ -51,46 +55,63 @@ func ParseUUID(s string) (Key, error) {
 
 // Composite is a key of several columns, such as (tenant_id, id). Nested composites are flattened.
 func Composite(keys ...Key) Key {
-	var c Key
+	parts := make([]string, 0, len(keys))
 	for _, k := range keys {
-		c.parts = append(c.parts, k.parts...)
+		if k.encoded != "" {
+			parts = append(parts, k.encoded)
+		}
 	}
-	return c
+	return Key{strings.Join(parts, "/")}
 }
 
 var (
-	escapeEncoded = strings.NewReplacer("%", "%25", "/", "%2F", "#", "%23")
-	escapeShown   = strings.NewReplacer("%", "%25", "/", "%2F")
+	escapeEncoded   = strings.NewReplacer("%", "%25", "/", "%2F", "#", "%23")
+	unescapeEncoded = strings.NewReplacer("%25", "%", "%2F", "/", "%23", "#")
+	escapeShown     = strings.NewReplacer("%", "%25", "/", "%2F")
 )
 
 // Encode returns the canonical form: each part as its kind's letter, a colon and its value, joined by slashes, such as
 // "i:42" or "u:6ba7b810-9dad-11d1-80b4-00c04fd430c8/t:a%2Fb". It is injective: different keys never share an encoding.
 // Ledger, dedup keys and locks use it. In text, "%", "/" and "#" are written %25, %2F and %23.
-func (k Key) Encode() string {
-	if len(k.parts) == 1 && k.parts[0].kind != kindText {
-		return string(k.parts[0].kind) + ":" + k.parts[0].value()
-	}
-	var b strings.Builder
-	for i, p := range k.parts {
-		if i > 0 {
-			b.WriteByte('/')
+func (k Key) Encode() string { return k.encoded }
+
+// parts yields the kind and the value of each part.
+func (k Key) parts() iter.Seq2[byte, string] {
+	return func(yield func(byte, string) bool) {
+		for part := range strings.SplitSeq(k.encoded, "/") {
+			if part == "" {
+				return // the zero key
+			}
+			value := part[2:]
+			if strings.IndexByte(value, '%') >= 0 {
+				value = unescapeEncoded.Replace(value)
+			}
+			if !yield(part[0], value) {
+				return
+			}
 		}
-		b.WriteByte(p.kind)
-		b.WriteByte(':')
-		b.WriteString(escapeEncoded.Replace(p.value()))
 	}
-	return b.String()
+}
+
+// len is the number of parts.
+func (k Key) len() int {
+	if k.encoded == "" {
+		return 0
+	}
+	return strings.Count(k.encoded, "/") + 1
 }
 
 // String returns the key as people and event consumers know it: the plain value, or for a composite key its parts joined
 // by slashes (with "%" and "/" in them written %25 and %2F). It tells no kinds apart: use Encode where that matters.
 func (k Key) String() string {
-	if len(k.parts) == 1 {
-		return k.parts[0].value()
+	shown := make([]string, 0, 2)
+	for _, value := range k.parts() {
+		shown = append(shown, value)
 	}
-	shown := make([]string, len(k.parts))
-	for i, p := range k.parts {
-		shown[i] = escapeShown.Replace(p.value())
+	if len(shown) > 1 {
+		for i, value := range shown {
+			shown[i] = escapeShown.Replace(value)
+		}
 	}
 	return strings.Join(shown, "/")
 }
@@ -98,39 +119,26 @@ func (k Key) String() string {
 // Validate says why k can't be used: it is empty, has an empty text part, is longer than MaxKey when encoded, or contains
 // a NUL byte or invalid UTF-8. The error wraps ErrInvalidKey.
 func (k Key) Validate() error {
-	if len(k.parts) == 0 {
+	if k.encoded == "" {
 		return fmt.Errorf("%w: it is empty; make one with guard.Text, Int, UUID or Composite", ErrInvalidKey)
 	}
-	for i, p := range k.parts {
-		if p.kind != kindText {
+	n := 0
+	for kind, value := range k.parts() {
+		n++
+		if kind != kindText {
 			continue
 		}
-		if p.text == "" {
-			return fmt.Errorf("%w: part %d is empty", ErrInvalidKey, i+1)
+		if value == "" {
+			return fmt.Errorf("%w: part %d is empty", ErrInvalidKey, n)
 		}
-		if err := sqltx.CheckText(p.text); err != nil {
-			return fmt.Errorf("%w: part %d %w", ErrInvalidKey, i+1, err)
+		if err := sqltx.CheckText(value); err != nil {
+			return fmt.Errorf("%w: part %d %w", ErrInvalidKey, n, err)
 		}
 	}
-	if n := len(k.Encode()); n > MaxKey {
+	if n := len(k.encoded); n > MaxKey {
 		return fmt.Errorf("%w: it is %d bytes long when encoded, the limit is %d", ErrInvalidKey, n, MaxKey)
 	}
 	return nil
-}
-
-func (p part) value() string {
-	if p.kind == kindInt {
-		return strconv.FormatInt(p.num, 10)
-	}
-	return p.text
-}
-
-// arg is the part as a query argument.
-func (p part) arg() any {
-	if p.kind == kindInt {
-		return p.num
-	}
-	return p.text
 }
 
 // cast is the SQL type that makes PostgreSQL refuse, rather than convert, a part that is of another kind than its column.
@@ -146,9 +154,12 @@ func cast(kind byte) string {
 
 // Shape returns the kinds of the key's parts, a letter each. Keys of one shape are looked up by the same SQL text.
 func (k Key) Shape() string {
-	shape := make([]byte, len(k.parts))
-	for i, p := range k.parts {
-		shape[i] = p.kind
+	if k.len() == 1 {
+		return k.encoded[:1]
+	}
+	shape := make([]byte, 0, 4)
+	for kind := range k.parts() {
+		shape = append(shape, kind)
 	}
 	return string(shape)
 }
@@ -156,9 +167,14 @@ func (k Key) Shape() string {
 // Args returns the key's parts as query arguments, in order: an int64 for Int, else a string. A guard of your own passes
 // them to its statements.
 func (k Key) Args() []any {
-	args := make([]any, len(k.parts))
-	for i, p := range k.parts {
-		args[i] = p.arg()
+	args := make([]any, 0, k.len())
+	for kind, value := range k.parts() {
+		if kind == kindInt {
+			n, _ := strconv.ParseInt(value, 10, 64) // Int wrote it
+			args = append(args, n)
+			continue
+		}
+		args = append(args, value)
 	}
 	return args
 }

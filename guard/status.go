@@ -115,17 +115,18 @@ func (s Status) where(d sqltx.Dialect, key Key) (string, []any, error) {
 		return "", nil, err
 	}
 	var terms []string
-	for i, p := range key.parts {
+	for kind := range key.parts() {
+		i := len(terms)
 		column := sqltx.Quote("", s.keys()[i])
 		if d == sqltx.SQLite {
 			// SQLite would convert '012' to the integer 12 to match it.
-			kind := "text"
-			if p.kind == kindInt {
-				kind = "integer"
+			typeOf := "text"
+			if kind == kindInt {
+				typeOf = "integer"
 			}
-			terms = append(terms, fmt.Sprintf("%s COLLATE BINARY = ?%d AND typeof(%s) = '%s'", column, i+1, column, kind))
+			terms = append(terms, fmt.Sprintf("%s COLLATE BINARY = ?%d AND typeof(%s) = '%s'", column, i+1, column, typeOf))
 		} else {
-			terms = append(terms, fmt.Sprintf("%s = $%d%s", column, i+1, cast(p.kind)))
+			terms = append(terms, fmt.Sprintf("%s = $%d%s", column, i+1, cast(kind)))
 		}
 	}
 	return strings.Join(terms, " AND "), key.Args(), nil
@@ -133,9 +134,9 @@ func (s Status) where(d sqltx.Dialect, key Key) (string, []any, error) {
 
 // Fits says whether key has as many parts as there are key columns.
 func (s Status) Fits(key Key) error {
-	if len(key.parts) != len(s.keys()) {
+	if key.len() != len(s.keys()) {
 		return fmt.Errorf("%w: it has %d parts, %s has the key columns (%s)",
-			ErrInvalidKey, len(key.parts), s.name(), strings.Join(s.keys(), ", "))
+			ErrInvalidKey, key.len(), s.name(), strings.Join(s.keys(), ", "))
 	}
 	return nil
 }

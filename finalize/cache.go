@@ -1,0 +1,106 @@
+package finalize
+
+import (
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/endstate-go/endstate/guard"
+)
+
+// CacheConfig says how many terminal aggregates a Finalizer remembers, and for how long. The zero value remembers the last
+// 10,000 for ten minutes.
+//
+// Terminal states are absorbing, so a repeat on a key that is known to be final is answered in this process with the full
+// receipt: no transaction, no lock, no connection. What is remembered is committed: the receipts of calls that won and whose
+// COMMIT was answered (or resolved), and what losers read. Nothing seen inside a caller's transaction is remembered, and DoTx
+// doesn't ask the cache.
+//
+// The cache can't know of rows that are deleted, restored from a backup or lost in a failover behind the finalizer's back:
+// then it answers with the old receipt until MaxAge has passed, or Forget is called in each process. A repeat that it answers
+// is not checked either: neither that the database is there, nor, unless Config.CompareEvents is set, that the events of a
+// Settle could be stored.
+type CacheConfig struct {
+	// Off turns the cache off: every call asks the database.
+	Off bool
+	// Size is how many aggregates are remembered; the least recently asked for goes first. An entry takes about half a
+	// kilobyte. Default 10,000.
+	Size int
+	// MaxAge is for how long an answer is believed. Default 10 minutes.
+	MaxAge time.Duration
+}
+
+// cache remembers terminal aggregates. It is golang-lru's plain cache with an age for each entry: that package's own expiring
+// one starts a goroutine which nothing can stop.
+type cache struct {
+	entries *lru.Cache[guard.Key, *terminal] // nil: off
+	maxAge  time.Duration
+	forgets atomic.Uint64
+}
+
+// terminal is what is known of a terminal aggregate: the receipt of a loser.
+type terminal struct {
+	receipt Receipt
+	since   time.Duration
+	heat    *heat
+}
+
+func newCache(cfg CacheConfig) (*cache, error) {
+	c := &cache{maxAge: cfg.MaxAge}
+	if cfg.Off {
+		return c, nil
+	}
+	var err error
+	c.entries, err = lru.New[guard.Key, *terminal](cfg.Size)
+	return c, err
+}
+
+// get returns what is known of key, or nil.
+func (c *cache) get(key guard.Key, now time.Duration) *terminal {
+	if c.entries == nil {
+		return nil
+	}
+	known, ok := c.entries.Get(key)
+	if !ok || now-known.since >= c.maxAge {
+		return nil
+	}
+	return known
+}
+
+// put remembers the receipt of a call that began after this many forgets. What was read before a later Forget may be what
+// shall be forgotten.
+func (c *cache) put(key guard.Key, r Receipt, h *heat, now time.Duration, forgets uint64) {
+	if c.entries == nil || c.forgets.Load() != forgets {
+		return
+	}
+	r.Won, r.Differs = false, false
+	known := &terminal{r, now, h}
+	c.entries.Add(key, known)
+	if c.forgets.Load() != forgets {
+		c.entries.Remove(key)
+	}
+}
+
+// Forget drops what this process remembers of key, so that the next call asks the database. Call it after you deleted or
+// restored an aggregate behind the finalizer's back, in every process; a call that is under way doesn't bring the old answer
+// back.
+func (f *Finalizer[Tx]) Forget(key guard.Key) {
+	f.cache.forgets.Add(1)
+	if f.cache.entries != nil {
+		f.cache.entries.Remove(key)
+	}
+}
+
+// known answers a repeat: a call for a key that is known to be terminal.
+func (f *core) known(key guard.Key, trigger Trigger) (*terminal, time.Duration) {
+	if f.cache.entries == nil {
+		return nil, 0
+	}
+	now := f.now()
+	known := f.cache.get(key, now)
+	if known == nil || checkName(string(trigger)) != nil {
+		return nil, 0
+	}
+	return known, now
+}

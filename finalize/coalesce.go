@@ -1,0 +1,110 @@
+package finalize
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/endstate-go/endstate/guard"
+)
+
+// turns lets the calls of this process for one key go to the database one at a time: the first goes, and the others wait here
+// for what it learns, without a connection. When it finds or makes the aggregate final, they have their answer; when it
+// fails or isn't ready, the next one goes, with its own callback.
+type turns struct {
+	mu   sync.Mutex
+	keys map[guard.Key][]chan turn // who waits, first come first served; a key is here while a call is under way
+}
+
+// turn is what a waiting call gets: the answer, or its turn to go.
+type turn struct {
+	final   bool
+	receipt Receipt
+}
+
+// take waits until it is the caller's turn, or until it is answered: then final is true. Whoever got a turn must give or
+// finish it.
+func (t *turns) take(ctx context.Context, key guard.Key, timeout time.Duration) (turn, error) {
+	t.mu.Lock()
+	waiting, busy := t.keys[key]
+	if !busy {
+		t.keys[key] = nil
+		t.mu.Unlock()
+		return turn{}, nil
+	}
+	mine := make(chan turn, 1)
+	t.keys[key] = append(waiting, mine)
+	t.mu.Unlock()
+
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, ErrBusy)
+	defer cancel()
+	select {
+	case got := <-mine:
+		return got, nil
+	case <-ctx.Done():
+	}
+	t.mu.Lock()
+	i := slices.Index(t.keys[key], mine)
+	if i >= 0 {
+		t.keys[key] = slices.Delete(t.keys[key], i, i+1)
+	}
+	t.mu.Unlock()
+	if i < 0 {
+		// It came at the same moment.
+		got := <-mine
+		if got.final {
+			return got, nil
+		}
+		t.give(key)
+	}
+	return turn{}, fmt.Errorf("waiting for another call of this process: %w", context.Cause(ctx))
+}
+
+// give gives the turn to the next who waits.
+func (t *turns) give(key guard.Key) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	waiting := t.keys[key]
+	if len(waiting) == 0 {
+		delete(t.keys, key)
+		return
+	}
+	waiting[0] <- turn{}
+	t.keys[key] = waiting[1:]
+}
+
+// finish answers all who wait.
+func (t *turns) finish(key guard.Key, r Receipt) {
+	r.Won = false
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, c := range t.keys[key] {
+		c <- turn{true, r}
+	}
+	delete(t.keys, key)
+}
+
+// inTurn runs a call when no other call of this process for its key is under way, unless that has the answer. What is
+// learnt is remembered. A panic or Goexit goes to the call whose turn it is, and to no other.
+func (f *core) inTurn(ctx context.Context, a *attempt, run func() (Receipt, error)) (r Receipt, err error) {
+	forgets := f.cache.forgets.Load()
+	t, err := f.turns.take(ctx, a.ref.Key, f.cfg.ClaimTimeout)
+	if err != nil || t.final {
+		return t.receipt, err
+	}
+	final := false
+	defer func() {
+		if final {
+			f.turns.finish(a.ref.Key, r)
+		} else {
+			f.turns.give(a.ref.Key)
+		}
+	}()
+	r, err = run()
+	if final = err == nil; final {
+		f.cache.put(a.ref.Key, r, f.hot.of(a.ref.Key), f.now(), forgets)
+	}
+	return r, err
+}
