@@ -40,7 +40,7 @@ func (w *world) held(id string, f func()) {
 	w.t.Helper()
 	release, holding := make(chan struct{}), make(chan error)
 	go func() {
-		_, err := w.do(w.t.Context(), guard.Text(id), "holder", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		_, err := w.another().do(w.t.Context(), guard.Text(id), "holder", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
 			holding <- nil
 			<-release
 			return finalize.Outcome{}, finalize.ErrNotReady

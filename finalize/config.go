@@ -33,6 +33,15 @@ type Config struct {
 	// with ErrOutcomeUnknown. It also runs after the caller's context has ended, since the truth is worth more than
 	// haste. Default 10 s.
 	ResolveTimeout time.Duration
+	// Cache says how many terminal aggregates are remembered, to answer repeats. The zero value remembers 10,000 for ten
+	// minutes.
+	Cache CacheConfig
+	// Hot says when a key that is finalized again and again is told of. The zero value does at 30 losing calls a minute.
+	Hot HotConfig
+	// CompareEvents makes Receipt.Differs tell of other events too, where there is provenance, and not just of another
+	// state. A Settle that is answered from the cache then computes its outcome's digest, which takes several times as long
+	// as the rest.
+	CompareEvents bool
 	// Logger gets a line at info level for each win, at warn level for what needs eyes, and at debug level for the rest.
 	// Default slog.Default().
 	Logger *slog.Logger
@@ -56,6 +65,18 @@ func (c *Config) withDefaults() (Config, error) {
 	}
 	if cfg.ResolveTimeout == 0 {
 		cfg.ResolveTimeout = 10 * time.Second
+	}
+	if cfg.Cache.Size == 0 {
+		cfg.Cache.Size = 10_000
+	}
+	if cfg.Cache.MaxAge == 0 {
+		cfg.Cache.MaxAge = 10 * time.Minute
+	}
+	if cfg.Hot.Count == 0 {
+		cfg.Hot.Count = 30
+	}
+	if cfg.Hot.Window == 0 {
+		cfg.Hot.Window = time.Minute
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -90,6 +111,18 @@ func (c *Config) validate() error {
 	}
 	if c.ResolveTimeout < 0 {
 		return fail("ResolveTimeout", "is negative")
+	}
+	if c.Cache.Size < 0 {
+		return fail("Cache.Size", "is negative; to turn the cache off, set Cache.Off")
+	}
+	if c.Cache.MaxAge < 0 {
+		return fail("Cache.MaxAge", "is negative")
+	}
+	if c.Hot.Count < 0 {
+		return fail("Hot.Count", "is negative")
+	}
+	if c.Hot.Window < 0 {
+		return fail("Hot.Window", "is negative")
 	}
 	switch sqltx.Dialect(c.Dialect) {
 	case "", sqltx.Postgres, sqltx.SQLite:

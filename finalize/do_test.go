@@ -167,8 +167,10 @@ func TestDoWaitsForTheHolder(t *testing.T) {
 					err error
 				}
 				calls := map[string]func() (finalize.Receipt, error){
-					"do":     func() (finalize.Receipt, error) { return w.do(t.Context(), key, "do", complete("b1")) },
-					"settle": func() (finalize.Receipt, error) { return w.settle(t.Context(), key, "settle", completed()) },
+					"do": func() (finalize.Receipt, error) { return w.another().do(t.Context(), key, "do", complete("b1")) },
+					"settle": func() (finalize.Receipt, error) {
+						return w.another().settle(t.Context(), key, "settle", completed())
+					},
 				}
 				results := make(chan result, len(calls))
 				holder, err := w.do(t.Context(), key, "holder", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {

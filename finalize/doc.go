@@ -17,7 +17,8 @@
 //
 // It does not promise anything about effects outside of the transaction: a callback may run more than once (its transaction
 // was broken off by the database and is run again), so that mails and payments belong into events, whose consumers
-// deduplicate. And it decides on the primary: rows deleted, or restored from a backup, are open again.
+// deduplicate. And it decides on the primary: rows deleted, or restored from a backup, are open again, at the latest when
+// the cache's MaxAge has passed in each process, or after Forget.
 //
 // # Use
 //
@@ -49,6 +50,15 @@
 // The first and the last step are one round trip each on pgx with the library's guards. Since COMMIT is on its way before
 // the settle's result could be looked at, the server itself refuses: a settle that moves no row raises an error, and so does
 // an event whose dedup key is taken. Settle is a single statement.
+//
+// # Storms
+//
+// A runaway loop costs less than a query. What wins or loses is remembered (CacheConfig), since terminal states are absorbing:
+// a repeat is answered in this process with the full receipt, in well under a microsecond and without a connection. Calls of
+// one process for one key go to the database one at a time; the others wait, each for as long as its own context lasts, and
+// share what the one learns if the aggregate is final. And since the guard would otherwise hide such a bug, a key that is
+// finalized again and again is told of by one warning a minute and by Trace.Hot (HotConfig). A key's ordinary losers are
+// logged at debug level only.
 //
 // # Time limits
 //

@@ -67,7 +67,7 @@ func (c faultCase) setUp(t *testing.T, configure ...func(*finalize.Config)) *fau
 	_, err := f.direct.Exec(t.Context(), `CREATE TABLE batches (id text PRIMARY KEY, status text, note text)`)
 	require.NoError(t, err)
 	config := func() *finalize.Config {
-		cfg := &finalize.Config{Aggregate: "batch", Guard: c.guard, Logger: discard(), Trace: &finalize.Trace{
+		cfg := &finalize.Config{Aggregate: "batch", Guard: c.guard, Logger: discard(), Cache: finalize.CacheConfig{Off: true}, Trace: &finalize.Trace{
 			Resolving: func(context.Context, finalize.Call, error) {
 				f.resolved.Add(1)
 				f.resolving()

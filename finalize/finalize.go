@@ -27,7 +27,28 @@ type Finalizer[Tx any] struct {
 }
 
 // core is what doesn't depend on the kind of transaction.
-type core struct{ cfg Config }
+type core struct {
+	cfg   Config
+	made  time.Time
+	cache *cache
+	hot   *hot
+	turns turns
+}
+
+func newCore(cfg Config) (*core, error) {
+	f := &core{cfg: cfg, made: time.Now(), turns: turns{keys: map[guard.Key][]chan turn{}}}
+	var err error
+	if f.cache, err = newCache(cfg.Cache); err != nil {
+		return nil, fmt.Errorf("%w: Cache: %w", ErrConfig, err)
+	}
+	if f.hot, err = newHot(cfg.Hot); err != nil {
+		return nil, fmt.Errorf("%w: Hot: %w", ErrConfig, err)
+	}
+	return f, nil
+}
+
+// now is the time since the finalizer was made, by a clock that nobody sets.
+func (f *core) now() time.Duration { return time.Since(f.made) }
 
 // New returns a Finalizer on a pgx pool. It sends nothing: call Migrate or Check to look at the database.
 func New(pool *pgxpool.Pool, cfg *Config) (*Finalizer[pgx.Tx], error) {
@@ -41,7 +62,11 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Finalizer[pgx.Tx], error) {
 	if c.Dialect == string(sqltx.SQLite) {
 		return nil, fmt.Errorf("%w: Dialect is sqlite, but a pgx pool is PostgreSQL; use NewSQL", ErrConfig)
 	}
-	return &Finalizer[pgx.Tx]{&core{c}, newPgxDB(pool, c)}, nil
+	f, err := newCore(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Finalizer[pgx.Tx]{f, newPgxDB(pool, c)}, nil
 }
 
 // NewSQL returns a Finalizer on database/sql, for PostgreSQL (through any driver) and SQLite.
@@ -60,7 +85,11 @@ func NewSQL(db *sql.DB, cfg *Config) (*Finalizer[*sql.Tx], error) {
 			return nil, fmt.Errorf("%w: Dialect is empty and driver %T is unknown; set it to postgres or sqlite", ErrConfig, db.Driver())
 		}
 	}
-	return &Finalizer[*sql.Tx]{&core{c}, &sqlDB{db, dialect, c}}, nil
+	f, err := newCore(c)
+	if err != nil {
+		return nil, err
+	}
+	return &Finalizer[*sql.Tx]{f, &sqlDB{db, dialect, c}}, nil
 }
 
 // Func is the work of one finalization. It runs inside a transaction that holds the aggregate, and what it writes through
@@ -117,7 +146,14 @@ func (e *EventConflictError) Is(target error) bool { return target == ErrEventCo
 // Do finalizes the aggregate if it is open and fn says so. It opens a transaction, claims the aggregate, runs fn, settles
 // the state, writes the events, and commits; or it finds the aggregate final and returns the winner's receipt without
 // running fn. When an error is returned, nothing was written, except for ErrOutcomeUnknown.
+//
+// A repeat on a key that this process knows to be final is answered from memory: see CacheConfig. Calls of one process for
+// one key don't race: one goes to the database, and the others wait for what it learns. If it fails or isn't ready, the next
+// one goes with its own fn. Each call's context is its own.
 func (f *Finalizer[Tx]) Do(ctx context.Context, key guard.Key, trigger Trigger, fn Func[Tx]) (Receipt, error) {
+	if known, now := f.known(key, trigger); known != nil && fn != nil {
+		return f.repeated(ctx, key, trigger, known, now, false), nil
+	}
 	a, err := f.newAttempt(key, trigger)
 	if err == nil && fn == nil {
 		err = fmt.Errorf("finalize: %v: fn is nil", a.ref)
@@ -125,8 +161,10 @@ func (f *Finalizer[Tx]) Do(ctx context.Context, key guard.Key, trigger Trigger, 
 	if err != nil {
 		return Receipt{}, err
 	}
-	return f.end(ctx, a)(f.retry(ctx, a, func() (Receipt, error) {
-		return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, fn)
+	return f.end(ctx, a)(f.inTurn(ctx, a, func() (Receipt, error) {
+		return f.retry(ctx, a, func() (Receipt, error) {
+			return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, fn)
+		})
 	}))
 }
 
@@ -149,6 +187,13 @@ func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger 
 // Settle is Do with the outcome known beforehand. On pgx, with the guards of this library, it is one statement. Unlike a
 // losing Do, a losing Settle can compare: see Receipt.Differs.
 func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigger, outcome Outcome) (Receipt, error) {
+	known, now := f.known(key, trigger)
+	if known != nil && !f.cfg.CompareEvents {
+		differs := known.receipt.State != outcome.State
+		if !differs || f.checkState(guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}, outcome.State) == nil {
+			return f.repeated(ctx, key, trigger, known, now, differs), nil
+		}
+	}
 	a, err := f.newAttempt(key, trigger)
 	if err == nil {
 		err = f.prepare(a, outcome)
@@ -156,19 +201,25 @@ func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigg
 	if err != nil {
 		return Receipt{}, err
 	}
-	return f.end(ctx, a)(f.retry(ctx, a, func() (Receipt, error) {
-		if joined, ok := f.db.(settler); ok {
-			if r, handled, err := joined.settle(ctx, f.core, a); handled {
-				return r, err
-			}
+	if known != nil {
+		return f.repeated(ctx, key, trigger, known, now, f.differs(a, known.receipt)), nil
+	}
+	r, err := f.inTurn(ctx, a, func() (Receipt, error) {
+		return f.retry(ctx, a, func() (Receipt, error) { return f.settle(ctx, a, outcome) })
+	})
+	r.Differs = err == nil && !r.Won && f.differs(a, r)
+	return f.end(ctx, a)(r, err)
+}
+
+// settle is one attempt of Settle.
+func (f *Finalizer[Tx]) settle(ctx context.Context, a *attempt, outcome Outcome) (Receipt, error) {
+	if joined, ok := f.db.(settler); ok {
+		if r, handled, err := joined.settle(ctx, f.core, a); handled {
+			return r, err
 		}
-		r, err := f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) },
-			func(context.Context, Tx) (Outcome, error) { return outcome, nil })
-		if err == nil && !r.Won {
-			r.Differs = a.differs(guard.Record{State: r.State, Provenance: &guard.Provenance{Digest: r.Digest}})
-		}
-		return r, err
-	}))
+	}
+	return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) },
+		func(context.Context, Tx) (Outcome, error) { return outcome, nil })
 }
 
 // database is one of the two ways to a database.
@@ -243,15 +294,23 @@ func dedupKey(a *attempt, eventType string) string {
 	return escape.Replace(a.Aggregate) + "/" + a.Key + "#" + eventType
 }
 
-// prepare puts an outcome into the attempt, or says what is wrong with it.
-func (f *core) prepare(a *attempt, out Outcome) error {
-	if err := checkName(out.State); err != nil {
-		return fmt.Errorf("finalize: %v: Outcome.State %w: %w", a.ref, err, guard.ErrNotTerminal)
+// checkState says why an outcome can't have this state.
+func (f *core) checkState(ref guard.Ref, state string) error {
+	if err := checkName(state); err != nil {
+		return fmt.Errorf("finalize: %v: Outcome.State %w: %w", ref, err, guard.ErrNotTerminal)
 	}
 	if c, ok := f.cfg.Guard.(targetChecker); ok {
-		if err := c.CheckTarget(a.ref, guard.Transition{State: out.State}); err != nil {
-			return fmt.Errorf("finalize: %v: Outcome.State: %w", a.ref, err)
+		if err := c.CheckTarget(ref, guard.Transition{State: state}); err != nil {
+			return fmt.Errorf("finalize: %v: Outcome.State: %w", ref, err)
 		}
+	}
+	return nil
+}
+
+// prepare puts an outcome into the attempt, or says what is wrong with it.
+func (f *core) prepare(a *attempt, out Outcome) error {
+	if err := f.checkState(a.ref, out.State); err != nil {
+		return err
 	}
 	events := make([]outbox.Event, len(out.Events))
 	for i, e := range out.Events {
@@ -412,7 +471,7 @@ func (f *Finalizer[Tx]) end(ctx context.Context, a *attempt) func(Receipt, error
 		case err == nil && r.Won:
 			f.won(ctx, a, r)
 		case err == nil:
-			f.lost(ctx, a, r)
+			f.lost(ctx, a.call(), r)
 		case errors.Is(err, ErrNotReady):
 			f.notReady(ctx, a)
 			return Receipt{}, err

@@ -21,7 +21,7 @@ func TestDefaultIsolationOfTheConnection(t *testing.T) {
 			each(t, func(t *testing.T, w *world) {
 				for i, call := range []func(key guard.Key, trigger finalize.Trigger) (finalize.Receipt, error){
 					func(key guard.Key, trigger finalize.Trigger) (finalize.Receipt, error) {
-						return w.do(t.Context(), key, trigger, func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+						return w.another().do(t.Context(), key, trigger, func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
 							var level string
 							require.NoError(t, tx.QueryRow(ctx, "SELECT current_setting('transaction_isolation')").Scan(&level))
 							require.Equal(t, "read committed", level)
@@ -29,7 +29,7 @@ func TestDefaultIsolationOfTheConnection(t *testing.T) {
 						})
 					},
 					func(key guard.Key, trigger finalize.Trigger) (finalize.Receipt, error) {
-						return w.settle(t.Context(), key, trigger, completed())
+						return w.another().settle(t.Context(), key, trigger, completed())
 					},
 				} {
 					id := fmt.Sprintf("b%d", i)

@@ -24,8 +24,9 @@ func TestStormOnASmallPool(t *testing.T) {
 	for _, c := range []struct {
 		conns, goroutines int
 		guards            []string
-	}{{1, 100, guards}, {4, 1000, []string{"all"}}} {
-		t.Run(fmt.Sprintf("%d goroutines on %d connections", c.goroutines, c.conns), func(t *testing.T) {
+		apart             bool // each with a finalizer of its own, as so many processes
+	}{{1, 100, guards, false}, {1, 100, guards, true}, {4, 1000, []string{"all"}, false}, {4, 1000, []string{"all"}, true}} {
+		t.Run(fmt.Sprintf("%d goroutines on %d connections, apart=%v", c.goroutines, c.conns, c.apart), func(t *testing.T) {
 			t.Parallel()
 			each(t, func(t *testing.T, w *world) {
 				key := w.open("storm", "other")
@@ -35,10 +36,14 @@ func TestStormOnASmallPool(t *testing.T) {
 					wg.Go(func() {
 						var err error
 						trigger := finalize.Trigger(fmt.Sprintf("runaway %d", i))
+						d := w.door
+						if c.apart {
+							d = w.another()
+						}
 						if i%3 == 0 {
-							receipts[i], err = w.settle(t.Context(), key, trigger, completed())
+							receipts[i], err = d.settle(t.Context(), key, trigger, completed())
 						} else {
-							receipts[i], err = w.do(t.Context(), key, trigger, complete("storm"))
+							receipts[i], err = d.do(t.Context(), key, trigger, complete("storm"))
 						}
 						if err != nil {
 							t.Error(err)
@@ -70,10 +75,10 @@ func TestConflictsOnAPoolOfOne(t *testing.T) {
 		for i := range 20 {
 			wg.Go(func() {
 				var err error
-				if i%2 == 0 {
-					_, err = w.do(t.Context(), key, "threshold", complete("b1"))
+				if d := w.another(); i%2 == 0 {
+					_, err = d.do(t.Context(), key, "threshold", complete("b1"))
 				} else {
-					_, err = w.settle(t.Context(), key, "threshold", completed())
+					_, err = d.settle(t.Context(), key, "threshold", completed())
 				}
 				var conflict *finalize.EventConflictError
 				if !errors.As(err, &conflict) || conflict.HeldBy != earlier {

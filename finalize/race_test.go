@@ -25,22 +25,24 @@ type called struct {
 	Err     string
 }
 
-// race lets n goroutines call for every key, each in its own order, half of them by Do and half by Settle.
+// race lets n goroutines call for every key, each in its own order, half of them by Do and half by Settle. Each has a
+// finalizer of its own: the calls of one don't race in the database.
 func race(w *world, n int, ids []string) []called {
 	var mu sync.Mutex
 	var all []called
 	var group sync.WaitGroup
 	for i := range n {
 		group.Go(func() {
+			d := w.another()
 			for _, k := range rand.Perm(len(ids)) {
 				id := ids[k]
 				trigger := finalize.Trigger(fmt.Sprintf("trigger-%d", i))
 				var r finalize.Receipt
 				var err error
 				if i%2 == 0 {
-					r, err = w.do(w.t.Context(), guard.Text(id), trigger, complete(id))
+					r, err = d.do(w.t.Context(), guard.Text(id), trigger, complete(id))
 				} else {
-					r, err = w.settle(w.t.Context(), guard.Text(id), trigger, completed())
+					r, err = d.settle(w.t.Context(), guard.Text(id), trigger, completed())
 				}
 				c := called{Key: id, Receipt: r}
 				if err != nil {

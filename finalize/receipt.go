@@ -42,17 +42,18 @@ type Receipt struct {
 	At time.Time
 	// Token identifies the winning call.
 	Token uuid.UUID
-	// Digest is the SHA-256 of the outcome, 32 bytes: state and events, without the events' ids and times.
-	Digest []byte
-	// Differs tells a losing Settle that it wanted another state than the winner's or, where there is provenance, other
-	// events. A losing Do never ran its callback and has nothing to compare.
+	// Digest is the SHA-256 of the outcome: state and events, without the events' ids and times.
+	Digest [sha256.Size]byte
+	// Differs tells a losing Settle that it wanted another state than the winner's or, if Config.CompareEvents is set and
+	// there is provenance, other events. A losing Do never ran its callback and has nothing to compare.
 	Differs bool
 }
 
 func receiptOf(rec guard.Record, won bool) Receipt {
 	r := Receipt{Won: won, State: rec.State}
 	if p := rec.Provenance; p != nil {
-		r.Provenance, r.Trigger, r.At, r.Token, r.Digest = true, Trigger(p.Trigger), p.At, p.Token, p.Digest
+		r.Provenance, r.Trigger, r.At, r.Token = true, Trigger(p.Trigger), p.At, p.Token
+		copy(r.Digest[:], p.Digest)
 	}
 	return r
 }
@@ -90,10 +91,11 @@ func digest(state string, events []outbox.Event) []byte {
 	return h.Sum(nil)
 }
 
-// differs tells whether the winner's record is not what a wanted.
-func (a *attempt) differs(rec guard.Record) bool {
-	if rec.State != a.State {
+// differs tells whether the winner's receipt is not what a wanted.
+func (f *core) differs(a *attempt, r Receipt) bool {
+	if r.State != a.State {
 		return true
 	}
-	return rec.Provenance != nil && rec.Provenance.Digest != nil && !bytes.Equal(rec.Provenance.Digest, a.Digest)
+	// A ledger's entry may have no digest, if another than this library wrote it.
+	return f.cfg.CompareEvents && r.Digest != [sha256.Size]byte{} && !bytes.Equal(r.Digest[:], a.Digest)
 }

@@ -39,9 +39,7 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 	if err != nil {
 		return Receipt{}, true, err
 	}
-	r = receiptOf(rec, won)
-	r.Differs = !won && a.differs(rec)
-	return r, true, nil
+	return receiptOf(rec, won), true, nil
 }
 
 func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guard.Record, won bool, err error) {

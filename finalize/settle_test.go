@@ -1,6 +1,7 @@
 package finalize_test
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -33,9 +34,22 @@ func TestSettleWinsOnce(t *testing.T) {
 	})
 }
 
+// What a losing Settle compares, answered by the database and from memory: the state, and with CompareEvents the events.
 func TestALosingSettleIsToldWhatDiffers(t *testing.T) {
 	t.Parallel()
+	for _, compare := range []bool{false, true} {
+		for _, cached := range []bool{false, true} {
+			t.Run(fmt.Sprintf("CompareEvents=%v, cached=%v", compare, cached), func(t *testing.T) {
+				t.Parallel()
+				testDiffers(t, compare, cached)
+			})
+		}
+	}
+}
+
+func testDiffers(t *testing.T, compare, cached bool) {
 	each(t, func(t *testing.T, w *world) {
+		told := compare && w.hasLedger()
 		event := func(change func(*outbox.Event)) finalize.Outcome {
 			e := outbox.Event{Type: "batch.completed", Payload: []byte(`{"ok":true}`), Headers: map[string]string{"a": "1", "b": "2"}}
 			change(&e)
@@ -61,13 +75,13 @@ func TestALosingSettleIsToldWhatDiffers(t *testing.T) {
 				e.AggregateType, e.AggregateID, e.ContentType, e.SchemaVersion, e.DedupKey = "batch", "b1", "application/json", 1, "batch/t:b1#batch.completed"
 			}), false},
 			{"the state", anotherState, true},
-			{"the payload", event(func(e *outbox.Event) { e.Payload = []byte(`{"ok": true}`) }), w.hasLedger()},
-			{"the type", event(func(e *outbox.Event) { e.Type = "batch.failed" }), w.hasLedger()},
-			{"a header", event(func(e *outbox.Event) { e.Headers = map[string]string{"a": "1", "b": "3"} }), w.hasLedger()},
-			{"the version", event(func(e *outbox.Event) { e.SchemaVersion = 2 }), w.hasLedger()},
-			{"the dedup key", event(func(e *outbox.Event) { e.DedupKey = "other" }), w.hasLedger()},
-			{"one more event", more, w.hasLedger()},
-			{"no event", finalize.Outcome{State: "COMPLETE_STABLE"}, w.hasLedger()},
+			{"the payload", event(func(e *outbox.Event) { e.Payload = []byte(`{"ok": true}`) }), told},
+			{"the type", event(func(e *outbox.Event) { e.Type = "batch.failed" }), told},
+			{"a header", event(func(e *outbox.Event) { e.Headers = map[string]string{"a": "1", "b": "3"} }), told},
+			{"the version", event(func(e *outbox.Event) { e.SchemaVersion = 2 }), told},
+			{"the dedup key", event(func(e *outbox.Event) { e.DedupKey = "other" }), told},
+			{"one more event", more, told},
+			{"no event", finalize.Outcome{State: "COMPLETE_STABLE"}, told},
 		} {
 			lost, err := w.settle(t.Context(), key, "threshold", c.out)
 			require.NoError(t, err, c.name)
@@ -76,7 +90,10 @@ func TestALosingSettleIsToldWhatDiffers(t *testing.T) {
 			require.Equal(t, c.differs, lost.Differs, c.name)
 		}
 		w.requireFinal("b1", "COMPLETE_STABLE", "batch.completed")
-	})
+	}, configured(func(c *finalize.Config) {
+		c.CompareEvents = compare
+		c.Cache.Off = !cached
+	}))
 }
 
 // A losing Do has nothing to compare.

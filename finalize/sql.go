@@ -25,7 +25,7 @@ func (d *sqlDB) query(_ context.Context, fn func(guard.Querier) error) error {
 }
 
 func (d *sqlDB) migrate(ctx context.Context, fn func(guard.Tx) error) error {
-	f := &core{d.cfg}
+	f := &core{cfg: d.cfg}
 	pause := f.backoff()
 	for n := 1; ; n++ {
 		err := d.migrateOnce(ctx, fn)

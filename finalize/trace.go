@@ -16,6 +16,9 @@ type Trace struct {
 	Won func(ctx context.Context, call Call, receipt Receipt)
 	// Lost is called when the aggregate was final already.
 	Lost func(ctx context.Context, call Call, receipt Receipt)
+	// Hot is called when a key is finalized again and again, though it is final: see Config.Hot. It is called by one of the
+	// calls that lost, once when the key becomes hot, and then once a window for as long as it stays so.
+	Hot func(ctx context.Context, key HotKey)
 	// NotReady is called when the callback returned ErrNotReady.
 	NotReady func(ctx context.Context, call Call)
 	// Failed is called when the call returns another error.
@@ -31,7 +34,8 @@ type Trace struct {
 type Call struct {
 	Ref     guard.Ref
 	Trigger Trigger
-	// Attempt counts the transactions of this call, from 1.
+	// Attempt counts the transactions of this call, from 1. It is 0 when the call was answered from memory, or by another
+	// call of this process for the same key.
 	Attempt int
 	// Elapsed is the time since the call began.
 	Elapsed time.Duration
@@ -46,12 +50,27 @@ func (f *core) won(ctx context.Context, a *attempt, r Receipt) {
 	}
 }
 
-func (f *core) lost(ctx context.Context, a *attempt, r Receipt) {
+func (f *core) lost(ctx context.Context, c Call, r Receipt) {
+	f.tellLost(ctx, c, r, f.hot.of(c.Ref.Key), f.now())
+}
+
+// repeated is lost for a call that was answered from memory. It allocates nothing unless somebody listens.
+func (f *core) repeated(ctx context.Context, key guard.Key, trigger Trigger, known *terminal, now time.Duration, differs bool) Receipt {
+	r := known.receipt
+	r.Differs = differs
+	f.tellLost(ctx, Call{Ref: guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}, Trigger: trigger}, r, known.heat, now)
+	return r
+}
+
+func (f *core) tellLost(ctx context.Context, c Call, r Receipt, counter *heat, now time.Duration) {
 	if f.logs(ctx, slog.LevelDebug) {
-		f.cfg.Logger.DebugContext(ctx, "already final", a.attrs("state", r.State, "winner", string(r.Trigger))...)
+		f.cfg.Logger.DebugContext(ctx, "already final", c.attrs("state", r.State, "winner", string(r.Trigger))...)
+	}
+	if counter != nil {
+		f.heated(ctx, counter, c, r.State, now)
 	}
 	if t := f.cfg.Trace.Lost; t != nil {
-		t(ctx, a.call(), r)
+		t(ctx, c, r)
 	}
 }
 
@@ -99,6 +118,8 @@ func (a *attempt) call() Call {
 	return Call{Ref: a.ref, Trigger: Trigger(a.Trigger), Attempt: a.number, Elapsed: time.Since(a.start)}
 }
 
-func (a *attempt) attrs(more ...any) []any {
-	return append([]any{"aggregate", a.ref.Aggregate, "key", a.ref.Key.String(), "trigger", a.Trigger}, more...)
+func (a *attempt) attrs(more ...any) []any { return a.call().attrs(more...) }
+
+func (c Call) attrs(more ...any) []any {
+	return append([]any{"aggregate", c.Ref.Aggregate, "key", c.Ref.Key.String(), "trigger", string(c.Trigger)}, more...)
 }

@@ -35,7 +35,7 @@ func TestRoundTrips(t *testing.T) {
 			_, err := direct.Exec(ctx, `CREATE TABLE batches (id text PRIMARY KEY, status text, note text); INSERT INTO batches SELECT n, 'PENDING' FROM generate_series(1, 20) n`)
 			require.NoError(t, err)
 			proxy := pgfault.New(t, url)
-			fin, err := finalize.New(dbtest.PoolOn(t, proxy.URL()), &finalize.Config{Aggregate: "batch", Guard: tt.guard, Logger: discard()})
+			fin, err := finalize.New(dbtest.PoolOn(t, proxy.URL()), &finalize.Config{Aggregate: "batch", Guard: tt.guard, Logger: discard(), Cache: finalize.CacheConfig{Off: true}})
 			require.NoError(t, err)
 			require.NoError(t, fin.Migrate(ctx))
 			out := finalize.Outcome{State: "COMPLETE", Events: []outbox.Event{{Type: "a", Payload: []byte(`1`)}, {Type: "b", Payload: []byte(`2`)}}}

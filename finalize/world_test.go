@@ -102,6 +102,8 @@ type work func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error)
 type door struct {
 	do      func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error)
 	settle  func(ctx context.Context, key guard.Key, trigger finalize.Trigger, out finalize.Outcome) (finalize.Receipt, error)
+	forget  func(key guard.Key)
+	queued  func(key guard.Key) int // how many calls wait for another one of the same finalizer
 	begin   func(ctx context.Context, isolation string) (*callersTx, error)
 	migrate func(ctx context.Context) error
 	check   func(ctx context.Context) error
@@ -125,6 +127,8 @@ func doorOf[Tx any](f *finalize.Finalizer[Tx], wrap func(Tx) guard.Tx, begin fun
 			return f.Do(ctx, key, trigger, adapt(fn))
 		},
 		settle:  f.Settle,
+		forget:  f.Forget,
+		queued:  f.Queued,
 		migrate: f.Migrate,
 		check:   f.Check,
 		begin: func(ctx context.Context, isolation string) (*callersTx, error) {
@@ -151,6 +155,7 @@ type world struct {
 	pool            *pgxpool.Pool // the finalizer's, one of the two
 	sqlDB           *sql.DB
 	trace           *spy
+	another         func() door // a finalizer of its own on the same connections, as another process has one
 }
 
 // aggregate is the aggregate type of every world.
@@ -187,7 +192,8 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 	t.Helper()
 	s := newSetup(options)
 	w := &world{t: t, database: database, guard: g, dsn: dsn, schema: schema, app: "app" + schema, trace: new(spy)}
-	cfg := &finalize.Config{Aggregate: aggregate, Guard: guardNamed(g, w.sqlite()), Trace: w.trace.hooks(), Logger: discard()}
+	cfg := &finalize.Config{Aggregate: aggregate, Guard: guardNamed(g, w.sqlite()), Trace: w.trace.hooks(), Logger: discard(),
+		Cache: finalize.CacheConfig{Off: true}} // most tests look at what the database says, to repeats too
 	if s.config != nil {
 		s.config(cfg)
 	}
@@ -218,11 +224,13 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 				c.ConnConfig.RuntimeParams[name] = value
 			}
 		})
-		f, err := finalize.New(w.pool, cfg)
-		require.NoError(t, err)
-		w.door = doorOf(f, func(tx pgx.Tx) guard.Tx { return tx }, func(ctx context.Context, isolation string) (pgx.Tx, error) {
-			return w.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.TxIsoLevel(isolation)})
-		})
+		w.another = func() door {
+			f, err := finalize.New(w.pool, cfg)
+			require.NoError(t, err)
+			return doorOf(f, func(tx pgx.Tx) guard.Tx { return tx }, func(ctx context.Context, isolation string) (pgx.Tx, error) {
+				return w.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.TxIsoLevel(isolation)})
+			})
+		}
 	case "sql", "sqlite":
 		wrap := guard.SQLiteTx
 		if database == "sql" {
@@ -236,13 +244,16 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 			w.sqlDB = dbtest.SQLiteOn(t, dsn)
 		}
 		w.sqlDB.SetMaxOpenConns(int(s.maxConns))
-		f, err := finalize.NewSQL(w.sqlDB, cfg)
-		require.NoError(t, err)
-		w.door = doorOf(f, wrap, func(ctx context.Context, isolation string) (*sql.Tx, error) {
-			levels := map[string]sql.IsolationLevel{"repeatable read": sql.LevelRepeatableRead, "serializable": sql.LevelSerializable}
-			return w.sqlDB.BeginTx(ctx, &sql.TxOptions{Isolation: levels[isolation]})
-		})
+		w.another = func() door {
+			f, err := finalize.NewSQL(w.sqlDB, cfg)
+			require.NoError(t, err)
+			return doorOf(f, wrap, func(ctx context.Context, isolation string) (*sql.Tx, error) {
+				levels := map[string]sql.IsolationLevel{"repeatable read": sql.LevelRepeatableRead, "serializable": sql.LevelSerializable}
+				return w.sqlDB.BeginTx(ctx, &sql.TxOptions{Isolation: levels[isolation]})
+			})
+		}
 	}
+	w.door = w.another()
 	begin := w.begin
 	w.begin = func(ctx context.Context, isolation string) (*callersTx, error) {
 		tx, err := begin(ctx, isolation)
@@ -492,6 +503,7 @@ func never(t *testing.T) work {
 type spy struct {
 	mu                                            sync.Mutex
 	won, lost, notReady, failed, retry, resolving []finalize.Call
+	hot                                           []finalize.HotKey
 	onRetry                                       func()
 }
 
@@ -513,6 +525,11 @@ func (s *spy) hooks() *finalize.Trace {
 			}
 		},
 		Resolving: func(_ context.Context, c finalize.Call, _ error) { note(&s.resolving, c) },
+		Hot: func(_ context.Context, key finalize.HotKey) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.hot = append(s.hot, key)
+		},
 	}
 }
 

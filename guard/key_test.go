@@ -3,7 +3,7 @@ package guard_test
 import (
 	"errors"
 	"math"
-	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"testing/quick"
@@ -123,9 +123,21 @@ func decode(encoded string) (shape string, values []string, err error) {
 	return shape, values, nil
 }
 
-// requireInjective checks that a key's parts can be read back from its encoding.
-func requireInjective(t *testing.T, key guard.Key) {
+// requireInjective checks that a key's parts, as keyOf was given them, can be read back from its encoding.
+func requireInjective(t *testing.T, key guard.Key, texts []string, number int64) {
 	t.Helper()
+	want := make([]any, len(texts))
+	for i, s := range texts {
+		switch {
+		case s == "":
+			want[i] = number
+		case len(s) == 16:
+			want[i] = uuid.UUID([]byte(s)).String()
+		default:
+			want[i] = s
+		}
+	}
+	require.Equal(t, want, key.Args())
 	shape, values, err := decode(key.Encode())
 	require.NoError(t, err)
 	require.Equal(t, key.Shape(), shape)
@@ -143,28 +155,28 @@ func requireInjective(t *testing.T, key guard.Key) {
 func TestKeyEncodingIsInjective(t *testing.T) {
 	require.NoError(t, quick.Check(func(texts []string, number int64) bool {
 		if len(texts) > 0 {
-			requireInjective(t, keyOf(texts, number))
+			requireInjective(t, keyOf(texts, number), texts, number)
 		}
 		return true
 	}, &quick.Config{MaxCount: 500}))
 	// Short keys over an alphabet of the encoding's own characters: all pairs.
-	seen := map[string]guard.Key{}
+	seen := map[guard.Key][]string{}
 	var texts []string
 	for _, a := range []string{"", "/", "%", "#", ":", "t", "i", "2F", "%2F", "1"} {
 		for _, b := range []string{"/", "%", "#", ":", "t:", "/t:", "25", "1"} {
 			texts = append(texts, a+b)
 		}
 	}
-	add := func(k guard.Key) {
-		other, taken := seen[k.Encode()]
-		require.False(t, taken && !reflect.DeepEqual(other, k), "%#v and %#v are both %q", k, other, k.Encode())
-		seen[k.Encode()] = k
+	add := func(k guard.Key, parts ...string) {
+		other, taken := seen[k]
+		require.False(t, taken && !slices.Equal(other, parts), "%q and %q are both %q", parts, other, k.Encode())
+		seen[k] = parts
 	}
 	for _, a := range texts {
-		add(guard.Text(a))
+		add(guard.Text(a), "text", a)
 		for _, b := range texts {
-			add(guard.Composite(guard.Text(a), guard.Text(b)))
-			add(guard.Composite(guard.Int(1), guard.Text(a+b)))
+			add(guard.Composite(guard.Text(a), guard.Text(b)), "text", a, "text", b)
+			add(guard.Composite(guard.Int(1), guard.Text(a+b)), "int", "1", "text", a+b)
 		}
 	}
 }
@@ -176,8 +188,8 @@ func FuzzKey(f *testing.F) {
 	f.Add("\x00", "\xff", int64(math.MaxInt64))
 	f.Fuzz(func(t *testing.T, a, b string, n int64) {
 		one, two := keyOf([]string{a, b}, n), keyOf([]string{a + "/" + b}, n)
-		requireInjective(t, one)
-		requireInjective(t, two)
+		requireInjective(t, one, []string{a, b}, n)
+		requireInjective(t, two, []string{a + "/" + b}, n)
 		if one.Shape() != two.Shape() {
 			require.NotEqual(t, one.Encode(), two.Encode())
 		}

@@ -1,0 +1,82 @@
+package finalize
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/guard"
+)
+
+func TestCacheForgetsWithAgeAndSize(t *testing.T) {
+	c, err := newCache(CacheConfig{Size: 2, MaxAge: time.Minute})
+	require.NoError(t, err)
+	a, b, d := guard.Int(1), guard.Int(2), guard.Int(3)
+	c.put(a, Receipt{Won: true, Differs: true, State: "A"}, nil, 10*time.Second, 0)
+	require.Equal(t, Receipt{State: "A"}, c.get(a, 69*time.Second).receipt, "as a loser gets it")
+	require.Nil(t, c.get(a, 70*time.Second), "a minute old")
+	require.Nil(t, c.get(guard.Text("1"), 10*time.Second), "another key")
+
+	c.put(b, Receipt{}, nil, 11*time.Second, 0)
+	require.NotNil(t, c.get(a, 12*time.Second))
+	c.put(d, Receipt{}, nil, 12*time.Second, 0)
+	require.Nil(t, c.get(b, 12*time.Second), "the least recently asked for")
+	require.NotNil(t, c.get(a, 12*time.Second))
+	require.NotNil(t, c.get(d, 12*time.Second))
+}
+
+// What a call read before a Forget may be what shall be forgotten, also when it comes to be remembered after it.
+func TestForgetOutrunsACallUnderWay(t *testing.T) {
+	c, err := newCache(CacheConfig{Size: 2, MaxAge: time.Minute})
+	require.NoError(t, err)
+	f := &Finalizer[any]{core: &core{cache: c}}
+	began := c.forgets.Load()
+	f.Forget(guard.Int(1))
+	c.put(guard.Int(1), Receipt{}, nil, 0, began)
+	require.Nil(t, c.get(guard.Int(1), 0))
+	c.put(guard.Int(1), Receipt{}, nil, 0, c.forgets.Load())
+	require.NotNil(t, c.get(guard.Int(1), 0))
+	f.Forget(guard.Int(1))
+	require.Nil(t, c.get(guard.Int(1), 0))
+}
+
+func TestHotIsToldOnceAndThenOnceAWindow(t *testing.T) {
+	h, err := newHot(HotConfig{Count: 3, Window: time.Minute})
+	require.NoError(t, err)
+	key := h.of(guard.Int(1))
+	require.Same(t, key, h.of(guard.Int(1)))
+	calm := func(trigger Trigger, now time.Duration) {
+		t.Helper()
+		_, due := h.add(key, trigger, now)
+		require.False(t, due)
+	}
+	told := func(trigger Trigger, now time.Duration, want HotKey) {
+		t.Helper()
+		got, due := h.add(key, trigger, now)
+		require.True(t, due)
+		require.Equal(t, want, got)
+	}
+	calm("a", 0)
+	calm("b", 59*time.Second)
+	calm("b", 60*time.Second) // a new window
+	calm("b", 61*time.Second)
+	told("a", 62*time.Second, HotKey{Count: 3, Window: 2 * time.Second, Triggers: []Trigger{"b", "a"}})
+	for i := range 10 {
+		calm(Trigger(rune('a'+i)), 70*time.Second)
+	}
+	told("z", 130*time.Second, HotKey{Count: 13, Window: 70 * time.Second, Triggers: []Trigger{"b", "a", "c", "d", "e", "f", "g", "h"}})
+	calm("z", 131*time.Second)
+	calm("z", 191*time.Second) // two calls in the last window: it has calmed down
+	calm("z", 192*time.Second)
+	told("z", 193*time.Second, HotKey{Count: 3, Window: 2 * time.Second, Triggers: []Trigger{"z"}})
+}
+
+func TestHotIsBounded(t *testing.T) {
+	h, err := newHot(HotConfig{Count: 3, Window: time.Minute})
+	require.NoError(t, err)
+	for n := range int64(hotKeys + 10) {
+		h.add(h.of(guard.Int(n)), "a", 0)
+	}
+	require.Equal(t, hotKeys, h.keys.Len())
+}
