@@ -1,0 +1,127 @@
+package inbox
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// The limits on names, in bytes. They keep an index entry well under a btree page's limit.
+const (
+	MaxConsumer = 200
+	MaxKey      = 1000
+)
+
+// delivery is one delivery of an event to a consumer.
+type delivery struct {
+	event    outbox.Event
+	consumer string
+	key      string
+	byID     bool // key is the event's id
+	digest   []byte
+	again    bool // a dead letter that is tried again
+}
+
+// newDelivery says what is wrong with an event, or under which key it is handled once. key is the consumer's business key,
+// nil for the event's id.
+func newDelivery(consumer string, event outbox.Event, key func(outbox.Event) (string, error)) (*delivery, error) {
+	d := &delivery{event: event, consumer: consumer, key: event.ID.String(), byID: key == nil}
+	if event.ID == uuid.Nil {
+		return nil, fmt.Errorf("%w: consumer %s: event %q: ID is empty", ErrInvalidEvent, consumer, event.Type)
+	}
+	if key != nil {
+		k, err := key(event)
+		if err == nil {
+			err = checkText(k, MaxKey)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %v: business key %w", ErrInvalidEvent, d, err)
+		}
+		d.key = k
+	}
+	d.digest = digest(&event)
+	return d, nil
+}
+
+// String names the delivery in errors.
+func (d *delivery) String() string {
+	if d.byID {
+		return fmt.Sprintf("consumer %s: event %s", d.consumer, d.event.ID)
+	}
+	return fmt.Sprintf("consumer %s: event %s, key %q", d.consumer, d.event.ID, d.key)
+}
+
+func (d *delivery) attrs(more ...any) []any {
+	return append([]any{"consumer", d.consumer, "event", d.event.ID.String(), "type", d.event.Type, "key", d.key}, more...)
+}
+
+// digest is the SHA-256 of what makes an event: its type, what it is about, and its payload. Headers may change on the way.
+func digest(e *outbox.Event) []byte {
+	buf := make([]byte, 0, 256)
+	for _, s := range []string{e.Type, e.AggregateType, e.AggregateID} {
+		buf = binary.AppendUvarint(buf, uint64(len(s)))
+		buf = append(buf, s...)
+	}
+	h := sha256.New()
+	h.Write(buf)
+	h.Write(e.Payload)
+	return h.Sum(buf[:0])
+}
+
+// record is what a way has kept of an earlier delivery.
+type record struct {
+	key    string
+	id     string // of the event
+	digest []byte
+	state  string
+	value  []byte
+}
+
+// The states of a record.
+const (
+	claimed = "claimed" // Redis
+	handled = "handled"
+	failed  = "failed" // Table
+	dead    = "dead"   // Table
+)
+
+// judge tells what the records of a delivery's key and of its event's id mean to it; over is false if it must be handled.
+func (d *delivery) judge(records []record) (result Result, over bool, err error) {
+	for _, r := range records {
+		same := r.id == d.event.ID.String()
+		differs := !bytes.Equal(r.digest, d.digest)
+		id, err := uuid.Parse(r.id)
+		switch {
+		case err != nil:
+			return Result{}, true, fmt.Errorf("inbox: %v: the record has event id %q: %w", d, r.id, err)
+		case same && (differs || r.key != d.key && r.state != handled):
+			return Result{}, true, fmt.Errorf("%w: it is %s under key %q with digest %x, and was delivered with %x", ErrPayloadMismatch, r.state, r.key, short(r.digest), short(d.digest))
+		case r.state == handled:
+			return Result{Outcome: Repeated, First: id, Differs: differs, Value: r.value}, true, nil
+		case r.state == dead && same && !d.again:
+			return Result{Outcome: DeadLettered, First: id}, true, nil
+		}
+	}
+	return Result{}, false, nil
+}
+
+// short is enough of a digest to tell two apart by eye.
+func short(digest []byte) []byte { return digest[:min(len(digest), 6)] }
+
+// checkText says why s can't be a name or key.
+func checkText(s string, limit int) error {
+	if s == "" {
+		return errors.New("is empty")
+	}
+	if len(s) > limit {
+		return fmt.Errorf("is %d bytes long, the limit is %d", len(s), limit)
+	}
+	return sqltx.CheckText(s)
+}

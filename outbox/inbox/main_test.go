@@ -1,0 +1,18 @@
+package inbox_test
+
+import (
+	"flag"
+	"log/slog"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// The tests wait for databases more than for the processor.
+	_ = flag.Set("test.parallel", "8")
+	goleak.VerifyTestMain(m)
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -1,0 +1,151 @@
+package inbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// Redis is the way of a consumer whose effects are in no transaction of ours: it claims the event in Redis, calls the
+// function, and marks the event as handled. The effect happens usually once, see the package's promise: key the effect itself
+// where a second one would hurt. It is safe for concurrent use.
+type Redis struct {
+	client redis.UniversalClient
+	cfg    RedisConfig
+}
+
+// RedisConfig says for whom a Redis keeps its records and how. Consumer is required.
+type RedisConfig struct {
+	// Consumer is the consumer's name, such as "entitlements": each consumer of an event handles it once. Keep it for ever. At
+	// most MaxConsumer bytes.
+	Consumer string
+	// Key is as in TableConfig. One event is looked for under the key that it has now, and under no other.
+	Key func(outbox.Event) (string, error)
+	// Wait is how long a delivery waits for another one of the same event; then it fails with ErrInProgress. Negative: not at
+	// all. Default 5 s.
+	Wait time.Duration
+	// Lease is how long a claim outlives the process that died with it. While the function runs it is renewed, three times in
+	// each lease. At least a millisecond; default 30 s.
+	Lease time.Duration
+	// Retention is for how long handled events are remembered: see TableConfig. Default 7 days.
+	Retention time.Duration
+	// FailOpen says what happens while Redis doesn't answer. Default, closed: a delivery fails with ErrUnavailable, is
+	// delivered again later, and a running function whose claim can't be renewed any more gets its context ended. Open: the
+	// function is called without protection, which is right only where the effect itself is keyed.
+	FailOpen bool
+	// Prefix begins every key in Redis; the consumer and the event's key follow. Default "endstate:inbox".
+	Prefix string
+	// Logger gets a line at warn level when an event may be handled twice, and at debug level for the rest. Default
+	// slog.Default().
+	Logger *slog.Logger
+}
+
+func (c *RedisConfig) withDefaults() (RedisConfig, error) {
+	if c == nil {
+		return RedisConfig{}, fmt.Errorf("%w: RedisConfig is nil; Consumer is required", ErrConfig)
+	}
+	cfg := *c
+	if cfg.Wait == 0 {
+		cfg.Wait = 5 * time.Second
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = 30 * time.Second
+	}
+	if cfg.Retention == 0 {
+		cfg.Retention = 7 * 24 * time.Hour
+	}
+	if cfg.Prefix == "" {
+		cfg.Prefix = "endstate:inbox"
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	return cfg, cfg.validate()
+}
+
+func (c *RedisConfig) validate() error {
+	fail := func(field, why string) error { return fmt.Errorf("%w: RedisConfig.%s %s", ErrConfig, field, why) }
+	if err := checkText(c.Consumer, MaxConsumer); err != nil {
+		return fail("Consumer", err.Error())
+	}
+	if c.Lease < time.Millisecond {
+		return fail("Lease", fmt.Sprintf("is %v, and Redis counts in milliseconds", c.Lease))
+	}
+	if c.Retention < c.Lease {
+		return fail("Retention", fmt.Sprintf("is %v, shorter than Lease", c.Retention))
+	}
+	return nil
+}
+
+// NewRedis returns a Redis on a client. It sends nothing.
+func NewRedis(client redis.UniversalClient, cfg *RedisConfig) (*Redis, error) {
+	c, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if client == nil {
+		return nil, fmt.Errorf("%w: client is nil", ErrConfig)
+	}
+	return &Redis{client, c}, nil
+}
+
+var (
+	_ Way[Func]       = (*Redis)(nil)
+	_ Way[ResultFunc] = RedisResults{}
+)
+
+// Apply implements Way.
+func (r *Redis) Apply(ctx context.Context, event outbox.Event, fn Func) (Result, error) {
+	if fn == nil {
+		return r.apply(ctx, event, nil)
+	}
+	return r.apply(ctx, event, func(ctx context.Context, event outbox.Event) ([]byte, error) { return nil, fn(ctx, event) })
+}
+
+// RedisResults is a Redis for functions that return a result.
+type RedisResults struct{ redis *Redis }
+
+// Results returns r as a way for functions that return a result, which is kept and handed to repeats.
+func (r *Redis) Results() RedisResults { return RedisResults{r} }
+
+// Apply implements Way.
+func (r RedisResults) Apply(ctx context.Context, event outbox.Event, fn ResultFunc) (Result, error) {
+	return r.redis.apply(ctx, event, fn)
+}
+
+func (r *Redis) apply(ctx context.Context, event outbox.Event, fn ResultFunc) (Result, error) {
+	d, err := newDelivery(r.cfg.Consumer, event, r.cfg.Key)
+	if err == nil && fn == nil {
+		err = fmt.Errorf("inbox: %v: the function is nil", d)
+	}
+	if err != nil {
+		return Result{}, err
+	}
+	c := &claim{Redis: r, delivery: d, redisKey: r.cfg.Prefix + ":" + r.cfg.Consumer + ":" + d.key, token: uuid.NewString()}
+	result, over, err := c.take(ctx)
+	switch {
+	case err != nil && r.cfg.FailOpen && errors.Is(err, ErrUnavailable) && ctx.Err() == nil:
+		r.cfg.Logger.WarnContext(ctx, "handling an event without a claim: Redis is unavailable", d.attrs("error", err)...)
+	case err != nil:
+		return Result{}, fmt.Errorf("inbox: %v: %w", d, err)
+	case over:
+		if result.Differs {
+			r.cfg.Logger.WarnContext(ctx, "an event of the same key has another payload and was not applied", d.attrs("first", result.First.String())...)
+		}
+		r.cfg.Logger.DebugContext(ctx, "delivery done", d.attrs("outcome", result.Outcome.String())...)
+		return result, nil
+	}
+	value, err := c.run(ctx, fn)
+	if err != nil {
+		return Result{}, fmt.Errorf("inbox: %v: %w", d, err)
+	}
+	r.cfg.Logger.DebugContext(ctx, "delivery done", d.attrs("outcome", Applied.String())...)
+	return Result{Outcome: Applied, First: event.ID, Value: value}, nil
+}
