@@ -71,6 +71,9 @@ func (d database) inTx(ctx context.Context, f func(tx sqltx.Tx) error) error {
 	return tx.Commit(ctx)
 }
 
+// Dialect tells sqltx, which an embedded Querier hides it from.
+func (d database) Dialect() sqltx.Dialect { return d.dialect }
+
 func (d database) sqlite() bool { return d.dialect == sqltx.SQLite }
 
 // clock is the database's time of day.

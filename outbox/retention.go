@@ -52,6 +52,21 @@ FROM (SELECT seq, published_at FROM %[1]s WHERE seq > CAST($1 AS bigint) ORDER B
 	}
 }
 
+// retain deletes what is older than the retention, now and then.
+func (r *Relay) retain(ctx context.Context) {
+	const pause = 10 * time.Millisecond // between two batches, for others
+	for sleep(ctx, min(r.cfg.Retention/4, time.Minute)) == nil {
+		n, err := purge(ctx, r.db, r.cfg.Outbox, r.cfg.Retention, pause)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			r.cfg.Logger.WarnContext(ctx, "outbox relay: old events not deleted, trying again later", "relay", r.cfg.Name, "error", err)
+		case n > 0:
+			r.cfg.Logger.DebugContext(ctx, "outbox relay: old events deleted", "relay", r.cfg.Name, "events", n)
+		}
+	}
+}
+
 // sleep waits for d, or until ctx ends.
 func sleep(ctx context.Context, d time.Duration) error {
 	if d <= 0 {

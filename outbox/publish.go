@@ -1,0 +1,128 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+)
+
+var (
+	errPublishTimeout = errors.New("outbox: Publish took longer than RelayConfig.PublishTimeout")
+	errGoexit         = errors.New("outbox: Publish ended its goroutine")
+)
+
+// patience is how long a call of Publish may go on after its context has ended before it is left behind.
+const patience = 2 * time.Second
+
+// call publishes a batch. The errors are those of the events, nil for all of them published; culprit is false if they don't
+// tell which event was to blame: the publisher panicked, hung, or returned something else than an error for each.
+func (t *term) call(events []Event) (errs []error, culprit bool) {
+	ctx, cancel := context.WithTimeoutCause(t.lease.ctx, t.cfg.PublishTimeout, errPublishTimeout)
+	defer cancel()
+	type result struct {
+		errs []error
+		err  error // of the call as a whole
+	}
+	done := make(chan result, 1)
+	go func() {
+		res := result{err: errGoexit}
+		defer func() {
+			if p := recover(); p != nil {
+				res = result{err: fmt.Errorf("outbox: Publish panicked with a %T", p)} // its text may hold anything
+				t.log.ErrorContext(ctx, "outbox relay: the publisher panicked", "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			}
+			done <- res
+		}()
+		errs := t.publisher.Publish(ctx, events)
+		res = result{errs: errs}
+	}()
+	var res result
+	select {
+	case res = <-done:
+	case <-ctx.Done():
+		timer := time.NewTimer(patience)
+		defer timer.Stop()
+		select {
+		case res = <-done:
+		case <-timer.C:
+			res.err = context.Cause(ctx)
+			t.log.ErrorContext(ctx, "outbox relay: the publisher goes on after its context has ended, and is left behind", "events", len(events))
+		}
+	}
+	if res.err == nil && res.errs != nil && len(res.errs) != len(events) {
+		res.err = fmt.Errorf("outbox: Publish returned %d errors for %d events", len(res.errs), len(events))
+	}
+	if res.err != nil {
+		errs = make([]error, len(events))
+		for i := range errs {
+			errs[i] = res.err
+		}
+		return errs, len(events) == 1
+	}
+	failed := 0
+	for _, err := range res.errs {
+		if err != nil {
+			failed++
+		}
+	}
+	if failed == 0 {
+		return nil, true
+	}
+	// Of several that were under way when the time was up, one may have held up the others.
+	return res.errs, failed == 1 || ctx.Err() == nil
+}
+
+// maxCulprits is how many events of one batch may be found to hold up the others before the rest is put off.
+const maxCulprits = 2
+
+// errPutOff is the error of events that were not to blame, and come again soon.
+type errPutOff struct{ error }
+
+func (e errPutOff) Unwrap() error { return e.error }
+
+// publish publishes a batch and returns the error of each event. Where those of the batch don't tell which event was to
+// blame, its events are published one by one until that is found out.
+func (t *term) publish(events []Event) []error {
+	start := time.Now()
+	errs, culprit := t.call(events)
+	if !culprit {
+		t.log.WarnContext(t.lease.ctx, "outbox relay: a batch failed as a whole, publishing its events one by one", "events", len(events), "error", firstError(errs))
+		for culprits, i := 0, 0; i < len(events) && !t.lease.lost(); i++ {
+			if errs[i] == nil {
+				continue
+			}
+			if culprits == maxCulprits {
+				errs[i] = errPutOff{errs[i]}
+				continue
+			}
+			if single, _ := t.call(events[i : i+1]); single == nil {
+				errs[i] = nil
+			} else {
+				errs[i] = single[0]
+				culprits++
+			}
+		}
+	}
+	published := len(events)
+	for _, err := range errs {
+		if err != nil {
+			published--
+		}
+	}
+	t.lease.published.Add(int64(published))
+	if f := t.cfg.Trace.Published; f != nil && published > 0 {
+		f(t.lease.ctx, published, time.Since(start))
+	}
+	return errs
+}
+
+func firstError(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

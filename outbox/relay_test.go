@@ -1,0 +1,205 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// recorder is a publisher that remembers what it was given, in order, and fails where it is told to.
+type recorder struct {
+	mu     sync.Mutex
+	events []outbox.Event
+	fail   func(outbox.Event) error // called with mu held
+	block  func(context.Context)
+}
+
+func (r *recorder) Publish(ctx context.Context, batch []outbox.Event) []error {
+	if r.block != nil {
+		r.block(ctx)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seen := map[string]bool{}
+	errs := make([]error, len(batch))
+	for i, e := range batch {
+		if name := e.AggregateType + "/" + e.AggregateID; seen[name] {
+			errs[i] = outbox.Permanent(errors.New("two events of one aggregate in one batch"))
+			continue
+		} else {
+			seen[name] = true
+		}
+		if r.fail != nil {
+			if errs[i] = r.fail(e); errs[i] != nil {
+				continue
+			}
+		}
+		r.events = append(r.events, e)
+	}
+	return errs
+}
+
+func (r *recorder) published() []outbox.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.events)
+}
+
+// first are the types of an aggregate's events in the order of their first publications.
+func (r *recorder) first(aggregate string) (list []string) {
+	for _, e := range r.published() {
+		if e.AggregateID == aggregate && !slices.Contains(list, e.Type) {
+			list = append(list, e.Type)
+		}
+	}
+	return list
+}
+
+// quick is a configuration for tests: what it waits for, it waits for shortly.
+func quick() *outbox.RelayConfig {
+	return &outbox.RelayConfig{Logger: slog.New(slog.DiscardHandler), LeaseTTL: 2 * time.Second, PollInterval: 50 * time.Millisecond,
+		MinBackoff: 20 * time.Millisecond, MaxBackoff: 100 * time.Millisecond}
+}
+
+func (db *database) relay(t testing.TB, p outbox.Publisher, cfg *outbox.RelayConfig) (relay *outbox.Relay) {
+	t.Helper()
+	var err error
+	if db.pool != nil {
+		relay, err = outbox.NewRelay(db.pool, p, cfg)
+	} else {
+		relay, err = outbox.NewRelay(db.sql, p, cfg)
+	}
+	require.NoError(t, err)
+	return relay
+}
+
+// run runs a relay, until stop is called or the test ends.
+func run(t testing.TB, relay *outbox.Relay) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- relay.Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			assert.NoError(t, <-done)
+		})
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for !condition() {
+		if time.Now().After(deadline) {
+			require.Fail(t, "not within 30 s: "+what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// settled waits until no event waits any more.
+func (db *database) settled(t testing.TB) {
+	t.Helper()
+	eventually(t, "all published or dead", func() bool {
+		return one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NULL AND dead_at IS NULL") == 0
+	})
+}
+
+// aggregates puts n events for each of a number of aggregates, in turn.
+func (db *database) aggregates(t testing.TB, aggregates, n int) {
+	t.Helper()
+	var events []outbox.Event
+	for i := range n {
+		for a := range aggregates {
+			e := event(fmt.Sprint(i), "")
+			e.AggregateID = fmt.Sprint("a", a)
+			events = append(events, e)
+		}
+	}
+	db.put(t, events...)
+}
+
+func numbered(n int) (list []string) {
+	for i := range n {
+		list = append(list, fmt.Sprint(i))
+	}
+	return list
+}
+
+func TestRelayPublishesAllInOrder(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		db.aggregates(t, 100, 5)
+		r := &recorder{}
+		relay := db.relay(t, r, quick())
+		stop := run(t, relay)
+		db.settled(t)
+		db.aggregates(t, 3, 2) // while it runs
+		relay.Wake()
+		eventually(t, "the later ones", func() bool { return len(r.published()) == 506 })
+		db.settled(t)
+		stop()
+		require.Len(t, r.published(), 506, "each once")
+		for a := range 100 {
+			require.Equal(t, numbered(5), r.first(fmt.Sprint("a", a)))
+		}
+		stored := db.stored(t, *writer)
+		for _, e := range r.published() {
+			i := slices.IndexFunc(stored, func(s outbox.Event) bool { return s.ID == e.ID })
+			e.Headers = map[string]string{}
+			require.Equal(t, stored[i], e)
+		}
+		stats, err := db.admin(t).Stats(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, outbox.Stats{Unowned: outbox.Shards}, stats, "the shards are given back")
+	})
+}
+
+func TestFailingEventHoldsBackOnlyItsAggregate(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		db.aggregates(t, 20, 10)
+		var failures int
+		r := &recorder{}
+		r.fail = func(e outbox.Event) error {
+			if e.AggregateID == "a7" && e.Type == "3" && failures < 4 {
+				failures++
+				if failures == 1 {
+					return outbox.RetryAfter(errors.New("not now"), time.Second)
+				}
+				return errors.New("refused")
+			}
+			return nil
+		}
+		run(t, db.relay(t, r, quick()))
+		eventually(t, "all but those behind the failed one", func() bool { return len(r.published()) == 193 })
+		eventually(t, "those behind wait", func() bool {
+			return one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE next_attempt_at = 'infinity'") == 6
+		})
+		require.Equal(t, numbered(3), r.first("a7"))
+		e := event("10", "") // a later one
+		e.AggregateID = "a7"
+		db.put(t, e)
+		db.settled(t)
+		require.Equal(t, numbered(11), r.first("a7"))
+		require.Len(t, r.published(), 201)
+		require.Equal(t, 4, failures)
+		require.Equal(t, 4, one[int](t, db, "SELECT attempts FROM endstate_outbox WHERE aggregate_id = 'a7' AND type = '3'"))
+		require.Equal(t, "refused", one[string](t, db, "SELECT last_error FROM endstate_outbox WHERE aggregate_id = 'a7' AND type = '3'"))
+	})
+}

@@ -1,0 +1,239 @@
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+)
+
+// term is a relay at work under one lease. All of it runs on one goroutine, so that shards change hands only between
+// batches.
+type term struct {
+	*Relay
+	lease *lease
+	log   *slog.Logger
+
+	balanced  time.Time
+	owned     int  // shards
+	suspects  bool // some shards' events were in flight when a relay died
+	waiting   bool // there may be failed events
+	nextDue   time.Time
+	from      int // the shard to begin the next reading with
+	limit     int // events a reading, lower while they are large
+	batchTime time.Duration
+
+	// While the broker takes nothing, the ready events are left in peace but for a few now and then.
+	outage     int
+	pauseUntil time.Time
+}
+
+const (
+	minPoll   = 5 * time.Millisecond
+	probe     = 10 // events, while the broker takes none
+	minOutage = 100 * time.Millisecond
+	maxOutage = 5 * time.Second
+)
+
+// work publishes until run ends or the lease is lost.
+func (t *term) work(run context.Context) {
+	ctx, cancel := context.WithCancel(run) // of everything but publishing and marking, which a shutdown lets finish
+	defer cancel()
+	defer context.AfterFunc(t.lease.ctx, cancel)()
+	poll, failures := minPoll, 0
+	for ctx.Err() == nil {
+		n, err := t.round(ctx)
+		switch {
+		case ctx.Err() != nil:
+		case err != nil:
+			failures++
+			wait := backoff(minOutage, maxOutage, failures)
+			t.reconnecting(ctx, err, wait)
+			_ = sleep(ctx, wait)
+		case n > 0:
+			poll, failures = minPoll, 0
+		case t.wait(ctx, t.idle(poll)):
+			poll, failures = minPoll, 0
+		default:
+			poll, failures = min(poll*3/2, max(t.cfg.PollInterval, minPoll)), 0
+		}
+	}
+}
+
+// idle is how long to wait for something to do.
+func (t *term) idle(poll time.Duration) time.Duration {
+	wait := min(poll, time.Until(t.balanced.Add(t.cfg.LeaseTTL/5)))
+	if t.waiting {
+		wait = min(wait, time.Until(t.nextDue))
+	}
+	return wait
+}
+
+// wait waits until it is time, or the relay is woken.
+func (t *term) wait(ctx context.Context, d time.Duration) (woken bool) {
+	if d <= 0 {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-t.wake:
+		return true
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return false
+}
+
+// round shares the shards if it is time, reads and publishes one batch of each kind that there is, and returns how many
+// events they had.
+func (t *term) round(ctx context.Context) (events int, err error) {
+	if time.Since(t.balanced) >= t.cfg.LeaseTTL/5 {
+		if err := t.balance(ctx); err != nil {
+			return 0, fmt.Errorf("share the shards: %w", err)
+		}
+		t.balanced = time.Now()
+	}
+	if t.suspects {
+		n, err := t.batches(ctx, suspect, suspectDue)
+		events += n
+		if err != nil {
+			return events, err
+		}
+		if n == 0 {
+			if err := t.store.trust(ctx, t.lease.epoch); err != nil {
+				return events, fmt.Errorf("trust the shards: %w", err)
+			}
+			t.suspects = false
+		}
+	}
+	if !time.Now().Before(t.pauseUntil) {
+		n, err := t.batches(ctx, ready)
+		events += n
+		if err != nil {
+			return events, err
+		}
+	}
+	if t.waiting && !time.Now().Before(t.nextDue) {
+		n, err := t.batches(ctx, due, alone)
+		events += n
+		if err != nil || n > 0 {
+			return events, err
+		}
+		wait, any, err := t.store.nextDue(ctx, t.lease.epoch)
+		if err != nil {
+			return events, fmt.Errorf("look for the next failed event: %w", err)
+		}
+		t.waiting, t.nextDue = any, time.Now().Add(wait)
+	}
+	return events, nil
+}
+
+// batches publishes a batch of each lane.
+func (t *term) batches(ctx context.Context, lanes ...lane) (events int, err error) {
+	for _, l := range lanes {
+		n, err := t.batch(ctx, l)
+		events += n
+		if err != nil {
+			return events, err
+		}
+	}
+	return events, nil
+}
+
+// reading says what to read in a lane.
+func (t *term) reading(l lane) reading {
+	q := reading{lane: l, limit: t.limit, from: t.from, ordered: t.waiting && !t.cfg.Unordered}
+	switch l {
+	case ready:
+		if t.outage > 0 {
+			q.limit = min(q.limit, probe)
+		}
+		// Reading deep into one shard is the fastest; but each shard shall have its turn several times a second.
+		const turn = 250 * time.Millisecond
+		batches := max(1, int(turn/max(t.batchTime, time.Millisecond)))
+		q.perTurn = min(q.limit, max(q.limit*batches/max(t.owned, 1), (q.limit+t.owned-1)/max(t.owned, 1)))
+	case due:
+		q.perTurn = q.limit
+	default:
+		q.limit, q.perTurn = 1, 1
+	}
+	return q
+}
+
+// batch reads, publishes and marks one batch of a lane, and returns how many events it had.
+func (t *term) batch(ctx context.Context, l lane) (int, error) {
+	start := time.Now()
+	q := t.reading(l)
+	rows, err := t.store.read(ctx, t.lease.epoch, q)
+	if err != nil {
+		return 0, fmt.Errorf("read events: %w", err)
+	}
+	if len(rows) == 0 {
+		return 0, nil
+	}
+	o, tried := t.publishRows(rows, l)
+	if err := t.mark(o); err != nil {
+		return 0, err
+	}
+	if l == ready {
+		t.from = (rows[len(rows)-1].shard + 1) % Shards
+		t.batchTime = (3*t.batchTime + time.Since(start)) / 4
+		t.pace(len(o.published), tried)
+	}
+	t.fit(rows, q)
+	if t.log.Enabled(ctx, slog.LevelDebug) {
+		t.log.DebugContext(ctx, "outbox relay: batch", "events", len(rows), "published", len(o.published), "failed", len(o.failed), "held", len(o.held), "took", time.Since(start))
+	}
+	return len(rows), nil
+}
+
+// fit keeps what one reading brings within the memory that it may take.
+func (t *term) fit(rows []row, q reading) {
+	size := 0
+	for i := range rows {
+		size += len(rows[i].Payload)
+	}
+	fits := batchBytes / max(1, size/len(rows))
+	t.limit = max(1, min(t.cfg.BatchSize, fits))
+}
+
+// pace leaves a broker that takes nothing in peace. One aggregate alone doesn't tell.
+func (t *term) pace(published, tried int) {
+	if published > 0 {
+		t.outage, t.pauseUntil = 0, time.Time{}
+		return
+	}
+	if tried > 1 || t.outage > 0 && tried > 0 {
+		t.outage++
+		t.pauseUntil = time.Now().Add(backoff(minOutage, maxOutage, t.outage))
+	}
+}
+
+// mark writes down what became of a batch. It doesn't give up before the lease is lost: until then nobody else knows.
+func (t *term) mark(o *outcome) error {
+	if len(o.failed)+len(o.held) > 0 {
+		t.waiting = true
+		t.nextDue = time.Now()
+	}
+	for attempt := 1; ; attempt++ {
+		// Not the lease's context: what was published is marked also after a shutdown has taken too long. The epoch fences it.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.lease.ctx), t.cfg.LeaseTTL/2)
+		alive, err := t.store.mark(ctx, t.lease.epoch, o)
+		cancel()
+		if err == nil && alive {
+			return nil
+		}
+		if err == nil {
+			t.log.WarnContext(t.lease.ctx, "outbox relay: marks refused, the lease is another's; the events are published again", "events", len(o.published))
+			t.lease.cancel(errLeaseLost)
+			return errLeaseLost
+		}
+		if t.lease.lost() {
+			return fmt.Errorf("mark events: %w", err)
+		}
+		wait := backoff(minOutage, maxOutage, attempt)
+		t.reconnecting(t.lease.ctx, fmt.Errorf("mark events: %w", err), wait)
+		_ = sleep(t.lease.ctx, wait)
+	}
+}
