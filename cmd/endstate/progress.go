@@ -1,0 +1,71 @@
+package main
+
+import (
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/schollz/progressbar/v3"
+	"golang.org/x/term"
+)
+
+// progress shows a person how far a command is, on stderr. Elsewhere than on a terminal it shows nothing.
+type progress struct {
+	out  io.Writer
+	mu   sync.Mutex // between step and the clock
+	bar  *progressbar.ProgressBar
+	of   int
+	stop chan struct{}
+	done sync.WaitGroup
+}
+
+func (a *app) progress() *progress {
+	p := &progress{stop: make(chan struct{})}
+	if f, ok := a.stderr.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+		return p
+	}
+	p.out = a.stderr
+	p.done.Go(func() { // a step may take long: the time goes on meanwhile
+		ticker := time.NewTicker(time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-p.stop:
+				return
+			case <-ticker.C:
+				p.mu.Lock()
+				if p.bar != nil {
+					_ = p.bar.RenderBlank()
+				}
+				p.mu.Unlock()
+			}
+		}
+	})
+	return p
+}
+
+// step shows that done of all steps are done, and which is next.
+func (p *progress) step(done, of int, next string) {
+	if p.out == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bar == nil || p.of != of {
+		p.of = of
+		p.bar = progressbar.NewOptions(of, progressbar.OptionSetWriter(p.out), progressbar.OptionSetElapsedTime(true),
+			progressbar.OptionSetPredictTime(false), progressbar.OptionSetWidth(30), progressbar.OptionClearOnFinish())
+	}
+	p.bar.Describe(next)
+	_ = p.bar.Set(done) // what fails is the terminal
+}
+
+// end removes the bar, so that it doesn't stand among the results.
+func (p *progress) end() {
+	close(p.stop)
+	p.done.Wait()
+	if p.bar != nil {
+		_ = p.bar.Clear()
+	}
+}
