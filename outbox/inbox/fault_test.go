@@ -1,0 +1,122 @@
+package inbox_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/pgfault"
+	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/inbox"
+)
+
+// throughProxy makes a consumer whose connections a proxy can break; the test's own go around it.
+func throughProxy(t *testing.T, database string) (*consumer, *pgfault.Proxy) {
+	t.Helper()
+	var proxy *pgfault.Proxy
+	c := connect(t, "table", database, dbtest.Postgres(t), "", func(s *setup) {
+		s.via = func(url string) string {
+			proxy = pgfault.New(t, url)
+			return proxy.URL()
+		}
+	})
+	return c, proxy
+}
+
+// The connection is cut around COMMIT: the delivery fails, which isn't counted against the event, and the next one finds
+// out what became of it.
+func TestALostCommitIsFoundOutByTheNextDelivery(t *testing.T) {
+	for _, database := range []string{"pgx", "sql"} {
+		for _, tt := range []struct {
+			do        pgfault.Action
+			committed bool
+		}{{pgfault.CutBefore, false}, {pgfault.CutWhileWorking, true}, {pgfault.CutAfterReply, true}} {
+			t.Run(database+"/"+tt.do.String(), func(t *testing.T) {
+				t.Parallel()
+				c, proxy := throughProxy(t, database)
+				handle := c.way(charge)
+				_, err := handle(t.Context(), event()) // warm
+				require.NoError(t, err)
+				e := event()
+				fault := proxy.Arm(&pgfault.Fault{SQL: "commit", Do: tt.do})
+				_, err = handle(t.Context(), e)
+				require.Error(t, err)
+				require.False(t, inbox.Permanent(err))
+				fault.RequireFired(t)
+				want := inbox.Applied
+				if tt.committed {
+					fault.RequireAnswered(t)
+					want = inbox.Repeated
+				}
+				require.Zero(t, c.count(`SELECT count(*) FROM endstate_inbox WHERE state <> 'handled'`))
+				r, err := handle(t.Context(), e)
+				require.NoError(t, err)
+				require.Equal(t, want, r.Outcome)
+				require.Equal(t, 1, c.count(`SELECT count(*) FROM credits WHERE event = $1`, e.ID.String()))
+			})
+		}
+	}
+}
+
+// The connection is lost in the function: its next statement fails, and nothing of it remains.
+func TestALostConnectionLeavesNothing(t *testing.T) {
+	for _, database := range []string{"pgx", "sql"} {
+		t.Run(database, func(t *testing.T) {
+			t.Parallel()
+			c, proxy := throughProxy(t, database)
+			e := event()
+			fault := proxy.Arm(&pgfault.Fault{SQL: "INSERT INTO credits", Do: pgfault.CutAfterReply})
+			_, err := c.way(charge)(t.Context(), e)
+			require.Error(t, err)
+			fault.RequireFired(t)
+			eventually(t, "the server rolls back", func() bool {
+				return c.count(`SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'`) == 0
+			})
+			require.Zero(t, c.credits())
+			r, err := c.way(charge)(t.Context(), e)
+			require.NoError(t, err)
+			require.Equal(t, inbox.Applied, r.Outcome)
+			require.Equal(t, 1, c.credits())
+		})
+	}
+}
+
+// The database is away: no attempt is counted, and nothing is lost.
+func TestADatabaseThatIsAwayCountsNoAttempt(t *testing.T) {
+	t.Parallel()
+	c, proxy := throughProxy(t, "pgx")
+	e := event()
+	proxy.Refuse(true)
+	proxy.CutAll()
+	called := false
+	_, err := c.way(func(context.Context, inbox.Querier, outbox.Event) error { called = true; return nil })(t.Context(), e)
+	require.Error(t, err)
+	require.False(t, called)
+	proxy.Refuse(false)
+	require.Zero(t, c.count(`SELECT count(*) FROM endstate_inbox`))
+	r, err := c.way(charge)(t.Context(), e)
+	require.NoError(t, err)
+	require.Equal(t, inbox.Applied, r.Outcome)
+}
+
+// On a warm connection: one trip to begin, lock and look, the function's own, and one to record and commit.
+func TestRoundTrips(t *testing.T) {
+	t.Parallel()
+	c, proxy := throughProxy(t, "pgx")
+	handle := c.way(charge)
+	deliver := func(e outbox.Event, want inbox.Outcome) func() {
+		return func() {
+			r, err := handle(t.Context(), e)
+			require.NoError(t, err)
+			require.Equal(t, want, r.Outcome)
+		}
+	}
+	e := event()
+	deliver(event(), inbox.Applied)()
+	trips := proxy.Trips(deliver(e, inbox.Applied))
+	require.Len(t, trips, 3, "%q", trips)
+	trips = proxy.Trips(deliver(e, inbox.Repeated))
+	require.Len(t, trips, 2, "%q", trips)
+}
