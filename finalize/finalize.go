@@ -111,6 +111,13 @@ var (
 	// rolled back, the state too. The error is an EventConflictError.
 	ErrEventConflict = errors.New("finalize: event conflict")
 
+	// ErrInProgress is returned by DoPrepared when another call holds the lock, at once or after LockTimeout, as Config says.
+	// Nothing was written. The error is an InProgressError.
+	ErrInProgress = errors.New("finalize: another call is preparing the aggregate")
+
+	// ErrLockUnavailable is returned by DoPrepared with FailClosed when the lock service is away. Nothing was written.
+	ErrLockUnavailable = errors.New("finalize: lock unavailable")
+
 	// ErrTxEnded is returned when the callback ended the transaction that it was given (or, on SQLite, swallowed an error
 	// after which the database had rolled it back), or DoTx was given one that had
 	// ended. This call did not finalize the aggregate.

@@ -41,6 +41,11 @@ func TestConfigErrorsNameTheField(t *testing.T) {
 		"claim timeout":      {func(c *finalize.Config) { c.ClaimTimeout = -time.Second }, "ClaimTimeout is negative"},
 		"attempts":           {func(c *finalize.Config) { c.MaxAttempts = -1 }, "MaxAttempts is negative"},
 		"resolve timeout":    {func(c *finalize.Config) { c.ResolveTimeout = -1 }, "ResolveTimeout is negative"},
+		"lock timeout":       {func(c *finalize.Config) { c.LockTimeout = -1 }, "LockTimeout is negative"},
+		"contention":         {func(c *finalize.Config) { c.OnContention = 7 }, "OnContention is neither"},
+		"contention, no try": {func(c *finalize.Config) { c.OnContention, c.Lock = finalize.ReturnInProgress, lockFunc(nil) }, "Lock (finalize_test.lockFunc) has no method Try"},
+		"contention, alone":  {func(c *finalize.Config) { c.OnContention = finalize.ReturnInProgress }, "Lock (<nil>) has no method Try"},
+		"lock failure":       {func(c *finalize.Config) { c.OnLockFailure = -1 }, "OnLockFailure is neither"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := good()

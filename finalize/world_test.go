@@ -98,12 +98,16 @@ func newSetup(options []option) setup {
 // work is a finalize.Func over whichever transaction the combination has.
 type work func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error)
 
+// stages are finalize.Stages over whichever transaction the combination has.
+type stages = finalize.Stages[guard.Tx, string]
+
 // door is a Finalizer of either type.
 type door struct {
 	do      func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error)
 	settle  func(ctx context.Context, key guard.Key, trigger finalize.Trigger, out finalize.Outcome) (finalize.Receipt, error)
 	forget  func(key guard.Key)
 	queued  func(key guard.Key) int // how many calls wait for another one of the same finalizer
+	prepare func(ctx context.Context, key guard.Key, trigger finalize.Trigger, stages stages) (finalize.Receipt, error)
 	begin   func(ctx context.Context, isolation string) (*callersTx, error)
 	migrate func(ctx context.Context) error
 	check   func(ctx context.Context) error
@@ -126,9 +130,17 @@ func doorOf[Tx any](f *finalize.Finalizer[Tx], wrap func(Tx) guard.Tx, begin fun
 		do: func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error) {
 			return f.Do(ctx, key, trigger, adapt(fn))
 		},
-		settle:  f.Settle,
-		forget:  f.Forget,
-		queued:  f.Queued,
+		settle: f.Settle,
+		forget: f.Forget,
+		queued: f.Queued,
+		prepare: func(ctx context.Context, key guard.Key, trigger finalize.Trigger, s stages) (finalize.Receipt, error) {
+			return finalize.DoPrepared(ctx, f, key, trigger, finalize.Stages[Tx, string]{
+				Prepare: s.Prepare,
+				Commit: func(ctx context.Context, tx Tx, prepared string) (finalize.Outcome, error) {
+					return s.Commit(ctx, wrap(tx), prepared)
+				},
+			})
+		},
 		migrate: f.Migrate,
 		check:   f.Check,
 		begin: func(ctx context.Context, isolation string) (*callersTx, error) {
@@ -504,6 +516,7 @@ type spy struct {
 	mu                                            sync.Mutex
 	won, lost, notReady, failed, retry, resolving []finalize.Call
 	hot                                           []finalize.HotKey
+	lockAway, lockLost                            []error
 	onRetry                                       func()
 }
 
@@ -530,6 +543,16 @@ func (s *spy) hooks() *finalize.Trace {
 			defer s.mu.Unlock()
 			s.hot = append(s.hot, key)
 		},
+		LockUnavailable: func(_ context.Context, _ finalize.Call, err error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.lockAway = append(s.lockAway, err)
+		},
+		LockLost: func(_ context.Context, _ finalize.Call, err error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.lockLost = append(s.lockLost, err)
+		},
 	}
 }
 
@@ -538,6 +561,13 @@ func (s *spy) counts() [4]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return [4]int{len(s.won), len(s.lost), len(s.notReady), len(s.failed)}
+}
+
+// locks returns the errors of locks that were away, and of leases that were lost.
+func (s *spy) locks() (away, lost []error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.lockAway), slices.Clone(s.lockLost)
 }
 
 func (s *spy) retries() int {

@@ -1,0 +1,124 @@
+package finalize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/endstate-go/endstate/guard"
+)
+
+// Stages is the work of a finalization that takes long: scoring, rendering, calling a model. P is what the first stage hands
+// to the second. Both are required.
+type Stages[Tx, P any] struct {
+	// Prepare does the long work, with no transaction open. It runs under the Finalizer's Lock, so that it runs once where
+	// triggers overlap, most of the time; its context ends when the lease is lost, upon which it should stop. With package
+	// lock's locks, lock.Token(ctx) is the lease's fencing token. ErrNotReady and other errors are handed to the caller, and
+	// nothing was written.
+	Prepare func(ctx context.Context) (P, error)
+	// Commit writes, in the transaction that finalizes: what Func says holds for it. It may run several times with what
+	// Prepare returned.
+	Commit func(ctx context.Context, tx Tx, prepared P) (Outcome, error)
+}
+
+// DoPrepared is Do for work that takes long, in two stages:
+//
+//	look at the guard ── final ──> receipt of the winner
+//	  │ open
+//	lock ── held by another ──> wait, or ErrInProgress
+//	  │
+//	look again ── final ──> receipt of the winner
+//	  │ open
+//	Prepare, then Do with Commit as its callback
+//
+// Without a Config.Lock it is the same but for the lock: every trigger prepares that finds the aggregate open. A lease that
+// is lost, or a lock service that is away, costs duplicated work. It never lets two calls win: the one whose Commit comes
+// late is told the winner's receipt.
+func DoPrepared[Tx, P any](ctx context.Context, f *Finalizer[Tx], key guard.Key, trigger Trigger, stages Stages[Tx, P]) (Receipt, error) {
+	if known, now := f.known(key, trigger); known != nil && stages.Prepare != nil && stages.Commit != nil {
+		return f.repeated(ctx, key, trigger, known, now, false), nil
+	}
+	a, err := f.newAttempt(key, trigger)
+	switch {
+	case err == nil && stages.Prepare == nil:
+		err = fmt.Errorf("finalize: %v: Stages.Prepare is nil", a.ref)
+	case err == nil && stages.Commit == nil:
+		err = fmt.Errorf("finalize: %v: Stages.Commit is nil", a.ref)
+	}
+	if err != nil {
+		return Receipt{}, err
+	}
+	return f.end(ctx, a)(f.ifOpen(ctx, a, func() (Receipt, error) {
+		return f.locked(ctx, a, func(lease context.Context) (Receipt, error) {
+			work := func() (Receipt, error) { return twoStages(ctx, lease, f, a, stages) }
+			if f.cfg.Lock == nil {
+				return work() // nobody was waited for
+			}
+			return f.ifOpen(ctx, a, work)
+		})
+	}))
+}
+
+func twoStages[Tx, P any](ctx, lease context.Context, f *Finalizer[Tx], a *attempt, stages Stages[Tx, P]) (Receipt, error) {
+	prepared, err := stages.Prepare(lease)
+	if err != nil {
+		return Receipt{}, withCause(lease, err)
+	}
+	ctx, stop := outliving(ctx, lease)
+	defer stop()
+	return f.inTurn(ctx, a, func() (Receipt, error) {
+		return f.retry(ctx, a, func() (Receipt, error) {
+			return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) },
+				func(ctx context.Context, tx Tx) (Outcome, error) { return stages.Commit(ctx, tx, prepared) })
+		})
+	})
+}
+
+// outliving returns a context with the lease's values that ends with the caller's context, and not with the lease: from
+// here on the guard decides.
+func outliving(caller, lease context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(lease))
+	if caller.Err() != nil {
+		cancel(context.Cause(caller)) // at once
+	}
+	stop := context.AfterFunc(caller, func() { cancel(context.Cause(caller)) })
+	return ctx, func() { stop(); cancel(nil) }
+}
+
+// ifOpen returns the winner's receipt if the aggregate is final, else it goes on with work.
+func (f *Finalizer[Tx]) ifOpen(ctx context.Context, a *attempt, work func() (Receipt, error)) (Receipt, error) {
+	forgets := f.cache.forgets.Load()
+	rec, err := f.peek(ctx, a)
+	if err != nil {
+		return Receipt{}, err
+	}
+	if rec.Final {
+		r := receiptOf(rec, false)
+		f.cache.put(a.ref.Key, r, f.hot.of(a.ref.Key), f.now(), forgets)
+		return r, nil
+	}
+	return work()
+}
+
+// peek reads what the guard knows. Where that can be read without a transaction, it waits for nobody.
+func (f *Finalizer[Tx]) peek(ctx context.Context, a *attempt) (guard.Record, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, f.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
+	if r, ok := f.cfg.Guard.(guard.Reader); ok {
+		var rec guard.Record
+		err := f.db.query(ctx, func(q guard.Querier) (err error) {
+			rec, err = r.Read(ctx, q, a.ref)
+			return err
+		})
+		// Guards that are read one after the other seem to disagree when a winner commits in between, and a guard made of
+		// others may not be readable after all.
+		if err == nil || errors.Is(err, guard.ErrNotFound) || ctx.Err() != nil {
+			return rec, withCause(ctx, err)
+		}
+	}
+	s, rec, err := f.db.claim(ctx, a)
+	if s != nil {
+		rollBack(ctx, s)
+	}
+	return rec, err
+}

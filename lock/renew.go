@@ -1,0 +1,96 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// keeper renews a lease with a TTL until it is stopped, and says when it is lost. A third of the TTL after the last
+// renewal it asks for the next, and again after each failure, until the lease may have ended at the service.
+type keeper struct {
+	ttl, margin, pause time.Duration
+	renew              func(context.Context) error // ErrLost is the service's word that the lease is gone
+	lose               func(error)
+
+	timer *time.Timer
+	stop  context.CancelFunc
+	done  chan struct{} // closed when the renewals, if they ever began, have ended
+	ends  time.Time     // by the monotonic clock; the renewals' own until done is closed
+	lost  error
+}
+
+// keep starts a keeper for a lease that was asked for at a time. A lease that is given back before its first renewal costs
+// no goroutine.
+func keep(ctx context.Context, asked time.Time, k *keeper) *keeper {
+	ctx, k.stop = context.WithCancel(context.WithoutCancel(ctx))
+	k.done = make(chan struct{})
+	k.extend(asked)
+	k.timer = time.AfterFunc(time.Until(asked.Add(k.ttl/3)), func() {
+		defer close(k.done)
+		if k.lost = k.renewals(ctx, asked); k.lost != nil {
+			k.lose(k.lost)
+		}
+	})
+	return k
+}
+
+// extend takes note of a renewal that was asked for at a time: the service's TTL began no earlier.
+func (k *keeper) extend(asked time.Time) { k.ends = asked.Add(k.ttl - k.margin) }
+
+// renewals returns why the lease is lost, or nil when it was stopped.
+func (k *keeper) renewals(ctx context.Context, asked time.Time) error {
+	last := errors.New("this process was held up")
+	for {
+		if time.Now().Before(k.ends) {
+			asked = time.Now()
+			trip, cancel := context.WithDeadline(ctx, k.ends)
+			err := k.renew(trip)
+			cancel()
+			switch {
+			case ctx.Err() != nil:
+				return nil
+			case errors.Is(err, ErrLost):
+				return err
+			case err == nil:
+				k.extend(asked)
+				if sleep(ctx, time.Until(asked.Add(k.ttl/3))) != nil {
+					return nil
+				}
+				continue
+			}
+			last = err
+		}
+		if !time.Now().Before(k.ends) {
+			return fmt.Errorf("%w: it was not renewed in time: %w", ErrLost, last)
+		}
+		if sleep(ctx, min(k.pause, time.Until(k.ends))) != nil {
+			return nil
+		}
+	}
+}
+
+// end stops the renewals, and returns the error with which the lease was lost, also if nobody noticed so far.
+func (k *keeper) end() error {
+	k.stop()
+	if !k.timer.Stop() {
+		<-k.done
+	}
+	if k.lost == nil && !time.Now().Before(k.ends) {
+		k.lost = fmt.Errorf("%w: its time is over, and nothing renewed it", ErrLost)
+	}
+	return k.lost
+}
+
+// sleep waits for d, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
