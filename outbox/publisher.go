@@ -1,9 +1,11 @@
 package outbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 )
 
@@ -53,6 +55,7 @@ var _ Publisher = Channel(nil)
 // Publish implements Publisher.
 func (c Channel) Publish(ctx context.Context, batch []Event) []error {
 	return PublisherFunc(func(ctx context.Context, event Event) error {
+		event.Payload, event.Headers = bytes.Clone(event.Payload), maps.Clone(event.Headers) // the consumer keeps it
 		select {
 		case c <- event:
 			return nil
