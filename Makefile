@@ -1,12 +1,16 @@
 # The commands of this project. make test needs only Go, make and Debian's packages: it installs what it lacks.
 
-.PHONY: help test lint fmt bin
+.PHONY: help test soak lint fmt bin
+
+DURATION ?= 10m
 
 help:
 	@echo "make test   lint, then every module's tests with the race detector against real servers:"
 	@echo "            PostgreSQL, Redis and PgBouncer are found or installed, and private instances started."
 	@echo "            ENDSTATE_TEST_INSTALL=0 forbids installing; ENDSTATE_TEST_POSTGRES_URL and"
 	@echo "            ENDSTATE_TEST_REDIS_URL name servers to use instead. ARGS='-run Race ./finalize' runs less."
+	@echo "make soak   recorded histories of four processes under faults, checked for an order of the calls, again and"
+	@echo "            again for DURATION=$(DURATION): cut COMMITs, kill -9, terminated backends, a server that stops"
 	@echo "make lint   gofmt, go vet, staticcheck, each go.mod, and the rules on imports"
 	@echo "make fmt    format the code"
 
@@ -14,6 +18,10 @@ test: bin
 	@rm -f .test.json
 	bin/lint
 	bin/testall $(ARGS)
+
+soak:
+	cd soak && ENDSTATE_TEST_REQUIRE=1 ENDSTATE_TEST_SOAK=$(DURATION) \
+		go test -buildvcs=false -race -count=1 -timeout 0 -v -run '^TestHistories$$' .
 
 lint: bin
 	bin/lint

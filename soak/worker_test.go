@@ -1,0 +1,130 @@
+package soak
+
+import (
+	"bufio"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+)
+
+// workerEnv tells a worker what to do: a process of its own, which calls until its input ends.
+const workerEnv = "ENDSTATE_TEST_SOAK_WORKER"
+
+type worker struct {
+	Name   string // begins the ids of its calls
+	URL    string
+	Broken string // how the door is broken, or ""
+}
+
+const (
+	goroutines = 6  // of a worker
+	windowSize = 60 // how many keys are called at a time
+)
+
+// work is a worker's main function.
+func work(text string) error {
+	var w worker
+	if err := json.Unmarshal([]byte(text), &w); err != nil {
+		return err
+	}
+	ctx := context.Background()
+	config, err := pgxpool.ParseConfig(w.URL)
+	if err != nil {
+		return err
+	}
+	config.MaxConns = goroutines
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	db, err := sql.Open("pgx", w.URL)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	db.SetMaxOpenConns(goroutines)
+	db.SetMaxIdleConns(goroutines)
+	var door door = broken{pool, w.Broken}
+	if w.Broken == "" {
+		if door, err = newLibrary(pool, db); err != nil {
+			return err
+		}
+	}
+	// The window of keys moves on as the parent says, which ends by closing the pipe.
+	input := bufio.NewReader(os.Stdin)
+	var window atomic.Int64
+	next := func() error {
+		var n int64
+		_, err := fmt.Fscanln(input, &n)
+		window.Store(n)
+		return err
+	}
+	if err := next(); err != nil {
+		return err
+	}
+	var ended atomic.Bool
+	var group sync.WaitGroup
+	for g := range goroutines {
+		group.Go(func() {
+			for n := 0; !ended.Load(); n++ {
+				w.call(ctx, door, fmt.Sprintf("%s.%d.%d", w.Name, g, n), pick(window.Load()))
+			}
+		})
+	}
+	for err == nil {
+		err = next()
+	}
+	ended.Store(true)
+	group.Wait()
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// hot is how many keys the window moves on while one hot key lasts.
+const hot = 500
+
+// pick chooses a key: one of the window, or now and then the hot one, whose number is negative.
+func pick(window int64) int64 {
+	if rand.IntN(5) == 0 {
+		return -1 - window/hot
+	}
+	return window + rand.Int64N(windowSize)
+}
+
+// call calls once. What it says reaches the parent though the process is killed in the next moment.
+func (w worker) call(ctx context.Context, door door, id string, key int64) {
+	r := record{Call: id, Key: key, At: now()}
+	say(r)
+	door.call(ctx, &r)
+	r.At = now()
+	say(r)
+	if r.Result == failed {
+		time.Sleep(10 * time.Millisecond) // the database may be away: nothing is gained by asking faster
+	}
+}
+
+func say(r record) {
+	line, err := json.Marshal(r)
+	if err != nil {
+		panic(err) // it has only strings and numbers
+	}
+	// A line that is shorter than a pipe's atomic write doesn't mix with others.
+	_, _ = os.Stdout.Write(append(line, '\n'))
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
