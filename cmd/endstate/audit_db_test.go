@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -130,20 +129,18 @@ func TestAuditDBLosesItsConnection(t *testing.T) {
 	_, err = tx.Exec("LOCK TABLE event_outbox")
 	require.NoError(t, err)
 
-	cmd := exec.CommandContext(t.Context(), binary, "audit", "db", "--json", "--html", filepath.Join(t.TempDir(), "page.html"))
-	cmd.Env = append(os.Environ(), dbEnv+"="+url)
-	ended := make(chan result)
-	go func() { ended <- finish(t, cmd) }()
+	page := filepath.Join(t.TempDir(), "page.html")
+	run := start(t, url, "audit", "db", "--json", "--html", page)
 	require.Eventually(t, func() bool {
 		var cut bool
 		err := db.QueryRow("SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'endstate' AND wait_event_type = 'Lock'").Scan(&cut)
 		return err == nil && cut
 	}, time.Minute, 10*time.Millisecond)
-	r := <-ended
+	r := run.wait(t)
 	require.Equal(t, 2, r.status)
 	require.Empty(t, r.stdout)
 	require.Contains(t, r.stderr, "57P01")
-	require.NoFileExists(t, cmd.Args[len(cmd.Args)-1])
+	require.NoFileExists(t, page)
 }
 
 // The page needs nothing from elsewhere, and shows ids as text.

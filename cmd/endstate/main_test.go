@@ -45,21 +45,32 @@ type result struct {
 // endstate runs the program, with its environment's ENDSTATE_DB as db.
 func endstate(t testing.TB, db string, args ...string) result {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), binary, args...)
-	cmd.Env = append(os.Environ(), dbEnv+"="+db)
-	return finish(t, cmd)
+	return start(t, db, args...).wait(t)
 }
 
-func finish(t testing.TB, cmd *exec.Cmd) result {
+// running is a run of the program that goes on.
+type running struct {
+	*exec.Cmd
+	stdout, stderr bytes.Buffer
+}
+
+func start(t testing.TB, db string, args ...string) *running {
 	t.Helper()
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err := cmd.Run()
+	r := &running{Cmd: exec.CommandContext(t.Context(), binary, args...)}
+	r.Env = append(os.Environ(), dbEnv+"="+db)
+	r.Stdout, r.Stderr = &r.stdout, &r.stderr
+	require.NoError(t, r.Start())
+	return r
+}
+
+func (r *running) wait(t testing.TB) result {
+	t.Helper()
+	err := r.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
 		require.NoError(t, err)
 	}
-	return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	return result{r.stdout.String(), r.stderr.String(), r.ProcessState.ExitCode()}
 }
 
 // decode reads the JSON that a run printed, and nothing beside it.

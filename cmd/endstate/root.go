@@ -24,6 +24,7 @@ func newRoot(a *app) *cobra.Command {
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
 		newAudit(a),
+		newDoctor(a),
 		newMigrate(a),
 		newVersion(a),
 	)

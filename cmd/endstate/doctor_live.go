@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+func (d *doctor) stats(ctx context.Context) (outbox.Stats, error) {
+	cfg := &outbox.AdminConfig{Outbox: d.writer}
+	var admin *outbox.Admin
+	var err error
+	if d.db.pool != nil {
+		admin, err = outbox.NewAdmin(d.db.pool, cfg)
+	} else {
+		admin, err = outbox.NewAdmin(d.db.sql, cfg)
+	}
+	if err != nil {
+		return outbox.Stats{}, err
+	}
+	return admin.Stats(ctx)
+}
+
+// deadEvents finds dead letters.
+func (d *doctor) deadEvents(ctx context.Context) ([]finding, error) {
+	stats, err := d.stats(ctx)
+	if err != nil || stats.Dead == 0 {
+		return nil, err
+	}
+	table := quote(d.writer.Schema, d.writer.Name())
+	return []finding{{
+		What: fmt.Sprintf("%d events in %s are dead letters.", stats.Dead, table),
+		Why:  "The relay gave them up: consumers haven't seen them, and won't.",
+		Fix: fmt.Sprintf("SELECT id, aggregate_type, aggregate_id, type, attempts, last_error FROM %s WHERE dead_at IS NOT NULL ORDER BY seq;\n"+
+			"-- once the cause is mended: outbox.Admin's Retry, or Discard", table),
+	}}, nil
+}
+
+// shards finds shards whose events nobody publishes.
+func (d *doctor) shards(ctx context.Context) ([]finding, error) {
+	var stats outbox.Stats
+	for attempt := range 6 {
+		var err error
+		if stats, err = d.stats(ctx); err != nil {
+			return nil, err
+		}
+		if stats.Unowned == 0 {
+			return nil, nil
+		}
+		if len(stats.Relays) == 0 || attempt == 5 {
+			break
+		}
+		select { // shards change hands within seconds
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	waiting := fmt.Sprintf("%d events wait", stats.Pending)
+	if stats.OldestAge > 0 {
+		waiting += fmt.Sprintf(", the oldest for %v", stats.OldestAge.Round(time.Second))
+	}
+	return []finding{{
+		What: fmt.Sprintf("%d of %d shards have no owner, and %d relays run; %s.", stats.Unowned, outbox.Shards, len(stats.Relays), waiting),
+		Why:  "Events of a shard without an owner are not published.",
+		Fix:  "Start a relay (outbox.NewRelay). Those that run take free shards by themselves: if they don't, look at their logs.",
+	}}, nil
+}
+
+// protection finds out whether the database itself refuses to leave a terminal state.
+func (d *doctor) protection(ctx context.Context) ([]finding, error) {
+	if err := d.missing(ctx, d.status.Schema, d.status.Table, []string{d.status.Key, d.status.Column}); err != nil {
+		return nil, err
+	}
+	files, err := d.status.ProtectionMigrations(d.db.name())
+	if err != nil {
+		return nil, err
+	}
+	names, err := fs.Glob(files, "*.sql")
+	if err != nil {
+		return nil, err
+	}
+	var statements []string
+	for _, name := range names {
+		text, err := fs.ReadFile(files, name)
+		if err != nil {
+			return nil, err
+		}
+		up, _, _ := strings.Cut(string(text), "-- +goose Down")
+		for line := range strings.Lines(up) {
+			if trimmed := strings.TrimSpace(line); trimmed == "-- +goose StatementEnd" {
+				statements = append(statements, ";\n")
+			} else if !strings.HasPrefix(trimmed, "--") {
+				statements = append(statements, line)
+			}
+		}
+	}
+	fix := strings.ReplaceAll(strings.Join(statements, ""), "\n;", ";")
+	there := false
+	err = d.db.read(ctx, func(q outbox.Querier) error {
+		if d.db.pool != nil {
+			return q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($1::text) AND tgname LIKE 'zz\_endstate\_%' AND tgenabled IN ('O', 'A')
+	AND tgargs = convert_to($2::text, 'UTF8') || '\x00'::bytea)`, quote(d.status.Schema, d.status.Table), d.status.Column).Scan(&there)
+		}
+		return q.QueryRow(ctx, `SELECT count(*) > 0 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 AND name LIKE 'zz\_endstate\_%' ESCAPE '\'`, d.status.Table).Scan(&there)
+	})
+	if err != nil || there {
+		return nil, err
+	}
+	return []finding{{
+		What: fmt.Sprintf("No trigger on %s refuses to leave a terminal state.", quote(d.status.Schema, d.status.Table)),
+		Why:  "Code that writes the status without asking the guard can reopen what is done, and its events then go out a second time.",
+		Fix:  "-- what guard.Status.Protect does at a service's start\n" + fix,
+	}}, nil
+}
+
+// maxSkew is how far the clocks may be apart.
+const maxSkew = time.Second
+
+// clock compares the database's clock with this host's.
+func (d *doctor) clock(ctx context.Context) ([]finding, error) {
+	var skew, trip time.Duration
+	for range 3 { // the shortest round trip tells best
+		before := time.Now()
+		var theirs time.Time
+		if err := d.db.pool.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&theirs); err != nil {
+			return nil, err
+		}
+		after := time.Now()
+		if t := after.Sub(before); trip == 0 || t < trip {
+			trip, skew = t, theirs.Sub(before.Add(t/2))
+		}
+	}
+	return clockFinding(skew, trip), nil
+}
+
+func clockFinding(skew, trip time.Duration) []finding {
+	if skew.Abs() <= maxSkew+trip/2 {
+		return nil
+	}
+	direction := "ahead of"
+	if skew < 0 {
+		direction = "behind"
+	}
+	return []finding{{
+		What: fmt.Sprintf("The database's clock is %v %s this host's.", skew.Abs().Round(time.Millisecond), direction),
+		Why:  "The library goes by the database's clock alone, so nothing breaks; but times in logs and in rows won't match, nor will what a service computes of both.",
+		Fix:  "Let both hosts keep time by NTP: chronyc tracking, or timedatectl timesync-status, shows whether they do.",
+	}}
+}
+
+// listen finds out whether notifications arrive: through a pooler in transaction mode they don't.
+func (d *doctor) listen(ctx context.Context) ([]finding, error) {
+	url := d.listenURL
+	if url == "" {
+		url = d.url
+	}
+	cfg, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, errors.New("--listen-url can't be parsed as postgres://USER@HOST:PORT/DATABASE?PARAMETERS")
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(ctx)
+	}()
+	var standby bool
+	if err := d.db.pool.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil || standby {
+		return nil, err // a standby can't listen
+	}
+	channel := "endstate doctor " + uuid.NewString()
+	if _, err := conn.Exec(ctx, "LISTEN "+quote("", channel)); err != nil {
+		return nil, err
+	}
+	if _, err := d.db.pool.Exec(ctx, "SELECT pg_notify($1::text, '')", channel); err != nil {
+		return nil, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if _, err := conn.WaitForNotification(waiting); err == nil {
+		return nil, nil
+	} else if waiting.Err() == nil || ctx.Err() != nil {
+		return nil, err
+	}
+	return []finding{{
+		What: "A notification didn't arrive at the connection that listened for it.",
+		Why:  "LISTEN needs a session of its own, and a pooler in transaction mode (PgBouncer) gives it to another client at once: the relay finds events by polling only, which is correct but later.",
+		Fix:  "Set outbox.RelayConfig.ListenURL to an address of the server itself, and try it with: endstate doctor --listen-url URL",
+	}}, nil
+}

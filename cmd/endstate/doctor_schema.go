@@ -1,0 +1,267 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// tables finds what of the library's tables is missing.
+func (d *doctor) tables(ctx context.Context) (found []finding, err error) {
+	err = d.db.read(ctx, func(q outbox.Querier) error {
+		for _, err := range []error{d.ledger.Check(ctx, q), d.writer.Check(ctx, q)} {
+			switch {
+			case err == nil:
+			case errors.Is(err, outbox.ErrSchema) && strings.Contains(err.Error(), "unique index"): // uniqueIndex tells more
+			case errors.Is(err, outbox.ErrSchema), errors.Is(err, guard.ErrSchema):
+				found = append(found, finding{What: err.Error(), Why: "Nothing can be finalized: the library's statements name it.", Fix: "endstate migrate"})
+			default:
+				return err
+			}
+		}
+		return nil
+	})
+	return found, err
+}
+
+// index is an index of an outbox table.
+type index struct {
+	name          string
+	unique, valid bool
+	columns       []string // empty names are expressions
+	predicate     string   // of a partial one
+}
+
+// indexes lists a table's indexes.
+func (d *doctor) indexes(ctx context.Context, schema, table string) (list []index, err error) {
+	query, args := `SELECT c.relname::text, i.indisunique, i.indisvalid, coalesce(pg_get_expr(i.indpred, i.indrelid), ''),
+	(SELECT coalesce(string_agg(coalesce(a.attname, ''), chr(1) ORDER BY k.n), '') FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY k (number, n)
+		LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number AND k.number > 0)
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_regclass($1::text) ORDER BY 1`, []any{quote(schema, table)}
+	if d.db.pool == nil {
+		query, args = `SELECT l.name, l."unique", 1, CASE WHEN l.partial THEN (SELECT substr(sql, instr(upper(sql), ' WHERE ') + 7) FROM sqlite_schema s WHERE s.name = l.name) ELSE '' END,
+	(SELECT coalesce(group_concat(coalesce(name, ''), char(1)), '') FROM (SELECT name FROM pragma_index_info(l.name) ORDER BY seqno))
+FROM pragma_index_list(?1) l ORDER BY 1`, []any{table}
+	}
+	err = d.db.read(ctx, func(q outbox.Querier) error {
+		rows, err := q.Query(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var i index
+			var columns string
+			if err := rows.Scan(&i.name, &i.unique, &i.valid, &i.predicate, &columns); err != nil {
+				return err
+			}
+			i.columns = strings.Split(columns, "\x01")
+			list = append(list, i)
+		}
+		return rows.Err()
+	})
+	return list, err
+}
+
+// target is the outbox at hand: its table, the columns that must be unique together, and the one that tells what is published.
+func (d *doctor) target() (schema, table string, keys []string, published string) {
+	if !d.foreign {
+		return d.writer.Schema, d.writer.Name(), []string{"dedup_key"}, "published_at"
+	}
+	return d.table.Schema, d.table.Table, append(append([]string{}, d.table.Aggregate...), d.table.Type), d.table.Published
+}
+
+func quoted(names []string) string {
+	list := make([]string, len(names))
+	for i, name := range names {
+		list[i] = quote("", name)
+	}
+	return strings.Join(list, ", ")
+}
+
+// mentions tells whether an index's predicate is about a column.
+func (i index) mentions(column string) bool {
+	return column != "" && strings.Contains(i.predicate, column)
+}
+
+// within tells whether an index makes the keys together unique.
+func (i index) within(keys []string) bool {
+	for _, column := range i.columns {
+		found := false
+		for _, key := range keys {
+			found = found || key == column
+		}
+		if !found {
+			return false
+		}
+	}
+	return i.unique
+}
+
+// uniqueIndex finds out what keeps a second event of an aggregate out, if anything does.
+func (d *doctor) uniqueIndex(ctx context.Context) (found []finding, err error) {
+	schema, table, keys, published := d.target()
+	if err := d.missing(ctx, schema, table, append(keys, published)); err != nil {
+		return nil, err
+	}
+	indexes, err := d.indexes(ctx, schema, table)
+	if err != nil {
+		return nil, err
+	}
+	concurrently := " CONCURRENTLY"
+	if d.db.pool == nil {
+		concurrently = ""
+	}
+	create := fmt.Sprintf("CREATE UNIQUE INDEX%s %s ON %s (%s);", concurrently, quote("", table+"_dedup"), quote(schema, table), quoted(keys))
+	whole := false
+	var trap *index
+	for n, i := range indexes {
+		switch {
+		case !i.within(keys):
+		case !i.valid:
+			found = append(found, finding{
+				What: fmt.Sprintf("The unique index %s on %s is invalid: its creation was broken off, or met duplicates.", quote("", i.name), quote(schema, table)),
+				Why:  "It deduplicates nothing for certain, and every insert pays for it.",
+				Fix:  fmt.Sprintf("DROP INDEX CONCURRENTLY %s;\n%s", quote(schema, i.name), create),
+			})
+		case i.mentions(published):
+			trap = &indexes[n]
+		default:
+			whole = true
+		}
+	}
+	if whole {
+		return found, nil
+	}
+	if trap != nil {
+		return append(found, finding{
+			What: fmt.Sprintf("The unique index %s on %s covers unpublished rows only (WHERE %s).", quote("", trap.name), quote(schema, table), trap.predicate),
+			Why:  "It is a trap: it keeps a second event out only until the relay has published the first, then the next one goes in.",
+			Fix:  fmt.Sprintf("%s\nDROP INDEX%s %s;", create, concurrently, quote(schema, trap.name)),
+		}), nil
+	}
+	if len(found) == 0 {
+		if d.foreign && d.db.pool != nil {
+			create += "\n-- or, which removes the duplicates first: endstate adopt apply"
+		}
+		found = append(found, finding{
+			What: fmt.Sprintf("No unique index on %s covers (%s).", quote(schema, table), quoted(keys)),
+			Why:  "Nothing in the database keeps a second event of an aggregate out: a status check that is apart from the insert still races.",
+			Fix:  create,
+		})
+	}
+	return found, nil
+}
+
+// relayIndex finds out whether the events that wait are found without reading all that were ever published.
+func (d *doctor) relayIndex(ctx context.Context) ([]finding, error) {
+	schema, table, _, published := d.target()
+	if published == "" {
+		return nil, nil
+	}
+	indexes, err := d.indexes(ctx, schema, table)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range indexes {
+		if i.valid && (i.mentions(published) || i.columns[0] == published) {
+			return nil, nil
+		}
+	}
+	fix := "endstate migrate\n-- or: " + fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (shard, seq) WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL;",
+		quote("", table+"_pending"), quote(schema, table))
+	if d.foreign {
+		fix = fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (%s) WHERE %s IS NULL;", quote("", table+"_pending"), quote(schema, table), quote("", d.table.Time), quote("", published))
+	}
+	if d.db.pool == nil {
+		fix = strings.ReplaceAll(fix, " CONCURRENTLY", "")
+	}
+	return []finding{{
+		What: fmt.Sprintf("No index on %s is about the events that wait to be published.", quote(schema, table)),
+		Why:  "Each look of the relay reads the whole table: it gets slower with every event that was ever published.",
+		Fix:  fix,
+	}}, nil
+}
+
+// missing says which table or column isn't there; empty columns are left out.
+func (d *doctor) missing(ctx context.Context, schema, table string, columns []string) error {
+	return d.db.read(ctx, func(q outbox.Querier) error {
+		query, args := "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped", []any{quote(schema, table)}
+		if d.db.pool == nil {
+			query, args = "SELECT name FROM pragma_table_info(?1)", []any{table}
+		}
+		rows, err := q.Query(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		have := map[string]bool{}
+		for rows.Next() {
+			var name string
+			if err := rows.Scan(&name); err != nil {
+				return err
+			}
+			have[name] = true
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		if len(have) == 0 {
+			return fmt.Errorf("table %s does not exist", quote(schema, table))
+		}
+		for _, column := range columns {
+			if column != "" && !have[column] {
+				return fmt.Errorf("table %s has no column %s", quote(schema, table), quote("", column))
+			}
+		}
+		return nil
+	})
+}
+
+// autovacuum finds settings under which the outbox bloats.
+func (d *doctor) autovacuum(ctx context.Context) (found []finding, err error) {
+	schema, table, _, _ := d.target()
+	err = d.db.read(ctx, func(q outbox.Querier) error {
+		var on, tracking string
+		var options []string
+		var rows, dead float64
+		err := q.QueryRow(ctx, `SELECT current_setting('autovacuum'), current_setting('track_counts'), coalesce(c.reloptions, '{}'), c.reltuples::float8, coalesce(s.n_dead_tup, 0)::float8
+FROM pg_class c LEFT JOIN pg_stat_all_tables s ON s.relid = c.oid WHERE c.oid = to_regclass($1::text)`, quote(schema, table)).Scan(&on, &tracking, &options, &rows, &dead)
+		if err != nil {
+			return err
+		}
+		settings := strings.Join(options, " ")
+		const why = "Every publication leaves a dead row. Where they aren't cleared away, the relay reads through ever more of them."
+		if on != "on" || tracking != "on" {
+			found = append(found, finding{
+				What: fmt.Sprintf("Autovacuum is off for the whole server (autovacuum = %s, track_counts = %s).", on, tracking), Why: why,
+				Fix: "ALTER SYSTEM SET autovacuum = on;\nALTER SYSTEM SET track_counts = on;\nSELECT pg_reload_conf();",
+			})
+		}
+		if strings.Contains(settings, "autovacuum_enabled=false") || strings.Contains(settings, "autovacuum_enabled=off") {
+			found = append(found, finding{What: fmt.Sprintf("Autovacuum is off for %s.", quote(schema, table)), Why: why,
+				Fix: fmt.Sprintf("ALTER TABLE %s RESET (autovacuum_enabled);", quote(schema, table))})
+		}
+		const many = 100_000
+		if rows >= many && !strings.Contains(settings, "autovacuum_vacuum_scale_factor=") {
+			found = append(found, finding{
+				What: fmt.Sprintf("%s has about %.0f rows, and autovacuum's default scale factor.", quote(schema, table), rows),
+				Why:  why + " By default that begins when a fifth of the table is dead.",
+				Fix:  fmt.Sprintf("ALTER TABLE %s SET (autovacuum_vacuum_scale_factor = 0.02);", quote(schema, table)),
+			})
+		}
+		if dead >= many && dead > rows/2 {
+			found = append(found, finding{
+				What: fmt.Sprintf("%s has about %.0f dead rows beside %.0f live ones.", quote(schema, table), dead, rows),
+				Why:  why + " A transaction, a replication slot or a prepared transaction that is left open holds them back.",
+				Fix:  fmt.Sprintf("SELECT pid, xact_start, state, query FROM pg_stat_activity WHERE xact_start < now() - interval '10 minutes' ORDER BY xact_start;\nVACUUM (VERBOSE) %s;", quote(schema, table)),
+			})
+		}
+		return nil
+	})
+	return found, err
+}

@@ -1,0 +1,296 @@
+package main
+
+import (
+	"database/sql"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/internal/dbtest"
+)
+
+type doctorReport struct {
+	Checks   []string  `json:"checks"`
+	Findings []finding `json:"findings"`
+}
+
+// found are the names of the checks that found something.
+func (r doctorReport) found() []string {
+	list := []string{}
+	for _, f := range r.Findings {
+		list = append(list, f.Check)
+	}
+	return list
+}
+
+// examine runs the doctor, which has to find exactly these, and returns its report.
+func examine(t testing.TB, url string, found []string, args ...string) doctorReport {
+	t.Helper()
+	r := endstate(t, url, append([]string{"doctor", "--json"}, args...)...)
+	require.Empty(t, r.stderr)
+	report := decode[doctorReport](t, r)
+	require.Equal(t, found, report.found(), "%+v", report.Findings)
+	require.Equal(t, min(len(found), 1), r.status)
+	for _, f := range report.Findings {
+		require.NotEmpty(t, f.What)
+		require.NotEmpty(t, f.Why)
+		require.NotEmpty(t, f.Fix)
+	}
+	return report
+}
+
+// healthy is a database with the library's tables, a relay, and a finalized batch.
+func healthy(t testing.TB, url string, db *sql.DB) {
+	t.Helper()
+	require.Zero(t, endstate(t, url, "migrate").status)
+	mustExec(t, db,
+		"INSERT INTO endstate_outbox_relays (name, expires_at) VALUES ('test', '2100-01-01T00:00:00.000Z')",
+		"UPDATE endstate_outbox_shards SET epoch = (SELECT epoch FROM endstate_outbox_relays)",
+		"CREATE TABLE batches (id integer PRIMARY KEY, status text)",
+		"INSERT INTO batches VALUES (1, 'COMPLETE_STABLE'), (2, 'PENDING'), (3, NULL)",
+	)
+	finalized(t, db, "batch", "i:1", "1")
+	finalized(t, db, "odd/kind#", "t:a%2Fb%25%23", "a/b%#")
+	finalized(t, db, "pair", "u:6ba7b810-9dad-11d1-80b4-00c04fd430c8/t:a%2Fb%25%23/i:-5", "6ba7b810-9dad-11d1-80b4-00c04fd430c8/a%2Fb%25#/-5")
+}
+
+// finalized puts an entry into the ledger and its event into the outbox, as finalize does.
+func finalized(t testing.TB, db *sql.DB, aggregate, key, id string) {
+	t.Helper()
+	mustExec(t, db,
+		fmt.Sprintf(`INSERT INTO endstate_ledger (aggregate, "key", state, "trigger", token, at) VALUES ('%s', '%s', 'COMPLETE_STABLE', 'test', '6ba7b810-9dad-11d1-80b4-00c04fd430c8', '2100-01-01T00:00:00.000Z')`, aggregate, key),
+		putEvent(aggregate, key, id))
+}
+
+func putEvent(aggregate, key, id string) string {
+	escaped := strings.NewReplacer("%", "%25", "/", "%2F", "#", "%23").Replace(aggregate)
+	uuid := fmt.Sprintf("%08x-0000-7000-8000-000000000000", time.Now().UnixNano()&0xffffffff)
+	return fmt.Sprintf(`INSERT INTO endstate_outbox (id, aggregate_type, aggregate_id, shard, type, payload, content_type, headers, occurred_at, dedup_key, schema_version)
+VALUES ('%s', '%s', '%s', 0, 'completed', '{}', 'application/json', '{}', '2025-11-15T12:00:00.000Z', '%s/%s#completed', 1)`, uuid, aggregate, id, escaped, key)
+}
+
+var ofBatches = []string{"--status-table", "batches", "--terminal", "COMPLETE", "--terminal", "ERROR", "--aggregate-type", "batch"}
+
+func TestDoctorFindsNothing(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string, db *sql.DB) {
+		healthy(t, url, db)
+		report := examine(t, url, []string{})
+		require.Contains(t, report.Checks, "terminal-without-event")
+		require.Equal(t, strings.HasPrefix(url, "postgres"), slices.Contains(report.Checks, "listen"))
+		r := endstate(t, url, "doctor", "--full")
+		require.Contains(t, r.stdout, "0 findings from ")
+		require.Zero(t, r.status)
+	})
+}
+
+func TestDoctorFindsMissingTables(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string, db *sql.DB) {
+		report := examine(t, url, []string{"tables", "tables"})
+		require.Equal(t, []string{"tables"}, report.Checks)
+		require.Equal(t, "endstate migrate", report.Findings[0].Fix)
+		require.Zero(t, endstate(t, url, "migrate").status)
+		examine(t, url, []string{"shards"})
+		mustExec(t, db, "ALTER TABLE endstate_outbox DROP COLUMN last_error")
+		require.Contains(t, examine(t, url, []string{"tables"}).Findings[0].What, `no column "last_error"`)
+	})
+}
+
+func TestDoctorLooksAtIndexes(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string, db *sql.DB) {
+		postgres := strings.HasPrefix(url, "postgres")
+		healthy(t, url, db)
+		mustExec(t, db, "DROP INDEX endstate_outbox_dedup", "DROP INDEX endstate_outbox_pending", "DROP INDEX endstate_outbox_due", "DROP INDEX endstate_outbox_waiting", "DROP INDEX endstate_outbox_dead")
+		report := examine(t, url, []string{"unique-index", "relay-index"})
+		// The fixes mend it.
+		mustExec(t, db, report.Findings[0].Fix)
+		_, fix, _ := strings.Cut(report.Findings[1].Fix, "-- or: ")
+		mustExec(t, db, fix)
+		examine(t, url, []string{})
+
+		// The incident's table: nothing, then the trap, then what mends it.
+		incident(t, db)
+		foreign := []string{"--table", "event_outbox"}
+		report = examine(t, url, []string{"unique-index", "relay-index"}, foreign...)
+		mustExec(t, db, report.Findings[1].Fix, "DELETE FROM event_outbox")
+		mustExec(t, db, `CREATE UNIQUE INDEX idx_outbox_unique_unpublished ON event_outbox (aggregate_id, event_type) WHERE published_at IS NULL`)
+		report = examine(t, url, []string{"unique-index"}, foreign...)
+		require.Contains(t, report.Findings[0].What, "covers unpublished rows only")
+		require.Contains(t, report.Findings[0].Why, "trap")
+		for statement := range strings.SplitSeq(report.Findings[0].Fix, "\n") {
+			mustExec(t, db, statement)
+		}
+		examine(t, url, []string{}, foreign...)
+		if !postgres {
+			return
+		}
+		// A concurrent creation that met duplicates leaves an invalid index.
+		mustExec(t, db, "DROP INDEX event_outbox_dedup", "INSERT INTO event_outbox (aggregate_id, event_type) VALUES ('b', 'x'), ('b', 'x')")
+		_, err := db.Exec("CREATE UNIQUE INDEX CONCURRENTLY event_outbox_dedup ON event_outbox (aggregate_id, event_type)")
+		require.Error(t, err)
+		report = examine(t, url, []string{"unique-index"}, foreign...)
+		require.Contains(t, report.Findings[0].What, "is invalid")
+		mustExec(t, db, "DELETE FROM event_outbox")
+		drop, create, _ := strings.Cut(report.Findings[0].Fix, "\n")
+		mustExec(t, db, drop, create)
+		examine(t, url, []string{}, foreign...)
+	})
+}
+
+func TestDoctorLooksAtTheRelay(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string, db *sql.DB) {
+		healthy(t, url, db)
+		mustExec(t, db, "UPDATE endstate_outbox SET dead_at = created_at, last_error = 'too large'", "UPDATE endstate_outbox_shards SET epoch = NULL", "DELETE FROM endstate_outbox_relays")
+		report := examine(t, url, []string{"dead-events", "shards"})
+		require.Contains(t, report.Findings[0].What, "3 events")
+		require.Contains(t, report.Findings[1].What, "64 of 64 shards have no owner, and 0 relays run")
+		query, _, _ := strings.Cut(report.Findings[0].Fix, ";")
+		mustExec(t, db, query)
+	})
+}
+
+// Ledger, outbox and status table, each against the others.
+func TestDoctorComparesRows(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string, db *sql.DB) {
+		healthy(t, url, db)
+		all := append([]string{"--skip", "protection"}, ofBatches...)
+		examine(t, url, []string{}, all...)
+		sick := func(found []string, example string, statements ...string) {
+			t.Helper()
+			mustExec(t, db, statements...)
+			for _, more := range [][]string{nil, {"--full"}} {
+				report := examine(t, url, found, append(more, all...)...)
+				for _, f := range report.Findings {
+					require.Contains(t, f.What, example)
+				}
+			}
+		}
+		// An entry without an event; a terminal row without both.
+		sick([]string{"terminal-without-event", "ledger-without-status"}, "7", `INSERT INTO endstate_ledger (aggregate, "key", state, "trigger", token, at) VALUES ('batch', 'i:7', 'COMPLETE', 'x', '6ba7b810-9dad-11d1-80b4-00c04fd430c8', '2100-01-01T00:00:00.000Z')`)
+		sick([]string{"terminal-without-event", "terminal-without-event"}, "7", "INSERT INTO batches VALUES (7, 'COMPLETE')")
+		sick([]string{}, "", putEvent("batch", "i:7", "7"))
+		sick([]string{"terminal-without-event", "status-without-ledger"}, "8", "INSERT INTO batches VALUES (8, 'ERROR')")
+		sick([]string{}, "", "DELETE FROM batches WHERE id = 8")
+		// An event without an entry, and with an open row. A bare Put's event doesn't count.
+		sick([]string{}, "", strings.Replace(putEvent("batch", "i:2", "2"), "batch/i:2#completed", "my own key", 1))
+		sick([]string{"event-without-terminal", "event-without-terminal"}, "2", putEvent("batch", "i:2", "2"))
+		sick([]string{}, "", "DELETE FROM endstate_outbox WHERE aggregate_id = '2'")
+		// A row that was reopened, and one that was overwritten.
+		sick([]string{"event-without-terminal", "ledger-without-status"}, "7", "UPDATE batches SET status = 'PENDING' WHERE id = 7")
+		sick([]string{"ledger-without-status"}, "ERROR in its row", "UPDATE batches SET status = 'ERROR' WHERE id = 7")
+		if strings.HasPrefix(url, "postgres") {
+			report := examine(t, url, []string{"ledger-without-status"}, all...)
+			mustExec(t, db, report.Findings[0].Fix)
+			examine(t, url, []string{}, all...)
+		}
+	})
+}
+
+func TestDoctorLooksForProtection(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string, db *sql.DB) {
+		healthy(t, url, db)
+		report := examine(t, url, []string{"protection"}, ofBatches...)
+		mustExec(t, db, report.Findings[0].Fix)
+		examine(t, url, []string{}, ofBatches...)
+		_, err := db.Exec("UPDATE batches SET status = 'PENDING' WHERE id = 1")
+		require.ErrorContains(t, err, "holds a terminal state")
+	})
+}
+
+func TestDoctorLooksAtAutovacuum(t *testing.T) {
+	t.Parallel()
+	url := dbtest.Postgres(t)
+	db := dbtest.SQLOn(t, url)
+	healthy(t, url, db)
+	mustExec(t, db, "ALTER TABLE endstate_outbox SET (autovacuum_enabled = off)")
+	report := examine(t, url, []string{"autovacuum"})
+	mustExec(t, db, report.Findings[0].Fix)
+	examine(t, url, []string{})
+	incident(t, db)
+	mustExec(t, db, "CREATE UNIQUE INDEX ON event_outbox (aggregate_id, event_type, created_at)", "CREATE INDEX ON event_outbox (published_at)",
+		"UPDATE pg_class SET reltuples = 200000 WHERE relname = 'event_outbox'")
+	report = examine(t, url, []string{"autovacuum"}, "--table", "event_outbox", "--skip", "unique-index")
+	require.Contains(t, report.Findings[0].Fix, "autovacuum_vacuum_scale_factor")
+	mustExec(t, db, report.Findings[0].Fix)
+	examine(t, url, []string{}, "--table", "event_outbox", "--skip", "unique-index")
+}
+
+// Through a PgBouncer in transaction mode no notification arrives.
+func TestDoctorFindsPgBouncer(t *testing.T) {
+	t.Parallel()
+	url := dbtest.Postgres(t)
+	healthy(t, url, dbtest.SQLOn(t, url))
+	bouncer := dbtest.StartPgBouncer(t, url, "default_pool_size=2", "ignore_startup_parameters=extra_float_digits")
+	through := bouncer.URL()
+	separator := "?"
+	if strings.Contains(through, "?") {
+		separator = "&"
+	}
+	through += separator + "default_query_exec_mode=exec"
+	report := examine(t, url, []string{"listen"}, "--listen-url", through)
+	require.Contains(t, report.Findings[0].Why, "PgBouncer")
+	report = examine(t, through, []string{"listen"})
+	require.Contains(t, report.Findings[0].Fix, "ListenURL")
+}
+
+func TestDoctorComparesClocks(t *testing.T) {
+	t.Parallel()
+	require.Empty(t, clockFinding(900*time.Millisecond, time.Millisecond))
+	require.Empty(t, clockFinding(-2*time.Second, 3*time.Second), "the trip took that long")
+	require.Contains(t, clockFinding(-24*time.Hour, 0)[0].What, "24h0m0s behind")
+	require.Contains(t, clockFinding(2*time.Second, 0)[0].What, "2s ahead of")
+}
+
+func TestDoctorCannotRun(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string, db *sql.DB) {
+		healthy(t, url, db)
+		for said, args := range map[string][]string{
+			`table "nowhere" does not exist`:            {"--table", "nowhere"},
+			`table "batches" has no column "event_typ"`: {"--table", "batches", "--aggregate", "id", "--type", "event_typ", "--published", ""},
+			`--skip "all" is none of the checks`:        {"--skip", "all"},
+			`table "batch" does not exist`:              {"--status-table", "batch", "--skip", "terminal-without-event", "--skip", "event-without-terminal", "--skip", "status-without-ledger", "--skip", "ledger-without-status"},
+			`Status.Terminal`:                           {"--status-table", "batches", "--terminal", ""},
+			`the ledger has 3 aggregate types`:          {"--status-table", "batches"},
+		} {
+			r := endstate(t, url, append([]string{"doctor"}, args...)...)
+			require.Equal(t, 2, r.status, "%+v", r)
+			require.Empty(t, r.stdout)
+			require.Contains(t, r.stderr, said)
+		}
+	})
+}
+
+// A doctor who is told to stop says so.
+func TestDoctorIsInterrupted(t *testing.T) {
+	t.Parallel()
+	url := dbtest.Postgres(t)
+	db := dbtest.SQLOn(t, url)
+	healthy(t, url, db)
+	tx, err := db.Begin()
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tx.Rollback()) }()
+	_, err = tx.Exec("LOCK TABLE endstate_outbox")
+	require.NoError(t, err)
+	run := start(t, url, "doctor")
+	require.Eventually(t, func() bool {
+		var waits bool
+		err := db.QueryRow("SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'endstate' AND wait_event_type = 'Lock'").Scan(&waits)
+		return err == nil && waits
+	}, time.Minute, 10*time.Millisecond)
+	require.NoError(t, run.Process.Signal(os.Interrupt))
+	r := run.wait(t)
+	require.Equal(t, 2, r.status)
+	require.Empty(t, r.stdout)
+	require.Contains(t, r.stderr, "interrupt")
+}
