@@ -100,7 +100,7 @@ func judge(ctx context.Context, w outbox.Writer, q guard.Querier, a *attempt, re
 		return sighting{rec, notDone}, nil
 	}
 	if p := rec.Provenance; p != nil {
-		if p.Token == a.token {
+		if p.Token == a.Token {
 			return sighting{rec, wonIt}, nil
 		}
 		return sighting{rec, lostIt}, nil

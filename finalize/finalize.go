@@ -262,7 +262,6 @@ type session[Tx any] interface {
 type attempt struct {
 	sqlplan.Call
 	ref    guard.Ref
-	token  uuid.UUID
 	events []outbox.Event
 	xid    string
 	number int
@@ -282,9 +281,8 @@ func (f *core) newAttempt(key guard.Key, trigger Trigger) (*attempt, error) {
 		return nil, fmt.Errorf("finalize: %v: new attempt token: %w", ref, err)
 	}
 	return &attempt{
-		Call:  sqlplan.Call{Aggregate: ref.Aggregate, Key: key.Encode(), Parts: key.Args(), Trigger: string(trigger), Token: token.String()},
+		Call:  sqlplan.Call{Aggregate: ref.Aggregate, Key: key.Encode(), Parts: key.Args(), Trigger: string(trigger), Token: token},
 		ref:   ref,
-		token: token,
 		start: time.Now(),
 	}, nil
 }
@@ -341,7 +339,7 @@ func (f *core) prepare(a *attempt, out Outcome) error {
 }
 
 func (a *attempt) transition() guard.Transition {
-	return guard.Transition{State: a.State, Trigger: a.Trigger, Token: a.token, Digest: a.Digest}
+	return guard.Transition{State: a.State, Trigger: a.Trigger, Token: a.Token, Digest: a.Digest}
 }
 
 // attempt runs one transaction.

@@ -23,22 +23,21 @@ type merger interface {
 	Merge(guard.Ref, []guard.Record) (guard.Record, error)
 }
 
-// kinds is how many statements there are for different numbers of events: none, one to outbox.FewEvents, and more.
-const kinds = outbox.FewEvents + 2
-
 // joined is the SQL of the guards that are kept together and of one outbox, for keys of one shape. Its statements are
 // built once.
 type joined struct {
 	plans  []sqlplan.Guard
 	outbox outbox.Writer
-	claim  [][]sqlplan.Statement // by plan; a plan's last statement returns its row
+	claim  [][]sqlplan.Statement // by plan; a plan's last statement returns a row if it holds the aggregate
 	read   sqlplan.Statement
-	finish [kinds]func() sqlplan.Statement
-	settle [kinds]func() sqlplan.Statement
+	finish [outbox.Forms]func() sqlplan.Statement
+	settle [outbox.Forms]func() sqlplan.Statement
+	ledger int // the index of the plan that keeps provenance, or -1
 }
 
 func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
 	j := &joined{plans: plans, outbox: w}
+	j.ledger = slices.IndexFunc(plans, func(plan sqlplan.Guard) bool { return slices.Contains(plan.Columns(), "at") })
 	for i, plan := range plans {
 		var statements []sqlplan.Statement
 		for _, write := range plan.Claim(i > 0) {
@@ -46,16 +45,23 @@ func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
 		}
 		j.claim = append(j.claim, statements)
 	}
-	j.read = sqlplan.Build(func(a *sqlplan.Args) string { return "SELECT NULL::boolean, NULL::timestamptz, " + j.sources(a) })
-	for kind := range kinds {
-		j.finish[kind] = sync.OnceValue(func() sqlplan.Statement {
-			return sqlplan.Build(func(a *sqlplan.Args) string { return j.mustWin(a, kind) })
+	j.read = sqlplan.Build(func(a *sqlplan.Args) string { return "SELECT " + j.sources(a) })
+	for form := range outbox.Form(outbox.Forms) {
+		j.finish[form] = sync.OnceValue(func() sqlplan.Statement {
+			return sqlplan.Build(func(a *sqlplan.Args) string { return j.mustWin(a, form) })
 		})
-		j.settle[kind] = sync.OnceValue(func() sqlplan.Statement {
-			return sqlplan.Build(func(a *sqlplan.Args) string { return j.mayWin(a, kind) })
+		j.settle[form] = sync.OnceValue(func() sqlplan.Statement {
+			return sqlplan.Build(func(a *sqlplan.Args) string { return j.mayWin(a, form) })
 		})
 	}
 	return j
+}
+
+// batch puts the arguments of a's outcome into a, and returns its events'.
+func (j *joined) batch(a *attempt) outbox.Batch {
+	b := j.outbox.Batch(a.events)
+	a.Events = b.Args
+	return b
 }
 
 // sources is the rest of a SELECT that returns one row with every plan's columns. Where a plan can't do without a row, none
@@ -77,49 +83,55 @@ func (j *joined) sources(a *sqlplan.Args) string {
 	return strings.Join(columns, ", ") + "\nFROM " + from
 }
 
-// clauses are the WITH clauses that settle every guard and write the events, and the names of the first and the last
-// guard's. Each writes only if the one before did; the first looks at all of them.
-func (j *joined) clauses(a *sqlplan.Args, kind int) (with, first, last string) {
+// clauses are the WITH clauses that settle every guard, and the name of the last one. Each writes only if the one before
+// did; the first looks at all of them.
+func (j *joined) clauses(a *sqlplan.Args) (with, last string) {
 	var clauses, open []string
 	for _, plan := range j.plans[1:] {
 		open = append(open, plan.Open(a))
 	}
 	condition := strings.Join(open, " AND ")
 	for i, plan := range j.plans {
-		name := fmt.Sprintf("settle%d", i)
-		clauses = append(clauses, plan.Settle(a, name, last, condition))
-		last, condition = name, ""
+		clauses = append(clauses, plan.Settle(a, settleName(i), last, condition))
+		last, condition = settleName(i), ""
 	}
-	if kind > 0 {
-		clauses = append(clauses, j.outbox.Clause(a, kind, "events", last))
-	}
-	return "WITH " + strings.Join(clauses, ",\n") + "\n", "settle0", last
+	return "WITH " + strings.Join(clauses, ",\n"), last
 }
 
-// settledAt is when the aggregate was settled: the time that one of the guards recorded.
-func (j *joined) settledAt() string {
-	for i, plan := range j.plans {
-		if slices.Contains(plan.Columns(), "at") {
-			return fmt.Sprintf("(SELECT at FROM settle%d)", i)
-		}
-	}
-	return "NULL::timestamptz"
-}
+func settleName(plan int) string { return fmt.Sprintf("settle%d", plan) }
+
+// settledAt is when the aggregate was settled: the time that the ledger recorded.
+func (j *joined) settledAt() string { return fmt.Sprintf("(SELECT at FROM %s)", settleName(j.ledger)) }
 
 // mustWin settles, or raises an error on the server: COMMIT is on its way already when the client could look. A division
-// by zero does it.
-func (j *joined) mustWin(a *sqlplan.Args, kind int) string {
-	with, _, last := j.clauses(a, kind)
-	return with + fmt.Sprintf("SELECT 1 / count(*)::int = 1, %s FROM %s", j.settledAt(), last)
+// by zero does it. It returns the time of settling, once for each event, if there is a ledger.
+func (j *joined) mustWin(a *sqlplan.Args, form outbox.Form) string {
+	with, last := j.clauses(a)
+	won := fmt.Sprintf("(SELECT count(*)::int AS n FROM %s) AS won WHERE 1 / won.n = 1", last)
+	switch {
+	case form != 0 && j.ledger < 0:
+		return with + "\n" + j.outbox.Insert(a, form, won)
+	case form != 0:
+		return with + "\n" + j.outbox.Insert(a, form, won) + "\nRETURNING " + j.settledAt()
+	case j.ledger < 0:
+		return with + "\nSELECT FROM " + won
+	}
+	return with + "\nSELECT " + j.settledAt() + " FROM " + won
 }
 
-// mayWin settles, and returns what its snapshot shows of each guard. A settle that moved only some of the guards is an
-// error.
-func (j *joined) mayWin(a *sqlplan.Args, kind int) string {
-	with, first, last := j.clauses(a, kind)
-	won := fmt.Sprintf("(SELECT true FROM %s)", first)
-	if first != last {
+// mayWin settles, and returns whether it did, the time if there is a ledger, and what its snapshot shows of each guard. A
+// settle that moved only some of the guards is an error.
+func (j *joined) mayWin(a *sqlplan.Args, form outbox.Form) string {
+	with, last := j.clauses(a)
+	if form != 0 {
+		with += fmt.Sprintf(",\nevents AS (\n\t%s)", j.outbox.Insert(a, form, last))
+	}
+	won := fmt.Sprintf("EXISTS (SELECT FROM %s)", last)
+	if first := settleName(0); first != last {
 		won = fmt.Sprintf("(SELECT 1 / (SELECT count(*) FROM %s)::int = 1 FROM %s)", last, first)
 	}
-	return with + fmt.Sprintf("SELECT %s, %s, %s", won, j.settledAt(), j.sources(a))
+	if j.ledger >= 0 {
+		won += ", " + j.settledAt()
+	}
+	return with + fmt.Sprintf("\nSELECT %s, %s", won, j.sources(a))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -13,7 +14,6 @@ import (
 
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqltx"
-	"github.com/endstate-go/endstate/outbox"
 )
 
 // pgxDB is PostgreSQL through pgx. With the library's guards a winner takes two round trips around its callback (begin and
@@ -65,7 +65,8 @@ type pgxSession struct {
 	cb     *sqltx.Lent
 	ended  bool
 
-	commit, undo string
+	commit string
+	undo   []string
 }
 
 func (d *pgxDB) claim(ctx context.Context, a *attempt) (session[pgx.Tx], guard.Record, error) {
@@ -78,12 +79,17 @@ func (d *pgxDB) claim(ctx context.Context, a *attempt) (session[pgx.Tx], guard.R
 	if err != nil {
 		return nil, guard.Record{}, withCause(ctx, fmt.Errorf("acquire a connection: %w", err))
 	}
-	s := &pgxSession{db: d, plan: d.plan(a), conn: pooled.Conn(), pooled: pooled, commit: "commit", undo: "rollback"}
+	s := &pgxSession{db: d, plan: d.plan(a), conn: pooled.Conn(), pooled: pooled, commit: "commit", undo: undoAll}
 	rec, err := claimed(ctx, s, s.claim, a)
 	return s, rec, err
 }
 
 const savepoint = "endstate"
+
+var (
+	undoAll       = []string{"rollback"}
+	undoSavepoint = []string{"rollback to savepoint " + savepoint, "release savepoint " + savepoint}
+)
 
 func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx.Tx], guard.Record, error) {
 	if tx == nil {
@@ -106,7 +112,7 @@ func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx
 	s := &pgxSession{
 		db: d, plan: d.plan(a), conn: conn, cb: sqltx.Lend(tx, ErrTxOwned),
 		commit: "release savepoint " + savepoint,
-		undo:   "rollback to savepoint " + savepoint + "; release savepoint " + savepoint,
+		undo:   undoSavepoint,
 	}
 	rec, err := claimed(ctx, s, s.claim, a)
 	return s, rec, err
@@ -158,17 +164,21 @@ func (s *pgxSession) claim(ctx context.Context, a *attempt) (guard.Record, error
 			batch.Queue(st.SQL, st.Args(&a.Call)...)
 		}
 	}
-	seen := s.plan.answer()
+	var xid string
+	var held bool
 	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
-		return s.send(ctx, batch, func(results pgx.BatchResults) error { return seen.scanClaims(results, s.plan.claim) })
+		return s.send(ctx, batch, func(results pgx.BatchResults) (err error) {
+			xid, held, err = scanClaims(results, s.plan.claim)
+			return err
+		})
 	})
 	if err != nil {
 		return guard.Record{}, fmt.Errorf("claim: %w", err)
 	}
-	if seen.raced() {
+	if !held {
 		return s.readAndRollBack(ctx, a)
 	}
-	return seen.merge(s.db.cfg.Guard, a.ref)
+	return guard.Record{XID: xid}, nil
 }
 
 // claimOwn is claim for a guard of the user's own.
@@ -199,13 +209,13 @@ func (s *pgxSession) send(ctx context.Context, batch *pgx.Batch, read func(pgx.B
 	return err
 }
 
-// readAndRollBack reads the record of a winner who committed while this session waited for its lock: a new statement sees
-// it. Whatever it sees, this transaction is over.
+// readAndRollBack reads the record of an aggregate that the claim didn't hold: a new statement sees the winner's, also if it
+// was committed while the claim waited. Whatever it sees, this transaction is over.
 func (s *pgxSession) readAndRollBack(ctx context.Context, a *attempt) (guard.Record, error) {
 	batch := &pgx.Batch{}
 	batch.Queue(s.plan.read.SQL, s.plan.read.Args(&a.Call)...)
-	if s.pooled != nil {
-		batch.Queue(s.undo)
+	for _, undo := range s.undo {
+		batch.Queue(undo)
 	}
 	seen := s.plan.answer()
 	results := s.conn.SendBatch(ctx, batch)
@@ -216,6 +226,7 @@ func (s *pgxSession) readAndRollBack(ctx context.Context, a *attempt) (guard.Rec
 	if err := errors.Join(err, results.Close()); err != nil {
 		return guard.Record{}, fmt.Errorf("read the winner's record: %w", err)
 	}
+	s.ended = true
 	rec, err := seen.merge(s.db.cfg.Guard, a.ref)
 	if err == nil && !rec.Final {
 		err = fmt.Errorf("%w: the aggregate changed while it was being claimed", errGone)
@@ -233,8 +244,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if s.plan == nil {
 		return s.finishOwn(ctx, a)
 	}
-	a.Events = s.db.cfg.Outbox.Columns(a.events)
-	st := s.plan.finish[outbox.ClauseKind(len(a.events))]()
+	st := s.plan.finish[s.plan.batch(a).Form]()
 	batch := &pgx.Batch{}
 	batch.Queue(st.SQL, st.Args(&a.Call)...)
 	batch.Queue(s.commit)
@@ -243,7 +253,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 		results := s.conn.SendBatch(ctx, batch)
 		rows, err := results.Query()
 		if err == nil {
-			err = seen.scanWon(rows)
+			err = seen.scanMustWin(rows)
 		}
 		if err != nil {
 			_ = results.Close() // which reports the same
@@ -351,7 +361,7 @@ func (s *pgxSession) rollback(ctx context.Context) {
 		s.cb.Close()
 	}
 	if !s.ended && !s.conn.IsClosed() && s.conn.PgConn().TxStatus() != 'I' {
-		if _, err := s.conn.Exec(ctx, s.undo); err != nil {
+		if _, err := s.conn.Exec(ctx, strings.Join(s.undo, "; ")); err != nil {
 			// It must not serve another caller, nor the caller's own transaction commit what couldn't be undone.
 			_ = s.conn.Close(ctx)
 		}

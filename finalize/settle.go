@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlplan"
@@ -23,12 +23,12 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 	if j == nil {
 		return Receipt{}, false, nil
 	}
-	a.Events = d.cfg.Outbox.Columns(a.events)
-	rec, won, err := d.settleOnce(ctx, j, a)
+	batch := j.batch(a)
+	rec, won, err := d.settleOnce(ctx, j, a, batch.Form)
 	if errors.Is(err, errUnanswered) {
 		// Once more with the same token: the row lock waits out the first attempt.
 		r, err := f.resolve(ctx, a, func(ctx context.Context, a *attempt) (sighting, error) {
-			rec, won, err := d.settleOnce(ctx, j, a)
+			rec, won, err := d.settleOnce(ctx, j, a, batch.Form)
 			if err != nil || won {
 				return sighting{rec, wonIt}, err
 			}
@@ -42,7 +42,7 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 	return receiptOf(rec, won), true, nil
 }
 
-func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guard.Record, won bool, err error) {
+func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt, form outbox.Form) (rec guard.Record, won bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
 	defer func() { err = withCause(ctx, err) }()
@@ -52,16 +52,16 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	}
 	defer pooled.Release()
 	seen := j.answer()
-	query := func(st sqlplan.Statement) error {
+	query := func(st sqlplan.Statement, scan func(pgx.Rows) error) error {
 		return d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {
 			rows, err := pooled.Query(ctx, st.SQL, st.Args(&a.Call)...)
 			if err != nil {
 				return err
 			}
-			return seen.scan(rows)
+			return scan(rows)
 		})
 	}
-	if err := query(j.settle[outbox.ClauseKind(len(a.events))]()); err != nil {
+	if err := query(j.settle[form](), seen.scanMayWin); err != nil {
 		err = d.settleError(err)
 		if errors.Is(err, errEvents) {
 			return rec, false, conflict(ctx, d.cfg.Outbox, pooled, a, err)
@@ -71,7 +71,7 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 		}
 		return rec, false, err
 	}
-	if seen.won != nil {
+	if seen.won.Bool {
 		return seen.settled(a), true, nil
 	}
 	rec, err = seen.merge(d.cfg.Guard, a.ref)
@@ -80,7 +80,7 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	}
 	// The winner committed while this statement waited: a new one sees it.
 	seen = j.answer()
-	if err := query(j.read); err != nil {
+	if err := query(j.read, seen.scan); err != nil {
 		return rec, false, fmt.Errorf("read the winner's record: %w", err)
 	}
 	rec, err = seen.merge(d.cfg.Guard, a.ref)
@@ -92,76 +92,86 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 
 // answer is what a joined statement returned.
 type answer struct {
-	plans []sqlplan.Guard
-	rows  []sqlplan.Row
-	won   *bool
-	at    *time.Time
+	*joined
+	rows []sqlplan.Row // by plan
+	won  pgtype.Bool
+	at   pgtype.Timestamptz // the winner's
+	dest []any
 }
 
 func (j *joined) answer() *answer {
-	return &answer{plans: j.plans, rows: make([]sqlplan.Row, len(j.plans))}
+	return &answer{joined: j, rows: make([]sqlplan.Row, len(j.plans)), dest: make([]any, 0, 8)}
 }
 
-// scan reads the row of mayWin or read, if there is one, and closes rows.
+// scan reads the row of a read, if there is one, and closes rows.
 func (r *answer) scan(rows pgx.Rows) error {
-	dest := []any{&r.won, &r.at}
 	for i, plan := range r.plans {
-		dest = append(dest, plan.Dest(&r.rows[i])...)
+		r.dest = plan.Dest(r.dest, &r.rows[i])
 	}
-	return scanRow(rows, dest)
+	_, err := scanRow(rows, r.dest)
+	return err
 }
 
-// scanWon reads the row of mustWin.
-func (r *answer) scanWon(rows pgx.Rows) error { return scanRow(rows, []any{&r.won, &r.at}) }
+// scanMayWin reads the row of a mayWin.
+func (r *answer) scanMayWin(rows pgx.Rows) error {
+	r.dest = append(r.dest, &r.won)
+	if r.ledger >= 0 {
+		r.dest = append(r.dest, &r.at)
+	}
+	return r.scan(rows)
+}
 
-func scanRow(rows pgx.Rows, dest []any) error {
+// scanMustWin reads the first row of a mustWin.
+func (r *answer) scanMustWin(rows pgx.Rows) error {
+	if r.ledger >= 0 {
+		r.dest = append(r.dest, &r.at)
+	}
+	_, err := scanRow(rows, r.dest)
+	return err
+}
+
+// scanRow reads the first row, if there is one, and closes rows.
+func scanRow(rows pgx.Rows, dest []any) (found bool, err error) {
 	defer rows.Close()
-	if rows.Next() {
+	if found = rows.Next(); found && len(dest) > 0 {
 		if err := rows.Scan(dest...); err != nil {
-			return err
+			return found, err
 		}
 	}
 	rows.Close()
-	return rows.Err()
+	return found, rows.Err()
 }
 
-// scanClaims reads the results of each plan's claim.
-func (r *answer) scanClaims(results pgx.BatchResults, claims [][]sqlplan.Statement) error {
-	for i, statements := range claims {
+// scanClaims reads the results of each plan's claim. The aggregate is held if every plan holds it; xid is the
+// transaction's.
+func scanClaims(results pgx.BatchResults, claims [][]sqlplan.Statement) (xid string, held bool, err error) {
+	held = true
+	for _, statements := range claims {
 		for range statements[:len(statements)-1] {
 			if _, err := results.Exec(); err != nil {
-				return err
+				return "", false, err
 			}
 		}
 		rows, err := results.Query()
 		if err != nil {
-			return err
+			return "", false, err
 		}
-		if err := scanRow(rows, append(r.plans[i].Dest(&r.rows[i]), &r.rows[i].XID)); err != nil {
-			return err
+		holds, err := scanRow(rows, []any{&xid})
+		if err != nil {
+			return "", false, err
 		}
+		held = held && holds
 	}
-	return nil
+	return xid, held, nil
 }
 
 // settled is the record of an aggregate that this attempt finalized.
 func (r *answer) settled(a *attempt) guard.Record {
 	rec := guard.Record{Final: true, State: a.State}
-	if r.at != nil {
-		rec.Provenance = &guard.Provenance{Trigger: a.Trigger, At: *r.at, Token: a.token, Digest: a.Digest}
+	if r.at.Valid {
+		rec.Provenance = &guard.Provenance{Trigger: a.Trigger, At: r.at.Time, Token: a.Token, Digest: a.Digest}
 	}
 	return rec
-}
-
-// raced tells of a claim that a guard was seen open but isn't held: another transaction was ahead, and the statement's
-// snapshot is too old to show what it did.
-func (r *answer) raced() bool {
-	for i, plan := range r.plans {
-		if row := &r.rows[i]; row.XID == nil && !plan.Final(row) && (row.Present != nil || plan.Absent() == nil) {
-			return true
-		}
-	}
-	return false
 }
 
 // merge makes one record of the guards'.

@@ -13,19 +13,19 @@ type ledgerPlan struct{ Ledger }
 var _ sqlplan.Guard = ledgerPlan{}
 
 func (p ledgerPlan) Columns() []string {
-	return []string{"present", "state", "trigger", "token", "at", "digest"}
+	return []string{"state", "trigger", "token", "at", "digest"}
 }
 
-func (p ledgerPlan) Dest(row *sqlplan.Row) []any {
-	return []any{&row.Present, &row.State, &row.Trigger, &row.Token, &row.At, &row.Digest}
+func (p ledgerPlan) Dest(dest []any, row *sqlplan.Row) []any {
+	return append(dest, &row.State, &row.Trigger, &row.Token, &row.At, &row.Digest)
 }
 
-func (p ledgerPlan) Final(row *sqlplan.Row) bool { return row.State != nil }
+func (p ledgerPlan) Final(row *sqlplan.Row) bool { return row.State.Valid }
 
 func (p ledgerPlan) Absent() error { return nil }
 
 func ledgerKey(a *sqlplan.Args) (aggregate, key string) {
-	return a.Add(func(c *sqlplan.Call) any { return c.Aggregate }) + "::text", a.Add(func(c *sqlplan.Call) any { return c.Key }) + "::text"
+	return a.Named("aggregate", func(c *sqlplan.Call) any { return c.Aggregate }) + "::text", a.Named("key", func(c *sqlplan.Call) any { return c.Key }) + "::text"
 }
 
 func (p ledgerPlan) where(aggregate, key string) string {
@@ -33,7 +33,7 @@ func (p ledgerPlan) where(aggregate, key string) string {
 }
 
 func (p ledgerPlan) Source(a *sqlplan.Args) string {
-	return `SELECT true AS present, state, "trigger" AS trigger, token::text AS token, at, digest FROM ` + p.where(ledgerKey(a))
+	return `SELECT state, "trigger" AS trigger, token::text AS token, at, digest FROM ` + p.where(ledgerKey(a))
 }
 
 // ledgerSeed keeps our advisory locks apart from those of others who hash the same text. The table's oid, added to it, keeps
@@ -47,17 +47,14 @@ func (p ledgerPlan) lock(aggregate, key string) string {
 		aggregate, key, ledgerSeed, sqltx.Literal(p.table()), p.where(aggregate, key))
 }
 
-// Claim locks in one statement and reads in the next, whose snapshot is taken after the wait.
+// Claim locks in one statement and looks in the next, whose snapshot is taken after the wait.
 func (p ledgerPlan) Claim(behind bool) []func(*sqlplan.Args) string {
 	lock := func(a *sqlplan.Args) string { return p.lock(ledgerKey(a)) }
-	read := func(a *sqlplan.Args) string {
-		return fmt.Sprintf(`SELECT present, state, trigger, token, at, digest, CASE WHEN present IS NULL THEN pg_current_xact_id()::text END AS xid
-FROM (VALUES (1)) AS one (n) LEFT JOIN (%s) AS entry ON true`, p.Source(a))
-	}
+	look := func(a *sqlplan.Args) string { return "SELECT pg_current_xact_id()::text WHERE " + p.Open(a) }
 	if behind {
-		return []func(*sqlplan.Args) string{read}
+		return []func(*sqlplan.Args) string{look}
 	}
-	return []func(*sqlplan.Args) string{lock, read}
+	return []func(*sqlplan.Args) string{lock, look}
 }
 
 // Settle takes the lock too, so that it waits for a Do whose callback is at work. The insert itself decides.
@@ -66,7 +63,7 @@ func (p ledgerPlan) Settle(a *sqlplan.Args, name, prev, condition string) string
 	values := fmt.Sprintf("SELECT %s, %s, %s::text, %s::text, %s::uuid, %s::bytea, clock_timestamp()", aggregate, key,
 		a.Add(func(c *sqlplan.Call) any { return c.State }),
 		a.Add(func(c *sqlplan.Call) any { return c.Trigger }),
-		a.Add(func(c *sqlplan.Call) any { return c.Token }),
+		a.Add(func(c *sqlplan.Call) any { return c.Token.String() }),
 		a.Add(func(c *sqlplan.Call) any { return c.Digest }))
 	clauses := ""
 	if prev == "" {

@@ -13,22 +13,16 @@ import (
 
 // PlanRecord turns a plan's row into a record, for finalize, which sends the plan's statements itself.
 func PlanRecord(plan sqlplan.Guard, row *sqlplan.Row) (Record, error) {
-	if row.Present == nil && plan.Absent() != nil {
+	if !row.State.Valid && plan.Absent() != nil {
 		return Record{}, plan.Absent()
 	}
-	rec := Record{Final: plan.Final(row)}
-	if row.State != nil {
-		rec.State = *row.State
-	}
-	if row.XID != nil {
-		rec.XID = *row.XID
-	}
-	if row.Token != nil && row.Trigger != nil && row.At != nil {
-		token, err := uuid.Parse(*row.Token)
+	rec := Record{Final: plan.Final(row), State: row.State.String}
+	if row.Token.Valid {
+		token, err := uuid.Parse(row.Token.String)
 		if err != nil {
 			return Record{}, fmt.Errorf("guard: token of a ledger entry: %w", err)
 		}
-		rec.Provenance = &Provenance{Trigger: *row.Trigger, At: *row.At, Token: token, Digest: row.Digest}
+		rec.Provenance = &Provenance{Trigger: row.Trigger.String, At: row.At.Time, Token: token, Digest: row.Digest}
 	}
 	return rec, nil
 }
@@ -36,29 +30,36 @@ func PlanRecord(plan sqlplan.Guard, row *sqlplan.Row) (Record, error) {
 // readPlan runs a plan's Source.
 func readPlan(ctx context.Context, q Querier, plan sqlplan.Guard, ref Ref) (Record, error) {
 	var row sqlplan.Row
-	return runPlan(ctx, q, plan, plan.Source, ref, &row, plan.Dest(&row))
-}
-
-// claimPlan runs a plan's Claim, a statement at a time.
-func claimPlan(ctx context.Context, tx Tx, plan sqlplan.Guard, ref Ref) (Record, error) {
-	statements := plan.Claim(false)
-	for _, write := range statements[:len(statements)-1] {
-		st := sqlplan.Build(write)
-		if _, err := tx.Exec(ctx, st.SQL, st.Args(ref.call())...); err != nil {
-			return Record{}, err
-		}
-	}
-	var row sqlplan.Row
-	return runPlan(ctx, tx, plan, statements[len(statements)-1], ref, &row, append(plan.Dest(&row), &row.XID))
-}
-
-func runPlan(ctx context.Context, q Querier, plan sqlplan.Guard, write func(*sqlplan.Args) string, ref Ref, row *sqlplan.Row, dest []any) (Record, error) {
-	st := sqlplan.Build(write)
-	err := q.QueryRow(ctx, st.SQL, st.Args(ref.call())...).Scan(dest...)
+	st := sqlplan.Build(plan.Source)
+	err := q.QueryRow(ctx, st.SQL, st.Args(ref.call())...).Scan(plan.Dest(nil, &row)...)
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return Record{}, err
 	}
-	return PlanRecord(plan, row)
+	return PlanRecord(plan, &row)
+}
+
+// claimPlan runs a plan's Claim, a statement at a time, and reads the record if that holds nothing.
+func claimPlan(ctx context.Context, tx Tx, plan sqlplan.Guard, ref Ref) (Record, error) {
+	statements := plan.Claim(false)
+	hold := sqlplan.Build(statements[len(statements)-1])
+	for {
+		for _, write := range statements[:len(statements)-1] {
+			st := sqlplan.Build(write)
+			if _, err := tx.Exec(ctx, st.SQL, st.Args(ref.call())...); err != nil {
+				return Record{}, err
+			}
+		}
+		var rec Record
+		err := tx.QueryRow(ctx, hold.SQL, hold.Args(ref.call())...).Scan(&rec.XID)
+		if !errors.Is(err, pgx.ErrNoRows) {
+			return rec, err
+		}
+		rec, err = readPlan(ctx, tx, plan, ref)
+		if err != nil || rec.Final {
+			return rec, err
+		}
+		// It was deleted between the two statements.
+	}
 }
 
 // call are the arguments of statements that only look an aggregate up.

@@ -2,6 +2,7 @@ package guard
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/endstate-go/endstate/internal/sqlplan"
@@ -17,39 +18,33 @@ type statusPlan struct {
 
 var _ sqlplan.Guard = statusPlan{}
 
-func (p statusPlan) Columns() []string { return []string{"present", "state"} }
+func (p statusPlan) Columns() []string { return []string{"state"} }
 
-func (p statusPlan) Dest(row *sqlplan.Row) []any { return []any{&row.Present, &row.State} }
+func (p statusPlan) Dest(dest []any, row *sqlplan.Row) []any { return append(dest, &row.State) }
 
-func (p statusPlan) Final(row *sqlplan.Row) bool {
-	return row.State != nil && p.Terminal.Terminal(*row.State)
-}
+func (p statusPlan) Final(row *sqlplan.Row) bool { return p.Terminal.Terminal(row.State.String) }
 
 func (p statusPlan) Absent() error { return p.absent() }
 
 func (p statusPlan) where(a *sqlplan.Args) string {
 	terms := make([]string, len(p.shape))
 	for i := range p.shape {
-		terms[i] = sqltx.Quote("", p.keys()[i]) + " = " + a.Add(func(c *sqlplan.Call) any { return c.Parts[i] }) + cast(p.shape[i])
+		part := a.Named("part"+strconv.Itoa(i), func(c *sqlplan.Call) any { return c.Parts[i] })
+		terms[i] = sqltx.Quote("", p.keys()[i]) + " = " + part + cast(p.shape[i])
 	}
 	return strings.Join(terms, " AND ")
 }
 
-func (p statusPlan) source(where string) string {
-	return fmt.Sprintf("SELECT true AS present, %s::text AS state FROM %s WHERE %s", p.column(), p.table(), where)
+func (p statusPlan) Source(a *sqlplan.Args) string {
+	return fmt.Sprintf("SELECT coalesce(%s::text, '') AS state FROM %s WHERE %s", p.column(), p.table(), p.where(a))
 }
 
-func (p statusPlan) Source(a *sqlplan.Args) string { return p.source(p.where(a)) }
-
-// Claim reads the row and locks it if it is open. pg_current_xact_id() is evaluated only for a row that the snapshot shows
-// open, so a loser gets no transaction id. A loser who waited for the lock gets what the snapshot showed, open but without
-// an id: the sign to read again.
+// Claim locks the row if it is open, and that alone takes a transaction id: a loser gets none. One who waited for the lock
+// looks at the row as the winner left it.
 func (p statusPlan) Claim(bool) []func(*sqlplan.Args) string {
 	return []func(*sqlplan.Args) string{func(a *sqlplan.Args) string {
-		where := p.where(a)
-		return fmt.Sprintf(`SELECT present, state, xid FROM (%s) AS s LEFT JOIN (
-	SELECT pg_current_xact_id()::text AS xid FROM %s WHERE %s AND %s FOR NO KEY UPDATE) AS held ON true`,
-			p.source(where), p.table(), where, p.Terminal.open(p.column()))
+		return fmt.Sprintf("SELECT pg_current_xact_id()::text FROM %s WHERE %s AND %s FOR NO KEY UPDATE",
+			p.table(), p.where(a), p.Terminal.open(p.column()))
 	}}
 }
 

@@ -32,7 +32,7 @@ func columns(events []Event) []any {
 
 // bulk is an insert of any number of events, with the arguments of columns. An unnest gives its rows in the arrays' order,
 // so seq follows it.
-func (w Writer) bulk(param func(column int) string, where string) string {
+func (w Writer) bulk(param func(column int) string, from string) string {
 	arrays := make([]string, len(columnTypes))
 	for i, t := range columnTypes {
 		if t == "uuid" || t == "jsonb" {
@@ -42,47 +42,97 @@ func (w Writer) bulk(param func(column int) string, where string) string {
 	}
 	return fmt.Sprintf(`INSERT INTO %s %s
 SELECT e.id::uuid, e.aggregate_type, e.aggregate_id, e.type, e.payload, e.content_type, e.headers::jsonb, coalesce(e.occurred_at, clock_timestamp()), e.dedup_key, e.schema_version, e.shard
-FROM unnest(%s) AS e%s%s`, w.table(), insertColumns, strings.Join(arrays, ", "), insertColumns, where)
+FROM unnest(%s) AS e%s%s`, w.table(), insertColumns, strings.Join(arrays, ", "), insertColumns, from)
 }
 
-// Clause returns a WITH clause that inserts events if the clause named prev has a row, for finalize to join with a guard's;
-// its arguments are those that Columns returns for the same number of events. A taken dedup key or id is an error there.
-func (w Writer) Clause(a *sqlplan.Args, n int, name, prev string) string {
-	column := func(i int) sqlplan.Arg { return func(c *sqlplan.Call) any { return c.Events[i] } }
-	if n > FewEvents {
-		insert := w.bulk(func(i int) string { return a.Add(column(i)) }, " WHERE EXISTS (SELECT FROM "+prev+")")
-		return fmt.Sprintf("%s AS (\n\t%s)", name, insert)
+// FewEvents events or fewer are passed as scalars, which the server takes faster than arrays. The number also bounds how
+// many different statements a connection keeps prepared.
+const FewEvents = 4
+
+// Batch is the arguments of Insert for events that are to go in together, and which form of it takes them.
+type Batch struct {
+	Form Form
+	Args []any
+}
+
+// Form is a form of Insert: of a few usual events, of a few of any kind, or of many. The zero Form inserts none.
+type Form int
+
+// Forms is how many forms there are.
+const Forms = 2*FewEvents + 2
+
+const many Form = Forms - 1
+
+func (f Form) usual() bool { return f <= FewEvents }
+
+// events is how many a form of few inserts.
+func (f Form) events() int {
+	if f.usual() {
+		return int(f)
 	}
-	rows := make([]string, n)
+	return int(f) - FewEvents
+}
+
+// usual tells whether an event has what most have: JSON in its first version, no headers, and no time of its own. That is
+// spelled out in the statement, since an argument costs more than a constant, on both sides.
+func (e *Event) usual() bool {
+	return e.ContentType == jsonType && len(e.Headers) == 0 && e.OccurredAt.IsZero() && e.SchemaVersion == 1
+}
+
+var usualConstants = map[int]string{5: "'" + jsonType + "'", 6: "'{}'::jsonb", 7: "clock_timestamp()", 9: "1"} // by column
+
+// Batch returns the arguments of prepared events.
+func (w Writer) Batch(events []Event) Batch {
+	if len(events) > FewEvents {
+		return Batch{many, columns(events)}
+	}
+	usual := true
+	for i := range events {
+		usual = usual && events[i].usual()
+	}
+	b := Batch{Form(len(events)), make([]any, 0, len(events)*len(columnTypes))}
+	if !usual {
+		b.Form += FewEvents
+	}
+	for i := range events {
+		e := &events[i]
+		if usual {
+			b.Args = append(b.Args, e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.dedupKey(), e.shard())
+			continue
+		}
+		row := e.row()
+		b.Args = append(b.Args, row[:]...)
+	}
+	return b
+}
+
+// Insert returns an INSERT of events for finalize to join with a guard's statement; its arguments are those of a Batch of
+// this form. From is a FROM item, with or without a WHERE clause: the events go in if it has a row. A taken dedup key or id
+// is an error there.
+func (w Writer) Insert(a *sqlplan.Args, form Form, from string) string {
+	next := 0
+	param := func(int) string {
+		i := next
+		next++
+		return a.Add(func(c *sqlplan.Call) any { return c.Events[i] })
+	}
+	if form == many {
+		return w.bulk(param, ", "+from)
+	}
+	rows := make([]string, form.events())
 	for i := range rows {
 		values := make([]string, len(columnTypes))
 		for j, t := range columnTypes {
-			values[j] = a.Add(column(i*len(columnTypes)+j)) + "::" + t
+			if constant, ok := usualConstants[j]; ok && form.usual() {
+				values[j] = constant
+				continue
+			}
+			values[j] = param(j) + "::" + t
 			if j == occurredAt {
 				values[j] = "coalesce(" + values[j] + ", clock_timestamp())"
 			}
 		}
-		rows[i] = fmt.Sprintf("SELECT %s FROM %s", strings.Join(values, ", "), prev)
+		rows[i] = fmt.Sprintf("SELECT %s FROM %s", strings.Join(values, ", "), from)
 	}
-	return fmt.Sprintf("%s AS (\n\tINSERT INTO %s %s %s)", name, w.table(), insertColumns, strings.Join(rows, " UNION ALL "))
+	return fmt.Sprintf("INSERT INTO %s %s %s", w.table(), insertColumns, strings.Join(rows, " UNION ALL "))
 }
-
-// FewEvents events or fewer are passed as scalars, which the server takes faster than ten arrays. The number also bounds
-// how many different statements a connection keeps prepared.
-const FewEvents = 4
-
-// Columns are the arguments of Clause.
-func (w Writer) Columns(events []Event) []any {
-	if len(events) > FewEvents {
-		return columns(events)
-	}
-	args := make([]any, 0, len(events)*len(columnTypes))
-	for i := range events {
-		row := events[i].row()
-		args = append(args, row[:]...)
-	}
-	return args
-}
-
-// ClauseKind is the n to build Clause with for a number of events: statements for equal kinds are the same.
-func ClauseKind(events int) int { return min(events, FewEvents+1) }

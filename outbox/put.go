@@ -210,16 +210,21 @@ func clock(d sqltx.Dialect) string {
 
 // row are e's values in the order of insertColumns.
 func (e Event) row() [len(columnTypes)]any {
-	row := [len(columnTypes)]any{e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, nil, int32(e.SchemaVersion),
-		int16(Shard(e.AggregateType, e.AggregateID))}
+	row := [len(columnTypes)]any{e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, e.dedupKey(), int32(e.SchemaVersion), e.shard()}
 	if !e.OccurredAt.IsZero() {
-		row[7] = e.OccurredAt
-	}
-	if e.DedupKey != "" {
-		row[8] = e.DedupKey
+		row[occurredAt] = e.OccurredAt
 	}
 	return row
 }
+
+func (e Event) dedupKey() any {
+	if e.DedupKey == "" {
+		return nil
+	}
+	return e.DedupKey
+}
+
+func (e Event) shard() int16 { return int16(Shard(e.AggregateType, e.AggregateID)) }
 
 func (e Event) headers() string {
 	if len(e.Headers) == 0 {

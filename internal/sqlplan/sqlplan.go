@@ -6,7 +6,9 @@ package sqlplan
 
 import (
 	"strconv"
-	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Call is what the arguments of one finalization are taken from.
@@ -16,7 +18,7 @@ type Call struct {
 	Parts     []any  // the key's parts, each as its SQL type wants it
 	State     string
 	Trigger   string
-	Token     string
+	Token     uuid.UUID
 	Digest    []byte
 	Events    []any // the outbox's arguments, in its own order
 }
@@ -24,13 +26,30 @@ type Call struct {
 // Arg takes one argument from a call.
 type Arg func(*Call) any
 
-// Args collects a statement's arguments while its text is written.
-type Args struct{ list []Arg }
+// Args collects a statement's arguments while its text is written. Each costs time on both sides, so what several parts of
+// a statement want is passed once.
+type Args struct {
+	list  []Arg
+	named map[string]string
+}
 
 // Add adds an argument and returns its placeholder.
 func (a *Args) Add(arg Arg) string {
 	a.list = append(a.list, arg)
 	return "$" + strconv.Itoa(len(a.list))
+}
+
+// Named is Add for an argument that is added once under its name, and found under it after that.
+func (a *Args) Named(name string, arg Arg) string {
+	placeholder, ok := a.named[name]
+	if !ok {
+		if a.named == nil {
+			a.named = map[string]string{}
+		}
+		placeholder = a.Add(arg)
+		a.named[name] = placeholder
+	}
+	return placeholder
 }
 
 // Statement is a finished text with its arguments.
@@ -55,23 +74,21 @@ func (s Statement) Args(c *Call) []any {
 	return values
 }
 
-// Row is what a guard's table tells of an aggregate.
+// Row is what a guard's table tells of an aggregate. Its types are those that pgx scans into without looking for a way.
 type Row struct {
-	Present *bool // nil or false: there is no row
-	State   *string
-	Trigger *string
-	Token   *string
-	At      *time.Time
+	State   pgtype.Text // not Valid: there is no row; a NULL in the table is read as the empty state
+	Trigger pgtype.Text
+	Token   pgtype.Text
+	At      pgtype.Timestamptz
 	Digest  []byte
-	XID     *string // of a claim that holds the aggregate: the transaction's id
 }
 
 // Guard is one guard's work as SQL, for keys of one shape.
 type Guard interface {
-	// Columns are the columns that Source returns, in the order of Dest.
+	// Columns are the columns that Source returns, in the order of Dest. The first is the state.
 	Columns() []string
-	// Dest are the scan destinations of Columns in row.
-	Dest(row *Row) []any
+	// Dest appends to dest the scan destinations of Columns in row.
+	Dest(dest []any, row *Row) []any
 	// Final tells whether row is of an aggregate in a terminal state.
 	Final(row *Row) bool
 	// Absent is the error when there is no row; nil where that means open.
@@ -80,8 +97,8 @@ type Guard interface {
 	// Source returns a SELECT of Columns, of one row or none, that locks and writes nothing.
 	Source(a *Args) string
 	// Claim returns the statements that hold the aggregate if it is open, to be sent in one trip inside an open
-	// transaction. The last returns Columns and xid. Behind another guard's claim, which holds the aggregate already, it
-	// only reads.
+	// transaction. The last returns one row, with the transaction's id as text, if the aggregate is held, and none
+	// otherwise. Behind another guard's claim, which holds the aggregate already, it may only look.
 	Claim(behind bool) []func(*Args) string
 	// Settle returns WITH clauses ("name AS (…)"), the last of which returns one row if it moved the aggregate to its
 	// terminal state, and none otherwise; if Columns has at, so has that row. They write only if the condition holds, and,
