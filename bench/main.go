@@ -84,9 +84,9 @@ func run(ctx context.Context) error {
 		return json.NewEncoder(os.Stdout).Encode(map[string]any{"results": results})
 	}
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "case\tpeer\tours/s\tpeer/s\tratio\tmust reach\t")
+	fmt.Fprintln(w, "case\tpeer\tours/s\tpeer/s\tratio\tmust reach\tours µs cpu\tpeer µs cpu\t")
 	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.2f\t%s\t\n", r.Name, r.Peer, r.Ours, r.PeerRate, r.Ratio, r.must)
+		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.2f\t%s\t%.0f\t%.0f\t\n", r.Name, r.Peer, r.Ours, r.PeerRate, r.Ratio, r.must, r.oursCPU, r.peerCPU)
 	}
 	return w.Flush()
 }

@@ -36,46 +36,58 @@ type result struct {
 	PeerRate float64 `json:"peer_per_s"`
 	Ratio    float64 `json:"ratio"`
 	must     string
+	// What an operation costs both processors, client's and server's, in microseconds.
+	oursCPU, peerCPU float64
+}
+
+// side is one of the two ways, and what its slices measured.
+type side struct {
+	do          one
+	rates, cpus []float64
 }
 
 // measure alternates both ways and returns the median rates.
 func (b *bencher) measure(ctx context.Context, c bcase) (result, error) {
-	var ours, theirs []float64
+	ours, theirs := &side{do: c.ours}, &side{do: c.theirs}
 	for round := range b.rounds + 1 {
-		pair := []struct {
-			do    one
-			rates *[]float64
-		}{{c.ours, &ours}, {c.theirs, &theirs}}
+		pair := []*side{ours, theirs}
 		if round%2 == 1 {
 			slices.Reverse(pair)
 		}
-		for _, p := range pair {
-			if b.oursOnly && p.rates == &theirs {
+		for _, s := range pair {
+			if b.oursOnly && s == theirs {
 				continue
 			}
 			if err := b.reset(ctx, c); err != nil {
 				return result{}, err
 			}
-			rate, err := b.rate(ctx, c, p.do)
+			rate, cpu, err := b.rate(ctx, c, s.do)
 			if err != nil {
 				return result{}, err
 			}
 			if round > 0 { // the first prepares statements and fills caches
-				*p.rates = append(*p.rates, rate)
+				s.rates = append(s.rates, rate)
+				s.cpus = append(s.cpus, cpu)
 			}
 		}
 	}
-	r := result{Name: c.name, Peer: c.peer, Ours: median(ours), PeerRate: median(theirs), must: c.must}
+	r := result{Name: c.name, Peer: c.peer, must: c.must,
+		Ours: median(ours.rates), PeerRate: median(theirs.rates), oursCPU: median(ours.cpus), peerCPU: median(theirs.cpus)}
 	if r.PeerRate > 0 {
 		r.Ratio = r.Ours / r.PeerRate
 	}
 	return r, nil
 }
 
-func (b *bencher) rate(ctx context.Context, c bcase, do one) (float64, error) {
+// rate runs one slice, and returns operations a second and the microseconds of processor time that each took.
+func (b *bencher) rate(ctx context.Context, c bcase, do one) (rate, cpu float64, err error) {
 	var n, done atomic.Int64
 	var failed error
 	var once sync.Once
+	before, err := b.cpuTime(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
 	start := time.Now()
 	deadline := start.Add(b.slice)
 	var group sync.WaitGroup
@@ -98,13 +110,19 @@ func (b *bencher) rate(ctx context.Context, c bcase, do one) (float64, error) {
 		})
 	}
 	group.Wait()
-	return float64(done.Load()) / time.Since(start).Seconds(), failed
+	elapsed := time.Since(start)
+	after, err := b.cpuTime(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	count := float64(done.Load())
+	return count / elapsed.Seconds(), float64((after - before).Nanoseconds()) / 1000 / count, failed
 }
 
-func median(rates []float64) float64 {
-	if len(rates) == 0 {
+func median(values []float64) float64 {
+	if len(values) == 0 {
 		return 0
 	}
-	slices.Sort(rates)
-	return rates[len(rates)/2]
+	slices.Sort(values)
+	return values[len(values)/2]
 }
