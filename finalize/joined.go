@@ -107,26 +107,28 @@ func (j *joined) settledAt() string { return fmt.Sprintf("(SELECT at FROM %s)", 
 // by zero does it. It returns the time of settling, once for each event, if there is a ledger.
 func (j *joined) mustWin(a *sqlplan.Args, form outbox.Form) string {
 	with, last := j.clauses(a)
-	won := fmt.Sprintf("(SELECT count(*)::int AS n FROM %s) AS won WHERE 1 / won.n = 1", last)
-	switch {
-	case form != 0 && j.ledger < 0:
-		return with + "\n" + j.outbox.Insert(a, form, won)
-	case form != 0:
-		return with + "\n" + j.outbox.Insert(a, form, won) + "\nRETURNING " + j.settledAt()
-	case j.ledger < 0:
-		return with + "\nSELECT FROM " + won
+	won := fmt.Sprintf("1 / coalesce((SELECT 1 FROM %s), 0) = 1", last)
+	at := ""
+	if j.ledger >= 0 {
+		at = j.settledAt()
 	}
-	return with + "\nSELECT " + j.settledAt() + " FROM " + won
+	if form == 0 {
+		return fmt.Sprintf("%s\nSELECT %s WHERE %s", with, at, won)
+	}
+	if at != "" {
+		at = "\nRETURNING " + at
+	}
+	return with + "\n" + j.outbox.Insert(a, form, won) + at
 }
 
 // mayWin settles, and returns whether it did, the time if there is a ledger, and what its snapshot shows of each guard. A
 // settle that moved only some of the guards is an error.
 func (j *joined) mayWin(a *sqlplan.Args, form outbox.Form) string {
 	with, last := j.clauses(a)
+	won := fmt.Sprintf("(SELECT true FROM %s)", last)
 	if form != 0 {
-		with += fmt.Sprintf(",\nevents AS (\n\t%s)", j.outbox.Insert(a, form, last))
+		with += fmt.Sprintf(",\nevents AS (\n\t%s)", j.outbox.Insert(a, form, won))
 	}
-	won := fmt.Sprintf("EXISTS (SELECT FROM %s)", last)
 	if first := settleName(0); first != last {
 		won = fmt.Sprintf("(SELECT 1 / (SELECT count(*) FROM %s)::int = 1 FROM %s)", last, first)
 	}

@@ -32,7 +32,7 @@ func columns(events []Event) []any {
 
 // bulk is an insert of any number of events, with the arguments of columns. An unnest gives its rows in the arrays' order,
 // so seq follows it.
-func (w Writer) bulk(param func(column int) string, from string) string {
+func (w Writer) bulk(param func(column int) string, where string) string {
 	arrays := make([]string, len(columnTypes))
 	for i, t := range columnTypes {
 		if t == "uuid" || t == "jsonb" {
@@ -42,7 +42,7 @@ func (w Writer) bulk(param func(column int) string, from string) string {
 	}
 	return fmt.Sprintf(`INSERT INTO %s %s
 SELECT e.id::uuid, e.aggregate_type, e.aggregate_id, e.type, e.payload, e.content_type, e.headers::jsonb, coalesce(e.occurred_at, clock_timestamp()), e.dedup_key, e.schema_version, e.shard
-FROM unnest(%s) AS e%s%s`, w.table(), insertColumns, strings.Join(arrays, ", "), insertColumns, from)
+FROM unnest(%s) AS e%s%s`, w.table(), insertColumns, strings.Join(arrays, ", "), insertColumns, where)
 }
 
 // FewEvents events or fewer are passed as scalars, which the server takes faster than arrays. The number also bounds how
@@ -107,9 +107,8 @@ func (w Writer) Batch(events []Event) Batch {
 }
 
 // Insert returns an INSERT of events for finalize to join with a guard's statement; its arguments are those of a Batch of
-// this form. From is a FROM item, with or without a WHERE clause: the events go in if it has a row. A taken dedup key or id
-// is an error there.
-func (w Writer) Insert(a *sqlplan.Args, form Form, from string) string {
+// this form. The events go in if the condition holds. A taken dedup key or id is an error there.
+func (w Writer) Insert(a *sqlplan.Args, form Form, condition string) string {
 	next := 0
 	param := func(int) string {
 		i := next
@@ -117,7 +116,7 @@ func (w Writer) Insert(a *sqlplan.Args, form Form, from string) string {
 		return a.Add(func(c *sqlplan.Call) any { return c.Events[i] })
 	}
 	if form == many {
-		return w.bulk(param, ", "+from)
+		return w.bulk(param, " WHERE "+condition)
 	}
 	rows := make([]string, form.events())
 	for i := range rows {
@@ -132,7 +131,7 @@ func (w Writer) Insert(a *sqlplan.Args, form Form, from string) string {
 				values[j] = "coalesce(" + values[j] + ", clock_timestamp())"
 			}
 		}
-		rows[i] = fmt.Sprintf("SELECT %s FROM %s", strings.Join(values, ", "), from)
+		rows[i] = fmt.Sprintf("SELECT %s WHERE %s", strings.Join(values, ", "), condition)
 	}
 	return fmt.Sprintf("INSERT INTO %s %s %s", w.table(), insertColumns, strings.Join(rows, " UNION ALL "))
 }
