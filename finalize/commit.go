@@ -157,7 +157,7 @@ func (d *pgxDB) record(ctx context.Context, a *attempt) (guard.Record, error) {
 	}
 	s, rec, err := d.claim(ctx, a)
 	if s != nil {
-		s.rollback(context.WithoutCancel(ctx))
+		s.rollback(ctx)
 	}
 	return rec, err
 }

@@ -254,7 +254,7 @@ type session[Tx any] interface {
 	finish(ctx context.Context, a *attempt) (guard.Record, error)
 	// outside is where to ask once the session was rolled back: the caller's transaction, or the database.
 	outside() guard.Querier
-	// rollback undoes all unless finish succeeded. It is safe to call twice.
+	// rollback undoes all unless finish succeeded, also when ctx has ended. It is safe to call twice.
 	rollback(ctx context.Context)
 }
 
@@ -334,12 +334,20 @@ func (f *core) prepare(a *attempt, out Outcome) error {
 	if err != nil {
 		return fmt.Errorf("finalize: %v: Outcome.Events: %w", a.ref, err)
 	}
-	a.State, a.events, a.Digest = out.State, events, digest(out.State, events)
+	a.State, a.events, a.Digest = out.State, events, nil
 	return nil
 }
 
+// digest is the outcome's digest, which only a ledger and a guard of the user's own ask for.
+func (a *attempt) digest() []byte {
+	if a.Digest == nil {
+		a.Digest = digest(a.State, a.events)
+	}
+	return a.Digest
+}
+
 func (a *attempt) transition() guard.Transition {
-	return guard.Transition{State: a.State, Trigger: a.Trigger, Token: a.Token, Digest: a.Digest}
+	return guard.Transition{State: a.State, Trigger: a.Trigger, Token: a.Token, Digest: a.digest()}
 }
 
 // attempt runs one transaction.
@@ -349,7 +357,7 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 	}
 	s, rec, err := claim()
 	if s != nil {
-		defer rollBack(ctx, s) // also on a panic or Goexit in fn
+		defer s.rollback(ctx) // also on a panic or Goexit in fn
 	}
 	if err != nil {
 		return Receipt{}, err
@@ -373,11 +381,11 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 		return receiptOf(rec, true), nil
 	}
 	if outbox.Taken(err) && errors.Is(err, errEvents) {
-		rollBack(ctx, s)
+		s.rollback(ctx)
 		return Receipt{}, conflict(ctx, f.cfg.Outbox, s.outside(), a, err)
 	}
 	if errors.Is(err, errUnanswered) {
-		rollBack(ctx, s) // a pool of one connection has no other to ask on
+		s.rollback(ctx) // a pool of one connection has no other to ask on
 		return f.resolve(ctx, a, f.db.look, err)
 	}
 	return Receipt{}, withCause(ctx, err)
@@ -385,11 +393,10 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 
 const rollbackTimeout = 5 * time.Second
 
-// rollBack is detached from the caller's context: a cancelled caller must not leak a transaction.
-func rollBack[Tx any](ctx context.Context, s session[Tx]) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-	defer cancel()
-	s.rollback(ctx)
+// undoing returns the context to roll back on. It is detached from the caller's: a cancelled caller must not leak a
+// transaction.
+func undoing(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 }
 
 // claimed runs a session's claim, and so perhaps a guard of the user's own. When that panics or exits, nobody else gets to
@@ -398,7 +405,7 @@ func claimed[Tx any](ctx context.Context, s session[Tx], claim func(context.Cont
 	returned := false
 	defer func() {
 		if !returned {
-			rollBack(ctx, s)
+			s.rollback(ctx)
 		}
 	}()
 	rec, err := claim(ctx, a)
@@ -431,7 +438,7 @@ func conflict(ctx context.Context, w outbox.Writer, q guard.Querier, a *attempt,
 
 // retry runs a whole transaction again for as long as the database breaks it off and it is known not to have committed.
 func (f *core) retry(ctx context.Context, a *attempt, run func() (Receipt, error)) (Receipt, error) {
-	pause := f.backoff()
+	var pause backoff.BackOff
 	for {
 		a.number++
 		r, err := run()
@@ -443,6 +450,9 @@ func (f *core) retry(ctx context.Context, a *attempt, run func() (Receipt, error
 		}
 		if a.number >= f.cfg.MaxAttempts {
 			return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w", a.ref, a.number, err)
+		}
+		if pause == nil {
+			pause = f.backoff()
 		}
 		wait := pause.NextBackOff()
 		f.retrying(ctx, a, err, wait)

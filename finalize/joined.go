@@ -61,6 +61,9 @@ func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
 func (j *joined) batch(a *attempt) outbox.Batch {
 	b := j.outbox.Batch(a.events)
 	a.Events = b.Args
+	if j.ledger >= 0 {
+		a.digest()
+	}
 	return b
 }
 

@@ -361,6 +361,8 @@ func (s *pgxSession) rollback(ctx context.Context) {
 		s.cb.Close()
 	}
 	if !s.ended && !s.conn.IsClosed() && s.conn.PgConn().TxStatus() != 'I' {
+		ctx, cancel := undoing(ctx)
+		defer cancel()
 		if _, err := s.conn.Exec(ctx, strings.Join(s.undo, "; ")); err != nil {
 			// It must not serve another caller, nor the caller's own transaction commit what couldn't be undone.
 			_ = s.conn.Close(ctx)
@@ -384,35 +386,35 @@ const interruptInterval = 50 * time.Millisecond
 func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(context.Context) error) error {
 	// The statements get a context that never ends, which spares pgx a goroutine for each: giving up is setting a deadline.
 	detached := context.WithoutCancel(ctx)
-	running, finish := context.WithCancel(detached)
-	defer finish()
-	interrupted := make(chan struct{})
+	finished, interrupted := make(chan struct{}), make(chan struct{})
 	delivered := true
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
-		grace, cancelGrace := context.WithTimeout(running, interruptGrace)
-		defer cancelGrace()
 		// A request is seen to its end though the statement has ended meanwhile: on its way it could hit the next one.
-		asking, cancelAsking := context.WithTimeout(detached, interruptGrace)
-		defer cancelAsking()
-		for grace.Err() == nil {
+		grace, cancel := context.WithTimeout(detached, interruptGrace)
+		defer cancel()
+		for {
 			// Again and again, since the server ignores a request that comes before the statement, or between two.
-			if conn.PgConn().CancelRequest(asking) != nil || asking.Err() != nil {
+			if conn.PgConn().CancelRequest(grace) != nil || grace.Err() != nil {
 				delivered = false
 			}
-			_ = sleep(grace, interruptInterval)
-		}
-		if running.Err() == nil {
-			_ = conn.PgConn().Conn().SetDeadline(time.Now())
+			select {
+			case <-finished:
+				return
+			case <-grace.Done():
+				_ = conn.PgConn().Conn().SetDeadline(time.Now())
+				return
+			case <-time.After(interruptInterval):
+			}
 		}
 	})
 	err := run(detached)
 	if !stop() {
-		finish()
+		close(finished)
 		<-interrupted
 		if !delivered || sqltx.State(err) != sqltx.QueryCanceled {
 			// A cancel request that came too late must not hit the connection's next user.
-			_ = conn.Close(running)
+			_ = conn.Close(ctx)
 		}
 	}
 	return err

@@ -118,7 +118,7 @@ func (f *Finalizer[Tx]) peek(ctx context.Context, a *attempt) (guard.Record, err
 	}
 	s, rec, err := f.db.claim(ctx, a)
 	if s != nil {
-		rollBack(ctx, s)
+		s.rollback(ctx)
 	}
 	return rec, err
 }

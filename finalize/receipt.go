@@ -97,5 +97,5 @@ func (f *core) differs(a *attempt, r Receipt) bool {
 		return true
 	}
 	// A ledger's entry may have no digest, if another than this library wrote it.
-	return f.cfg.CompareEvents && r.Digest != [sha256.Size]byte{} && !bytes.Equal(r.Digest[:], a.Digest)
+	return f.cfg.CompareEvents && r.Digest != [sha256.Size]byte{} && !bytes.Equal(r.Digest[:], a.digest())
 }

@@ -40,7 +40,7 @@ func (d *sqlDB) migrateOnce(ctx context.Context, fn func(guard.Tx) error) error 
 	if err != nil {
 		return err
 	}
-	defer s.rollback(context.WithoutCancel(ctx))
+	defer s.rollback(ctx)
 	if err := fn(s.guardTx); err != nil {
 		return err
 	}
@@ -224,6 +224,8 @@ func (s *sqlSession) outside() guard.Querier {
 }
 
 func (s *sqlSession) rollback(ctx context.Context) {
+	ctx, cancel := undoing(ctx)
+	defer cancel()
 	if s.conn == nil {
 		if !s.ended {
 			_, err := s.guardTx.Exec(ctx, "ROLLBACK TO SAVEPOINT "+savepoint)
@@ -261,7 +263,7 @@ func (d *sqlDB) look(ctx context.Context, a *attempt) (sighting, error) {
 	}
 	s, rec, err := d.claim(ctx, a)
 	if s != nil {
-		s.rollback(context.WithoutCancel(ctx))
+		s.rollback(ctx)
 	}
 	if err != nil {
 		return sighting{}, err
