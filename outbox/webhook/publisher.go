@@ -173,8 +173,8 @@ func (p *Publisher) send(ctx context.Context, e outbox.Event) error {
 	resp, err := p.client.Do(req)
 	if err != nil {
 		err = inner(err)
-		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
-			err = errors.Join(cause, err)
+		if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
+			err = fmt.Errorf("%w: %w", ended, err) // err is the context's cause
 		}
 		return fmt.Errorf("webhook: POST %s: %w", p.place, err)
 	}
