@@ -50,9 +50,9 @@ func run(ctx context.Context) error {
 		return err
 	}
 	defer b.pool.Close()
-	b.slice, b.rounds = time.Second, 9
+	b.slice, b.rounds, b.drainEvents = time.Second, 9, 100_000
 	if *quick {
-		b.slice, b.rounds = 300*time.Millisecond, 5
+		b.slice, b.rounds, b.drainEvents = 300*time.Millisecond, 5, 20_000
 	}
 	if *profile != "" {
 		file, err := os.Create(*profile)
@@ -72,6 +72,19 @@ func run(ctx context.Context) error {
 			continue
 		}
 		r, err := b.measure(ctx, c)
+		if err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
+		results = append(results, r)
+		if !*asJSON {
+			fmt.Fprintf(os.Stderr, "%-28s %.2f\n", r.Name, r.Ratio)
+		}
+	}
+	for _, c := range b.drains() {
+		if !wanted.MatchString(c.name) {
+			continue
+		}
+		r, err := b.measureDrain(ctx, c)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}

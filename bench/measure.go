@@ -12,9 +12,11 @@ import (
 // bencher runs cases.
 type bencher struct {
 	world
-	slice    time.Duration
-	rounds   int
-	oursOnly bool
+	slice  time.Duration
+	rounds int
+	// drainEvents is how many events a drain takes out of the outbox.
+	drainEvents int
+	oursOnly    bool
 }
 
 // one does one operation on the n-th aggregate of its slice.
