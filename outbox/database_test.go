@@ -21,7 +21,7 @@ import (
 // database is one of the ways to one of the databases.
 type database struct {
 	sqlite bool
-	url    string // on PostgreSQL
+	url    string // a file's DSN on SQLite
 	begin  func(context.Context) (outbox.Tx, error)
 	pool   *pgxpool.Pool // one of the two
 	sql    *sql.DB
@@ -50,7 +50,7 @@ func newDatabase(t *testing.T, name string) *database {
 	if journal, ok := strings.CutPrefix(name, "sqlite-"); ok {
 		dsn := dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), journal)
 		db := dbtest.SQLiteOn(t, dsn+"&_pragma=synchronous(off)")
-		return &database{sqlite: true, sql: db, begin: beginSQL(db, outbox.SQLiteTx)}
+		return &database{sqlite: true, url: dsn, sql: db, begin: beginSQL(db, outbox.SQLiteTx)}
 	}
 	url := dbtest.Postgres(t)
 	if name == "sql" {

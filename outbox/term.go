@@ -22,6 +22,9 @@ type term struct {
 	from      int // the shard to begin the next reading with
 	limit     int // events a reading, lower while they are large
 	batchTime time.Duration
+	deeper    int // how often to double what one shard may have of a reading
+
+	recovering int // how deep to read behind failed events, as a power of two: they mostly fail again
 
 	// While the broker takes nothing, the ready events are left in peace but for a few now and then.
 	outage     int
@@ -152,9 +155,9 @@ func (t *term) reading(l lane) reading {
 		// Reading deep into one shard is the fastest; but each shard shall have its turn several times a second.
 		const turn = 250 * time.Millisecond
 		batches := max(1, int(turn/max(t.batchTime, time.Millisecond)))
-		q.perTurn = min(q.limit, max(q.limit*batches/max(t.owned, 1), (q.limit+t.owned-1)/max(t.owned, 1)))
+		q.perTurn = min(q.limit, (q.limit*batches+t.owned-1)/max(t.owned, 1)<<t.deeper)
 	case due:
-		q.perTurn = q.limit
+		q.perTurn = min(q.limit, 1<<t.recovering)
 	default:
 		q.limit, q.perTurn = 1, 1
 	}
@@ -176,20 +179,43 @@ func (t *term) batch(ctx context.Context, l lane) (int, error) {
 	if err := t.mark(o); err != nil {
 		return 0, err
 	}
-	if l == ready {
+	switch l {
+	case ready:
 		t.from = (rows[len(rows)-1].shard + 1) % Shards
 		t.batchTime = (3*t.batchTime + time.Since(start)) / 4
+		t.deepen(rows, q)
 		t.pace(len(o.published), tried)
+	case due:
+		t.recovering = min(t.recovering+3, 30)
+		if len(o.published) == 0 {
+			t.recovering = 0
+		}
 	}
-	t.fit(rows, q)
+	t.fit(rows)
 	if t.log.Enabled(ctx, slog.LevelDebug) {
 		t.log.DebugContext(ctx, "outbox relay: batch", "events", len(rows), "published", len(o.published), "failed", len(o.failed), "held", len(o.held), "took", time.Since(start))
 	}
 	return len(rows), nil
 }
 
+// deepen lets the next reading take more of each shard when this one could have had more, and only few shards have any.
+func (t *term) deepen(rows []row, q reading) {
+	cut, run := false, 0
+	for i := range rows {
+		if run++; i > 0 && rows[i].shard != rows[i-1].shard {
+			run = 1
+		}
+		cut = cut || run == q.perTurn
+	}
+	if cut && len(rows) < q.limit {
+		t.deeper = min(t.deeper+1, 16)
+	} else {
+		t.deeper = max(t.deeper-1, 0)
+	}
+}
+
 // fit keeps what one reading brings within the memory that it may take.
-func (t *term) fit(rows []row, q reading) {
+func (t *term) fit(rows []row) {
 	size := 0
 	for i := range rows {
 		size += len(rows[i].Payload)

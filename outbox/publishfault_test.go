@@ -1,0 +1,366 @@
+package outbox_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// The two kinds of database for faults that aren't the database's.
+var kinds = []string{"pgx", "sqlite-wal"}
+
+// F14: the publisher fails, in each way that there is, for one event or for all, and comes to itself again.
+func TestPublisherFaultsAreContained(t *testing.T) {
+	t.Parallel()
+	type fault func(ctx context.Context, batch []outbox.Event) []error
+	everyError := func(batch []outbox.Event) []error {
+		errs := make([]error, len(batch))
+		for i := range errs {
+			errs[i] = errors.New("away")
+		}
+		return errs
+	}
+	faults := map[string]fault{
+		"panics":             func(context.Context, []outbox.Event) []error { panic("secret") },
+		"panics with nil":    func(context.Context, []outbox.Event) []error { panic(nil) },
+		"ends its goroutine": func(context.Context, []outbox.Event) []error { runtime.Goexit(); return nil },
+		"hangs":              func(ctx context.Context, _ []outbox.Event) []error { <-ctx.Done(); return []error{} },
+		"hangs, and tells each event": func(ctx context.Context, batch []outbox.Event) []error {
+			<-ctx.Done()
+			errs := make([]error, len(batch))
+			for i := range errs {
+				errs[i] = ctx.Err()
+			}
+			return errs
+		},
+		"returns too many": func(_ context.Context, batch []outbox.Event) []error { return make([]error, len(batch)+1) },
+		"fails":            func(_ context.Context, batch []outbox.Event) []error { return everyError(batch) },
+	}
+	for name, f := range faults {
+		for _, all := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/all=%v", name, all), func(t *testing.T) {
+				t.Parallel()
+				db := newDatabase(t, "sqlite-wal")
+				db.migrate(t, *writer)
+				db.aggregates(t, 6, 2)
+				var broken atomic.Bool
+				broken.Store(true)
+				var fired atomic.Int64
+				r := &recorder{}
+				p := publisherFunc(func(ctx context.Context, batch []outbox.Event) []error {
+					if broken.Load() {
+						for i, e := range batch {
+							if all || e.AggregateID == "a3" {
+								fired.Add(1)
+								if name == "fails" && !all {
+									errs := r.Publish(ctx, append(append([]outbox.Event{}, batch[:i]...), batch[i+1:]...))
+									return append(append(append([]error{}, errs[:i]...), errors.New("away")), errs[i:]...)
+								}
+								return f(ctx, batch)
+							}
+						}
+					}
+					return r.Publish(ctx, batch)
+				})
+				cfg := quick()
+				cfg.PublishTimeout = 100 * time.Millisecond
+				log := &logBuffer{}
+				cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+				run(t, db.relay(t, p, cfg))
+				if all {
+					eventually(t, "several failures", func() bool { return fired.Load() > 3 })
+					require.Empty(t, r.published())
+				} else {
+					eventually(t, "the others' events", func() bool { return len(r.published()) == 10 })
+					eventually(t, "several failures", func() bool { return fired.Load() > 3 })
+					require.Empty(t, r.first("a3"))
+					require.Zero(t, one[int](t, db, "SELECT max(attempts) FROM endstate_outbox WHERE aggregate_id <> 'a3'"), "the others weren't to blame")
+				}
+				broken.Store(false)
+				db.settled(t)
+				require.Zero(t, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE dead_at IS NOT NULL"))
+				for a := range 6 {
+					require.Equal(t, numbered(2), r.first(fmt.Sprint("a", a)))
+				}
+				require.NotContains(t, log.String(), "secret")
+			})
+		}
+	}
+}
+
+// A publisher that ignores its context is left behind, and the relay goes on.
+func TestPublisherThatIgnoresItsContextIsLeftBehind(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, "sqlite-wal")
+	db.migrate(t, *writer)
+	db.aggregates(t, 3, 1)
+	release := make(chan struct{})
+	var left sync.WaitGroup
+	var hung atomic.Bool
+	r := &recorder{}
+	p := publisherFunc(func(ctx context.Context, batch []outbox.Event) []error {
+		if hung.CompareAndSwap(false, true) {
+			left.Add(1)
+			defer left.Done()
+			<-release
+			return nil
+		}
+		return r.Publish(ctx, batch)
+	})
+	cfg := quick()
+	cfg.PublishTimeout = 50 * time.Millisecond
+	log := &logBuffer{}
+	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	run(t, db.relay(t, p, cfg))
+	db.settled(t)
+	require.Contains(t, log.String(), "left behind")
+	require.Len(t, r.published(), 3)
+	close(release)
+	left.Wait()
+}
+
+// F14: by turns, each event several times, and with several relays that come and go.
+func TestPublisherThatFailsByTurns(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, func(t *testing.T, db *database) {
+		db.aggregates(t, 30, 5)
+		var n int
+		r := &recorder{}
+		r.fail = func(outbox.Event) error {
+			if n++; n%3 != 0 {
+				return errors.New("by turns")
+			}
+			return nil
+		}
+		stop := run(t, db.relay(t, r, quick()))
+		run(t, db.relay(t, r, quick()))
+		eventually(t, "some", func() bool { return len(r.published()) > 20 })
+		stop()
+		run(t, db.relay(t, r, quick()))
+		db.settled(t)
+		for a := range 30 {
+			require.Equal(t, numbered(5), r.first(fmt.Sprint("a", a)))
+		}
+		require.Len(t, r.published(), 150)
+	})
+}
+
+func TestDeadLettersKeepTheirLastErrorAndLetOthersPass(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		db.aggregates(t, 3, 3)
+		var mended atomic.Bool
+		tries := map[string]int{}
+		r := &recorder{}
+		r.fail = func(e outbox.Event) error {
+			tries[e.AggregateID+e.Type]++
+			switch {
+			case mended.Load() || e.Type != "1":
+			case e.AggregateID == "a0":
+				return fmt.Errorf("attempt %d: %s\x00\xff", tries["a01"], strings.Repeat("é", 2000))
+			case e.AggregateID == "a1":
+				return outbox.Permanent(outbox.RetryAfter(errors.New("too large"), time.Hour))
+			}
+			return nil
+		}
+		cfg := quick()
+		cfg.MaxAttempts = 3
+		var mu sync.Mutex
+		dead := map[string]int{}
+		cfg.Trace = &outbox.RelayTrace{Dead: func(_ context.Context, e outbox.Event, attempts int, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			dead[e.AggregateID+e.Type] = attempts
+		}}
+		relay := db.relay(t, r, cfg)
+		run(t, relay)
+		db.settled(t)
+		require.Equal(t, []string{"0", "2"}, r.first("a0"), "a dead letter holds back nothing")
+		require.Equal(t, []string{"0", "2"}, r.first("a1"))
+		require.Equal(t, numbered(3), r.first("a2"))
+		mu.Lock()
+		require.Equal(t, map[string]int{"a01": 3, "a11": 1}, dead)
+		mu.Unlock()
+		ctx, admin := t.Context(), db.admin(t)
+		letters, err := admin.List(ctx, outbox.Filter{State: outbox.Dead})
+		require.NoError(t, err)
+		require.Len(t, letters, 2)
+		require.True(t, strings.HasPrefix(letters[0].LastError, "attempt 3: éé"), letters[0].LastError)
+		require.Less(t, len(letters[0].LastError), 1100)
+		require.Equal(t, 3, letters[0].Attempts)
+		require.Contains(t, letters[1].LastError, "too large")
+		require.Equal(t, 1, letters[1].Attempts)
+
+		mended.Store(true)
+		_, err = admin.Retry(ctx, "ada", "mended", letters[0].ID, letters[1].ID)
+		require.NoError(t, err)
+		relay.Wake()
+		db.settled(t)
+		require.Len(t, r.published(), 9)
+		require.Zero(t, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE dead_at IS NOT NULL"))
+	})
+}
+
+// 10,000 events behind one that fails leave the index that a relay reads, so that they are passed over once.
+func TestManyBehindOneFailureStarveNobody(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, func(t *testing.T, db *database) {
+		events := make([]outbox.Event, 10_000)
+		for i := range events {
+			events[i] = event(fmt.Sprint(i), "")
+			events[i].AggregateID = "blocked"
+		}
+		db.put(t, events...)
+		db.aggregates(t, 500, 2)
+		var broken atomic.Bool
+		broken.Store(true)
+		r := &recorder{}
+		r.fail = func(e outbox.Event) error {
+			if broken.Load() && e.AggregateID == "blocked" {
+				return errors.New("refused")
+			}
+			return nil
+		}
+		var tried atomic.Int64
+		cfg := quick()
+		cfg.MaxAttempts = 1_000_000
+		cfg.Trace = &outbox.RelayTrace{Failed: func(context.Context, outbox.Event, int, error, time.Duration) { tried.Add(1) }}
+		run(t, db.relay(t, r, cfg))
+		eventually(t, "the others", func() bool { return len(r.published()) == 1000 })
+		eventually(t, "10,000 out of the way", func() bool {
+			return one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE next_attempt_at = 'infinity'") == 9_999
+		})
+		before := tried.Load()
+		eventually(t, "the failed one is tried again", func() bool { return tried.Load() > before })
+		require.Zero(t, one[int](t, db, "SELECT max(attempts) FROM endstate_outbox WHERE type <> '0'"), "only the first one is tried")
+		db.aggregates(t, 500, 1)
+		eventually(t, "later ones", func() bool { return len(r.published()) == 1500 })
+		broken.Store(false)
+		eventually(t, "those behind, after it", func() bool { return len(r.first("blocked")) > 100 })
+		require.Equal(t, numbered(101), r.first("blocked")[:101])
+	})
+}
+
+func TestUnorderedHoldsBackNothing(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, func(t *testing.T, db *database) {
+		db.aggregates(t, 5, 5)
+		r := &recorder{}
+		var broken atomic.Bool
+		broken.Store(true)
+		r.fail = func(e outbox.Event) error {
+			if broken.Load() && e.Type == "1" {
+				return errors.New("refused")
+			}
+			return nil
+		}
+		cfg := quick()
+		cfg.Unordered = true
+		run(t, db.relay(t, r, cfg))
+		eventually(t, "the others", func() bool { return len(r.published()) == 20 })
+		require.Equal(t, []string{"0", "2", "3", "4"}, r.first("a2"))
+		broken.Store(false)
+		db.settled(t)
+		require.Len(t, r.published(), 25)
+	})
+}
+
+// What is in flight when Run is told to end is finished, marked, and the shards are free at once.
+func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, func(t *testing.T, db *database) {
+		db.aggregates(t, 10, 1)
+		inFlight, release := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		r := &recorder{block: func(context.Context) {
+			once.Do(func() { close(inFlight) })
+			<-release
+		}}
+		cfg := quick()
+		cfg.LeaseTTL = time.Hour // nobody waits for it
+		relay := db.relay(t, r, cfg)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- relay.Run(ctx) }()
+		<-inFlight
+		require.ErrorIs(t, relay.Run(ctx), outbox.ErrRunning)
+		cancel()
+		select {
+		case err := <-done:
+			require.Fail(t, "Run didn't wait", "%v", err)
+		case <-time.After(100 * time.Millisecond):
+		}
+		close(release)
+		require.NoError(t, <-done)
+		require.Equal(t, 10, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NOT NULL"))
+		stats, err := db.admin(t).Stats(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, outbox.Shards, stats.Unowned)
+		require.Empty(t, stats.Relays)
+	})
+}
+
+// A publisher that doesn't come back bounds the shutdown, and what it took counts as never tried.
+func TestShutdownIsBounded(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, func(t *testing.T, db *database) {
+		db.aggregates(t, 10, 1)
+		inFlight := make(chan struct{})
+		p := publisherFunc(func(ctx context.Context, batch []outbox.Event) []error {
+			close(inFlight)
+			<-ctx.Done()
+			errs := make([]error, len(batch))
+			for i := 1; i < len(errs); i++ {
+				errs[i] = ctx.Err() // the first one was taken
+			}
+			return errs
+		})
+		cfg := quick()
+		cfg.ShutdownTimeout = 50 * time.Millisecond
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- db.relay(t, p, cfg).Run(ctx) }()
+		<-inFlight
+		cancel()
+		require.NoError(t, <-done)
+		require.Equal(t, 1, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NOT NULL"), "what was taken is marked")
+		require.Equal(t, 9, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NULL AND attempts = 0 AND next_attempt_at IS NULL"))
+	})
+}
+
+// A batch is bounded by its bytes, too.
+func TestBatchesOfLargeEventsAreSmall(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, func(t *testing.T, db *database) {
+		var events []outbox.Event
+		for range 40 {
+			e := event("large", "")
+			e.AggregateID, e.ContentType, e.Payload = uuid.NewString(), "text/plain", make([]byte, 1<<20)
+			events = append(events, e)
+		}
+		db.put(t, events...)
+		var largest atomic.Int64
+		var n atomic.Int64
+		p := publisherFunc(func(_ context.Context, batch []outbox.Event) []error {
+			largest.Store(max(largest.Load(), int64(len(batch))))
+			n.Add(int64(len(batch)))
+			return nil
+		})
+		run(t, db.relay(t, p, quick()))
+		db.settled(t)
+		require.EqualValues(t, 40, n.Load())
+		require.LessOrEqual(t, largest.Load(), int64(8))
+	})
+}
