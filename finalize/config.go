@@ -38,6 +38,9 @@ type Config struct {
 	Cache CacheConfig
 	// Hot says when a key that is finalized again and again is told of. The zero value does at 30 losing calls a minute.
 	Hot HotConfig
+	// Group says how concurrent Settle calls are gathered. The zero value gathers up to 256 of those that arrive while two
+	// statements are under way.
+	Group GroupConfig
 	// CompareEvents makes Receipt.Differs tell of other events too, where there is provenance, and not just of another
 	// state. A Settle that is answered from the cache then computes its outcome's digest, which takes several times as long
 	// as the rest.
@@ -91,6 +94,12 @@ func (c *Config) withDefaults() (Config, error) {
 	}
 	if cfg.LockTimeout == 0 {
 		cfg.LockTimeout = time.Minute
+	}
+	if cfg.Group.Max == 0 {
+		cfg.Group.Max = 256
+	}
+	if cfg.Group.Writers == 0 {
+		cfg.Group.Writers = 2
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -149,6 +158,15 @@ func (c *Config) validate() error {
 	}
 	if c.OnLockFailure != FailOpen && c.OnLockFailure != FailClosed {
 		return fail("OnLockFailure", "is neither FailOpen nor FailClosed")
+	}
+	if c.Group.Max < 0 {
+		return fail("Group.Max", "is negative; to turn grouping off, set Group.Off")
+	}
+	if c.Group.Writers < 0 {
+		return fail("Group.Writers", "is negative")
+	}
+	if c.Group.Wait < 0 {
+		return fail("Group.Wait", "is negative")
 	}
 	switch sqltx.Dialect(c.Dialect) {
 	case "", sqltx.Postgres, sqltx.SQLite:

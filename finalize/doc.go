@@ -60,6 +60,9 @@
 // finalized again and again is told of by one warning a minute and by Trace.Hot (HotConfig). A key's ordinary losers are
 // logged at debug level only.
 //
+// Many completions cost few commits: concurrent Settle calls of one process for different keys are gathered into one
+// statement (GroupConfig), in which each gets its own receipt or its own error. A call that comes alone goes at once.
+//
 // # Time limits
 //
 // A call waits for another one that holds the aggregate, for up to Config.ClaimTimeout. When it, or the caller's context,

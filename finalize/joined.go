@@ -33,11 +33,15 @@ type joined struct {
 	finish [outbox.Forms]func() sqlplan.Statement
 	settle [outbox.Forms]func() sqlplan.Statement
 	ledger int // the index of the plan that keeps provenance, or -1
+
+	bulk  func() *sqlplan.BulkStatement // settles many; nil where a plan can't
+	group group
 }
 
 func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
 	j := &joined{plans: plans, outbox: w}
 	j.ledger = slices.IndexFunc(plans, func(plan sqlplan.Guard) bool { return slices.Contains(plan.Columns(), "at") })
+	j.bulk = sync.OnceValue(j.newBulk)
 	for i, plan := range plans {
 		var statements []sqlplan.Statement
 		for _, write := range plan.Claim(i > 0) {

@@ -11,7 +11,6 @@ import (
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
-	"github.com/endstate-go/endstate/outbox"
 )
 
 // settle is Settle in one statement, one round trip; handled is false where the guard has no plan.
@@ -23,12 +22,11 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 	if j == nil {
 		return Receipt{}, false, nil
 	}
-	batch := j.batch(a)
-	rec, won, err := d.settleOnce(ctx, j, a, batch.Form)
+	rec, won, err := d.settleGrouped(ctx, j, a)
 	if errors.Is(err, errUnanswered) {
 		// Once more with the same token: the row lock waits out the first attempt.
 		r, err := f.resolve(ctx, a, func(ctx context.Context, a *attempt) (sighting, error) {
-			rec, won, err := d.settleOnce(ctx, j, a, batch.Form)
+			rec, won, err := d.settleOnce(ctx, j, a)
 			if err != nil || won {
 				return sighting{rec, wonIt}, err
 			}
@@ -42,7 +40,7 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 	return receiptOf(rec, won), true, nil
 }
 
-func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt, form outbox.Form) (rec guard.Record, won bool, err error) {
+func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guard.Record, won bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
 	defer func() { err = withCause(ctx, err) }()
@@ -51,6 +49,7 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt, form outb
 		return rec, false, fmt.Errorf("acquire a connection: %w", err)
 	}
 	defer pooled.Release()
+	form := j.batch(a).Form
 	seen := j.answer()
 	query := func(st sqlplan.Statement, scan func(pgx.Rows) error) error {
 		return d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {

@@ -40,11 +40,15 @@ func (p ledgerPlan) Source(a *sqlplan.Args) string {
 // two ledgers of one database apart.
 const ledgerSeed = 0x656e6473 // "ends"
 
-// lock is the advisory lock of an open aggregate. It is not taken once there is an entry: a loser waits for nobody. A
-// 64-bit hash may collide; two aggregates then wait for each other, and nothing worse.
+// lockID is the advisory lock of an aggregate. A 64-bit hash may collide; two aggregates then wait for each other, and nothing
+// worse.
+func (p ledgerPlan) lockID(aggregate, key string) string {
+	return fmt.Sprintf("hashtextextended(%s || '/' || %s, %d + %s::regclass::oid::int8)", aggregate, key, ledgerSeed, sqltx.Literal(p.table()))
+}
+
+// lock takes the lock of an open aggregate. It is not taken once there is an entry: a loser waits for nobody.
 func (p ledgerPlan) lock(aggregate, key string) string {
-	return fmt.Sprintf("SELECT pg_advisory_xact_lock(hashtextextended(%s || '/' || %s, %d + %s::regclass::oid::int8)) WHERE NOT EXISTS (SELECT FROM %s)",
-		aggregate, key, ledgerSeed, sqltx.Literal(p.table()), p.where(aggregate, key))
+	return fmt.Sprintf("SELECT pg_advisory_xact_lock(%s) WHERE NOT EXISTS (SELECT FROM %s)", p.lockID(aggregate, key), p.where(aggregate, key))
 }
 
 // Claim locks in one statement and looks in the next, whose snapshot is taken after the wait.

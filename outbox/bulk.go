@@ -35,15 +35,22 @@ func columns(events []Event) []any {
 func (w Writer) bulk(param func(column int) string, where string) string {
 	arrays := make([]string, len(columnTypes))
 	for i, t := range columnTypes {
-		if t == "uuid" || t == "jsonb" {
-			t = "text" // cast below, so that a driver that isn't told the types can send them
-		}
-		arrays[i] = param(i) + "::" + t + "[]"
+		arrays[i] = param(i) + "::" + sent(t) + "[]"
 	}
-	return fmt.Sprintf(`INSERT INTO %s %s
-SELECT e.id::uuid, e.aggregate_type, e.aggregate_id, e.type, e.payload, e.content_type, e.headers::jsonb, coalesce(e.occurred_at, clock_timestamp()), e.dedup_key, e.schema_version, e.shard
-FROM unnest(%s) AS e%s%s`, w.table(), insertColumns, strings.Join(arrays, ", "), insertColumns, where)
+	return fmt.Sprintf("INSERT INTO %s %s\nSELECT %s\nFROM unnest(%s) AS e%s%s",
+		w.table(), insertColumns, received, strings.Join(arrays, ", "), insertColumns, where)
 }
+
+// sent is the type as which values of an array are sent: text where a driver that isn't told the types couldn't.
+func sent(t string) string {
+	if t == "uuid" || t == "jsonb" {
+		return "text"
+	}
+	return t
+}
+
+// received are insertColumns of the arrays' relation, e.
+const received = "e.id::uuid, e.aggregate_type, e.aggregate_id, e.type, e.payload, e.content_type, e.headers::jsonb, coalesce(e.occurred_at, clock_timestamp()), e.dedup_key, e.schema_version, e.shard"
 
 // FewEvents events or fewer are passed as scalars, which the server takes faster than arrays. The number also bounds how
 // many different statements a connection keeps prepared.

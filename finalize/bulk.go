@@ -1,0 +1,165 @@
+package finalize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqlplan"
+	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// Many aggregates are settled in one statement, each as its own Settle would: their states, their ledger entries and their
+// events, or, for all of them, nothing. The statement never waits long for what another transaction holds: it skips rows and
+// advisory locks that it can't have at once, and where a lock can't be skipped (an index entry that isn't committed yet) it
+// gives up. What it skips or gives up is settled alone.
+
+// bulkPatience bounds how long a statement for many waits for any one lock.
+const bulkPatience = 30 * time.Millisecond
+
+// newBulk builds the statement of plans, if each of them can do it.
+func (j *joined) newBulk() *sqlplan.BulkStatement {
+	plans := make([]sqlplan.BulkGuard, len(j.plans))
+	for i, plan := range j.plans {
+		var ok bool
+		if plans[i], ok = plan.(sqlplan.BulkGuard); !ok {
+			return nil
+		}
+	}
+	// The timeout is in force before item has a row, and ends with the statement's transaction.
+	patience := fmt.Sprintf("patience AS MATERIALIZED (SELECT set_config('lock_timeout', '%d', true)),\n", bulkPatience.Milliseconds())
+	st := sqlplan.BuildBulk(outbox.ColumnCount, patience, func(b *sqlplan.Bulk) string { return j.settleMany(b, plans) })
+	return &st
+}
+
+// settleMany returns a row for each call: n, whether it won and when, and for those that didn't, each plan's columns as the
+// statement's snapshot shows them.
+func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
+	clauses := []string{"wanted AS MATERIALIZED (SELECT item.* FROM patience CROSS JOIN item)"}
+	from := "wanted"
+	for i, plan := range plans {
+		name := fmt.Sprintf("hold%d", i)
+		clauses = append(clauses, plan.HoldMany(b, name, from, i > 0))
+		from = name
+	}
+	clauses = append(clauses, fmt.Sprintf("held AS MATERIALIZED (SELECT %s.*, clock_timestamp() AS at FROM %s)", from, from))
+	from = "held"
+	var moved []string
+	for i, plan := range plans {
+		name := fmt.Sprintf("settle%d", i)
+		clauses = append(clauses, plan.SettleMany(b, name, from, fmt.Sprintf("hold%d", i)))
+		moved = append(moved, fmt.Sprintf("(SELECT count(*) FROM %s)", name))
+		from = name
+	}
+	clauses = append(clauses, j.outbox.ClauseMany("events", from))
+
+	won, nulls := "true", strings.Builder{}
+	if len(moved) > 1 {
+		// A settle that moved only some of the guards is an error.
+		won = fmt.Sprintf("1 / (%s)::int = 1", strings.Join(sameAsFirst(moved), " AND "))
+	}
+	var columns, sources []string
+	for i, plan := range plans {
+		for _, column := range plan.Columns() {
+			nulls.WriteString(", NULL")
+			columns = append(columns, fmt.Sprintf("p%d.%s", i, column))
+		}
+		sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS p%d ON true", plan.SourceMany(b, "item"), i))
+	}
+	return strings.Join(clauses, ",\n") + fmt.Sprintf(`
+SELECT item.n, NULL::boolean, NULL::timestamptz, %s FROM item %s WHERE item.n NOT IN (SELECT n FROM settle0)
+UNION ALL SELECT n, %s, at%s FROM settle0`, strings.Join(columns, ", "), strings.Join(sources, " "), won, nulls.String())
+}
+
+// sameAsFirst are conditions that all counts are the same.
+func sameAsFirst(counts []string) []string {
+	var conditions []string
+	for _, count := range counts[1:] {
+		conditions = append(conditions, count+" = "+counts[0])
+	}
+	return conditions
+}
+
+// settled is what a statement for many tells of one of them.
+type settled struct {
+	rec  guard.Record
+	won  bool
+	done bool // else it must be settled alone
+}
+
+// settleBulk settles attempts whose keys have one shape, no two of them the same, in one statement. It sorts them by key: all
+// such statements lock in one order. When it returns an error, none of them was settled; except for errUnanswered, after
+// which each may have been.
+func (d *pgxDB) settleBulk(ctx context.Context, j *joined, attempts []*attempt) ([]settled, error) {
+	slices.SortFunc(attempts, func(a, b *attempt) int { return strings.Compare(a.Key, b.Key) })
+	calls, events := make([]*sqlplan.Call, len(attempts)), make([][]outbox.Event, len(attempts))
+	for i, a := range attempts {
+		if j.ledger >= 0 {
+			a.digest()
+		}
+		calls[i], events[i] = &a.Call, a.events
+	}
+	st := j.bulk()
+	args := st.Args(d.cfg.Outbox.ColumnsMany(events), calls)
+
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
+	pooled, err := d.pool.Acquire(ctx)
+	if err != nil {
+		return nil, withCause(ctx, fmt.Errorf("acquire a connection: %w", err))
+	}
+	defer pooled.Release()
+	var results []settled
+	err = d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {
+		rows, err := pooled.Query(ctx, st.SQL, args...)
+		if err != nil {
+			return err
+		}
+		results, err = j.scanMany(rows, attempts, d.cfg.Guard)
+		return err
+	})
+	if err == nil {
+		return results, nil
+	}
+	if !sqltx.Definite(err) {
+		err = fmt.Errorf("%w: %w", errUnanswered, err)
+	}
+	return nil, withCause(ctx, err)
+}
+
+// scanMany reads a row for each attempt. Of those that didn't win, only what is final for sure is taken from the statement's
+// snapshot; the rest is settled alone, and found out what is wrong with it.
+func (j *joined) scanMany(rows pgx.Rows, attempts []*attempt, g guard.Guard) ([]settled, error) {
+	defer rows.Close()
+	results := make([]settled, len(attempts))
+	seen := j.answer()
+	var n int32
+	dest := []any{&n, &seen.won, &seen.at}
+	for i, plan := range j.plans {
+		dest = plan.Dest(dest, &seen.rows[i])
+	}
+	for rows.Next() {
+		if err := rows.Scan(dest...); err != nil {
+			return nil, err
+		}
+		if n < 0 || int(n) >= len(attempts) {
+			return nil, errors.New("the statement told of an aggregate that it wasn't asked of")
+		}
+		a := attempts[n]
+		if seen.won.Bool {
+			seen.at.Valid = j.ledger >= 0
+			results[n] = settled{seen.settled(a), true, true}
+		} else if rec, err := seen.merge(g, a.ref); err == nil && rec.Final {
+			results[n] = settled{rec, false, true}
+		}
+	}
+	rows.Close()
+	return results, rows.Err()
+}

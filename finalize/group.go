@@ -1,0 +1,215 @@
+package finalize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/endstate-go/endstate/guard"
+)
+
+// GroupConfig says how concurrent Settle calls of one process for different keys are gathered into one statement, which costs
+// the database little more than one call does. The zero value gathers what arrives while others are under way, and lets
+// nobody wait who needn't: a call that comes alone goes at once, by itself.
+//
+// Every call gets its own receipt or its own error, and one that is wrong or has to wait fails or waits alone: the group goes
+// without it. Groups are for New, with the guards of this library whose states are Names or Prefixes; other finalizers settle
+// each call by itself.
+type GroupConfig struct {
+	// Off turns grouping off.
+	Off bool
+	// Max is how many calls a group has at most. Default 256.
+	Max int
+	// Writers is how many groups, or calls that came alone, are under way at a time before others are gathered. Default 2.
+	Writers int
+	// Wait is how long a call that could go at once waits for others to go with it. Default 0.
+	Wait time.Duration
+}
+
+// groupPatience is how long a statement keeps others waiting: when it takes longer, perhaps because its aggregate is held by
+// another transaction, the next group goes.
+const groupPatience = 20 * time.Millisecond
+
+// group gathers the calls for keys of one shape. The goroutine of one of the calls, the leader, does the work for all of
+// them, so there is none to look after.
+type group struct {
+	mu     sync.Mutex
+	flying int
+	queue  []*member
+}
+
+// member is a call that waits to be led, or to lead.
+type member struct {
+	a    *attempt
+	wake chan *flight // nil: it leads
+}
+
+// flight is one statement for several members.
+type flight struct {
+	cancel context.CancelFunc
+	once   sync.Once
+	grace  *time.Timer
+	done   chan struct{}
+	err    error
+	result map[*attempt]settled
+}
+
+// place is a leader's among those that are under way, of which there are so many as there may be writers.
+type place struct {
+	g     *group
+	given atomic.Bool
+}
+
+// pass gives the place to the first who waits.
+func (p *place) pass() {
+	if p.given.Swap(true) {
+		return
+	}
+	g := p.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.queue) == 0 {
+		g.flying--
+		return
+	}
+	next := g.queue[0]
+	g.queue = g.queue[1:]
+	next.wake <- nil
+}
+
+// settleGrouped settles one attempt, alone or with others that are waiting.
+func (d *pgxDB) settleGrouped(ctx context.Context, j *joined, a *attempt) (guard.Record, bool, error) {
+	if d.cfg.Group.Off || j.bulk() == nil {
+		return d.settleOnce(ctx, j, a)
+	}
+	got, err := d.join(ctx, j, a)
+	if err != nil || got.done {
+		return got.rec, got.won, err
+	}
+	return d.settleOnce(ctx, j, a)
+}
+
+// join leads a group, or waits for one to take a along. It returns what that learnt of a, or done=false if a must go alone.
+func (d *pgxDB) join(ctx context.Context, j *joined, a *attempt) (settled, error) {
+	g, cfg := &j.group, d.cfg.Group
+	m := &member{a: a}
+	g.mu.Lock()
+	if g.flying < cfg.Writers && len(g.queue) == 0 {
+		g.flying++
+		g.mu.Unlock()
+		return d.lead(ctx, j, m)
+	}
+	m.wake = make(chan *flight, 1)
+	g.queue = append(g.queue, m)
+	g.mu.Unlock()
+
+	var f *flight
+	select {
+	case f = <-m.wake:
+	case <-ctx.Done():
+		if g.leave(m) {
+			return settled{}, fmt.Errorf("waiting for other calls of this process: %w", context.Cause(ctx))
+		}
+		f = <-m.wake
+	}
+	if f == nil {
+		return d.lead(ctx, j, m)
+	}
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		f.giveGrace()
+		<-f.done
+	}
+	return f.result[a], f.err
+}
+
+// leave takes m out of the queue, if it is still there.
+func (g *group) leave(m *member) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, other := range g.queue {
+		if other == m {
+			g.queue = append(g.queue[:i], g.queue[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// lead settles m and those who wait. Alone it is an ordinary Settle.
+func (d *pgxDB) lead(ctx context.Context, j *joined, m *member) (settled, error) {
+	p := &place{g: &j.group}
+	defer p.pass()
+	if wait := d.cfg.Group.Wait; wait > 0 {
+		_ = sleep(ctx, wait)
+	}
+	if ctx.Err() != nil {
+		return settled{}, context.Cause(ctx)
+	}
+	patience := time.AfterFunc(groupPatience, p.pass)
+	defer patience.Stop()
+	others := j.group.take(d.cfg.Group.Max - 1)
+	if len(others) == 0 {
+		rec, won, err := d.settleOnce(ctx, j, m.a)
+		return settled{rec, won, true}, err
+	}
+	// The leader's context must not end the others' calls: the statement is told to stop only some time after anybody's
+	// has ended, which a statement that doesn't wait hardly ever sees.
+	flying, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	f := &flight{cancel: cancel, done: make(chan struct{})}
+	defer f.land()
+	stop := context.AfterFunc(ctx, f.giveGrace)
+	defer stop()
+	attempts := make([]*attempt, 0, len(others)+1)
+	attempts = append(attempts, m.a)
+	for _, other := range others {
+		attempts = append(attempts, other.a)
+		other.wake <- f
+	}
+	f.fly(flying, d, j, attempts)
+	return f.result[m.a], f.err
+}
+
+// take takes up to n from the queue.
+func (g *group) take(n int) []*member {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n = min(n, len(g.queue))
+	taken := g.queue[:n:n]
+	g.queue = g.queue[n:]
+	return taken
+}
+
+// fly runs the statement. An error that concerns only some, or that each can be told better alone, is no error of the flight:
+// then nothing was settled, and everyone goes alone.
+func (f *flight) fly(ctx context.Context, d *pgxDB, j *joined, attempts []*attempt) {
+	results, err := d.settleBulk(ctx, j, attempts)
+	switch {
+	case err == nil:
+		f.result = make(map[*attempt]settled, len(attempts))
+		for i, a := range attempts {
+			f.result[a] = results[i]
+		}
+	case errors.Is(err, errUnanswered), errors.Is(err, ErrBusy):
+		f.err = err
+	}
+}
+
+// giveGrace stops the statement, if it is still running some time after a member's context has ended.
+func (f *flight) giveGrace() {
+	f.once.Do(func() { f.grace = time.AfterFunc(interruptGrace, f.cancel) })
+}
+
+// land tells the members that the flight is over.
+func (f *flight) land() {
+	f.once.Do(func() {})
+	if f.grace != nil {
+		f.grace.Stop()
+	}
+	close(f.done)
+}

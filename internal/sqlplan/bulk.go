@@ -1,0 +1,164 @@
+package sqlplan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Bulk collects what a statement over many calls needs while its text is written. The calls are the rows of a relation, item,
+// with the column n, a call's place from 0, and a column for each field of Call that is asked for. The columns keep their
+// names in relations that are made of item's.
+type Bulk struct {
+	given   int
+	args    []func([]*Call) any
+	arrays  []string // item's columns, as "$3::text[]"
+	columns []string // and their names
+	shared  map[string]string
+}
+
+// The columns of a call's fields.
+
+func (b *Bulk) Key() string { return column(b, "key", "text", func(c *Call) string { return c.Key }) }
+func (b *Bulk) State() string {
+	return column(b, "state", "text", func(c *Call) string { return c.State })
+}
+func (b *Bulk) Trigger() string {
+	return column(b, "trigger", "text", func(c *Call) string { return c.Trigger })
+}
+func (b *Bulk) Token() string {
+	return column(b, "token", "text", func(c *Call) string { return c.Token.String() })
+}
+func (b *Bulk) Digest() string {
+	return column(b, "digest", "bytea", func(c *Call) []byte { return c.Digest })
+}
+
+// IntPart is the column of a part of the key that is an int64.
+func (b *Bulk) IntPart(i int) string {
+	return column(b, fmt.Sprintf("part%d", i), "int8", func(c *Call) int64 { return c.Parts[i].(int64) })
+}
+
+// TextPart is the column of a part of the key that is a string.
+func (b *Bulk) TextPart(i int) string {
+	return column(b, fmt.Sprintf("part%d", i), "text", func(c *Call) string { return c.Parts[i].(string) })
+}
+
+// Aggregate is the placeholder of the aggregate type, which all calls share.
+func (b *Bulk) Aggregate() string {
+	return b.once("aggregate", func() string { return b.Value(func(c *Call) any { return c.Aggregate }) + "::text" })
+}
+
+// Value adds an argument that is the same for every call and returns its placeholder.
+func (b *Bulk) Value(get Arg) string {
+	return b.param(func(calls []*Call) any { return get(calls[0]) })
+}
+
+// StateFor is for a status column whose type isn't known, such as an enum's, to which SQL would not convert text. It returns
+// the placeholder of the calls' different states, as an array in text form that takes its type from where it is used, and the
+// column of each call's place in that, from 0.
+func (b *Bulk) StateFor() (array, place string) {
+	array = b.once("states", func() string {
+		return b.param(func(calls []*Call) any {
+			elements := states(calls)
+			for i, state := range elements {
+				elements[i] = `"` + escapeElement.Replace(state) + `"`
+			}
+			return "{" + strings.Join(elements, ",") + "}"
+		})
+	})
+	return array, b.column("place", "int4", func(calls []*Call) any {
+		all := states(calls)
+		places := make([]int32, len(calls))
+		for i, c := range calls {
+			places[i] = int32(slices.Index(all, c.State))
+		}
+		return places
+	})
+}
+
+var escapeElement = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
+
+// states are the different states of calls.
+func states(calls []*Call) []string {
+	var all []string
+	for _, c := range calls {
+		if !slices.Contains(all, c.State) {
+			all = append(all, c.State)
+		}
+	}
+	return all
+}
+
+func (b *Bulk) param(arg func([]*Call) any) string {
+	b.args = append(b.args, arg)
+	return fmt.Sprintf("$%d", b.given+len(b.args))
+}
+
+// once makes what is called name when it is first asked for.
+func (b *Bulk) once(name string, make func() string) string {
+	if _, ok := b.shared[name]; !ok {
+		b.shared[name] = make()
+	}
+	return b.shared[name]
+}
+
+func (b *Bulk) column(name, sqlType string, arg func([]*Call) any) string {
+	return b.once(name, func() string {
+		b.arrays = append(b.arrays, b.param(arg)+"::"+sqlType+"[]")
+		b.columns = append(b.columns, "call_"+name)
+		return "call_" + name
+	})
+}
+
+func column[T any](b *Bulk, name, sqlType string, get func(*Call) T) string {
+	return b.column(name, sqlType, func(calls []*Call) any {
+		values := make([]T, len(calls))
+		for i, c := range calls {
+			values[i] = get(c)
+		}
+		return values
+	})
+}
+
+// BulkStatement is a finished text over many calls.
+type BulkStatement struct {
+	SQL  string
+	args []func([]*Call) any
+}
+
+// BuildBulk writes a statement whose first placeholders are for so many given arguments of its own. What write returns
+// follows the WITH clause of item, and what before returns precedes that.
+func BuildBulk(given int, before string, write func(*Bulk) string) BulkStatement {
+	b := Bulk{given: given, shared: map[string]string{}}
+	rest := write(&b)
+	names := strings.Join(b.columns, ", ")
+	sql := fmt.Sprintf("WITH %sitem AS MATERIALIZED (\n\tSELECT (n - 1)::int4 AS n, %s FROM unnest(%s) WITH ORDINALITY AS calls (%s, n)),\n%s",
+		before, names, strings.Join(b.arrays, ", "), names, rest)
+	return BulkStatement{sql, b.args}
+}
+
+// Args are the statement's arguments for these calls, one at least, behind the given ones.
+func (s BulkStatement) Args(given []any, calls []*Call) []any {
+	values := make([]any, 0, len(given)+len(s.args))
+	values = append(values, given...)
+	for _, arg := range s.args {
+		values = append(values, arg(calls))
+	}
+	return values
+}
+
+// BulkGuard is what a Guard may add to settle many aggregates in one statement, each as its Settle would alone. Its clauses
+// work on relations that have item's columns, a row for each aggregate.
+type BulkGuard interface {
+	Guard
+	// SourceMany returns a SELECT of Columns for the row of the relation from, of one row or none, that locks and writes
+	// nothing. It goes into a LATERAL, and must be planned for one row at a time.
+	SourceMany(b *Bulk, from string) string
+	// HoldMany returns WITH clauses, the last of them called name: the rows of the relation from that are open and that it
+	// could hold without waiting, in the order of from. Behind another guard's, which holds the aggregates already, it may
+	// just look.
+	HoldMany(b *Bulk, name, from string, behind bool) string
+	// SettleMany returns WITH clauses, the last of them called name: the rows of the relation from, which are held by the
+	// clause called hold and have a column at, that it moved to their terminal states.
+	SettleMany(b *Bulk, name, from, hold string) string
+}

@@ -1,0 +1,40 @@
+package outbox
+
+import (
+	"fmt"
+	"strings"
+)
+
+// ClauseMany returns a WITH clause, for finalize to join with a guard's, that inserts the events of those calls whose n the
+// clause named prev has. Its arguments are what ColumnsMany returns, and are the statement's first. A taken dedup key or id is
+// an error there.
+func (w Writer) ClauseMany(name, prev string) string {
+	arrays := make([]string, len(columnTypes), len(columnTypes)+1)
+	for i := range arrays {
+		arrays[i] = fmt.Sprintf("$%d::%s[]", i+1, sent(columnTypes[i]))
+	}
+	arrays = append(arrays, fmt.Sprintf("$%d::int4[]", len(columnTypes)+1))
+	columns := strings.TrimSuffix(insertColumns, ")")
+	// In the arrays' order, so that seq follows it. IS TRUE keeps the look into prev a hashed one: a join of two relations
+	// whose sizes can't be known could be planned as a nested loop.
+	return fmt.Sprintf(`%s AS (
+	INSERT INTO %s %s
+	SELECT %s FROM unnest(%s) WITH ORDINALITY AS e%s, owner, place) WHERE (e.owner IN (SELECT n FROM %s)) IS TRUE ORDER BY e.place)`,
+		name, w.table(), insertColumns, received, strings.Join(arrays, ", "), columns, prev)
+}
+
+// ColumnsMany are the arguments of ClauseMany for the events of several calls.
+func (w Writer) ColumnsMany(calls [][]Event) []any {
+	var events []Event
+	var owners []int32
+	for n, its := range calls {
+		events = append(events, its...)
+		for range its {
+			owners = append(owners, int32(n))
+		}
+	}
+	return append(columns(events), owners)
+}
+
+// ColumnCount is how many arguments ColumnsMany returns.
+const ColumnCount = len(columnTypes) + 1
