@@ -79,7 +79,8 @@ func (f *core) resolve(ctx context.Context, a *attempt, look func(context.Contex
 func transactionEnded(ctx context.Context, q guard.Querier, xid string) (ended bool, status string, err error) {
 	var state *string
 	var replica bool
-	err = q.QueryRow(ctx, "SELECT pg_xact_status($1::text::xid8), pg_is_in_recovery()", xid).Scan(&state, &replica)
+	// A replica must not be asked: for it, an id that it hasn't come to yet is from the future too.
+	err = q.QueryRow(ctx, "SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_xact_status($1::text::xid8) END, pg_is_in_recovery()", xid).Scan(&state, &replica)
 	switch {
 	case sqltx.State(err) == sqltx.InvalidParameter:
 		// An id from the future: after a failover the new primary hasn't reached it yet.
@@ -124,8 +125,40 @@ func judge(ctx context.Context, w outbox.Writer, q guard.Querier, a *attempt, re
 	return sighting{rec, untold}, nil
 }
 
-// look implements database.
+// look implements database. All is asked on one connection: a pool's connections may lead to several servers, and a replica
+// must not tell of an aggregate what the primary's word on the transaction is taken for.
 func (d *pgxDB) look(ctx context.Context, a *attempt) (sighting, error) {
+	j := d.plan(a)
+	if j == nil || a.xid == "" {
+		return d.lookByClaim(ctx, a)
+	}
+	conn, err := d.pool.Acquire(ctx)
+	if err != nil {
+		return sighting{}, err
+	}
+	defer conn.Release()
+	ended, status, err := transactionEnded(ctx, conn, a.xid)
+	if err != nil || !ended {
+		return sighting{}, err
+	}
+	rows, err := conn.Query(ctx, j.read.SQL, j.read.Args(&a.Call)...)
+	if err != nil {
+		return sighting{}, err
+	}
+	seen := j.answer()
+	if err := seen.scan(rows); err != nil {
+		return sighting{}, err
+	}
+	rec, err := seen.merge(d.cfg.Guard, a.ref)
+	if err != nil {
+		return sighting{}, err
+	}
+	return judge(ctx, d.cfg.Outbox, conn, a, rec, status)
+}
+
+// lookByClaim is look where there is no plan, or no id of the transaction: claiming waits for its end. On a replica, where
+// nothing can be locked, it fails.
+func (d *pgxDB) lookByClaim(ctx context.Context, a *attempt) (sighting, error) {
 	status := ""
 	if a.xid != "" {
 		ended, s, err := transactionEnded(ctx, d.pool, a.xid)
@@ -134,30 +167,12 @@ func (d *pgxDB) look(ctx context.Context, a *attempt) (sighting, error) {
 		}
 		status = s
 	}
-	rec, err := d.record(ctx, a)
-	if err != nil {
-		return sighting{}, err
-	}
-	return judge(ctx, d.cfg.Outbox, d.pool, a, rec, status)
-}
-
-// record reads what the guard knows. Where the attempt's transaction id isn't known it claims, and so waits for that
-// transaction to end.
-func (d *pgxDB) record(ctx context.Context, a *attempt) (guard.Record, error) {
-	if j := d.plan(a); j != nil && a.xid != "" {
-		rows, err := d.pool.Query(ctx, j.read.SQL, j.read.Args(&a.Call)...)
-		if err != nil {
-			return guard.Record{}, err
-		}
-		seen := j.answer()
-		if err := seen.scan(rows); err != nil {
-			return guard.Record{}, err
-		}
-		return seen.merge(d.cfg.Guard, a.ref)
-	}
 	s, rec, err := d.claim(ctx, a)
 	if s != nil {
 		s.rollback(ctx)
 	}
-	return rec, err
+	if err != nil {
+		return sighting{}, err
+	}
+	return judge(ctx, d.cfg.Outbox, d.pool, a, rec, status)
 }

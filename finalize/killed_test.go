@@ -203,7 +203,7 @@ func (v *victim) bury() {
 	}
 	v.requireFinal(victimID, state, "batch.completed")
 	require.Equal(t, writes, v.writes(victimID), "the callback's own write is there if and only if it committed")
-	later, err := v.do(t.Context(), guard.Text(victimID), "sweep", never(t))
+	later, err := v.another().do(t.Context(), guard.Text(victimID), "sweep", never(t))
 	require.NoError(t, err)
 	r.Won, r.Differs = false, false
 	require.Equal(t, r, later, "I4")

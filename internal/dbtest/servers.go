@@ -18,6 +18,15 @@ func StartPostgres(t testing.TB, settings ...string) *testserver.Postgres {
 	return p
 }
 
+// StartStandby starts a hot standby of a server.
+func StartStandby(t testing.TB, primary *testserver.Postgres) *testserver.Postgres {
+	t.Helper()
+	p, err := primary.StartStandby()
+	require.NoError(t, err)
+	closeAtEnd(t, p)
+	return p
+}
+
 // StartRedis starts a server of the test's own, for tests that stop, kill or hold it. Args are such as "--maxmemory", "10mb".
 func StartRedis(t testing.TB, args ...string) *testserver.Redis {
 	t.Helper()

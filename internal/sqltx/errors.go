@@ -18,6 +18,7 @@ const (
 	NoTransaction       = "25P01"
 	QueryCanceled       = "57014"
 	FailedTransaction   = "25P02"
+	ReadOnly            = "25006"
 	UndefinedTable      = "42P01"
 	UndefinedColumn     = "42703"
 	UndefinedSchema     = "3F000"

@@ -21,6 +21,18 @@ type Postgres struct {
 
 // StartPostgres makes a new cluster and starts it. Settings are such as "lock_timeout=1s".
 func StartPostgres(settings ...string) (*Postgres, error) {
+	// Only the making of the cluster isn't synced: what it loses in a crash of the machine is a temporary folder.
+	return makePostgres(settings, "initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+}
+
+// StartStandby starts a hot standby of a running server, with the same settings: it replays what the server does, and
+// answers queries that write nothing.
+func (p *Postgres) StartStandby() (*Postgres, error) {
+	return makePostgres(p.settings, "pg_basebackup", "-d", p.URL(), "--checkpoint=fast", "--write-recovery-conf", "--no-sync")
+}
+
+// makePostgres makes the data folder by a program of PostgreSQL's, and starts the server.
+func makePostgres(settings []string, program string, args ...string) (*Postgres, error) {
 	bin, err := PostgresBin()
 	if err != nil {
 		return nil, err
@@ -30,8 +42,7 @@ func StartPostgres(settings ...string) (*Postgres, error) {
 		return nil, err
 	}
 	p := &Postgres{bin: bin, place: place, settings: settings}
-	// Only the making of the cluster isn't synced: what it loses in a crash of the machine is a temporary folder.
-	err = place.run(filepath.Join(bin, "initdb"), "-D", p.data(), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+	err = place.run(filepath.Join(bin, program), append(args, "-D", p.Data())...)
 	if err == nil {
 		err = p.Start()
 	}
@@ -42,7 +53,8 @@ func StartPostgres(settings ...string) (*Postgres, error) {
 	return p, nil
 }
 
-func (p *Postgres) data() string { return filepath.Join(p.place.dir, "data") }
+// Data is the folder of the server's data.
+func (p *Postgres) Data() string { return filepath.Join(p.place.dir, "data") }
 
 // URL is where to connect as the superuser. It stays the same when the server is started again.
 func (p *Postgres) URL() string {
@@ -51,7 +63,7 @@ func (p *Postgres) URL() string {
 
 // Start starts the server after a Stop or Kill, and waits until it takes connections.
 func (p *Postgres) Start() error {
-	args := []string{"-D", p.data(), "-p", strconv.Itoa(p.place.port)}
+	args := []string{"-D", p.Data(), "-p", strconv.Itoa(p.place.port)}
 	for _, s := range append([]string{"listen_addresses=127.0.0.1", "unix_socket_directories=", "logging_collector=off",
 		"max_connections=400", "max_prepared_transactions=10"}, p.settings...) {
 		args = append(args, "-c", s)
@@ -79,6 +91,9 @@ func (p *Postgres) Kill() {
 	p.process.killTree()
 	p.process = nil
 }
+
+// LogFile is where the server logs.
+func (p *Postgres) LogFile() string { return p.place.logFile() }
 
 // Log returns the last lines that the server logged.
 func (p *Postgres) Log() string { return tail(p.place.logFile()) }
