@@ -29,7 +29,8 @@ var (
 	// ErrUnavailable is returned when the lock service can't be asked, or refuses. Nothing was locked.
 	ErrUnavailable = errors.New("lock: service unavailable")
 
-	// ErrAmbiguous is returned when the lock service was asked and gave no answer in time. Fn did not run. Should the lock
+	// ErrAmbiguous is returned when the lock service gave no answer in time, so that it may have heard the question. Fn did
+	// not run. Should the lock
 	// have been taken, it is given back when the service answers again, and ends with its TTL at the latest.
 	ErrAmbiguous = errors.New("lock: no answer, so it isn't known whether it was taken")
 

@@ -79,10 +79,3 @@ func (q *queues) leave(key string) {
 	}
 	delete(q.byKey, key)
 }
-
-// len is how many keys somebody has.
-func (q *queues) len() int {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return len(q.byKey)
-}

@@ -1,0 +1,341 @@
+package lock_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/lock"
+)
+
+// patience bounds what should happen soon.
+const patience = 20 * time.Second
+
+// slack is how much later than its deadline a call may return on a machine that is busy with other tests.
+const slack = 2 * time.Second
+
+// client connects without go-redis's own patience being changed: its timeouts are seconds, and it repeats.
+func client(t testing.TB, addr string) *redis.Client {
+	t.Helper()
+	return dbtest.RedisOn(t, "redis://"+addr+"/0")
+}
+
+func eventually(t testing.TB, yes func() bool, what string) {
+	t.Helper()
+	require.Eventually(t, yes, patience, 5*time.Millisecond, what)
+}
+
+// empty waits until Redis has no key.
+func empty(t testing.TB, rdb redis.UniversalClient) {
+	t.Helper()
+	eventually(t, func() bool { return rdb.DBSize(context.WithoutCancel(t.Context())).Val() == 0 }, "a key is left behind")
+}
+
+// never is a function that must not run.
+func never(t testing.TB) func(context.Context) error {
+	return func(context.Context) error {
+		t.Error("the function ran without the lock")
+		return nil
+	}
+}
+
+// ran counts.
+func ran(n *int) func(context.Context) error {
+	return func(context.Context) error { *n++; return nil }
+}
+
+// requireLost waits for the lease's end.
+func requireLost(t testing.TB, ctx context.Context) {
+	t.Helper()
+	select {
+	case <-ctx.Done():
+		require.ErrorIs(t, context.Cause(ctx), lock.ErrLost)
+	case <-time.After(patience):
+		t.Fatal("the lease was lost, and its context goes on")
+	}
+}
+
+func TestRedisKilledWhileHeld(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartRedis(t)
+	l := redisLock(t, client(t, server.Addr()), quick())
+	other := redisLock(t, client(t, server.Addr()), quick())
+	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
+		held := time.Now()
+		server.Kill()
+		requireLost(t, ctx)
+		// The last renewal was asked for after held, so the TTL ends a second after that at the earliest.
+		require.Less(t, time.Since(held), time.Second+slack, "by the clock")
+		require.NoError(t, server.Start()) // with nothing in it
+		n := 0
+		eventually(t, func() bool { _ = other.Try(t.Context(), "k", ran(&n)); return n > 0 }, "another takes over")
+		return nil
+	})
+	require.ErrorIs(t, err, lock.ErrLost)
+	n := 0
+	require.NoError(t, l.Do(t.Context(), "k", ran(&n)))
+	require.Equal(t, 1, n)
+	empty(t, client(t, server.Addr()))
+}
+
+func TestRedisRestartedEmptyWhileHeld(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartRedis(t)
+	cfg := &lock.RedisConfig{TTL: 6 * time.Second, Logger: discard()}
+	l := redisLock(t, client(t, server.Addr()), cfg)
+	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
+		asked := time.Now()
+		server.Kill()
+		require.NoError(t, server.Start())
+		requireLost(t, ctx)
+		require.Less(t, time.Since(asked), 5*time.Second, "by the next renewal, long before the TTL ends")
+		return nil
+	})
+	require.ErrorIs(t, err, lock.ErrLost)
+}
+
+func TestFlushAllWhileHeld(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartRedis(t)
+	rdb := client(t, server.Addr())
+	l, other := redisLock(t, client(t, server.Addr()), quick()), redisLock(t, client(t, server.Addr()), quick())
+	var first, second int64
+	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
+		first, _ = lock.Token(ctx)
+		require.NoError(t, rdb.FlushAll(t.Context()).Err())
+		require.NoError(t, other.Try(t.Context(), "k", func(ctx context.Context) error {
+			second, _ = lock.Token(ctx)
+			return nil
+		}), "the lock is free")
+		requireLost(t, ctx)
+		return ctx.Err()
+	})
+	require.ErrorIs(t, err, lock.ErrLost)
+	require.ErrorIs(t, err, context.Canceled, "what the function returned is there too")
+	require.Greater(t, second, first, "whoever compares tokens refuses the first")
+	empty(t, rdb)
+}
+
+func TestReleaseOfALockThatAnotherTook(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartRedis(t)
+	rdb := client(t, server.Addr())
+	l := redisLock(t, client(t, server.Addr()), quick())
+	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
+		return rdb.Set(ctx, "endstate:lock:k", "another's", 0).Err()
+	})
+	require.ErrorIs(t, err, lock.ErrLost)
+	require.Equal(t, "another's", rdb.Get(t.Context(), "endstate:lock:k").Val())
+}
+
+func TestRenewalHoldsForLongerThanTheTTL(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartRedis(t)
+	rdb := client(t, server.Addr())
+	l, other := redisLock(t, client(t, server.Addr()), quick()), redisLock(t, client(t, server.Addr()), quick())
+	require.NoError(t, l.Do(t.Context(), "k", func(ctx context.Context) error {
+		// Redis itself tells when three renewals have been there.
+		renewed, last := 0, time.Duration(0)
+		eventually(t, func() bool {
+			ttl := rdb.PTTL(ctx, "endstate:lock:k").Val()
+			if ttl > last {
+				renewed++
+			}
+			last = ttl
+			return renewed > 4
+		}, "it is renewed")
+		require.ErrorIs(t, other.Try(ctx, "k", never(t)), lock.ErrHeld)
+		return ctx.Err()
+	}))
+	empty(t, rdb)
+}
+
+// hangs are the ways in which a Redis that is there doesn't answer.
+func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks *redis.Client)) {
+	t.Run("client pause", func(t *testing.T) {
+		t.Parallel()
+		server := dbtest.StartRedis(t)
+		rdb, locks := client(t, server.Addr()), client(t, server.Addr())
+		run(t, rdb,
+			func() { require.NoError(t, rdb.Do(t.Context(), "client", "pause", 3_000, "all").Err()) },
+			func() {}, locks) // it goes on by itself: a paused server would not be told to
+	})
+	t.Run("stopped process", func(t *testing.T) {
+		t.Parallel()
+		server := dbtest.StartRedis(t)
+		run(t, client(t, server.Addr()), server.Pause, server.Resume, client(t, server.Addr()))
+	})
+	t.Run("black hole", func(t *testing.T) {
+		t.Parallel()
+		server := dbtest.StartRedis(t)
+		p := newProxy(t, server.Addr())
+		run(t, client(t, server.Addr()), func() { p.noRequests.Store(true) }, func() {
+			require.Positive(t, p.lostRequests.Load(), "the fault fired")
+			p.noRequests.Store(false)
+			p.cut() // what was swallowed will never be answered
+		}, client(t, p.addr()))
+	})
+	t.Run("replies lost", func(t *testing.T) {
+		t.Parallel()
+		server := dbtest.StartRedis(t)
+		p := newProxy(t, server.Addr())
+		run(t, client(t, server.Addr()), func() { p.noReplies.Store(true) }, func() {
+			require.Positive(t, p.lostReply.Load(), "the fault fired")
+			p.noReplies.Store(false)
+			p.cut()
+		}, client(t, p.addr()))
+	})
+}
+
+func TestRedisHangs(t *testing.T) {
+	t.Parallel()
+	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks *redis.Client) {
+		cfg := quick()
+		cfg.Pause = 100 * time.Millisecond
+		l := redisLock(t, locks, cfg)
+		n := 0
+		require.NoError(t, l.Do(t.Context(), "warm", ran(&n)))
+
+		hang()
+		for range 3 {
+			began := time.Now()
+			err := l.Do(t.Context(), "k", never(t))
+			require.True(t, errors.Is(err, lock.ErrAmbiguous), "%v", err)
+			require.Less(t, time.Since(began), 250*time.Millisecond+slack)
+		}
+		began := time.Now()
+		err := l.Do(t.Context(), "k", never(t))
+		require.ErrorIs(t, err, lock.ErrUnavailable, "not asked any more")
+		require.ErrorContains(t, err, "failed 3 times in a row")
+		require.Less(t, time.Since(began), 200*time.Millisecond)
+
+		goOn()
+		eventually(t, func() bool { _ = l.Try(t.Context(), "k", ran(&n)); return n > 1 }, "the lock works again")
+		empty(t, rdb) // attempts whose answers got lost have left nothing
+	})
+}
+
+func TestRedisHangsWhileHeld(t *testing.T) {
+	t.Parallel()
+	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks *redis.Client) {
+		l := redisLock(t, locks, quick())
+		err := l.Do(t.Context(), "k", func(ctx context.Context) error {
+			hang()
+			requireLost(t, ctx)
+			return nil
+		})
+		require.ErrorIs(t, err, lock.ErrLost)
+		goOn()
+		empty(t, rdb)
+	})
+}
+
+// The answer to a release gets lost: the caller isn't kept, and the lock is given back all the same.
+func TestRedisHangsAtRelease(t *testing.T) {
+	t.Parallel()
+	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks *redis.Client) {
+		l := redisLock(t, locks, &lock.RedisConfig{Logger: discard()})
+		var began time.Time
+		require.NoError(t, l.Do(t.Context(), "k", func(context.Context) error {
+			hang()
+			began = time.Now()
+			return nil
+		}), "the work was done under the lock")
+		require.Less(t, time.Since(began), 250*time.Millisecond+slack)
+		goOn()
+		eventually(t, func() bool { return rdb.DBSize(t.Context()).Val() == 0 }, "it is given back, not left to its TTL of 10 s")
+		require.Less(t, time.Since(began), 9*time.Second)
+	})
+}
+
+func TestRedisDownFromTheStart(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartRedis(t)
+	server.Kill()
+	cfg := quick()
+	cfg.Pause = 50 * time.Millisecond
+	l := redisLock(t, client(t, server.Addr()), cfg)
+	for range 5 {
+		began := time.Now()
+		err := l.Do(t.Context(), "k", never(t))
+		// The client may still be trying to connect when its time is over.
+		require.True(t, errors.Is(err, lock.ErrUnavailable) || errors.Is(err, lock.ErrAmbiguous), "%v", err)
+		require.Less(t, time.Since(began), 250*time.Millisecond+slack)
+	}
+	require.NoError(t, server.Start())
+	n := 0
+	eventually(t, func() bool { _ = l.Do(t.Context(), "k", ran(&n)); return n > 0 }, "it works once Redis is there")
+}
+
+func TestRedisRefuses(t *testing.T) {
+	t.Parallel()
+	primary := dbtest.StartRedis(t)
+	for name, args := range map[string][]string{
+		"out of memory":     {"--maxmemory", "1", "--maxmemory-policy", "noeviction"},
+		"a replica":         {"--replicaof", fmt.Sprint("127.0.0.1 ", port(primary.Addr()))},
+		"password required": {"--requirepass", "secret"},
+		"too few replicas":  {"--min-replicas-to-write", "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := dbtest.StartRedis(t, args...)
+			l := redisLock(t, client(t, server.Addr()), quick())
+			err := l.Do(t.Context(), "k", never(t))
+			require.ErrorIs(t, err, lock.ErrUnavailable)
+			require.NotContains(t, err.Error(), "secret")
+		})
+	}
+}
+
+func port(addr string) string { return addr[len("127.0.0.1:"):] }
+
+func TestAKeyOfSomethingElse(t *testing.T) {
+	rdb := dbtest.Redis(t)
+	require.NoError(t, rdb.LPush(t.Context(), "endstate:lock:k", "a list").Err())
+	l := redisLock(t, rdb, quick())
+	err := l.Do(t.Context(), "k", never(t))
+	require.ErrorIs(t, err, lock.ErrUnavailable)
+	require.ErrorContains(t, err, "WRONGTYPE")
+}
+
+func TestCancelledWaitersLeaveNothing(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartRedis(t)
+	rdb := client(t, server.Addr())
+	holder := redisLock(t, client(t, server.Addr()), quick())
+	var waiters []*lock.Redis
+	for range 5 {
+		waiters = append(waiters, redisLock(t, client(t, server.Addr()), quick()))
+	}
+	require.NoError(t, holder.Do(t.Context(), "k", func(context.Context) error {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		var all sync.WaitGroup
+		var told atomic.Int32
+		for i := range 50 {
+			all.Go(func() {
+				if errors.Is(waiters[i%5].Do(ctx, "k", never(t)), context.Canceled) {
+					told.Add(1)
+				}
+			})
+		}
+		subscribers := func() int64 { return rdb.PubSubNumSub(t.Context(), "endstate:lock:k").Val()["endstate:lock:k"] }
+		eventually(t, func() bool { return subscribers() == 5 }, "one waiter of each client listens")
+		cancel()
+		all.Wait()
+		require.EqualValues(t, 50, told.Load())
+		eventually(t, func() bool { return subscribers() == 0 }, "nobody listens any more")
+		return nil
+	}))
+	for _, w := range waiters {
+		require.Zero(t, w.Keys())
+	}
+	empty(t, rdb)
+}

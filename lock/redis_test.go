@@ -1,0 +1,242 @@
+package lock_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/bsm/redislock"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/lock"
+)
+
+// counting notes the commands that a client sends; each is a trip of its own.
+type counting struct {
+	mu       sync.Mutex
+	commands []string
+}
+
+func (c *counting) DialHook(next redis.DialHook) redis.DialHook {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) { return next(ctx, network, addr) }
+}
+
+func (c *counting) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		c.note(cmd.Name())
+		return next(ctx, cmd)
+	}
+}
+
+func (c *counting) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		c.note("pipeline")
+		return next(ctx, cmds)
+	}
+}
+
+func (c *counting) note(command string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.commands = append(c.commands, command)
+}
+
+func (c *counting) take() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer func() { c.commands = nil }()
+	return c.commands
+}
+
+func TestTripsAreRedislocks(t *testing.T) {
+	rdb := dbtest.Redis(t)
+	hook := &counting{}
+	rdb.AddHook(hook)
+	l := redisLock(t, rdb, quick())
+	bare := redislock.New(rdb)
+	n := 0
+	require.NoError(t, l.Do(t.Context(), "warm", ran(&n))) // Redis learns the scripts
+	both := func() {
+		got, err := bare.Obtain(t.Context(), "bare", time.Second, nil)
+		require.NoError(t, err)
+		require.NoError(t, got.Release(t.Context()))
+	}
+	both()
+	hook.take()
+	both()
+	require.Equal(t, []string{"evalsha", "evalsha"}, hook.take(), "bare redislock")
+	require.NoError(t, l.Do(t.Context(), "k", ran(&n)))
+	require.Equal(t, []string{"evalsha", "evalsha"}, hook.take(), "ours")
+	require.NoError(t, l.Do(t.Context(), "k", func(ctx context.Context) error {
+		hook.take()
+		require.ErrorIs(t, l.Try(ctx, "k", never(t)), lock.ErrHeld)
+		require.Empty(t, hook.take(), "what this process holds needs no question")
+		return nil
+	}))
+}
+
+// With polls a minute apart, nothing but the wake-ups hands the lock on.
+func TestWakeUps(t *testing.T) {
+	url := dbtest.RedisURL(t)
+	const clients, each = 10, 10
+	cfg := &lock.RedisConfig{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
+	begin := make(chan struct{})
+	var all sync.WaitGroup
+	for range clients {
+		l := redisLock(t, dbtest.RedisOn(t, url), cfg)
+		for range each {
+			all.Go(func() {
+				<-begin
+				if err := l.Do(t.Context(), "k", func(context.Context) error { return nil }); err != nil {
+					t.Errorf("Do: %v", err)
+				}
+			})
+		}
+	}
+	began := time.Now()
+	close(begin)
+	all.Wait()
+	require.Less(t, time.Since(began), 30*time.Second, "nobody waited for a poll")
+	empty(t, dbtest.RedisOn(t, url))
+}
+
+// Subscriptions and their keys are looked after through a Redis that is restarted.
+func TestWakeUpsAfterARestart(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartRedis(t)
+	cfg := &lock.RedisConfig{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
+	holder, waiter := redisLock(t, client(t, server.Addr()), cfg), redisLock(t, client(t, server.Addr()), cfg)
+	rdb := client(t, server.Addr())
+	subscribed := func() bool {
+		return rdb.PubSubNumSub(t.Context(), "endstate:lock:k").Val()["endstate:lock:k"] == 1
+	}
+	done := make(chan error, 1)
+	err := holder.Do(t.Context(), "k", func(context.Context) error {
+		go func() { done <- waiter.Do(t.Context(), "k", func(context.Context) error { return nil }) }()
+		eventually(t, subscribed, "the waiter listens")
+		server.Kill()
+		require.NoError(t, server.Start())
+		return nil
+	})
+	require.ErrorIs(t, err, lock.ErrLost, "the lock was gone")
+	select {
+	case err := <-done: // woken by the new subscription
+		require.NoError(t, err)
+	case <-time.After(patience):
+		t.Fatal("the waiter was not woken")
+	}
+}
+
+var keys = flag.Int("keys", 2_000, "how many keys TestBackToIdle locks")
+
+func TestBackToIdle(t *testing.T) {
+	rdb := dbtest.Redis(t)
+	for name, l := range map[string]interface {
+		lock.Locker
+		Keys() int
+	}{"redis": redisLock(t, rdb, nil), "local": lock.NewLocal()} {
+		lockAll := func(n int) {
+			var all sync.WaitGroup
+			const workers = 16
+			for w := range workers {
+				all.Go(func() {
+					for i := w; i < n; i += workers {
+						if err := l.Do(t.Context(), fmt.Sprint("key-", i), func(context.Context) error { return nil }); err != nil {
+							t.Errorf("%s: %v", name, err)
+						}
+					}
+				})
+			}
+			all.Wait()
+		}
+		lockAll(100) // connections, scripts
+		idle := func() (goroutines int, heap uint64) {
+			runtime.GC()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return runtime.NumGoroutine(), m.HeapAlloc
+		}
+		goroutines, heap := idle()
+		lockAll(*keys)
+		require.Zero(t, l.Keys())
+		eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+2 }, "goroutines end")
+		after, heapAfter := idle()
+		t.Logf("%s: %d keys, goroutines %d -> %d, heap %d -> %d KiB", name, *keys, goroutines, after, heap>>10, heapAfter>>10)
+		require.Less(t, heapAfter, heap+1<<20, "%s: memory", name)
+	}
+	empty(t, rdb)
+}
+
+// BenchmarkLock compares taking and giving back a lock with bare redislock, in turns, so that both have the same machine.
+func BenchmarkLock(b *testing.B) {
+	rdb := dbtest.Redis(b)
+	l := redisLock(b, rdb, nil)
+	bare := redislock.New(rdb)
+	ctx := b.Context()
+	ours := func() error { return l.Do(ctx, "ours", func(context.Context) error { return nil }) }
+	theirs := func() error {
+		got, err := bare.Obtain(ctx, "theirs", 10*time.Second, nil)
+		return errors.Join(err, got.Release(ctx))
+	}
+	var times [2]time.Duration
+	for i := 0; b.Loop(); i++ {
+		for k := range 2 {
+			k = (i + k) % 2 // who goes first, changes
+			began := time.Now()
+			if err := []func() error{ours, theirs}[k](); err != nil {
+				b.Fatal(err)
+			}
+			times[k] += time.Since(began)
+		}
+	}
+	b.ReportMetric(times[1].Seconds()/times[0].Seconds(), "of-bare-rate")
+}
+
+// BenchmarkHandOver measures how long after a release the next of a hundred waiters has the lock.
+func BenchmarkHandOver(b *testing.B) {
+	const waiters = 100
+	for _, clients := range []int{1, 4, 100} {
+		b.Run(fmt.Sprint(clients, "-clients"), func(b *testing.B) {
+			url := dbtest.RedisURL(b)
+			locks := make([]*lock.Redis, clients)
+			for i := range locks {
+				locks[i] = redisLock(b, dbtest.RedisOn(b, url), nil)
+			}
+			var gaps []time.Duration // the holder's alone
+			for b.Loop() {
+				var released time.Time
+				var all sync.WaitGroup
+				for i := range waiters {
+					all.Go(func() {
+						err := locks[i%clients].Do(b.Context(), "k", func(context.Context) error {
+							if !released.IsZero() {
+								gaps = append(gaps, time.Since(released))
+							}
+							time.Sleep(time.Millisecond) // some work, while which the others come to wait
+							released = time.Now()
+							return nil
+						})
+						if err != nil {
+							b.Error(err)
+						}
+					})
+				}
+				all.Wait()
+			}
+			slices.Sort(gaps)
+			at := func(q float64) float64 { return gaps[int(q*float64(len(gaps)-1))].Seconds() * 1000 }
+			b.ReportMetric(at(0.5), "p50-ms")
+			b.ReportMetric(at(0.99), "p99-ms")
+		})
+	}
+}
