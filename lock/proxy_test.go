@@ -83,4 +83,3 @@ func (p *proxy) cut() {
 	}
 	p.conns = nil
 }
-

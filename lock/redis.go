@@ -18,6 +18,7 @@ import (
 // type adds what that leaves out: see the package's documentation.
 type Redis struct {
 	client  redis.UniversalClient
+	timely  bool // see the function of this name
 	cfg     RedisConfig
 	plain   *redislock.Client
 	queues  queues
@@ -35,6 +36,8 @@ type Redis struct {
 var _ Locker = (*Redis)(nil)
 
 // NewRedis returns a lock on a client, which stays the caller's. It sends nothing. Close it at the end, before the client.
+// Set ContextTimeoutEnabled in the client's options if you can: without it, Timeout costs a Cluster's client a goroutine for
+// each trip, and the client of a single server is used by its WithTimeout, which leaves out the hooks that were added to it.
 func NewRedis(client redis.UniversalClient, cfg *RedisConfig) (*Redis, error) {
 	c, err := cfg.withDefaults()
 	if err != nil {
@@ -43,7 +46,9 @@ func NewRedis(client redis.UniversalClient, cfg *RedisConfig) (*Redis, error) {
 	if v := reflect.ValueOf(client); client == nil || v.Kind() == reflect.Pointer && v.IsNil() {
 		return nil, fmt.Errorf("%w: client is nil", ErrConfig)
 	}
-	r := &Redis{client: client, cfg: c, plain: redislock.New(client), breaker: breaker{failures: c.Failures, pause: c.Pause}}
+	r := &Redis{cfg: c, breaker: breaker{failures: c.Failures, pause: c.Pause}}
+	r.client, r.timely = timely(client, c.Timeout)
+	r.plain = redislock.New(r.client)
 	r.life, r.end = context.WithCancel(context.Background())
 	if !c.NoWakeUp {
 		r.wakeUps = &wakeUps{client: client}
@@ -179,11 +184,7 @@ func (o *obtaining) obtain(ctx context.Context) (obtained, error) {
 			err = &HeldError{o.key, script.value[min(len(token), len(script.value)):]}
 		}
 		return err
-	}, func(err error) {
-		if !errors.Is(err, ErrHeld) && !definite(err) {
-			r.giveBackLater(o.name, token+o.holder)
-		}
-	})
+	}, func() { r.giveBackLater(o.name, token+o.holder) })
 	switch {
 	case err == nil:
 		r.breaker.report(time.Now(), nil)
@@ -197,9 +198,6 @@ func (o *obtaining) obtain(ctx context.Context) (obtained, error) {
 	r.breaker.report(time.Now(), err)
 	if definite(err) {
 		return obtained{}, fmt.Errorf("%w: key %q: %w", ErrUnavailable, o.key, err)
-	}
-	if !errors.Is(err, errNoAnswer) { // the trip has ended, and so doesn't look after what it may have left
-		r.running.Go(func() { r.giveBackLater(o.name, token+o.holder) })
 	}
 	return obtained{}, fmt.Errorf("%w: key %q: %w", ErrAmbiguous, o.key, err)
 }
@@ -229,11 +227,7 @@ func (r *Redis) hold(ctx context.Context, lock obtained, leave func()) *lease {
 		value := lock.Token() + lock.Metadata()
 		err := r.trip(context.WithoutCancel(ctx), func(ctx context.Context) error {
 			return r.compareAndDelete(ctx, lock.Key(), value)
-		}, func(err error) {
-			if err != nil && !errors.Is(err, redislock.ErrLockNotHeld) {
-				r.giveBackLater(lock.Key(), value)
-			}
-		})
+		}, func() { r.giveBackLater(lock.Key(), value) })
 		switch {
 		case lost != nil:
 			return lost

@@ -75,6 +75,7 @@ func TestLostByTheServicesWord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k, asked, lost := keeping(func(int) error { return ErrLost })
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		require.Len(t, *asked, 1)
 		require.ErrorIs(t, *lost, ErrLost)
 		require.ErrorIs(t, k.end(), ErrLost)

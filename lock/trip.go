@@ -4,27 +4,38 @@ import (
 	"context"
 	"errors"
 	"net"
+	"time"
 
 	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 )
 
-// trip runs op, one trip to Redis, and returns when it is done, when the lock's Timeout has passed, or when ctx ends. A
-// go-redis client heeds the deadline of a context only where its options say so, and else its own timeouts of several
-// seconds, several times over; so op runs in a goroutine of its own, which goes on when the caller can't wait any longer,
-// and hands its result to late. Close waits for it.
-func (r *Redis) trip(ctx context.Context, op func(context.Context) error, late func(error)) error {
-	done, gone := make(chan error), make(chan struct{})
+// trip runs op, one trip to Redis, which takes no longer than Timeout: a hanging Redis must not keep callers for go-redis's
+// own timeouts, which are seconds, several times over. When it isn't known what op did, undo runs in the background once
+// Redis could be asked again; Close waits for it.
+func (r *Redis) trip(ctx context.Context, op func(context.Context) error, undo func()) error {
 	opCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Timeout)
+	if r.timely {
+		defer cancel()
+		err := op(opCtx)
+		if undo != nil && err != nil && !definite(err) {
+			r.running.Go(undo)
+		}
+		return err
+	}
+	// Op runs in a goroutine of its own, which goes on when the caller can't wait any longer.
+	done, gone := make(chan error), make(chan struct{})
 	r.running.Go(func() {
 		defer cancel()
 		err := op(opCtx)
+		unknown := err != nil && !definite(err)
 		select {
 		case done <- err:
 		case <-gone:
-			if late != nil {
-				late(err)
-			}
+			unknown = unknown || err == nil // it took effect, and the caller was told otherwise
+		}
+		if unknown && undo != nil {
+			undo()
 		}
 	})
 	defer close(gone)
@@ -34,24 +45,33 @@ func (r *Redis) trip(ctx context.Context, op func(context.Context) error, late f
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-opCtx.Done():
-	}
-	// It may have been done just then.
-	select {
-	case err := <-done:
-		return err
-	default:
 		return errNoAnswer
 	}
+}
+
+// timely returns a client and tells whether its commands end when their context's deadline has passed. Where its options
+// don't say so, a single server's client can be had with other time limits, on the same connections.
+func timely(client redis.UniversalClient, timeout time.Duration) (redis.UniversalClient, bool) {
+	switch c := client.(type) {
+	case *redis.Client:
+		if !c.Options().ContextTimeoutEnabled {
+			return c.WithTimeout(timeout), true
+		}
+		return c, true
+	case *redis.ClusterClient:
+		return c, c.Options().ContextTimeoutEnabled
+	}
+	return client, false
 }
 
 // errNoAnswer is the error of a trip that took too long.
 var errNoAnswer = errors.New("redis did not answer in time")
 
-// definite tells whether an error of a trip says that Redis did nothing: its own word, or that nothing could be sent.
+// definite tells whether an error of a trip says what Redis did: its own word, or that nothing could be sent.
 func definite(err error) bool {
 	var dial *net.OpError
 	var word redis.Error
-	return errors.As(err, &word) || errors.As(err, &dial) && dial.Op == "dial" ||
+	return errors.As(err, &word) || errors.Is(err, ErrHeld) || errors.Is(err, redislock.ErrLockNotHeld) || errors.As(err, &dial) && dial.Op == "dial" ||
 		errors.Is(err, redis.ErrClosed) || errors.Is(err, redis.ErrPoolTimeout)
 }
 
