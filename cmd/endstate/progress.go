@@ -61,6 +61,9 @@ func (p *progress) step(done, of int, next string) {
 	_ = p.bar.Set(done) // what fails is the terminal
 }
 
+// busy shows what is being done where nobody knows how much there is of it.
+func (p *progress) busy(what string) { p.step(0, -1, what) }
+
 // end removes the bar, so that it doesn't stand among the results.
 func (p *progress) end() {
 	close(p.stop)

@@ -23,6 +23,7 @@ func newRoot(a *app) *cobra.Command {
 	root.PersistentFlags().Lookup("db").DefValue = "" // help must not show a password
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(
+		newAdopt(a),
 		newAudit(a),
 		newDoctor(a),
 		newMigrate(a),

@@ -32,10 +32,10 @@ func (a *app) print(value any, text func(w io.Writer)) error {
 	return nil
 }
 
-// table is text in columns that line up, those of numbers to the right.
+// table is text in columns that line up, those of numbers alone to the right.
 type table struct {
 	rows  [][]string
-	right []bool
+	texts []bool // which columns have a text in them
 }
 
 // newTable begins a table. Without a header it has no line for it, as for pairs of a name and a value.
@@ -51,23 +51,23 @@ func newTable(header ...string) *table {
 func (t *table) row(cells ...any) {
 	row := make([]string, len(cells))
 	for i, c := range cells {
-		var number bool
+		var text bool
 		switch c := c.(type) {
 		case nil:
 			row[i] = "–"
 		case int, int64, time.Duration:
-			row[i], number = fmt.Sprint(c), true
+			row[i] = fmt.Sprint(c)
 		case float64:
-			row[i], number = strconv.FormatFloat(c, 'f', 2, 64), true
+			row[i] = strconv.FormatFloat(c, 'f', 2, 64)
 		case time.Time:
-			row[i] = c.UTC().Format(time.RFC3339)
+			row[i], text = c.UTC().Format(time.RFC3339), true
 		default:
-			row[i] = printable(fmt.Sprint(c))
+			row[i], text = printable(fmt.Sprint(c)), true
 		}
-		if i == len(t.right) {
-			t.right = append(t.right, false)
+		if i == len(t.texts) {
+			t.texts = append(t.texts, false)
 		}
-		t.right[i] = t.right[i] || number
+		t.texts[i] = t.texts[i] || text
 	}
 	t.rows = append(t.rows, row)
 }
@@ -89,10 +89,10 @@ func (t *table) write(w io.Writer) {
 				line.WriteString("  ")
 			}
 			space := strings.Repeat(" ", widths[i]-uniseg.StringWidth(cell))
-			if i < len(t.right) && t.right[i] {
-				line.WriteString(space + cell)
-			} else {
+			if i < len(t.texts) && t.texts[i] {
 				line.WriteString(cell + space)
+			} else {
+				line.WriteString(space + cell)
 			}
 		}
 		fmt.Fprintln(w, strings.TrimRight(line.String(), " "))

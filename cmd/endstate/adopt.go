@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/endstate-go/endstate/outbox/adopt"
+	"github.com/endstate-go/endstate/outbox/audit"
+)
+
+// newAdopt groups the commands that move an existing outbox over.
+func newAdopt(a *app) *cobra.Command {
+	return group("adopt", "Remove an outbox table's duplicates, and keep new ones out",
+		a.adoption("plan", "Say what apply would do", `Say what apply would do: the rows to remove, the columns to add, the index.
+
+It only reads. Exit status: 0 there is nothing to do, 1 there is, 2 could not run to its end.`, a.adoptPlan),
+		a.adoption("apply", "Remove duplicates into a backup table, and build the unique index", `Remove duplicates into a backup table, and build the unique index.
+
+Of each aggregate's events the one published first stays, or the oldest. Writers go on meanwhile; from the barrier on, one that
+writes a second event of an aggregate gets SQLSTATE 23505. It may be killed at any point and run again; two at once take turns.
+It needs the rights of the table's owner, and a session: not a pooler in transaction mode.`, a.adoptApply),
+		a.adoption("undo", "Drop the unique index, and put the removed rows back", `Drop the unique index, and put the removed rows back.
+
+Unpublished ones among them will then be published. Columns that were added stay.`, a.adoptUndo),
+	)
+}
+
+// adoption is a command on an adoption, with the flags that all of them have.
+func (a *app) adoption(use, short, long string, run func(context.Context, *adopt.Adoption) error) *cobra.Command {
+	var table audit.Config // the names
+	var cfg adopt.Config
+	var columns []string
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		ctx := cmd.Context()
+		for _, column := range columns {
+			name, kind, found := strings.Cut(column, "=")
+			if !found {
+				return fmt.Errorf("--add-column is %q; write NAME=TYPE, such as headers=jsonb", column)
+			}
+			cfg.Add = append(cfg.Add, adopt.Column{Name: name, Type: kind})
+		}
+		db, err := a.open(ctx, reads)
+		if err != nil {
+			return err
+		}
+		defer db.close()
+		if db.pool == nil {
+			return errors.New("adopt is for PostgreSQL: on SQLite, remove the duplicates that audit db shows and create the unique index in one transaction")
+		}
+		if cfg.Schema, cfg.Table, err = db.table(ctx, table.Schema, table.Table); err != nil {
+			return err
+		}
+		cfg.Aggregate, cfg.Type, cfg.Time, cfg.Published, cfg.NoPublished = table.Aggregate, table.Type, table.Time, table.Published, table.Published == ""
+		progress := a.progress()
+		defer progress.end()
+		cfg.Progress = func(step string, done int64) {
+			if done > 0 {
+				step = fmt.Sprintf("%s: %d rows", step, done)
+			}
+			progress.busy(step)
+		}
+		cfg.Logger = slog.New(slog.DiscardHandler)
+		if progress.out == nil { // nobody looks at a bar: a log then
+			cfg.Logger = slog.New(slog.NewTextHandler(a.stderr, nil))
+		}
+		adoption, err := adopt.New(db.pool, cfg)
+		if err != nil {
+			return err
+		}
+		return run(ctx, adoption)
+	}}
+	tableFlags(cmd, &table)
+	flags := cmd.Flags()
+	flags.StringArrayVar(&cfg.EventTypes, "event-type", nil, "only types that match this `PATTERN` of SQL's LIKE; may be repeated; default: all types")
+	flags.StringArrayVar(&columns, "add-column", nil, "add this column, `NAME=TYPE`, unless it is there; may be repeated")
+	flags.IntVar(&cfg.Batch, "batch", 500, "how many aggregates lose their duplicates in one transaction")
+	flags.DurationVar(&cfg.LockTimeout, "lock-timeout", 2*time.Second, "how long writers may have to wait for a step")
+	return cmd
+}
+
+func (a *app) adoptPlan(ctx context.Context, adoption *adopt.Adoption) error {
+	plan, err := adoption.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	err = a.print(plan, func(w io.Writer) {
+		t := newTable()
+		t.row("table", plan.Table)
+		t.row("rows to remove", plan.Duplicates)
+		t.row("of aggregates", plan.Aggregates)
+		t.row("published ones", plan.Published)
+		t.row("removed before", plan.Removed)
+		t.row("backup table", plan.Backup)
+		if plan.Step != "" {
+			t.row("begun before, at", plan.Step)
+		}
+		t.write(w)
+		fmt.Fprintln(w)
+		if len(plan.Steps) == 0 {
+			fmt.Fprintln(w, "Nothing is to be done: a unique index is there.")
+		}
+		for _, step := range plan.Steps {
+			fmt.Fprintln(w, step)
+		}
+	})
+	if err == nil && len(plan.Steps) > 0 {
+		return errFound
+	}
+	return err
+}
+
+func (a *app) adoptApply(ctx context.Context, adoption *adopt.Adoption) error {
+	result, err := adoption.Apply(ctx)
+	if err != nil {
+		return err
+	}
+	return a.print(result, func(w io.Writer) {
+		fmt.Fprintf(w, "%s is adopted: %d rows were moved to %s, which has %d now; %d columns were added; a unique index is in place.\n",
+			result.Table, result.Moved, result.Backup, result.Backed, result.Columns)
+	})
+}
+
+func (a *app) adoptUndo(ctx context.Context, adoption *adopt.Adoption) error {
+	result, err := adoption.Undo(ctx)
+	if err != nil {
+		return err
+	}
+	return a.print(result, func(w io.Writer) {
+		fmt.Fprintf(w, "%s is as it was, but for columns that were added: %d rows were put back, and index %s is gone.\n", result.Table, result.Moved, result.Index)
+	})
+}
