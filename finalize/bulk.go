@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -87,18 +86,17 @@ func sameAsFirst(counts []string) []string {
 	return conditions
 }
 
-// settled is what a statement for many tells of one of them.
-type settled struct {
-	rec  guard.Record
-	won  bool
-	done bool // else it must be settled alone
+var _ bulkSettler = (*pgxDB)(nil)
+
+func (d *pgxDB) bulkSize(a *attempt) int {
+	if j := d.plan(a); j == nil || j.bulk() == nil {
+		return 0
+	}
+	return 1000
 }
 
-// settleBulk settles attempts whose keys have one shape, no two of them the same, in one statement. It sorts them by key: all
-// such statements lock in one order. When it returns an error, none of them was settled; except for errUnanswered, after
-// which each may have been.
-func (d *pgxDB) settleBulk(ctx context.Context, j *joined, attempts []*attempt) ([]settled, error) {
-	slices.SortFunc(attempts, func(a, b *attempt) int { return strings.Compare(a.Key, b.Key) })
+func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) ([]settled, error) {
+	j := d.plan(attempts[0])
 	calls, events := make([]*sqlplan.Call, len(attempts)), make([][]outbox.Event, len(attempts))
 	for i, a := range attempts {
 		if j.ledger >= 0 {

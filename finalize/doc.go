@@ -61,7 +61,8 @@
 // logged at debug level only.
 //
 // Many completions cost few commits: concurrent Settle calls of one process for different keys are gathered into one
-// statement (GroupConfig), in which each gets its own receipt or its own error. A call that comes alone goes at once.
+// statement (GroupConfig), in which each gets its own receipt or its own error. A call that comes alone goes at once. What is
+// known to be many beforehand goes through SettleMany.
 //
 // # Time limits
 //

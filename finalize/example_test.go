@@ -105,6 +105,33 @@ func ExampleFinalizer_Settle() {
 	// timeout wanted ERROR_PROCESSING: won false, it is COMPLETE_STABLE, differs true
 }
 
+// A sweep settles many at once, and is told of each.
+func ExampleFinalizer_SettleMany() {
+	db, done := exampleDB()
+	defer done()
+	fin := exampleFinalizer(db, guard.All(batchStatus(), guard.Ledger{}))
+	_, err := db.Exec(`INSERT INTO batches VALUES ('b2', 'PENDING', 0), ('b3', 'PENDING', 0)`)
+	check(err)
+
+	abandoned := finalize.Outcome{State: "ERROR_PROCESSING", Events: []outbox.Event{{Type: "assessment.failed", Payload: []byte(`{}`)}}}
+	results, err := fin.SettleMany(context.Background(), "sweep", []finalize.Item{
+		{Key: guard.Text("b1"), Outcome: finalize.Outcome{State: "COMPLETE_STABLE"}},
+		{Key: guard.Text("b2"), Outcome: abandoned},
+		{Key: guard.Text("b3"), Outcome: abandoned},
+		{Key: guard.Text("b4"), Outcome: abandoned},
+	})
+	for _, r := range results {
+		fmt.Println(r.Receipt.Won, r.Receipt.State, errors.Is(r.Err, guard.ErrNotFound))
+	}
+	fmt.Println("all of them:", err == nil)
+	// Output:
+	// true COMPLETE_STABLE false
+	// true ERROR_PROCESSING false
+	// true ERROR_PROCESSING false
+	// false  true
+	// all of them: false
+}
+
 // In a transaction that the service has open already, Won means "if you commit".
 func ExampleFinalizer_DoTx() {
 	db, done := exampleDB()

@@ -194,11 +194,20 @@ func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger 
 // Settle is Do with the outcome known beforehand. On pgx, with the guards of this library, it is one statement. Unlike a
 // losing Do, a losing Settle can compare: see Receipt.Differs.
 func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigger, outcome Outcome) (Receipt, error) {
+	a, r, err := f.ready(ctx, key, trigger, outcome)
+	if a == nil {
+		return r, err
+	}
+	return f.settleOne(ctx, a, outcome)
+}
+
+// ready makes a Settle's attempt; or none, if the call is answered from memory or something is wrong with it.
+func (f *Finalizer[Tx]) ready(ctx context.Context, key guard.Key, trigger Trigger, outcome Outcome) (*attempt, Receipt, error) {
 	known, now := f.known(key, trigger)
 	if known != nil && !f.cfg.CompareEvents {
 		differs := known.receipt.State != outcome.State
 		if !differs || f.checkState(guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}, outcome.State) == nil {
-			return f.repeated(ctx, key, trigger, known, now, differs), nil
+			return nil, f.repeated(ctx, key, trigger, known, now, differs), nil
 		}
 	}
 	a, err := f.newAttempt(key, trigger)
@@ -206,11 +215,16 @@ func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigg
 		err = f.prepare(a, outcome)
 	}
 	if err != nil {
-		return Receipt{}, err
+		return nil, Receipt{}, err
 	}
 	if known != nil {
-		return f.repeated(ctx, key, trigger, known, now, f.differs(a, known.receipt)), nil
+		return nil, f.repeated(ctx, key, trigger, known, now, f.differs(a, known.receipt)), nil
 	}
+	return a, Receipt{}, nil
+}
+
+// settleOne settles an attempt that is ready.
+func (f *Finalizer[Tx]) settleOne(ctx context.Context, a *attempt, outcome Outcome) (Receipt, error) {
 	r, err := f.inTurn(ctx, a, func() (Receipt, error) {
 		return f.retry(ctx, a, func() (Receipt, error) { return f.settle(ctx, a, outcome) })
 	})

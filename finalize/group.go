@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -152,7 +154,7 @@ func (d *pgxDB) lead(ctx context.Context, j *joined, m *member) (settled, error)
 	}
 	patience := time.AfterFunc(groupPatience, p.pass)
 	defer patience.Stop()
-	others := j.group.take(d.cfg.Group.Max - 1)
+	others := j.group.take(d.cfg.Group.Max-1, bulkBytes-m.a.bytes())
 	if len(others) == 0 {
 		rec, won, err := d.settleOnce(ctx, j, m.a)
 		return settled{rec, won, true}, err
@@ -171,15 +173,21 @@ func (d *pgxDB) lead(ctx context.Context, j *joined, m *member) (settled, error)
 		attempts = append(attempts, other.a)
 		other.wake <- f
 	}
-	f.fly(flying, d, j, attempts)
+	// All such statements lock in one order.
+	slices.SortFunc(attempts, func(a, b *attempt) int { return strings.Compare(a.Key, b.Key) })
+	f.fly(flying, d, attempts)
 	return f.result[m.a], f.err
 }
 
-// take takes up to n from the queue.
-func (g *group) take(n int) []*member {
+// take takes up to limit from the queue, with no more payload than bytes.
+func (g *group) take(limit, bytes int) []*member {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	n = min(n, len(g.queue))
+	n := 0
+	for n < min(limit, len(g.queue)) && g.queue[n].a.bytes() <= bytes {
+		bytes -= g.queue[n].a.bytes()
+		n++
+	}
 	taken := g.queue[:n:n]
 	g.queue = g.queue[n:]
 	return taken
@@ -187,8 +195,8 @@ func (g *group) take(n int) []*member {
 
 // fly runs the statement. An error that concerns only some, or that each can be told better alone, is no error of the flight:
 // then nothing was settled, and everyone goes alone.
-func (f *flight) fly(ctx context.Context, d *pgxDB, j *joined, attempts []*attempt) {
-	results, err := d.settleBulk(ctx, j, attempts)
+func (f *flight) fly(ctx context.Context, d *pgxDB, attempts []*attempt) {
+	results, err := d.settleBulk(ctx, attempts)
 	switch {
 	case err == nil:
 		f.result = make(map[*attempt]settled, len(attempts))

@@ -24,20 +24,26 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 	}
 	rec, won, err := d.settleGrouped(ctx, j, a)
 	if errors.Is(err, errUnanswered) {
-		// Once more with the same token: the row lock waits out the first attempt.
-		r, err := f.resolve(ctx, a, func(ctx context.Context, a *attempt) (sighting, error) {
-			rec, won, err := d.settleOnce(ctx, j, a)
-			if err != nil || won {
-				return sighting{rec, wonIt}, err
-			}
-			return judge(ctx, d.cfg.Outbox, d.pool, a, rec, "")
-		}, err)
+		r, err = d.resume(ctx, f, a, err)
 		return r, true, err
 	}
 	if err != nil {
 		return Receipt{}, true, err
 	}
 	return receiptOf(rec, won), true, nil
+}
+
+// resume finds out what became of a settle whose statement got no answer: it runs once more with the same token, and the row
+// lock waits the first run out.
+func (d *pgxDB) resume(ctx context.Context, f *core, a *attempt, cause error) (Receipt, error) {
+	j := d.plan(a)
+	return f.resolve(ctx, a, func(ctx context.Context, a *attempt) (sighting, error) {
+		rec, won, err := d.settleOnce(ctx, j, a)
+		if err != nil || won {
+			return sighting{rec, wonIt}, err
+		}
+		return judge(ctx, d.cfg.Outbox, d.pool, a, rec, "")
+	}, cause)
 }
 
 func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guard.Record, won bool, err error) {

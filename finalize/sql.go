@@ -171,6 +171,25 @@ func (s *sqlSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if err := s.intact(ctx); err != nil {
 		return guard.Record{}, err
 	}
+	rec, err := s.write(ctx, a)
+	if err != nil {
+		return rec, err
+	}
+	if s.conn == nil {
+		if _, err := s.guardTx.Exec(ctx, "RELEASE SAVEPOINT "+savepoint); err != nil {
+			return rec, s.told(err)
+		}
+		s.ended = true
+		return rec, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return rec, context.Cause(ctx)
+	}
+	return rec, s.end(ctx)
+}
+
+// write settles and writes the events.
+func (s *sqlSession) write(ctx context.Context, a *attempt) (guard.Record, error) {
 	rec, err := s.db.cfg.Guard.Settle(ctx, s.guardTx, a.ref, a.transition())
 	if err != nil {
 		return rec, s.told(settleOwnError(err))
@@ -183,26 +202,21 @@ func (s *sqlSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 			return rec, s.told(fmt.Errorf("write events: %w", err))
 		}
 	}
-	if s.conn == nil {
-		if _, err := s.guardTx.Exec(ctx, "RELEASE SAVEPOINT "+savepoint); err != nil {
-			return rec, s.told(err)
-		}
-		s.ended = true
-		return rec, nil
-	}
-	if err := ctx.Err(); err != nil {
-		return rec, context.Cause(ctx)
-	}
-	if err := s.commit(ctx); err != nil {
-		if errors.Is(err, sql.ErrTxDone) || sqltx.RolledBack(err) {
-			return rec, s.told(err)
-		}
-		if !sqltx.Definite(err) {
-			return rec, fmt.Errorf("%w: commit: %w", errUnanswered, err)
-		}
-		return rec, fmt.Errorf("commit: %w", err)
-	}
 	return rec, nil
+}
+
+// end commits, and gives an error the meaning that it has for the attempt.
+func (s *sqlSession) end(ctx context.Context) error {
+	err := s.commit(ctx)
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, sql.ErrTxDone), sqltx.RolledBack(err):
+		return s.told(err)
+	case !sqltx.Definite(err):
+		return fmt.Errorf("%w: commit: %w", errUnanswered, err)
+	}
+	return fmt.Errorf("commit: %w", err)
 }
 
 // commit commits. When ctx ends before the answer is there, it gives the connection up, and the answer is unknown.

@@ -105,6 +105,7 @@ type stages = finalize.Stages[guard.Tx, string]
 type door struct {
 	do      func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error)
 	settle  func(ctx context.Context, key guard.Key, trigger finalize.Trigger, out finalize.Outcome) (finalize.Receipt, error)
+	many    func(ctx context.Context, trigger finalize.Trigger, items []finalize.Item) ([]finalize.Result, error)
 	forget  func(key guard.Key)
 	queued  func(key guard.Key) int // how many calls wait for another one of the same finalizer
 	prepare func(ctx context.Context, key guard.Key, trigger finalize.Trigger, stages stages) (finalize.Receipt, error)
@@ -131,6 +132,7 @@ func doorOf[Tx any](f *finalize.Finalizer[Tx], wrap func(Tx) guard.Tx, begin fun
 			return f.Do(ctx, key, trigger, adapt(fn))
 		},
 		settle: f.Settle,
+		many:   f.SettleMany,
 		forget: f.Forget,
 		queued: f.Queued,
 		prepare: func(ctx context.Context, key guard.Key, trigger finalize.Trigger, s stages) (finalize.Receipt, error) {

@@ -1,0 +1,277 @@
+package finalize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// Item is one aggregate of a SettleMany, and what it shall end as.
+type Item struct {
+	Key     guard.Key
+	Outcome Outcome
+}
+
+// Result is what became of an Item: what Settle would have returned for it.
+type Result struct {
+	Receipt Receipt
+	Err     error
+}
+
+// SettleMany is Settle for many aggregates, such as those that a sweep found: any number of them, with a result for each in
+// their order. The error is nil if no item has one; else it tells how many do, and wraps the first.
+//
+// It is not one transaction: each item is settled or fails by itself, as if it were alone. With New and the guards of this
+// library (states as Names or Prefixes) up to a thousand are settled in one statement; on SQLite up to a hundred in one
+// transaction. What is held by another transaction, or wrong, is left out there and settled alone, a few at a time. So are
+// all, where neither is possible: with guards of your own, and on PostgreSQL through database/sql. Keys are gone through in
+// order, so that sweeps on several hosts don't block one another; of two items with one key, the first goes first.
+//
+// When ctx ends, the rest of the items fail with its error.
+func (f *Finalizer[Tx]) SettleMany(ctx context.Context, trigger Trigger, items []Item) ([]Result, error) {
+	m := &many[Tx]{Finalizer: f, forgets: f.cache.forgets.Load(), results: make([]Result, len(items))}
+	seen := make(map[guard.Key]bool, len(items))
+	var jobs []*job
+	var repeats []int
+	for i, item := range items {
+		if seen[item.Key] {
+			repeats = append(repeats, i)
+			continue
+		}
+		seen[item.Key] = true
+		a, r, err := f.ready(ctx, item.Key, trigger, item.Outcome)
+		if a == nil {
+			m.results[i] = Result{r, err}
+			continue
+		}
+		jobs = append(jobs, &job{attempt: a, outcome: item.Outcome, i: i})
+	}
+	slices.SortFunc(jobs, func(a, b *job) int { return strings.Compare(a.Key, b.Key) })
+	m.alone(ctx, m.inBulk(ctx, jobs))
+	for _, i := range repeats {
+		r, err := f.Settle(ctx, items[i].Key, trigger, items[i].Outcome)
+		m.results[i] = Result{r, err}
+	}
+	return m.results, m.err(items)
+}
+
+// many is one SettleMany.
+type many[Tx any] struct {
+	*Finalizer[Tx]
+	forgets uint64
+	results []Result
+}
+
+// job is an item that must be settled.
+type job struct {
+	*attempt
+	outcome Outcome
+	i       int
+	lost    error // of a bulk's COMMIT that got no answer, with which it may have been settled
+}
+
+// bulkSettler is a database that can settle many at once.
+type bulkSettler interface {
+	// bulkSize is how many aggregates with keys like a's one settleBulk takes; 0 if it can't.
+	bulkSize(a *attempt) int
+	// settleBulk settles attempts whose keys have one shape and are all different, in the order of their keys. When it
+	// returns an error, none of them was settled; except for errUnanswered, after which each may have been.
+	settleBulk(ctx context.Context, attempts []*attempt) ([]settled, error)
+	// resume finds out what became of an attempt after errUnanswered.
+	resume(ctx context.Context, f *core, a *attempt, cause error) (Receipt, error)
+}
+
+// settled is what settleBulk tells of one attempt.
+type settled struct {
+	rec  guard.Record
+	won  bool
+	done bool // else it must be settled alone
+}
+
+// bulkBytes bounds the payloads of one bulk.
+const bulkBytes = 4 << 20
+
+// inBulk settles what can be settled together, and returns the rest.
+func (m *many[Tx]) inBulk(ctx context.Context, jobs []*job) (rest []*job) {
+	db, ok := m.db.(bulkSettler)
+	if !ok {
+		return jobs
+	}
+	byShape := map[string][]*job{}
+	for _, j := range jobs {
+		shape := j.ref.Key.Shape()
+		byShape[shape] = append(byShape[shape], j)
+	}
+	for _, jobs := range byShape {
+		size := db.bulkSize(jobs[0].attempt)
+		if size == 0 {
+			rest = append(rest, jobs...)
+			continue
+		}
+		for len(jobs) > 0 {
+			n, bytes := 0, 0
+			for n < min(size, len(jobs)) && (n == 0 || bytes+jobs[n].bytes() <= bulkBytes) {
+				bytes += jobs[n].bytes()
+				n++
+			}
+			rest = append(rest, m.bulk(ctx, db, jobs[:n])...)
+			jobs = jobs[n:]
+		}
+	}
+	return rest
+}
+
+// bytes is how long the payloads of the attempt's events are together.
+func (a *attempt) bytes() int {
+	n := 0
+	for i := range a.events {
+		n += len(a.events[i].Payload)
+	}
+	return n
+}
+
+// fewJobs are too few to be parted any more when something is wrong with one of them.
+const fewJobs = 8
+
+// bulk settles jobs together, and returns those that must go alone. When the database refuses them, it parts them, until what
+// is wrong is among few.
+func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest []*job) {
+	if ctx.Err() != nil {
+		return jobs
+	}
+	attempts := make([]*attempt, len(jobs))
+	for i, j := range jobs {
+		j.number = 1
+		attempts[i] = j.attempt
+	}
+	results, err := db.settleBulk(ctx, attempts)
+	switch {
+	case err == nil:
+		for i, j := range jobs {
+			if !results[i].done {
+				rest = append(rest, j)
+				continue
+			}
+			r := receiptOf(results[i].rec, results[i].won)
+			m.cache.put(j.ref.Key, r, m.hot.of(j.ref.Key), m.now(), m.forgets)
+			m.end(ctx, j, r, nil)
+		}
+		return rest
+	case errors.Is(err, errUnanswered):
+		for _, j := range jobs {
+			j.lost = err
+		}
+		return jobs
+	case errors.Is(err, ErrBusy), sqltx.Incomplete(err):
+		// It is not about one of them.
+		for _, j := range jobs {
+			m.end(ctx, j, Receipt{}, err)
+		}
+		return nil
+	case len(jobs) <= fewJobs:
+		return jobs
+	}
+	half := len(jobs) / 2
+	return append(m.bulk(ctx, db, jobs[:half]), m.bulk(ctx, db, jobs[half:])...)
+}
+
+// end notes what became of a job, and tells of it.
+func (m *many[Tx]) end(ctx context.Context, j *job, r Receipt, err error) {
+	r.Differs = err == nil && !r.Won && m.differs(j.attempt, r)
+	r, err = m.Finalizer.end(ctx, j.attempt)(r, err)
+	m.results[j.i] = Result{r, err}
+}
+
+// aloneAtOnce is how many jobs are settled at a time alone. Each takes a connection, and may have to wait for who holds its
+// aggregate.
+const aloneAtOnce = 4
+
+// alone settles each job by itself. A panic goes on in the caller's goroutine.
+func (m *many[Tx]) alone(ctx context.Context, jobs []*job) {
+	next := make(chan *job)
+	panics := make(chan any, aloneAtOnce)
+	var group sync.WaitGroup
+	for range min(aloneAtOnce, len(jobs)) {
+		group.Go(func() {
+			returned := false
+			defer func() {
+				if !returned {
+					p := recover()
+					if p == nil {
+						p = errGoexit
+					}
+					panics <- p
+				}
+			}()
+			for j := range next {
+				m.one(ctx, j)
+			}
+			returned = true
+		})
+	}
+	var failed any
+	for _, j := range jobs {
+		select {
+		case next <- j:
+			continue
+		case failed = <-panics:
+		}
+		break
+	}
+	close(next)
+	group.Wait()
+	if failed == nil && len(panics) > 0 {
+		failed = <-panics
+	}
+	switch failed {
+	case nil:
+	case errGoexit:
+		runtime.Goexit()
+	default:
+		panic(failed)
+	}
+}
+
+// errGoexit stands for the end of a goroutine by runtime.Goexit, such as a test's Fatal in a guard.
+var errGoexit = errors.New("runtime.Goexit was called")
+
+func (m *many[Tx]) one(ctx context.Context, j *job) {
+	if j.lost == nil {
+		r, err := m.settleOne(ctx, j.attempt, j.outcome)
+		m.results[j.i] = Result{r, err}
+		return
+	}
+	r, err := m.inTurn(ctx, j.attempt, func() (Receipt, error) {
+		return m.retry(ctx, j.attempt, func() (Receipt, error) {
+			if lost := j.lost; lost != nil {
+				j.lost = nil // if it turns out that it wasn't settled, it is from the start
+				return m.db.(bulkSettler).resume(ctx, m.core, j.attempt, lost)
+			}
+			return m.settle(ctx, j.attempt, j.outcome)
+		})
+	})
+	m.end(ctx, j, r, err)
+}
+
+// err sums the results up.
+func (m *many[Tx]) err(items []Item) error {
+	failed, first := 0, -1
+	for i, r := range m.results {
+		if r.Err != nil {
+			if failed++; first < 0 {
+				first = i
+			}
+		}
+	}
+	if failed == 0 {
+		return nil
+	}
+	return fmt.Errorf("finalize: %d of %d items failed; the first is %v: %w", failed, len(items), items[first].Key, m.results[first].Err)
+}
