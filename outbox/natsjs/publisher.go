@@ -1,0 +1,163 @@
+package natsjs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// Config says where events go. The zero Config, or nil, is ready for use.
+type Config struct {
+	// Prefix begins each subject. Default "events".
+	Prefix string
+	// Subject names an event's subject instead.
+	Subject func(outbox.Event) string
+	// Stream, if set, is the stream that has to take the events: another one over the same subjects refuses them.
+	Stream string
+	// Source names where the events come from, as a URI or a path: CloudEvents' source. Default "endstate".
+	Source string
+	// AckTimeout is how long the stream may take to acknowledge an event. Default 5 seconds: longer than most elections of a
+	// leader.
+	AckTimeout time.Duration
+	// MaxInFlight bounds how many events, of all calls together, wait for their acknowledgement. Default 4096.
+	MaxInFlight int
+}
+
+// ErrConfig is returned for a Config that doesn't make sense.
+var ErrConfig = errors.New("natsjs: invalid configuration")
+
+func (c Config) validate() error {
+	if c.Prefix != "" && c.Subject != nil {
+		return fmt.Errorf("%w: Config.Prefix and Config.Subject are both set", ErrConfig)
+	}
+	if c.Prefix != "" && !validSubject(c.Prefix) {
+		return fmt.Errorf("%w: Config.Prefix is %q, which no subject can begin with", ErrConfig, c.Prefix)
+	}
+	if _, err := url.Parse(c.Source); err != nil {
+		return fmt.Errorf("%w: Config.Source is not a URI reference", ErrConfig)
+	}
+	if c.AckTimeout < 0 {
+		return fmt.Errorf("%w: Config.AckTimeout is %v", ErrConfig, c.AckTimeout)
+	}
+	if c.MaxInFlight < 0 {
+		return fmt.Errorf("%w: Config.MaxInFlight is %d", ErrConfig, c.MaxInFlight)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Prefix == "" {
+		c.Prefix = "events"
+	}
+	if c.Subject == nil {
+		prefix := c.Prefix
+		c.Subject = func(e outbox.Event) string { return subject(prefix, e) }
+	}
+	if c.Source == "" {
+		c.Source = "endstate"
+	}
+	if c.AckTimeout == 0 {
+		c.AckTimeout = 5 * time.Second
+	}
+	if c.MaxInFlight == 0 {
+		c.MaxInFlight = 4096
+	}
+	return c
+}
+
+// Publisher sends events to JetStream. It is safe for concurrent use.
+type Publisher struct {
+	js   jetstream.JetStream
+	cfg  Config
+	opts []jetstream.PublishOpt
+}
+
+var _ outbox.Publisher = (*Publisher)(nil)
+
+// New makes a Publisher on a connection, which stays the caller's to close. Of its options, MaxReconnects(-1) lets it outlive
+// any outage.
+func New(conn *nats.Conn, cfg *Config) (*Publisher, error) {
+	if cfg == nil {
+		cfg = &Config{}
+	}
+	if conn == nil {
+		return nil, fmt.Errorf("%w: the connection is nil", ErrConfig)
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	p := &Publisher{cfg: cfg.withDefaults()}
+	var err error
+	p.js, err = jetstream.New(conn, jetstream.WithPublishAsyncTimeout(p.cfg.AckTimeout), jetstream.WithPublishAsyncMaxPending(p.cfg.MaxInFlight))
+	if err != nil {
+		return nil, fmt.Errorf("natsjs: %w", err)
+	}
+	if p.cfg.Stream != "" {
+		p.opts = append(p.opts, jetstream.WithExpectStream(p.cfg.Stream))
+	}
+	return p, nil
+}
+
+// Publish implements outbox.Publisher.
+func (p *Publisher) Publish(ctx context.Context, batch []outbox.Event) []error {
+	errs, acks := make([]error, len(batch)), make([]jetstream.PubAckFuture, len(batch))
+	for i, e := range batch {
+		acks[i], errs[i] = p.send(ctx, e)
+	}
+	failed := false
+	for i, ack := range acks {
+		if ack != nil {
+			errs[i] = acknowledged(ctx, ack)
+		}
+		failed = failed || errs[i] != nil
+	}
+	if !failed {
+		return nil
+	}
+	return errs
+}
+
+// send sends an event and returns where its acknowledgement will arrive.
+func (p *Publisher) send(ctx context.Context, e outbox.Event) (jetstream.PubAckFuture, error) {
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("natsjs: %w", context.Cause(ctx))
+	}
+	subject := p.cfg.Subject(e)
+	if !validSubject(subject) {
+		return nil, outbox.Permanent(fmt.Errorf("natsjs: Config.Subject says %q for type %q, which is no subject", subject, e.Type))
+	}
+	ack, err := p.js.PublishMsgAsync(message(e, subject, p.cfg.Source), p.opts...)
+	if err != nil {
+		return nil, refused(subject, err)
+	}
+	return ack, nil
+}
+
+// acknowledged waits for an acknowledgement. That of a repeat, which the stream has dropped, is one like any other.
+func acknowledged(ctx context.Context, ack jetstream.PubAckFuture) error {
+	select {
+	case <-ack.Ok():
+		return nil
+	case err := <-ack.Err():
+		return refused(ack.Msg().Subject, err)
+	case <-ctx.Done():
+		return fmt.Errorf("natsjs: publish to %q: %w", ack.Msg().Subject, context.Cause(ctx))
+	}
+}
+
+// refused says what became of an event.
+func refused(subject string, err error) error {
+	wrapped := fmt.Errorf("natsjs: publish to %q: %w", subject, err)
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if errors.Is(err, nats.ErrMaxPayload) || ok && api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum {
+		return outbox.Permanent(wrapped)
+	}
+	return wrapped
+}
