@@ -90,7 +90,7 @@ func TestProcessKilledAtEachStep(t *testing.T) {
 			for _, v := range victims {
 				v.catch()
 			}
-			process.kill()
+			require.NotContains(t, strings.Join(process.kill(), "\n"), "returned", "too late to kill the process")
 			for _, v := range victims {
 				v.bury()
 			}
@@ -128,8 +128,10 @@ func (step killStep) aim(t *testing.T, w *world) *victim {
 		v.unlock = func() { require.NoError(t, lock.Close()) } // see below
 		w.db.SetMaxIdleConns(0)                                // so that closing ends the session, and with it the lock
 	}
-	v.caller = caller{Database: w.database, Guard: w.guard, DSN: v.proxy.URL(), Schema: w.schema, App: w.app + "victim",
-		ID: victimID, Call: step.call, Hold: step.at == nil}
+	v.caller = caller{Database: w.database, Guard: w.guard, DSN: v.proxy.URL(), Schema: w.schema, App: w.app + "victim", ID: victimID, Call: step.call}
+	if step.at == nil {
+		v.caller.Hold = inCallback
+	}
 	return v
 }
 
@@ -149,19 +151,19 @@ func (v *victim) catch() {
 		}
 	}
 	if v.step.holds {
-		go v.compete()
+		go func() { v.rival <- compete(v.world) }()
 		v.waiting(1)
 	}
 }
 
 // compete is another trigger, of another process, that wants another state.
-func (v *victim) compete() {
-	c := called{}
+func compete(w *world) called {
+	c := called{Key: victimID}
 	var err error
-	if c.Receipt, err = v.settle(v.t.Context(), guard.Text(victimID), "rival", rivals()); err != nil {
+	if c.Receipt, err = w.settle(w.t.Context(), guard.Text(victimID), "rival", rivals()); err != nil {
 		c.Err = err.Error()
 	}
-	v.rival <- c
+	return c
 }
 
 func rivals() finalize.Outcome {
@@ -183,27 +185,34 @@ func (v *victim) bury() {
 	v.unlock()
 	v.eventually("SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = $1", v.caller.App)
 	if !v.step.holds {
-		v.compete()
+		v.rival <- compete(v.world)
 	}
-	rival := <-v.rival
+	requireBuried(t, v.world, <-v.rival, v.step.commits)
+	if v.step.commits && v.step.call == "do" {
+		require.Equal(t, 1, v.writes(victimID), "the callback's own write came with its transaction")
+	}
+}
+
+// requireBuried checks what a rival was told and what there is after the process's death. Whether it committed decides.
+func requireBuried(t *testing.T, w *world, rival called, committed bool) {
+	t.Helper()
 	require.Empty(t, rival.Err)
 	r := rival.Receipt
-	require.Equal(t, !v.step.commits, r.Won)
-	state, trigger, writes := "ERROR_PROCESSING", finalize.Trigger("rival"), 0
-	if v.step.commits {
+	require.Equal(t, !committed, r.Won)
+	state, trigger := "ERROR_PROCESSING", finalize.Trigger("rival")
+	if committed {
 		state, trigger = "COMPLETE_STABLE", callersTrigger
-		if v.step.call == "do" {
-			writes = 1
-		}
 	}
 	require.Equal(t, state, r.State)
-	require.Equal(t, v.hasLedger(), r.Provenance)
+	require.Equal(t, w.hasLedger(), r.Provenance)
 	if r.Provenance {
 		require.Equal(t, trigger, r.Trigger)
 	}
-	v.requireFinal(victimID, state, "batch.completed")
-	require.Equal(t, writes, v.writes(victimID), "the callback's own write is there if and only if it committed")
-	later, err := v.another().do(t.Context(), guard.Text(victimID), "sweep", never(t))
+	w.requireFinal(victimID, state, "batch.completed")
+	if !committed {
+		require.Zero(t, w.writes(victimID), "the callback's own write went with its transaction")
+	}
+	later, err := w.another().do(t.Context(), guard.Text(victimID), "sweep", never(t))
 	require.NoError(t, err)
 	r.Won, r.Differs = false, false
 	require.Equal(t, r, later, "I4")
@@ -226,7 +235,7 @@ func TestProcessStoppedInItsTransaction(t *testing.T) {
 					w.open(id, id+"-before")
 					worlds = append(worlds, w)
 					callers = append(callers, caller{Database: database, Guard: g, DSN: url, Schema: w.schema, App: w.app + "sleeper",
-						ID: id, Call: call, Warm: true, Hold: true, Params: map[string]string{"idle_in_transaction_session_timeout": "1000"}})
+						ID: id, Call: call, Warm: true, Hold: inCallback, Params: map[string]string{"idle_in_transaction_session_timeout": "1000"}})
 				}
 			}
 			process := startProcess(t, callers...)

@@ -27,10 +27,11 @@ type caller struct {
 	Database, Guard, DSN, Schema string
 	App                          string // application_name of its connections
 	ID                           string
-	Call                         string            // "do", "doTx" or "settle"
+	IDs                          []string          // for "insist"
+	Call                         string            // "do", "doTx", "settle", or "insist"
 	Params                       map[string]string // connection parameters
 	Warm                         bool              // the connection has finalized another before, ID-before
-	Hold                         bool              // the callback waits for process.release
+	Hold                         string            // where it stays until process.release, if anywhere
 }
 
 // TestProcess is the process that startProcess starts; by itself it does nothing.
@@ -46,20 +47,38 @@ func TestProcess(t *testing.T) {
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 		close(released)
 	}()
+	require.NoError(t, registerHold(released))
 	var group sync.WaitGroup
 	for _, c := range callers {
+		if c.Call == "insist" {
+			c.insist(t)
+			continue
+		}
 		group.Go(func() {
 			said := called{Key: c.ID}
 			var err error
 			if said.Receipt, err = c.call(t, released); err != nil {
 				said.Err = err.Error()
 			}
-			line, err := json.Marshal(said)
-			require.NoError(t, err)
-			fmt.Printf("returned %s\n", line)
+			say(t, said)
 		})
 	}
 	group.Wait()
+}
+
+// say tells the parent what a call returned.
+func say(t *testing.T, c called) {
+	line, err := json.Marshal(c)
+	require.NoError(t, err)
+	fmt.Printf("returned %s\n", line)
+}
+
+// inCallback is where a call may be held on every database. SQLite has more, see holdSQLite.
+const inCallback = "in the callback"
+
+func hold(released <-chan struct{}) {
+	fmt.Println("holding")
+	<-released
 }
 
 // callersTrigger is the trigger of all calls of other processes.
@@ -71,7 +90,15 @@ func (c caller) call(t *testing.T, released <-chan struct{}) (finalize.Receipt, 
 		for name, value := range c.Params {
 			s.params[name] = value
 		}
+		if c.Hold == afterCommit {
+			s.config = func(cfg *finalize.Config) {
+				cfg.Trace.Won = func(context.Context, finalize.Call, finalize.Receipt) { hold(released) }
+			}
+		}
 	})
+	if w.sqlite() {
+		c.holdSQLite(t, w, released)
+	}
 	ctx, key := t.Context(), guard.Text(c.ID)
 	if c.Warm {
 		if _, err := w.do(ctx, guard.Text(c.ID+"-before"), callersTrigger, complete(c.ID+"-before")); err != nil {
@@ -79,11 +106,13 @@ func (c caller) call(t *testing.T, released <-chan struct{}) (finalize.Receipt, 
 		}
 	}
 	callback := complete(c.ID)
-	if c.Hold {
+	if c.Hold == inCallbackSpilled {
+		callback = spilling(c.ID, released)
+	}
+	if c.Hold == inCallback {
 		callback = func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
 			out, err := complete(c.ID)(ctx, tx)
-			fmt.Println("holding")
-			<-released
+			hold(released)
 			return out, err
 		}
 	}
@@ -162,11 +191,16 @@ func (p *process) returned(n int) map[string]called {
 	p.t.Helper()
 	results := map[string]called{}
 	for _, text := range p.await(n, "returned ") {
-		var c called
-		require.NoError(p.t, json.Unmarshal([]byte(text), &c))
+		c := parseCalled(p.t, text)
 		results[c.Key] = c
 	}
 	return results
+}
+
+func parseCalled(t *testing.T, text string) (c called) {
+	t.Helper()
+	require.NoError(t, json.Unmarshal([]byte(text), &c))
+	return c
 }
 
 // release lets the callbacks go on that hold.
@@ -176,15 +210,16 @@ func (p *process) release() {
 	require.NoError(p.t, err)
 }
 
-// kill kills it as kill -9 does, and waits for its end. No call of it may have returned.
-func (p *process) kill() {
+// kill kills it as kill -9 does, waits for its end, and returns what it had said last.
+func (p *process) kill() (lines []string) {
 	p.t.Helper()
 	require.NoError(p.t, p.cmd.Process.Kill())
 	for line := range p.lines {
-		require.NotContains(p.t, line, "returned", "it was too late to kill the process")
+		lines = append(lines, line)
 	}
 	_ = p.cmd.Wait() // it says that the process was killed
 	require.Equal(p.t, syscall.SIGKILL, p.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal())
+	return lines
 }
 
 // stop stops it as SIGSTOP does, until cont.
