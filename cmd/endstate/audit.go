@@ -6,5 +6,6 @@ import "github.com/spf13/cobra"
 func newAudit(a *app) *cobra.Command {
 	return group("audit", "Find the duplicates that are there already",
 		newAuditDB(a),
+		newAuditLogs(a),
 	)
 }

@@ -17,6 +17,7 @@ type progress struct {
 	bar  *progressbar.ProgressBar
 	of   int
 	stop chan struct{}
+	once sync.Once
 	done sync.WaitGroup
 }
 
@@ -66,9 +67,11 @@ func (p *progress) busy(what string) { p.step(0, -1, what) }
 
 // end removes the bar, so that it doesn't stand among the results.
 func (p *progress) end() {
-	close(p.stop)
-	p.done.Wait()
-	if p.bar != nil {
-		_ = p.bar.Clear()
-	}
+	p.once.Do(func() {
+		close(p.stop)
+		p.done.Wait()
+		if p.bar != nil {
+			_ = p.bar.Clear()
+		}
+	})
 }

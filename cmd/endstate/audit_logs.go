@@ -1,0 +1,157 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/endstate-go/endstate/outbox/audit"
+)
+
+// The messages that package finalize logs: of calls that won or came late, and of all calls.
+const (
+	ownCompletions = `^(finalized|already final)$`
+	ownStarts      = `^(finalized|already final|not ready|not finalized)$`
+)
+
+// newAuditLogs is the command that counts repeated finalizations in logs.
+func newAuditLogs(a *app) *cobra.Command {
+	var cfg logConfig
+	var table audit.Config
+	var message, starts, pattern string
+	cmd := &cobra.Command{
+		Use:   "logs FILE… | -",
+		Short: "Count the finalizations in logs, and which aggregates have several",
+		Long: `Count the finalizations in logs, and which aggregates have several. - is standard input.
+
+Lines are JSON as slog, zap, zerolog, structlog and logrus write it; the fields are found by themselves, or named by flags
+(a.b is field b in a). With --pattern they are text. Files may be compressed by gzip. What can't be read is counted and the
+first of it shown.
+
+With --db the duplicates of an outbox table are held against what the logs say: an aggregate that is repeated in the logs and
+not in the table shows that a guard worked.
+
+Exit status: 0 no aggregate is repeated, 1 some are, 2 could not run to its end.`,
+		Example: `  endstate audit logs app.log app.log.1.gz
+  kubectl logs deploy/app | endstate audit logs - --message '^Dual event publishing completed' --key batch_id
+  endstate audit logs app.txt --message completed --pattern 'batch=(?P<key>\S+) trigger=(?P<trigger>\S+)'`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, files []string) error {
+			var err error
+			if cfg.message, err = newMatcher("message", message); err != nil {
+				return err
+			}
+			if !cmd.Flags().Changed("start") && cmd.Flags().Changed("message") {
+				starts = ""
+			}
+			if cfg.start, err = newMatcher("start", starts); err != nil {
+				return err
+			}
+			if pattern != "" {
+				if cfg.pattern, err = regexp.Compile(pattern); err != nil {
+					return fmt.Errorf("--pattern: %w", err)
+				}
+				if cfg.pattern.SubexpIndex("key") < 0 {
+					return errors.New(`--pattern has no group "key", such as in (?P<key>\S+)`)
+				}
+			}
+			if cmd.Flags().Changed("db") {
+				return a.auditLogs(cmd.Context(), cfg, files, &table)
+			}
+			return a.auditLogs(cmd.Context(), cfg, files, nil)
+		},
+	}
+	tableFlags(cmd, &table)
+	flags := cmd.Flags()
+	flags.StringVar(&message, "message", ownCompletions, "count lines whose message matches this `REGEX`; default: what the library's own logger writes")
+	flags.StringVar(&starts, "start", ownStarts, "count lines whose message matches this `REGEX` as starts of a finalization; '' for none")
+	flags.StringVar(&pattern, "pattern", "", "the lines are text: `REGEX` with a group (?P<key>…), and optionally (?P<trigger>…) and (?P<time>…); --message is then looked for in the whole line")
+	flags.StringVar(&cfg.key, "key", "", "the `FIELD` of the aggregate's id; default: the first of "+strings.Join(fieldNames[keyField], ", "))
+	flags.StringVar(&cfg.messageKey, "message-key", "", "the `FIELD` of the message; default: the first of "+strings.Join(fieldNames[messageField], ", "))
+	flags.StringVar(&cfg.triggerKey, "trigger-key", "", "the `FIELD` of the trigger's name; default: the first of "+strings.Join(fieldNames[triggerField], ", "))
+	flags.StringVar(&cfg.timeKey, "time-key", "", "the `FIELD` of the time; default: the first of "+strings.Join(fieldNames[timeField], ", "))
+	flags.IntVar(&cfg.top, "top", 10, "show the worst `N` aggregates")
+	return cmd
+}
+
+func (a *app) auditLogs(ctx context.Context, cfg logConfig, files []string, table *audit.Config) error {
+	progress := a.progress()
+	defer progress.end()
+	scan := newLogScan(cfg)
+	for _, name := range files {
+		progress.busy("reading " + name)
+		if err := a.scanFile(ctx, scan, name); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	report := scan.report()
+	if table != nil {
+		progress.busy("looking at the outbox")
+		outbox, err := a.holdAgainst(ctx, *table, scan)
+		if err != nil {
+			return err
+		}
+		report.Outbox = outbox
+	}
+	progress.end()
+	if err := a.print(report, report.text); err != nil {
+		return err
+	}
+	if report.Repeated > 0 || report.Outbox != nil && report.Outbox.Duplicated > 0 {
+		return errFound
+	}
+	return nil
+}
+
+// maxLine is the longest line that is looked at.
+const maxLine = 1 << 20
+
+func (a *app) scanFile(ctx context.Context, scan *logScan, name string) error {
+	in := a.stdin
+	if name != "-" {
+		f, err := os.Open(name)
+		if err != nil {
+			return errors.Unwrap(err) // the caller names the file
+		}
+		defer f.Close()
+		in = f
+	}
+	lines := bufio.NewReaderSize(in, maxLine)
+	if magic, _ := lines.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) {
+		unzipped, err := gzip.NewReader(lines)
+		if err != nil {
+			return err
+		}
+		lines = bufio.NewReaderSize(unzipped, maxLine)
+	}
+	scan.begin(name)
+	for n := 0; ; n++ {
+		if n%10_000 == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		line, err := lines.ReadSlice('\n')
+		if errors.Is(err, bufio.ErrBufferFull) {
+			scan.tooLong(line)
+			for errors.Is(err, bufio.ErrBufferFull) {
+				_, err = lines.ReadSlice('\n')
+			}
+		} else if len(line) > 0 {
+			scan.line(bytes.TrimRight(line, "\r\n"))
+		}
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
