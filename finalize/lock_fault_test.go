@@ -31,7 +31,9 @@ func (s *severalLocks) Do(ctx context.Context, key string, fn func(context.Conte
 // Whatever becomes of Redis while one call prepares and the others wait, one transition commits, with one set of events, and
 // with FailOpen nobody is kept.
 func TestRedisFaultsNeverBreakThePromise(t *testing.T) {
-	for name, fault := range map[string]struct{ fire, mend func(*testing.T, *testserver.Redis) }{
+	for name, fault := range map[string]struct {
+		fire, mend func(*testing.T, *testserver.Redis)
+	}{
 		"killed":          {func(_ *testing.T, r *testserver.Redis) { r.Kill() }, func(t *testing.T, r *testserver.Redis) { require.NoError(t, r.Start()) }},
 		"restarted empty": {func(t *testing.T, r *testserver.Redis) { r.Kill(); require.NoError(t, r.Start()) }, nil},
 		"flushed":         {func(t *testing.T, r *testserver.Redis) { redisDo(t, r, "flushall") }, nil},

@@ -90,7 +90,7 @@ func (w *world) prepared(id string) int {
 
 func redisLock(t testing.TB, url string, ttl time.Duration) *lock.Redis {
 	t.Helper()
-	l, err := lock.NewRedis(dbtest.RedisOn(t, url), &lock.RedisConfig{TTL: ttl, Logger: discard()})
+	l, err := lock.NewRedis(dbtest.RedisOn(t, url), &lock.RedisConfig{TTL: ttl, Timeout: ttl / 4, Logger: discard()}) // machines that test are busy
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Close()) })
 	return l

@@ -128,6 +128,27 @@ func TestSQLiteFourProcesses(t *testing.T) {
 	}
 }
 
+// With a lock each batch is scored once, without one as often as triggers overlap; one event goes out in both cases.
+func TestScoringsWithEachLock(t *testing.T) {
+	for _, args := range [][]string{
+		{"-lock", "none", "-scoring", "20ms"},
+		{"-lock", "local", "-scoring", "20ms"},
+		{"-redis", dbtest.RedisURL(t), "-processes", "4"},
+		{"-db", dbtest.Postgres(t), "-lock", "postgres", "-processes", "4"},
+	} {
+		status, r := runJSON(t, append(args, "-batches", "10")...)
+		requireTheIncident(t, status, r, 10)
+		require.Equal(t, r.Runs[0].Finalizations, r.Runs[0].Scorings, "unguarded, every finalization scores")
+		require.Equal(t, "none", r.Runs[0].Lock)
+		if args[1] == "none" {
+			require.Greater(t, r.Runs[1].Scorings, 10, args)
+		} else {
+			require.NotEqual(t, "none", r.Runs[1].Lock)
+			require.Equal(t, 10, r.Runs[1].Scorings, args)
+		}
+	}
+}
+
 func TestTooEarlyIsTurnedAway(t *testing.T) {
 	// One worker: the fifth callback of a batch finds five of ten done.
 	r, s := kept(t, "-workers", "1")
@@ -227,6 +248,9 @@ func TestBadUsage(t *testing.T) {
 	for _, args := range [][]string{
 		{"-batches", "0"}, {"-comparisons", "-1"}, {"-workers", "0"}, {"-processes", "1000"}, {"-nonsense"}, {"-seed", "x"}, {"extra"},
 		{"postgres://u:secret@localhost/x"}, {"-db", "postgres://u:secret%zz@localhost/x"}, {"-db", "postgres://u:secret@localhost/x?sslmode=no"},
+		{"-lock", "zookeeper"}, {"-lock", "redis"}, {"-lock", "postgres"}, {"-lock", "local", "-redis", "redis://:secret@localhost/0"},
+		{"-redis", "redis://:secret%zz@localhost/0"}, {"-scoring", "-1s"}, {"-scoring", "1h"},
+		{"-db", "postgres://u:secret@localhost/x", "-lock", "postgres", "-processes", "17"},
 		{"-db", "mysql://root:secret@localhost/x"}, {"-db", "postgres://u:secret@127.0.0.1:1/x?connect_timeout=2"},
 	} {
 		var stdout, stderr bytes.Buffer

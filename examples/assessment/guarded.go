@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
@@ -19,7 +20,7 @@ type guarded struct {
 	fin *finalize.Finalizer[*sql.Tx]
 }
 
-func newGuarded(s *store, o options, tampered tamper) (*guarded, error) {
+func newGuarded(s *store, o options, lock finalize.Locker, tampered tamper) (*guarded, error) {
 	g := guard.All(
 		guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")},
 		guard.Ledger{}, // who, when, which trigger
@@ -30,7 +31,9 @@ func newGuarded(s *store, o options, tampered tamper) (*guarded, error) {
 	fin, err := finalize.NewSQL(s.DB, &finalize.Config{
 		Aggregate:   "batch",
 		Guard:       g,
-		MaxAttempts: 50, // SQLite has one writer at a time
+		Cache:       finalize.CacheConfig{Off: tampered != nil}, // which would hide a broken guard from its test
+		Lock:        lock,                                       // saves scoring a batch twice; the guard alone keeps it right
+		MaxAttempts: 50,                                         // SQLite has one writer at a time
 		Logger:      slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -40,18 +43,25 @@ func newGuarded(s *store, o options, tampered tamper) (*guarded, error) {
 }
 
 func (g *guarded) finalize(ctx context.Context, id, trigger string) (string, error) {
-	receipt, err := g.fin.Do(ctx, guard.Text(id), finalize.Trigger(trigger), func(ctx context.Context, tx *sql.Tx) (finalize.Outcome, error) {
-		p, err := g.progress(ctx, tx, id)
-		if err != nil {
-			return finalize.Outcome{}, err
-		}
-		if !p.ready(g.thresholdPercent) {
-			return finalize.Outcome{}, finalize.ErrNotReady
-		}
-		if err := g.note(ctx, tx, id, trigger, p, g.thresholdPercent); err != nil {
-			return finalize.Outcome{}, err
-		}
-		return finalize.Outcome{State: "COMPLETE_STABLE", Events: completionEvents(id)}, nil
+	receipt, err := finalize.DoPrepared(ctx, g.fin, guard.Text(id), finalize.Trigger(trigger), finalize.Stages[*sql.Tx, progress]{
+		// The long work: under the lock, if there is one, and with no transaction open.
+		Prepare: func(ctx context.Context) (progress, error) {
+			p, err := g.progress(ctx, g, id)
+			if err != nil {
+				return p, err
+			}
+			if !p.ready(g.thresholdPercent) {
+				return p, finalize.ErrNotReady
+			}
+			return p, g.score(ctx, id, trigger, g.scoring)
+		},
+		// The short work: it writes what was prepared, in the transaction that finalizes.
+		Commit: func(ctx context.Context, tx *sql.Tx, p progress) (finalize.Outcome, error) {
+			if err := g.note(ctx, tx, id, trigger, p, g.thresholdPercent); err != nil {
+				return finalize.Outcome{}, err
+			}
+			return finalize.Outcome{State: "COMPLETE_STABLE", Events: completionEvents(id)}, nil
+		},
 	})
 	switch {
 	case errors.Is(err, finalize.ErrNotReady):
@@ -75,6 +85,17 @@ func completionEvents(id string) []outbox.Event {
 		{Type: "assessment.result", Payload: payload},
 		{Type: "resource.consumed", Payload: payload},
 	}
+}
+
+// score is the expensive part of a completion, and counts how often it runs.
+func (s *store) score(ctx context.Context, id, trigger string, takes time.Duration) error {
+	select {
+	case <-time.After(takes):
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	_, err := s.ExecContext(ctx, s.sql(`INSERT INTO scorings VALUES ($1, $2)`), id, trigger)
+	return err
 }
 
 // note counts a finalization, in its own transaction.

@@ -3,7 +3,11 @@
 // first as the service was, with nothing to keep the triggers apart, then through endstate, and shows both side by side,
 // read back from the database.
 //
-//	go run ./examples/assessment [-db URL] [-batches 25] [-comparisons 10] [-workers 8] [-processes 1] [-seed 1] [-keep] [-json]
+//	go run ./examples/assessment [-db URL] [-lock redis|postgres|local|none] [-redis URL] [-scoring 5ms] [-batches 25]
+//		[-comparisons 10] [-workers 8] [-processes 1] [-seed 1] [-keep] [-json]
+//
+// A completion scores its batch first, which is expensive. The guard alone lets one scoring count; a lock keeps the triggers
+// from doing the others.
 //
 // Exit status: 0 if the guarded run is right, 1 if it has a duplicate, a missing event or a batch completed too early, 2 if
 // it could not run.

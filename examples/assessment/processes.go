@@ -26,8 +26,9 @@ func spawn(ctx context.Context, o options) error {
 			cmd := exec.CommandContext(ctx, self,
 				"-batches", fmt.Sprint(o.batches), "-comparisons", fmt.Sprint(o.comparisons), "-workers", fmt.Sprint(o.workers),
 				"-processes", fmt.Sprint(o.processes), "-seed", fmt.Sprint(o.seed),
+				"-scoring", o.scoring.String(), "-lock", o.lock,
 				"-child-guard", o.guard, "-child-dir", o.dir, "-child", fmt.Sprint(i+1))
-			cmd.Env = append(os.Environ(), dbEnv+"="+o.db)
+			cmd.Env = append(os.Environ(), dbEnv+"="+o.db, redisEnv+"="+o.redis)
 			cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 			cmd.WaitDelay = 5 * time.Second
 			var out bytes.Buffer

@@ -17,6 +17,7 @@ type report struct {
 // figures are one run's, read back from the database.
 type figures struct {
 	Guard         string         `json:"guard"`
+	Lock          string         `json:"lock"`
 	Batches       int            `json:"batches"`
 	TriggerCalls  int            `json:"trigger_calls"`
 	Finalizations int            `json:"finalizations"`
@@ -25,6 +26,7 @@ type figures struct {
 	Percentage    float64        `json:"duplicate_percentage"`
 	WorstBatch    int            `json:"worst_batch_events"`
 	Premature     int            `json:"premature"`
+	Scorings      int            `json:"scorings"`
 	Wins          map[string]int `json:"wins"`
 	Losses        map[string]int `json:"losses"`
 
@@ -33,18 +35,20 @@ type figures struct {
 }
 
 func (s *store) figures(ctx context.Context, o options) (figures, error) {
-	f := figures{Guard: o.guard, Wins: map[string]int{}, Losses: map[string]int{}}
+	f := figures{Guard: o.guard, Lock: "none", Wins: map[string]int{}, Losses: map[string]int{}}
 	for _, t := range triggers() {
 		f.Wins[t], f.Losses[t] = 0, 0
 	}
 	perBatch := `SELECT aggregate_id, count(*) AS n FROM event_outbox WHERE event_type = '` + completed + `' GROUP BY aggregate_id`
 	if o.guard == withEndstate {
+		f.Lock = o.lock
 		perBatch = `SELECT aggregate_id, count(*) AS n FROM endstate_outbox WHERE type = '` + completed + `' GROUP BY aggregate_id`
 	}
 	for query, dest := range map[string]*int{
 		`SELECT count(*) FROM batches`:                                                                    &f.Batches,
 		`SELECT count(*) FROM trigger_calls`:                                                              &f.TriggerCalls,
 		`SELECT count(*) FROM trigger_calls WHERE result = 'not ready'`:                                   &f.notReady,
+		`SELECT count(*) FROM scorings`:                                                                   &f.Scorings,
 		`SELECT count(*) FROM finalizations`:                                                              &f.Finalizations,
 		`SELECT count(DISTINCT batch_id) FROM finalizations WHERE premature = 1`:                          &f.Premature,
 		`SELECT coalesce(sum(n), 0) FROM (` + perBatch + `) AS e`:                                         &f.Events,
@@ -112,6 +116,7 @@ func (r report) print(out io.Writer) error {
 	}
 	fmt.Fprintf(&text, "The incident on %s, without and with endstate:\n\n", r.Database)
 	row("guard", func(f figures) string { return f.Guard })
+	row("lock", func(f figures) string { return f.Lock })
 	row("batches", count(func(f figures) int { return f.Batches }))
 	row("calls of the triggers", count(func(f figures) int { return f.TriggerCalls }))
 	row("turned away, not ready", count(func(f figures) int { return f.notReady }))
@@ -120,6 +125,7 @@ func (r report) print(out io.Writer) error {
 	row("duplicates", count(func(f figures) int { return f.Duplicates }))
 	row("duplicates, percent", func(f figures) string { return fmt.Sprintf("%.2f", f.Percentage) })
 	row("events of the worst batch", count(func(f figures) int { return f.WorstBatch }))
+	row("scorings", count(func(f figures) int { return f.Scorings }))
 	row("batches completed too early", count(func(f figures) int { return f.Premature }))
 	for _, t := range triggers() {
 		row("won/lost by "+t, func(f figures) string { return fmt.Sprintf("%d/%d", f.Wins[t], f.Losses[t]) })

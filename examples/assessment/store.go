@@ -62,9 +62,11 @@ func (s *store) create(ctx context.Context, o options) error {
 	statements := []string{
 		// failed counts comparisons that ended in an error: a batch is out of work when done + failed = comparisons.
 		`CREATE TABLE batches (id text PRIMARY KEY, status text NOT NULL, comparisons integer NOT NULL, done integer NOT NULL, failed integer NOT NULL)`,
-		// What the example counts itself: each call of a trigger, and each finalization with what was done by then.
+		// What the example counts itself: each call of a trigger, each finalization with what was done by then, and
+		// each scoring.
 		`CREATE TABLE trigger_calls (batch_id text NOT NULL, caller text NOT NULL, result text NOT NULL, pid integer NOT NULL)`,
 		`CREATE TABLE finalizations (batch_id text NOT NULL, caller text NOT NULL, premature integer NOT NULL)`,
+		`CREATE TABLE scorings (batch_id text NOT NULL, caller text NOT NULL)`,
 	}
 	if o.guard == withNone {
 		// The incident's outbox: events have ids of their own, and nothing else is unique.
@@ -76,7 +78,7 @@ func (s *store) create(ctx context.Context, o options) error {
 		}
 	}
 	if o.guard == withEndstate {
-		finalizer, err := newGuarded(s, o, nil)
+		finalizer, err := newGuarded(s, o, nil, nil)
 		if err != nil {
 			return err
 		}

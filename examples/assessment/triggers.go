@@ -36,7 +36,12 @@ type service struct {
 func work(ctx context.Context, store *store, o options, tampered tamper) error {
 	s := &service{store: store, options: o, finalizer: &unguarded{store, o}}
 	if o.guard == withEndstate {
-		guarded, err := newGuarded(store, o, tampered)
+		lock, closeLock, err := openLock(ctx, o)
+		if err != nil {
+			return err
+		}
+		defer closeLock()
+		guarded, err := newGuarded(store, o, lock, tampered)
 		if err != nil {
 			return err
 		}

@@ -15,6 +15,9 @@ type unguarded struct {
 }
 
 func (u *unguarded) finalize(ctx context.Context, id, trigger string) (string, error) {
+	if err := u.score(ctx, id, trigger, u.scoring); err != nil {
+		return "", err
+	}
 	tx, err := u.BeginTx(ctx, nil)
 	if err != nil {
 		return "", err
