@@ -52,6 +52,7 @@ func (b *bencher) cases() []bcase {
 				ours: b.settle(g.fin, false), theirs: b.handSelect},
 		)
 	}
+	cases = append(cases, b.inboxCases()...)
 	return append(cases,
 		bcase{name: "status/do-vs-one-by-one", peer: "begin, lock, update, insert, commit", must: ">= 1.25", workers: connections, rows: rows,
 			ours: b.do(b.status, true), theirs: b.handOneByOne},

@@ -18,6 +18,7 @@ const connections = 8
 type world struct {
 	pool                *pgxpool.Pool
 	status, ledger, all *finalize.Finalizer[pgx.Tx]
+	inbox               inboxWorld
 }
 
 func newBench(ctx context.Context, url string) (*bencher, error) {
@@ -44,7 +45,10 @@ func newBench(ctx context.Context, url string) (*bencher, error) {
 			return nil, err
 		}
 	}
-	return b, b.all.Migrate(ctx)
+	if err := b.all.Migrate(ctx); err != nil {
+		return nil, err
+	}
+	return b, b.prepareInbox(ctx)
 }
 
 // reset makes the aggregates of a slice: open ones, or ones that both sides find final.

@@ -101,7 +101,7 @@ func TestADatabaseThatIsAwayCountsNoAttempt(t *testing.T) {
 	require.Equal(t, inbox.Applied, r.Outcome)
 }
 
-// On a warm connection: one trip to begin, lock and look, the function's own, and one to record and commit.
+// On a warm connection: one trip to begin and record, the function's own, and one to commit; two for a repeat.
 func TestRoundTrips(t *testing.T) {
 	t.Parallel()
 	c, proxy := throughProxy(t, "pgx")
@@ -114,7 +114,9 @@ func TestRoundTrips(t *testing.T) {
 		}
 	}
 	e := event()
-	deliver(event(), inbox.Applied)()
+	warm := event()
+	deliver(warm, inbox.Applied)() // prepares the statements
+	deliver(warm, inbox.Repeated)()
 	trips := proxy.Trips(deliver(e, inbox.Applied))
 	require.Len(t, trips, 3, "%q", trips)
 	trips = proxy.Trips(deliver(e, inbox.Repeated))

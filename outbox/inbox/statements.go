@@ -14,15 +14,17 @@ type statements struct {
 	table   string
 	dialect sqltx.Dialect
 
-	lock   string // one key
-	lookup string // consumer, key and, where keys aren't ids, the event's id
-	handle string // the arguments of handling
+	insert string // records a delivery as handled, unless another one has the key's lock or its row
+	lock   string // tries to lock a key
+	lookup string // the rows of the key and, where keys aren't ids, of the event's id
+	keep   string // sets the value of a delivery that was inserted
+	handle string // records a delivery as handled whose key has a row that says otherwise
 	must   string // handle, raising an error if it records nothing; PostgreSQL
-	fail   string
-	list   string
-	one    string
-	drop   string
-	clean  string
+	fail   string // counts a failed attempt
+	list   string // dead letters
+	one    string // one of them
+	drop   string // deletes one
+	clean  string // deletes a batch of old records
 }
 
 func newStatements(cfg *TableConfig, d sqltx.Dialect) *statements {
@@ -32,6 +34,7 @@ func newStatements(cfg *TableConfig, d sqltx.Dialect) *statements {
 	if cfg.Key != nil {
 		s.lookup += s.text(` UNION ALL SELECT ` + columns + ` FROM {table} WHERE consumer = {1:text} AND event_id = {3:uuid} AND "key" <> {2:text}`)
 	}
+	s.keep = s.text(`UPDATE {table} SET result = {3:bytea} WHERE consumer = {1:text} AND "key" = {2:text}`)
 	s.handle = s.text(`INSERT INTO {table} AS i (consumer, "key", event_id, digest, result, state, attempts, at)
 VALUES ({1:text}, {2:text}, {3:uuid}, {4:bytea}, {5:bytea}, 'handled', 1, {now})
 ON CONFLICT (consumer, "key") DO UPDATE SET event_id = excluded.event_id, digest = excluded.digest, result = excluded.result,
@@ -46,16 +49,22 @@ RETURNING state, attempts`)
 	s.list = s.text(letter + `ORDER BY at, "key" LIMIT {2:int4}`)
 	s.one = s.text(letter + `AND "key" = {2:text}`)
 	s.drop = s.text(`DELETE FROM {table} WHERE consumer = {1:text} AND state = 'dead' AND "key" = {2:text}`)
+	const insert = `INSERT INTO {table} (consumer, "key", event_id, digest, state, attempts, at)
+SELECT {1:text}, {2:text}, {3:uuid}, {4:bytea}, 'handled', 1, {now} WHERE `
 	switch d {
 	case sqltx.Postgres:
 		// The table's oid keeps apart those of one name in several schemas.
-		s.lock = `SELECT pg_try_advisory_xact_lock($1::int8 # ` + sqltx.Literal(s.table) + `::regclass::oid::int8)`
+		try := `pg_try_advisory_xact_lock({5:int8} # ` + sqltx.Literal(s.table) + `::regclass::oid::int8)`
+		s.insert = s.text(insert + try + ` ON CONFLICT DO NOTHING`)
+		s.lock = s.text("SELECT " + strings.Replace(try, "{5", "{1", 1))
 		s.must = "WITH done AS (" + s.handle + "\nRETURNING 1) SELECT 1 / count(*)::int FROM done"
 		// SKIP LOCKED, so that several clean-ups share the work, and none waits for a delivery.
 		s.clean = s.text(`DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table}
 	WHERE consumer = {1:text} AND state <> 'dead' AND at < clock_timestamp() - make_interval(secs => {2:float8}) ORDER BY at LIMIT {3:int4} FOR UPDATE SKIP LOCKED))`)
 	case sqltx.SQLite:
-		s.lock = s.text(`UPDATE {table} SET attempts = attempts WHERE 0`) // SQLite's one write lock
+		// Each takes SQLite's one write lock, whether it writes or not.
+		s.insert = s.text(insert + `true ON CONFLICT DO NOTHING`)
+		s.lock = s.text(`UPDATE {table} SET attempts = attempts WHERE 0`)
 		s.clean = s.text(`DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table}
 	WHERE consumer = {1:text} AND state <> 'dead' AND at < strftime('%Y-%m-%dT%H:%M:%fZ', 'now', '-' || {2:float8} || ' seconds') ORDER BY at LIMIT {3:int4})`)
 	}
@@ -69,7 +78,7 @@ func (s *statements) text(template string) string {
 		pairs[3] = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
 	}
 	for n := 1; n <= 7; n++ {
-		for _, t := range []string{"text", "uuid", "bytea", "int4", "float8"} {
+		for _, t := range []string{"text", "uuid", "bytea", "int4", "int8", "float8"} {
 			param := fmt.Sprintf("?%d", n)
 			if s.dialect == sqltx.Postgres {
 				param = fmt.Sprintf("$%d::%s", n, t)
@@ -86,17 +95,7 @@ func (d *delivery) lockKey() int64 {
 	return int64(binary.BigEndian.Uint64(sum[:]))
 }
 
-// looked are the arguments of lookup.
-func (d *delivery) looked() []any {
-	if d.byID {
-		return []any{d.consumer, d.key}
-	}
-	return []any{d.consumer, d.key, d.event.ID.String()}
-}
-
-// handling are the arguments of handle, and the first ones of fail without the value.
-func (d *delivery) handling(value []byte) []any { return append(d.recorded(), value) }
-
+// recorded are the arguments that name a delivery: all of insert's but the lock, and the first ones of handle and fail.
 func (d *delivery) recorded() []any {
 	var id *string
 	if !d.byID {
@@ -104,4 +103,12 @@ func (d *delivery) recorded() []any {
 		id = &text
 	}
 	return []any{d.consumer, d.key, id, d.digest}
+}
+
+// looked are the arguments of lookup.
+func (d *delivery) looked() []any {
+	if d.byID {
+		return []any{d.consumer, d.key}
+	}
+	return []any{d.consumer, d.key, d.event.ID.String()}
 }

@@ -184,9 +184,11 @@ func (r TableResults[Tx]) Apply(ctx context.Context, event outbox.Event, fn TxRe
 
 // database is one of the two ways to a database.
 type database[Tx any] interface {
-	// begin opens a transaction, tries to lock the delivery's key in it, and reads what is recorded. There may be no session
-	// where a record tells all. held is false while another delivery has the lock.
-	begin(ctx context.Context, d *delivery) (s session[Tx], records []record, held bool, err error)
+	// begin opens a transaction and records the delivery in it as handled. There is no session where another delivery has
+	// the key's lock, or a row; records are the rows, none while the other one is in progress.
+	begin(ctx context.Context, d *delivery) (s session[Tx], records []record, err error)
+	// reopen opens a transaction for a key that has a row already, tries to lock the key, and reads its row.
+	reopen(ctx context.Context, d *delivery) (s session[Tx], records []record, held bool, err error)
 	querier() Querier
 	migrate(ctx context.Context, fn func(sqltx.Tx) error) error
 }
@@ -195,8 +197,8 @@ type database[Tx any] interface {
 type session[Tx any] interface {
 	// tx is what the function gets.
 	tx() Tx
-	// finish records the delivery as handled and commits, so that both or none happens. It fails with errTaken if another
-	// one did.
+	// finish records the delivery as handled, unless begin did, with the function's value, and commits. It fails with errTaken
+	// if another one was recorded meanwhile.
 	finish(ctx context.Context, d *delivery, value []byte) error
 	// rollback undoes all unless finish succeeded. It is safe to call twice.
 	rollback(ctx context.Context)
@@ -270,19 +272,11 @@ func (t *Table[Tx]) once(ctx context.Context, d *delivery, fn TxResultFunc[Tx]) 
 	if ctx.Err() != nil {
 		return Result{}, context.Cause(ctx)
 	}
-	s, records, held, err := t.db.begin(ctx, d)
-	if s != nil {
-		defer rollBack(ctx, s)
-	}
-	if err != nil {
-		return Result{}, err
-	}
-	if result, over, err := d.judge(records); over {
+	s, result, err := t.open(ctx, d)
+	if s == nil || err != nil {
 		return result, err
 	}
-	if !held {
-		return Result{}, ErrInProgress
-	}
+	defer rollBack(ctx, s)
 	value, err := t.call(ctx, s, d, fn)
 	if err != nil {
 		return Result{}, failure{err}
@@ -297,6 +291,35 @@ func (t *Table[Tx]) once(ctx context.Context, d *delivery, fn TxResultFunc[Tx]) 
 		return Result{}, err
 	}
 	return Result{Outcome: Applied, First: d.event.ID, Value: value}, nil
+}
+
+// open opens the transaction for a delivery that must be handled; there is no session if it needn't be.
+func (t *Table[Tx]) open(ctx context.Context, d *delivery) (session[Tx], Result, error) {
+	s, records, err := t.db.begin(ctx, d)
+	if s != nil || err != nil {
+		return s, Result{}, err
+	}
+	result, over, err := d.judge(records)
+	switch {
+	case over:
+		return nil, result, err
+	case len(records) == 0:
+		return nil, Result{}, ErrInProgress
+	}
+	// It failed before.
+	s, records, held, err := t.db.reopen(ctx, d)
+	if err != nil {
+		return nil, Result{}, err
+	}
+	result, over, err = d.judge(records)
+	if !over && !held {
+		err = ErrInProgress
+	}
+	if over || err != nil {
+		rollBack(ctx, s)
+		return nil, result, err
+	}
+	return s, Result{}, nil
 }
 
 // call calls fn, and counts an attempt if it panics or ends its goroutine.

@@ -11,8 +11,8 @@ import (
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
-// pgxDB is PostgreSQL through pgx: two round trips around the function, one to begin, lock and look, one to record and
-// commit.
+// pgxDB is PostgreSQL through pgx: two round trips around the function, one to begin and record, one to commit. A repeat takes
+// two as well.
 type pgxDB struct {
 	pool *pgxpool.Pool
 	sql  *statements
@@ -26,48 +26,103 @@ func (d *pgxDB) migrate(ctx context.Context, fn func(sqltx.Tx) error) error {
 
 // pgxSession is a transaction on a connection of the pool.
 type pgxSession struct {
-	db    *pgxDB
-	conn  *pgxpool.Conn
-	lent  *sqltx.Lent
-	ended bool // by a COMMIT
-	over  bool
+	db       *pgxDB
+	conn     *pgxpool.Conn
+	lent     *sqltx.Lent
+	inserted bool
+	ended    bool // by a COMMIT
+	over     bool
 }
 
-func (d *pgxDB) begin(ctx context.Context, dl *delivery) (session[pgx.Tx], []record, bool, error) {
-	conn, err := d.pool.Acquire(ctx)
+func (d *pgxDB) begin(ctx context.Context, dl *delivery) (session[pgx.Tx], []record, error) {
+	batch := newBatch()
+	batch.Queue(d.sql.insert, append(dl.recorded(), dl.lockKey())...)
+	var inserted bool
+	s, err := d.open(ctx, batch, func(results pgx.BatchResults) error {
+		tag, err := results.Exec()
+		inserted = tag.RowsAffected() == 1
+		return err
+	})
 	if err != nil {
-		return nil, nil, false, fmt.Errorf("acquire a connection: %w", err)
+		return nil, nil, err
 	}
-	s := &pgxSession{db: d, conn: conn}
-	batch := &pgx.Batch{}
-	batch.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted}) // a snapshot for each statement: the lookup's comes after the lock
-	batch.Queue(d.sql.lock, dl.lockKey())
+	if inserted {
+		s.inserted = true
+		return s, nil, nil
+	}
+	defer rollBack(ctx, s)
+	batch = &pgx.Batch{}
+	batch.Queue("rollback")
 	batch.Queue(d.sql.lookup, dl.looked()...)
-	results := conn.Conn().SendBatch(ctx, batch)
-	s.lent = sqltx.Lend(results.Tx(), ErrTxOwned)
-	held, records, err := readBegun(results)
+	results := s.conn.Conn().SendBatch(ctx, batch)
+	_, err = results.Exec()
+	var records []record
+	if err == nil {
+		records, err = queryRecords(results)
+	}
 	if closeErr := results.Close(); err == nil {
 		err = closeErr
 	}
 	if err != nil {
-		return s, nil, false, fmt.Errorf("begin: %w", err)
+		err = fmt.Errorf("look up: %w", err)
+	}
+	return nil, records, err
+}
+
+func (d *pgxDB) reopen(ctx context.Context, dl *delivery) (_ session[pgx.Tx], records []record, held bool, err error) {
+	batch := newBatch()
+	batch.Queue(d.sql.lock, dl.lockKey())
+	batch.Queue(d.sql.lookup, dl.looked()...)
+	s, err := d.open(ctx, batch, func(results pgx.BatchResults) error {
+		err := results.QueryRow().Scan(&held)
+		if err == nil {
+			records, err = queryRecords(results)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, nil, false, err
 	}
 	return s, records, held, nil
 }
 
-func readBegun(results pgx.BatchResults) (held bool, records []record, err error) {
-	if _, err := results.Exec(); err != nil {
-		return false, nil, err
+// newBatch is a batch that begins a transaction, with a snapshot for each statement: a lookup's is taken after the lock.
+func newBatch() *pgx.Batch {
+	batch := &pgx.Batch{}
+	batch.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	return batch
+}
+
+// open sends a batch that begins a transaction.
+func (d *pgxDB) open(ctx context.Context, batch *pgx.Batch, read func(pgx.BatchResults) error) (*pgxSession, error) {
+	conn, err := d.pool.Acquire(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("acquire a connection: %w", err)
 	}
-	if err := results.QueryRow().Scan(&held); err != nil {
-		return false, nil, err
+	s := &pgxSession{db: d, conn: conn}
+	results := conn.Conn().SendBatch(ctx, batch)
+	s.lent = sqltx.Lend(results.Tx(), ErrTxOwned)
+	_, err = results.Exec()
+	if err == nil {
+		err = read(results)
 	}
+	if closeErr := results.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		rollBack(ctx, s)
+		return nil, fmt.Errorf("begin: %w", err)
+	}
+	return s, nil
+}
+
+// queryRecords reads the result of a lookup in a batch.
+func queryRecords(results pgx.BatchResults) ([]record, error) {
 	rows, err := results.Query()
 	if err != nil {
-		return false, nil, err
+		return nil, err
 	}
-	records, err = scanRecords(rows)
-	return held, records, err
+	return scanRecords(rows)
 }
 
 // scanRecords reads the rows of lookup and closes them.
@@ -101,13 +156,18 @@ func (s *pgxSession) finish(ctx context.Context, dl *delivery, value []byte) err
 		return ErrTxAborted
 	}
 	batch := &pgx.Batch{}
-	batch.Queue(s.db.sql.must, dl.handling(value)...)
+	if !s.inserted {
+		batch.Queue(s.db.sql.must, append(dl.recorded(), value)...)
+	} else if value != nil {
+		batch.Queue(s.db.sql.keep, dl.consumer, dl.key, value)
+	}
 	batch.Queue("commit")
 	results := conn.SendBatch(ctx, batch)
-	_, err := results.Exec()
-	if err != nil {
-		_ = results.Close() // which reports the same
-		return recordError(err)
+	if batch.Len() > 1 {
+		if _, err := results.Exec(); err != nil {
+			_ = results.Close() // which reports the same
+			return recordError(err)
+		}
 	}
 	tag, err := results.Exec()
 	closeErr := results.Close()

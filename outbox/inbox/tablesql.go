@@ -32,44 +32,84 @@ func (d *sqlDB) migrate(ctx context.Context, fn func(sqltx.Tx) error) error {
 
 // sqlSession is a transaction on a connection of its own, which SQLite's rollback needs.
 type sqlSession struct {
-	db    *sqlDB
-	conn  *sql.Conn
-	sqlTx *sql.Tx
-	ended bool // by a COMMIT
-	over  bool
+	db       *sqlDB
+	conn     *sql.Conn
+	sqlTx    *sql.Tx
+	inserted bool
+	ended    bool // by a COMMIT
+	over     bool
 }
 
-func (d *sqlDB) begin(ctx context.Context, dl *delivery) (session[*sql.Tx], []record, bool, error) {
+func (d *sqlDB) begin(ctx context.Context, dl *delivery) (session[*sql.Tx], []record, error) {
 	if d.dialect == sqltx.SQLite {
-		// Repeats needn't take SQLite's one write lock.
-		records, err := d.look(ctx, d.querier(), dl)
-		if err != nil {
-			return nil, nil, false, err
-		}
-		if _, over, _ := dl.judge(records); over {
-			return nil, records, false, nil
+		// A repeat needn't take SQLite's one write lock.
+		if records, err := d.look(ctx, d.querier(), dl); err != nil || len(records) > 0 {
+			return nil, records, err
 		}
 	}
+	s, err := d.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	args := dl.recorded()
+	if d.dialect == sqltx.Postgres {
+		args = append(args, dl.lockKey())
+	}
+	tag, err := s.wrapped().Exec(ctx, d.sql.insert, args...)
+	if err == nil && tag.RowsAffected() == 1 {
+		s.inserted = true
+		return s, nil, nil
+	}
+	rollBack(ctx, s)
+	if err != nil {
+		return nil, nil, s.begun(err)
+	}
+	records, err := d.look(ctx, d.querier(), dl)
+	return nil, records, err
+}
+
+func (d *sqlDB) reopen(ctx context.Context, dl *delivery) (_ session[*sql.Tx], records []record, held bool, err error) {
+	s, err := d.open(ctx)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	if held, err = s.lock(ctx, dl); err == nil {
+		records, err = d.look(ctx, s.wrapped(), dl)
+	}
+	if err != nil {
+		rollBack(ctx, s)
+		return nil, nil, false, s.begun(err)
+	}
+	return s, records, held, nil
+}
+
+// open begins a transaction.
+func (d *sqlDB) open(ctx context.Context) (*sqlSession, error) {
 	conn, err := d.db.Conn(ctx)
 	if err != nil {
-		return nil, nil, false, fmt.Errorf("acquire a connection: %w", err)
+		return nil, fmt.Errorf("acquire a connection: %w", err)
 	}
 	opts := &sql.TxOptions{}
 	if d.dialect == sqltx.Postgres {
-		opts.Isolation = sql.LevelReadCommitted
+		opts.Isolation = sql.LevelReadCommitted // a snapshot for each statement: a lookup's is taken after the lock
 	}
 	// Its life is apart from ctx: database/sql would otherwise roll back from another goroutine when ctx ends.
 	tx, err := conn.BeginTx(context.WithoutCancel(ctx), opts)
 	if err != nil {
-		return nil, nil, false, errors.Join(fmt.Errorf("begin: %w", err), conn.Close())
+		return nil, errors.Join(fmt.Errorf("begin: %w", err), conn.Close())
 	}
-	s := &sqlSession{db: d, conn: conn, sqlTx: tx}
-	held, err := s.lock(ctx, dl)
-	if err != nil {
-		return s, nil, false, err
+	return &sqlSession{db: d, conn: conn, sqlTx: tx}, nil
+}
+
+func (s *sqlSession) wrapped() sqltx.Tx { return sqltx.Wrap(s.sqlTx, s.db.dialect) }
+
+// begun gives the error of a first statement its meaning: on SQLite, where that waits for every other writer, busy is one in
+// progress.
+func (s *sqlSession) begun(err error) error {
+	if s.db.dialect == sqltx.SQLite && sqltx.Conflicted(err) {
+		return fmt.Errorf("%w: %w", ErrInProgress, err)
 	}
-	records, err := d.look(ctx, sqltx.Wrap(tx, d.dialect), dl)
-	return s, records, held, err
+	return fmt.Errorf("begin: %w", err)
 }
 
 func (d *sqlDB) look(ctx context.Context, q Querier, dl *delivery) ([]record, error) {
@@ -81,31 +121,37 @@ func (d *sqlDB) look(ctx context.Context, q Querier, dl *delivery) ([]record, er
 }
 
 func (s *sqlSession) lock(ctx context.Context, dl *delivery) (held bool, err error) {
-	if s.db.dialect == sqltx.Postgres {
-		err := s.sqlTx.QueryRowContext(ctx, s.db.sql.lock, dl.lockKey()).Scan(&held)
-		return held, err
+	if s.db.dialect == sqltx.SQLite {
+		_, err = s.wrapped().Exec(ctx, s.db.sql.lock)
+		return err == nil, err
 	}
-	_, err = s.sqlTx.ExecContext(ctx, s.db.sql.lock)
-	if sqltx.Conflicted(err) {
-		return false, fmt.Errorf("%w: %w", ErrInProgress, err)
-	}
-	return err == nil, err
+	err = s.wrapped().QueryRow(ctx, s.db.sql.lock, dl.lockKey()).Scan(&held)
+	return held, err
 }
 
 func (s *sqlSession) tx() *sql.Tx { return s.sqlTx }
 
 func (s *sqlSession) finish(ctx context.Context, dl *delivery, value []byte) error {
-	tag, err := sqltx.Wrap(s.sqlTx, s.db.dialect).Exec(ctx, s.db.sql.handle, dl.handling(value)...)
-	switch {
-	case errors.Is(err, sql.ErrTxDone):
-		return fmt.Errorf("%w: %w", ErrTxEnded, err)
-	case err != nil:
-		return recordError(err)
-	case tag.RowsAffected() == 0:
-		return errTaken
+	if !s.inserted || value != nil {
+		query, args := s.db.sql.handle, append(dl.recorded(), value)
+		if s.inserted {
+			query, args = s.db.sql.keep, []any{dl.consumer, dl.key, value}
+		}
+		tag, err := s.wrapped().Exec(ctx, query, args...)
+		switch {
+		case errors.Is(err, sql.ErrTxDone):
+			return fmt.Errorf("%w: %w", ErrTxEnded, err)
+		case err != nil:
+			return recordError(err)
+		case tag.RowsAffected() == 0:
+			return errTaken
+		}
 	}
 	if err := s.sqlTx.Commit(); err != nil {
-		if sqltx.RolledBack(err) {
+		switch {
+		case errors.Is(err, sql.ErrTxDone):
+			return fmt.Errorf("%w: %w", ErrTxEnded, err)
+		case sqltx.RolledBack(err):
 			return fmt.Errorf("%w: %w", ErrTxAborted, err)
 		}
 		return fmt.Errorf("commit: %w", err)

@@ -6,7 +6,7 @@ CREATE TABLE "endstate_inbox" (
     key      text        NOT NULL, -- the event's id, or the consumer's business key
     event_id uuid,                 -- the event's id where key is another; else NULL
     digest   bytea       NOT NULL, -- SHA-256 of the event: tells a repeat from another event of the same id
-    state    text        NOT NULL CHECK (state IN ('handled', 'failed', 'dead')),
+    state    text        NOT NULL, -- handled, failed or dead
     attempts integer     NOT NULL, -- how often it was tried
     at       timestamptz NOT NULL, -- of the last attempt
     result   bytea,                -- what the handler returned, for repeats

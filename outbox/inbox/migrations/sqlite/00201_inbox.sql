@@ -6,7 +6,7 @@ CREATE TABLE "endstate_inbox" (
     key      TEXT    NOT NULL, -- the event's id, or the consumer's business key
     event_id TEXT,             -- the event's id where key is another; else NULL
     digest   BLOB    NOT NULL, -- SHA-256 of the event: tells a repeat from another event of the same id
-    state    TEXT    NOT NULL CHECK (state IN ('handled', 'failed', 'dead')),
+    state    TEXT    NOT NULL, -- handled, failed or dead
     attempts INTEGER NOT NULL, -- how often it was tried
     at       TEXT    NOT NULL, -- of the last attempt; RFC 3339 in UTC
     result   BLOB,             -- what the handler returned, for repeats
