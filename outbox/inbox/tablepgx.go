@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate/internal/sqltx"
@@ -155,31 +156,41 @@ func (s *pgxSession) finish(ctx context.Context, dl *delivery, value []byte) err
 	case conn.PgConn().TxStatus() == 'E':
 		return ErrTxAborted
 	}
-	batch := &pgx.Batch{}
-	if !s.inserted {
-		batch.Queue(s.db.sql.must, append(dl.recorded(), value)...)
-	} else if value != nil {
-		batch.Queue(s.db.sql.keep, dl.consumer, dl.key, value)
-	}
-	batch.Queue("commit")
-	results := conn.SendBatch(ctx, batch)
-	if batch.Len() > 1 {
-		if _, err := results.Exec(); err != nil {
-			_ = results.Close() // which reports the same
-			return recordError(err)
-		}
-	}
-	tag, err := results.Exec()
-	closeErr := results.Close()
+	tag, err := s.commit(ctx, dl, value)
 	if err != nil {
-		return fmt.Errorf("commit: %w", err)
+		return err
 	}
 	if tag.String() != "COMMIT" {
 		return ErrTxAborted // the server rolled back
 	}
 	s.ended = true
-	_ = closeErr // the COMMIT was answered; what came after concerns only the connection, which the pool throws away
 	return nil
+}
+
+// commit commits, in one trip with the last record there is to write, if any.
+func (s *pgxSession) commit(ctx context.Context, dl *delivery, value []byte) (tag pgconn.CommandTag, err error) {
+	batch := &pgx.Batch{}
+	switch {
+	case !s.inserted:
+		batch.Queue(s.db.sql.must, append(dl.recorded(), value)...)
+	case value != nil:
+		batch.Queue(s.db.sql.keep, dl.consumer, dl.key, value)
+	default:
+		if tag, err = s.conn.Exec(ctx, "commit"); err != nil {
+			err = fmt.Errorf("commit: %w", err)
+		}
+		return tag, err
+	}
+	batch.Queue("commit")
+	results := s.conn.SendBatch(ctx, batch)
+	defer results.Close() // of what comes after COMMIT's answer: it concerns only the connection, which the pool throws away
+	if _, err := results.Exec(); err != nil {
+		return tag, recordError(err)
+	}
+	if tag, err = results.Exec(); err != nil {
+		err = fmt.Errorf("commit: %w", err)
+	}
+	return tag, err
 }
 
 // recordError tells what an error of handle or must means.
