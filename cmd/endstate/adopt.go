@@ -17,10 +17,10 @@ import (
 
 // newAdopt groups the commands that move an existing outbox over.
 func newAdopt(a *app) *cobra.Command {
-	return group("adopt", "Remove an outbox table's duplicates, and keep new ones out",
+	return group("adopt", "Remove an outbox table's duplicates and keep new ones out, or fill the ledger",
 		a.adoption("plan", "Say what apply would do", `Say what apply would do: the rows to remove, the columns to add, the index.
 
-It only reads. Exit status: 0 there is nothing to do, 1 there is, 2 could not run to its end.`, a.adoptPlan),
+It only reads (with --ledger-from it tries, and rolls back). Exit status: 0 there is nothing to do, 1 there is, 2 could not run to its end.`, a.adoptPlan),
 		a.adoption("apply", "Remove duplicates into a backup table, and build the unique index", `Remove duplicates into a backup table, and build the unique index.
 
 Of each aggregate's events the one published first stays, or the oldest. Writers go on meanwhile; from the barrier on, one that
@@ -37,6 +37,7 @@ func (a *app) adoption(use, short, long string, run func(context.Context, *adopt
 	var table audit.Config // the names
 	var cfg adopt.Config
 	var columns []string
+	var fill ledgerFill
 	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		ctx := cmd.Context()
 		for _, column := range columns {
@@ -53,6 +54,9 @@ func (a *app) adoption(use, short, long string, run func(context.Context, *adopt
 		defer db.close()
 		if db.pool == nil {
 			return errors.New("adopt is for PostgreSQL: on SQLite, remove the duplicates that audit db shows and create the unique index in one transaction")
+		}
+		if fill.from.Status.Table != "" {
+			return fill.run(ctx, a, db, use, table.Schema)
 		}
 		if cfg.Schema, cfg.Table, err = db.table(ctx, table.Schema, table.Table); err != nil {
 			return err
@@ -82,6 +86,7 @@ func (a *app) adoption(use, short, long string, run func(context.Context, *adopt
 	flags.StringArrayVar(&columns, "add-column", nil, "add this column, `NAME=TYPE`, unless it is there; may be repeated")
 	flags.IntVar(&cfg.Batch, "batch", 500, "how many aggregates lose their duplicates in one transaction")
 	flags.DurationVar(&cfg.LockTimeout, "lock-timeout", 2*time.Second, "how long writers may have to wait for a step")
+	fill.flags(cmd)
 	return cmd
 }
 

@@ -50,6 +50,33 @@ func TestAdopt(t *testing.T) {
 	require.Equal(t, 2, endstate(t, url, "adopt", "apply", "--add-column", "headers").status)
 }
 
+// The ledger is filled from rows that were terminal before it was there, and the doctor is content.
+func TestAdoptTheLedger(t *testing.T) {
+	t.Parallel()
+	url := dbtest.Postgres(t)
+	db := dbtest.SQLOn(t, url)
+	healthy(t, url, db)
+	mustExec(t, db, "INSERT INTO batches SELECT n, 'COMPLETE_MAX_COMPARISONS' FROM generate_series(100, 2600) n")
+	doctor := append([]string{"--full", "--skip", "protection", "--skip", "terminal-without-event"}, ofBatches...)
+	examine(t, url, []string{"status-without-ledger"}, doctor...)
+	fill := []string{"--ledger-from", "batches", "--aggregate-type", "batch", "--json"}
+	for _, step := range []struct {
+		use            string
+		status, filled int
+	}{{"plan", 1, 2501}, {"apply", 0, 2501}, {"plan", 0, 0}, {"apply", 0, 0}} {
+		r := endstate(t, url, append([]string{"adopt", step.use}, fill...)...)
+		require.Equal(t, step.status, r.status, r.stderr)
+		require.EqualValues(t, step.filled, decode[fillResult](t, r).Filled)
+	}
+	examine(t, url, []string{}, doctor...)
+	r := endstate(t, url, append([]string{"adopt", "undo"}, fill...)...)
+	require.EqualValues(t, 2501, decode[fillResult](t, r).Filled)
+	examine(t, url, []string{"status-without-ledger"}, doctor...)
+	r = endstate(t, url, "adopt", "apply", "--ledger-from", "batches")
+	require.Equal(t, 2, r.status)
+	require.Contains(t, r.stderr, "--aggregate-type")
+}
+
 // adopted is a table under adoption while a writer goes on, which writes duplicates, too.
 type adopted struct {
 	db      *sql.DB

@@ -90,7 +90,7 @@ WHERE l.id IS NULL AND e.aggregate_type IN (SELECT DISTINCT aggregate FROM %[2]s
 			return finding{
 				What: fmt.Sprintf("%d aggregates have events of a finalization in the outbox and no entry in the ledger, such as %s.", n, example),
 				Why:  "Consumers are told of an end that the ledger doesn't know: it will let a second finalization win. Ledger rows were deleted, or restored from an older backup.",
-				Fix:  "endstate adopt apply --ledger-only fills the ledger from rows that are terminal; or settle each through a finalizer that has just the ledger as its guard",
+				Fix:  d.fillLedger() + "\n-- or settle each through a finalizer that has just the ledger as its guard",
 			}
 		})
 	if err != nil || d.status.Table == "" {
@@ -157,7 +157,7 @@ WHERE l.id IS NULL AND %s AND EXISTS (SELECT 1 FROM %[3]s)`, rows, ledgerID, led
 		return finding{
 			What: fmt.Sprintf("%d rows of %s are terminal and not in the ledger, such as %s.", n, quote(d.status.Schema, d.status.Table), example),
 			Why:  "Code that bypassed the library set them, or they are older than the ledger. Guards that are kept together refuse such an aggregate (guard.ErrAnomaly).",
-			Fix:  "endstate adopt apply --ledger-only",
+			Fix:  d.fillLedger(),
 		}
 	})
 }
@@ -179,4 +179,12 @@ FROM %s l LEFT JOIN (SELECT CAST(%s AS text) AS id, CAST(%s AS text) AS state FR
 				status, quote("", d.status.Column), quote(d.ledger.Schema, d.ledger.Table), strings.ReplaceAll(d.aggregate, "'", "''"), quote("", d.status.Key), ledgerID),
 		}
 	})
+}
+
+// fillLedger is the command that gives terminal rows their entries.
+func (d *doctor) fillLedger() string {
+	if d.status.Table == "" {
+		return "endstate adopt apply --ledger-from TABLE --aggregate-type NAME -- the service's table with the status column"
+	}
+	return fmt.Sprintf("endstate adopt apply --ledger-from '%s' --status-key '%s' --status-column '%s' --aggregate-type '%s'", d.status.Table, d.status.Key, d.status.Column, d.aggregate)
 }

@@ -82,10 +82,11 @@ type logScan struct {
 	bad                   []badLine
 	aggregates            map[logKey]*aggregateLog
 	interned              map[string]string // triggers
+	verdicts              map[string]verdictOf
 }
 
 func newLogScan(cfg logConfig) *logScan {
-	s := &logScan{cfg: cfg, names: fieldNames, aggregates: map[logKey]*aggregateLog{}, interned: map[string]string{}}
+	s := &logScan{cfg: cfg, names: fieldNames, aggregates: map[logKey]*aggregateLog{}, interned: map[string]string{}, verdicts: map[string]verdictOf{}}
 	for field, name := range map[int]string{messageField: cfg.messageKey, keyField: cfg.key, triggerField: cfg.triggerKey, timeField: cfg.timeKey} {
 		if name != "" {
 			s.names[field] = []string{name}
@@ -135,9 +136,8 @@ func (s *logScan) line(line []byte) {
 		return
 	}
 	fields := s.fields(line)
-	message := fields[messageField].String()
-	counts, starts := s.cfg.message.in(message), s.cfg.start.in(message)
-	if !counts && !starts {
+	verdict := s.verdict(fields[messageField].String())
+	if verdict == (verdictOf{}) {
 		return
 	}
 	id := fields[keyField].String()
@@ -145,7 +145,24 @@ func (s *logScan) line(line []byte) {
 		s.reject(line, "no field for the aggregate's id; name it with --key")
 		return
 	}
-	s.count(occurrence{logKey{fields[aggregateField].String(), id}, fields[triggerField].String(), logTime(fields[timeField])}, counts, starts)
+	s.count(occurrence{logKey{fields[aggregateField].String(), id}, fields[triggerField].String(), logTime(fields[timeField])}, verdict.counts, verdict.starts)
+}
+
+// verdictOf is what a message is.
+type verdictOf struct{ counts, starts bool }
+
+// maxVerdicts is how many messages are kept with their verdicts: loggers with fields write few different ones.
+const maxVerdicts = 1000
+
+func (s *logScan) verdict(message string) verdictOf {
+	v, known := s.verdicts[message]
+	if !known {
+		v = verdictOf{s.cfg.message.in(message), s.cfg.start.in(message)}
+		if len(s.verdicts) < maxVerdicts {
+			s.verdicts[message] = v
+		}
+	}
+	return v
 }
 
 // textLine takes in a line that is text.
