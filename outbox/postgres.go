@@ -58,7 +58,7 @@ func (p *postgres) dueBatch(shards, condition string) string {
 	return fmt.Sprintf(`
 	SELECT e.* FROM (
 		SELECT d.seq, d.aggregate_type, d.aggregate_id FROM (SELECT * FROM %[1]s WHERE epoch = $1::bigint AND %[2]s ORDER BY shard < $4::int, shard) s
-		CROSS JOIN LATERAL (SELECT * FROM %[4]s WHERE shard = s.shard AND next_attempt_at <= now()%[5]s ORDER BY next_attempt_at LIMIT $2::int) d
+		CROSS JOIN LATERAL (SELECT * FROM %[4]s WHERE shard = s.shard AND next_attempt_at <= now()%[5]s ORDER BY next_attempt_at LIMIT greatest($2::int / 8, 1)) d
 		ORDER BY d.next_attempt_at LIMIT $2::int) head
 	CROSS JOIN LATERAL (SELECT %[3]s, NOT $5::boolean AS behind FROM %[4]s w
 		WHERE w.next_attempt_at IS NOT NULL AND w.aggregate_type = head.aggregate_type AND w.aggregate_id = head.aggregate_id AND w.seq >= head.seq
