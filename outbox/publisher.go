@@ -21,7 +21,7 @@ import (
 //   - The batch and what it points to stay the relay's: they aren't changed, nor kept after the return.
 //
 // A batch never holds two events of one aggregate, so its events may be sent in any order, or at once. An error is tried
-// again later unless it is Permanent.
+// again later unless it is Permanent. Its text is stored with the event and logged: it should hold no payload and no password.
 type Publisher interface {
 	Publish(ctx context.Context, batch []Event) []error
 }

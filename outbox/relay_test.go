@@ -103,10 +103,10 @@ func run(t testing.TB, relay *outbox.Relay) (stop func()) {
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(2 * time.Minute)
 	for !condition() {
 		if time.Now().After(deadline) {
-			require.Fail(t, "not within 30 s: "+what)
+			require.Fail(t, "not within two minutes: "+what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -198,7 +198,9 @@ func TestFailingEventHoldsBackOnlyItsAggregate(t *testing.T) {
 		db.settled(t)
 		require.Equal(t, numbered(11), r.first("a7"))
 		require.Len(t, r.published(), 201)
+		r.mu.Lock()
 		require.Equal(t, 4, failures)
+		r.mu.Unlock()
 		require.Equal(t, 4, one[int](t, db, "SELECT attempts FROM endstate_outbox WHERE aggregate_id = 'a7' AND type = '3'"))
 		require.Equal(t, "refused", one[string](t, db, "SELECT last_error FROM endstate_outbox WHERE aggregate_id = 'a7' AND type = '3'"))
 	})

@@ -60,6 +60,8 @@ type RelayConfig struct {
 	Logger *slog.Logger
 	// Trace are callbacks for metrics and traces.
 	Trace *RelayTrace
+
+	firstPoll time.Duration // the shortest time between two looks
 }
 
 // Values of RelayConfig.Retention.
@@ -83,6 +85,7 @@ func (c *RelayConfig) withDefaults() (RelayConfig, error) {
 	}{
 		{&cfg.PublishTimeout, 30 * time.Second}, {&cfg.ShutdownTimeout, 10 * time.Second}, {&cfg.PollInterval, time.Second},
 		{&cfg.LeaseTTL, 10 * time.Second}, {&cfg.MinBackoff, time.Second}, {&cfg.MaxBackoff, max(10*time.Minute, cfg.MinBackoff)},
+		{&cfg.firstPoll, 5 * time.Millisecond},
 	} {
 		if *f.field == 0 {
 			*f.field = f.fallback

@@ -32,7 +32,6 @@ type term struct {
 }
 
 const (
-	minPoll   = 5 * time.Millisecond
 	probe     = 10 // events, while the broker takes none
 	minOutage = 100 * time.Millisecond
 	maxOutage = 5 * time.Second
@@ -43,7 +42,7 @@ func (t *term) work(run context.Context) {
 	ctx, cancel := context.WithCancel(run) // of everything but publishing and marking, which a shutdown lets finish
 	defer cancel()
 	defer context.AfterFunc(t.lease.ctx, cancel)()
-	poll, failures := minPoll, 0
+	poll, failures := t.cfg.firstPoll, 0
 	for ctx.Err() == nil {
 		n, err := t.round(ctx)
 		switch {
@@ -54,11 +53,11 @@ func (t *term) work(run context.Context) {
 			t.reconnecting(ctx, err, wait)
 			_ = sleep(ctx, wait)
 		case n > 0:
-			poll, failures = minPoll, 0
+			poll, failures = t.cfg.firstPoll, 0
 		case t.wait(ctx, t.idle(poll)):
-			poll, failures = minPoll, 0
+			poll, failures = t.cfg.firstPoll, 0
 		default:
-			poll, failures = min(poll*3/2, max(t.cfg.PollInterval, minPoll)), 0
+			poll, failures = min(poll*3/2, t.cfg.PollInterval), 0
 		}
 	}
 }

@@ -1,0 +1,6 @@
+package outbox
+
+import "time"
+
+// SetFirstPoll makes a relay look for events that rarely from the start, so that a test can tell a wake-up from a poll.
+func SetFirstPoll(cfg *RelayConfig, d time.Duration) { cfg.firstPoll = d }
