@@ -248,15 +248,18 @@ func (m *many[Tx]) one(ctx context.Context, j *job) {
 		m.results[j.i] = Result{r, err}
 		return
 	}
-	r, err := m.inTurn(ctx, j.attempt, func() (Receipt, error) {
-		return m.retry(ctx, j.attempt, func() (Receipt, error) {
-			if lost := j.lost; lost != nil {
-				j.lost = nil // if it turns out that it wasn't settled, it is from the start
-				return m.db.(bulkSettler).resume(ctx, m.core, j.attempt, lost)
-			}
-			return m.settle(ctx, j.attempt, j.outcome)
-		})
+	// Not in turn: another call of this process that found the aggregate final would answer that this one lost, though it may
+	// have found what this one committed.
+	r, err := m.retry(ctx, j.attempt, func() (Receipt, error) {
+		if lost := j.lost; lost != nil {
+			j.lost = nil // if it turns out that it wasn't settled, it is from the start
+			return m.db.(bulkSettler).resume(ctx, m.core, j.attempt, lost)
+		}
+		return m.settle(ctx, j.attempt, j.outcome)
 	})
+	if err == nil {
+		m.cache.put(j.ref.Key, r, m.hot.of(j.ref.Key), m.now(), m.forgets)
+	}
 	m.end(ctx, j, r, err)
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -224,6 +225,45 @@ func TestABulksCommitGotNoAnswer(t *testing.T) {
 				require.Len(t, proxied.trace.resolving, len(keys))
 			})
 		}
+	}
+}
+
+// F2 for a bulk, while another call of the process is about to find out that the aggregate is final: by this very bulk, so
+// that its word is no answer.
+func TestABulksCommitGotNoAnswerAndAnotherCallFindsItFinal(t *testing.T) {
+	for _, g := range []string{"status", "ledger", "all"} {
+		t.Run(g, func(t *testing.T) {
+			t.Parallel()
+			url := dbtest.Postgres(t)
+			proxy := pgfault.New(t, url)
+			w := newWorld(t, "pgx", g, url)
+			proxied := connect(t, "pgx", g, proxy.URL(), w.schema)
+			keys := ids(2)
+			w.open(keys...)
+			held := proxy.Arm(&pgfault.Fault{SQL: "begin", Do: pgfault.Hold})
+			other := make(chan called)
+			go func() {
+				r, err := proxied.do(t.Context(), guard.Text(keys[0]), "other", never(t))
+				other <- called{Receipt: r, Err: fmt.Sprint(err)}
+			}()
+			held.RequireFired(t)
+			fault := proxy.Arm(&pgfault.Fault{SQL: "WITH patience", Do: pgfault.CutAfterReply})
+			var results []finalize.Result
+			done := make(chan error, 1)
+			go func() {
+				var err error
+				results, err = proxied.many(t.Context(), "sweep", items(keys, completed()))
+				done <- err
+			}()
+			fault.RequireAnswered(t)
+			require.Eventually(t, func() bool { return len(done) > 0 || proxied.queued(guard.Text(keys[0])) > 0 }, 10*time.Second, time.Millisecond)
+			held.Release()
+			require.NoError(t, <-done)
+			lost := <-other
+			require.Equal(t, "<nil>", lost.Err)
+			requireSameReceipt(t, w, results[0].Receipt, lost.Receipt)
+			require.True(t, results[1].Receipt.Won)
+		})
 	}
 }
 
