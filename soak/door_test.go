@@ -80,11 +80,7 @@ var errCallback = errors.New("the callback fails on purpose")
 
 func (l *library) call(ctx context.Context, r *record) {
 	n := groupOf(r.Key)
-	g, key, trigger := groups()[n], guard.Int(r.Key), finalize.Trigger(r.Call)
-	out := finalize.Outcome{State: state(r.Call)}
-	for _, event := range g.events {
-		out.Events = append(out.Events, outbox.Event{Type: event, Payload: []byte(out.State), ContentType: "text/plain"})
-	}
+	key, trigger, out := guard.Int(r.Key), finalize.Trigger(r.Call), outcome(r)
 	if rand.IntN(50) == 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(3000))*time.Microsecond)
@@ -111,8 +107,13 @@ func (l *library) call(ctx context.Context, r *record) {
 	var receipt finalize.Receipt
 	var err error
 	switch rand.IntN(10) {
-	case 0, 1, 2:
+	case 0, 1:
 		receipt, err = l.pgx[n].Do(ctx, key, trigger, onPGX)
+	case 2:
+		receipt, err = finalize.DoPrepared(ctx, l.pgx[n], key, trigger, finalize.Stages[pgx.Tx, string]{
+			Prepare: func(context.Context) (string, error) { return out.State, nil },
+			Commit:  func(ctx context.Context, tx pgx.Tx, _ string) (finalize.Outcome, error) { return onPGX(ctx, tx) },
+		})
 	case 3, 4, 5, 6:
 		receipt, err = l.pgx[n].Settle(ctx, key, trigger, out)
 	case 7:
@@ -123,6 +124,28 @@ func (l *library) call(ctx context.Context, r *record) {
 		receipt, err = l.doTx(ctx, n, key, trigger, onPGX)
 	}
 	r.told(receipt, err)
+}
+
+// outcome is what a call wants.
+func outcome(r *record) finalize.Outcome {
+	out := finalize.Outcome{State: state(r.Call)}
+	for _, event := range groups()[groupOf(r.Key)].events {
+		out.Events = append(out.Events, outbox.Event{Type: event, Payload: []byte(out.State), ContentType: "text/plain"})
+	}
+	return out
+}
+
+// sweep settles several keys of one group in one call.
+func (l *library) sweep(ctx context.Context, records []*record) {
+	var items []finalize.Item
+	for _, r := range records {
+		items = append(items, finalize.Item{Key: guard.Int(r.Key), Outcome: outcome(r)})
+	}
+	// The error is one of the results'.
+	results, _ := l.pgx[groupOf(records[0].Key)].SettleMany(ctx, finalize.Trigger(records[0].Call), items)
+	for i, result := range results {
+		records[i].told(result.Receipt, result.Err)
+	}
 }
 
 // doTx finalizes inside a transaction of the caller's, who then knows no better than database drivers do what became of it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -42,15 +43,15 @@ func (f *fault) run(ctx context.Context) {
 }
 
 // cut is a place at which the proxy cuts a connection. Whoever comes by first after each strike is cut.
-func cut(proxy *pgfault.Proxy, name, sql string, do pgfault.Action) *fault {
+func cut(proxy *pgfault.Proxy, name string, at func(sql string) bool, do pgfault.Action) *fault {
 	var due atomic.Bool
 	f := &fault{name: name + ": " + do.String(), every: 300 * time.Millisecond}
 	f.strike = func(context.Context) bool {
 		due.Store(true)
 		return false // it is counted where it happens
 	}
-	proxy.Arm(&pgfault.Fault{SQL: sql, Do: do, Times: math.MaxInt, Match: func(string) bool {
-		hit := due.CompareAndSwap(true, false)
+	proxy.Arm(&pgfault.Fault{Do: do, Times: math.MaxInt, Match: func(sql string) bool {
+		hit := at(sql) && due.CompareAndSwap(true, false)
 		if hit {
 			f.struck.Add(1)
 		}
@@ -59,10 +60,17 @@ func cut(proxy *pgfault.Proxy, name, sql string, do pgfault.Action) *fault {
 	return f
 }
 
+func commits(sql string) bool { return strings.EqualFold(sql, "commit") }
+
+// settles tells a statement that settles one key or many, in a transaction or not.
+func settles(sql string) bool {
+	return strings.HasPrefix(sql, "WITH") && strings.Contains(sql, "settle0 AS")
+}
+
 func cuts(proxy *pgfault.Proxy) []*fault {
 	var faults []*fault
 	for _, do := range []pgfault.Action{pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply} {
-		faults = append(faults, cut(proxy, "connection at COMMIT", "commit", do), cut(proxy, "connection at a Settle", "WITH settle0", do))
+		faults = append(faults, cut(proxy, "connection at COMMIT", commits, do), cut(proxy, "connection at a settle", settles, do))
 	}
 	return faults
 }

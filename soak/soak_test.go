@@ -85,7 +85,7 @@ func (s *service) round(t *testing.T, number, operations int) {
 		workers := startWorkers(t, h, worker{}, withApplication(t, proxy.URL()), withApplication(t, s.url))
 		faults := append(cuts(proxy), terminate(s.direct), kill(workers), pause(workers), stop(t, s.server))
 		began := time.Now()
-		strikeAll(t.Context(), faults, func() { call(t, h, workers, operations, faults) })
+		strikeAll(t.Context(), faults, func() { drive(t, h, workers, operations, faults) })
 		workers.end()
 		t.Logf("%d operations in %v: %s", h.effective(), time.Since(began).Round(time.Millisecond), counts(h.results))
 		for _, f := range faults {
@@ -106,8 +106,8 @@ func (s *service) round(t *testing.T, number, operations int) {
 	})
 }
 
-// call lets the workers call until there are so many operations and every fault has struck, and says how far they are.
-func call(t *testing.T, h *history, workers *workers, operations int, faults []*fault) {
+// drive lets the workers call until there are so many operations and every fault has struck, and says how far they are.
+func drive(t *testing.T, h *history, workers *workers, operations int, faults []*fault) {
 	t.Helper()
 	began, said := time.Now(), time.Now()
 	due := func(f *fault) bool { return f.struck.Load() == 0 }
@@ -149,10 +149,10 @@ func TestCheckCatchesBrokenFinalizers(t *testing.T) {
 			proxy := pgfault.New(t, s.url)
 			h := newHistory()
 			workers := startWorkers(t, h, worker{Broken: how}, withApplication(t, proxy.URL()))
-			lostReply := cut(proxy, "connection at COMMIT", "commit", pgfault.CutAfterReply)
+			lostReply := cut(proxy, "connection at COMMIT", commits, pgfault.CutAfterReply)
 			lostReply.every = 10 * time.Millisecond
 			faults := []*fault{lostReply}
-			strikeAll(t.Context(), faults, func() { call(t, h, workers, operations, faults) })
+			strikeAll(t.Context(), faults, func() { drive(t, h, workers, operations, faults) })
 			workers.end()
 			readRows(t, s.direct, h)
 			keys := h.byKey()

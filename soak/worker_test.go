@@ -80,7 +80,12 @@ func work(text string) error {
 	for g := range goroutines {
 		group.Go(func() {
 			for n := 0; !ended.Load(); n++ {
-				w.call(ctx, door, fmt.Sprintf("%s.%d.%d", w.Name, g, n), pick(window.Load()))
+				id, window := fmt.Sprintf("%s.%d.%d", w.Name, g, n), window.Load()
+				if library, ok := door.(*library); ok && rand.IntN(40) == 0 {
+					sweep(ctx, library, id, window)
+				} else {
+					call(ctx, door, id, pick(window))
+				}
 			}
 		})
 	}
@@ -107,7 +112,7 @@ func pick(window int64) int64 {
 }
 
 // call calls once. What it says reaches the parent though the process is killed in the next moment.
-func (w worker) call(ctx context.Context, door door, id string, key int64) {
+func call(ctx context.Context, door door, id string, key int64) {
 	r := record{Call: id, Key: key, At: now()}
 	say(r)
 	door.call(ctx, &r)
@@ -115,6 +120,21 @@ func (w worker) call(ctx context.Context, door door, id string, key int64) {
 	say(r)
 	if r.Result == failed {
 		time.Sleep(10 * time.Millisecond) // the database may be away: nothing is gained by asking faster
+	}
+}
+
+// sweep calls once for all keys of the window that are in one group.
+func sweep(ctx context.Context, library *library, id string, window int64) {
+	var records []*record
+	for n := range int64(windowSize / len(groups())) {
+		r := &record{Call: fmt.Sprintf("%s.%d", id, n), Key: window + n*int64(len(groups())), At: now()}
+		say(*r)
+		records = append(records, r)
+	}
+	library.sweep(ctx, records)
+	for _, r := range records {
+		r.At = now()
+		say(*r)
 	}
 }
 
