@@ -64,6 +64,12 @@
 // statement (GroupConfig), in which each gets its own receipt or its own error. A call that comes alone goes at once. What is
 // known to be many beforehand goes through SettleMany.
 //
+// # What every trigger missed
+//
+// A Sweeper finds open aggregates that nobody has touched for a while and puts them through the same door: monitor and stuck
+// recovery in one, on any number of hosts. guard.Status finds them by its column Touched, by the database's clock; a service
+// may find them by a function of its own.
+//
 // # Time limits
 //
 // A call waits for another one that holds the aggregate, for up to Config.ClaimTimeout. When it, or the caller's context,

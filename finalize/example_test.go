@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -130,6 +131,31 @@ func ExampleFinalizer_SettleMany() {
 	// true ERROR_PROCESSING false
 	// false  true
 	// all of them: false
+}
+
+// A batch whose process died before any trigger fired is found by the sweeper. A service runs it with Run.
+func ExampleSweeper() {
+	db, done := exampleDB()
+	defer done()
+	_, err := db.Exec(`ALTER TABLE batches ADD COLUMN touched TEXT; UPDATE batches SET touched = datetime('now', '-1 hour')`)
+	check(err)
+	status := batchStatus()
+	status.Touched = "touched"
+	fin := exampleFinalizer(db, status)
+
+	sweeper, err := finalize.NewSweeper(fin, func(ctx context.Context, tx *sql.Tx, key guard.Key) (finalize.Outcome, error) {
+		return finalize.Outcome{State: "ERROR_PROCESSING", Events: []outbox.Event{
+			{Type: "assessment.failed", Payload: []byte(`{"why":"stuck"}`)},
+		}}, nil
+	}, &finalize.SweeperConfig{Every: time.Minute, Idle: 10 * time.Minute})
+	check(err)
+	for range 2 {
+		swept := sweeper.Sweep(context.Background())
+		fmt.Printf("found %d, won %d\n", swept.Found, swept.Won)
+	}
+	// Output:
+	// found 1, won 1
+	// found 0, won 0
 }
 
 // In a transaction that the service has open already, Won means "if you commit".

@@ -19,6 +19,8 @@ type Trace struct {
 	// Hot is called when a key is finalized again and again, though it is final: see Config.Hot. It is called by one of the
 	// calls that lost, once when the key becomes hot, and then once a window for as long as it stays so.
 	Hot func(ctx context.Context, key HotKey)
+	// Swept is called at the end of each sweep of a Sweeper on this finalizer.
+	Swept func(ctx context.Context, swept Swept)
 	// NotReady is called when the callback returned ErrNotReady.
 	NotReady func(ctx context.Context, call Call)
 	// Failed is called when the call returns another error.

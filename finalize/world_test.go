@@ -37,6 +37,7 @@ type setup struct {
 	params            map[string]string // connection parameters of PostgreSQL, for the finalizer's connections
 	mode              pgx.QueryExecMode // for pgx
 	journal           string            // for SQLite
+	ownClock          bool              // the schema may have a clock_timestamp() of its own
 	plain             bool              // no schema of its own
 	tampered          bool              // the test itself breaks the invariants
 	shared            bool              // other processes are at work: the parent looks at the end
@@ -48,7 +49,15 @@ type option func(*setup)
 func on(names ...string) option       { return func(s *setup) { s.databases = names } }
 func guardedBy(name ...string) option { return func(s *setup) { s.guards = name } }
 func configured(f func(*finalize.Config)) option {
-	return func(s *setup) { s.config = f }
+	return func(s *setup) {
+		before := s.config
+		s.config = func(c *finalize.Config) {
+			if before != nil {
+				before(c)
+			}
+			f(c)
+		}
+	}
 }
 func conns(n int32) option { return func(s *setup) { s.maxConns = n } }
 func param(name, value string) option {
@@ -106,12 +115,19 @@ type door struct {
 	do      func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error)
 	settle  func(ctx context.Context, key guard.Key, trigger finalize.Trigger, out finalize.Outcome) (finalize.Receipt, error)
 	many    func(ctx context.Context, trigger finalize.Trigger, items []finalize.Item) ([]finalize.Result, error)
+	sweeper func(fn func(ctx context.Context, tx guard.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) (sweeper, error)
 	forget  func(key guard.Key)
 	queued  func(key guard.Key) int // how many calls wait for another one of the same finalizer
 	prepare func(ctx context.Context, key guard.Key, trigger finalize.Trigger, stages stages) (finalize.Receipt, error)
 	begin   func(ctx context.Context, isolation string) (*callersTx, error)
 	migrate func(ctx context.Context) error
 	check   func(ctx context.Context) error
+}
+
+// sweeper is a Sweeper of either type.
+type sweeper interface {
+	Run(ctx context.Context) error
+	Sweep(ctx context.Context) finalize.Swept
 }
 
 // callersTx is a transaction that the test opened, to call DoTx in.
@@ -133,6 +149,11 @@ func doorOf[Tx any](f *finalize.Finalizer[Tx], wrap func(Tx) guard.Tx, begin fun
 		},
 		settle: f.Settle,
 		many:   f.SettleMany,
+		sweeper: func(fn func(ctx context.Context, tx guard.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) (sweeper, error) {
+			return finalize.NewSweeper(f, func(ctx context.Context, tx Tx, key guard.Key) (finalize.Outcome, error) {
+				return fn(ctx, wrap(tx), key)
+			}, cfg)
+		},
 		forget: f.Forget,
 		queued: f.Queued,
 		prepare: func(ctx context.Context, key guard.Key, trigger finalize.Trigger, s stages) (finalize.Receipt, error) {
@@ -220,6 +241,9 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 			s.params["synchronous_commit"] = "off" // no test here stops the server, and a flush takes longer than the rest
 		}
 		s.params["search_path"] = schema
+		if s.ownClock {
+			s.params["search_path"] += ",pg_catalog"
+		}
 		own = append(own, "search_path", schema, "synchronous_commit", "off")
 	}
 	if !w.sqlite() {
@@ -311,7 +335,7 @@ func (w *world) hasStatus() bool { return w.guard != "ledger" }
 // checked on.
 func (w *world) createTables() {
 	statements := []string{
-		`CREATE TABLE batches (id text PRIMARY KEY, status text, note text)`,
+		`CREATE TABLE batches (id text PRIMARY KEY, status text, note text, touched timestamptz)`,
 		`CREATE TABLE writes (batch text, note text)`,
 		`CREATE TABLE transitions (id text, old text, new text)`,
 	}
@@ -519,7 +543,9 @@ type spy struct {
 	won, lost, notReady, failed, retry, resolving []finalize.Call
 	hot                                           []finalize.HotKey
 	lockAway, lockLost                            []error
+	swept                                         []finalize.Swept
 	onRetry                                       func()
+	onSwept                                       func(finalize.Swept)
 }
 
 func (s *spy) hooks() *finalize.Trace {
@@ -540,6 +566,14 @@ func (s *spy) hooks() *finalize.Trace {
 			}
 		},
 		Resolving: func(_ context.Context, c finalize.Call, _ error) { note(&s.resolving, c) },
+		Swept: func(_ context.Context, swept finalize.Swept) {
+			s.mu.Lock()
+			s.swept = append(s.swept, swept)
+			s.mu.Unlock()
+			if s.onSwept != nil {
+				s.onSwept(swept)
+			}
+		},
 		Hot: func(_ context.Context, key finalize.HotKey) {
 			s.mu.Lock()
 			defer s.mu.Unlock()

@@ -84,6 +84,9 @@ func (l Ledger) Check(ctx context.Context, q Querier) error {
 // could be several rows.
 func (s Status) Check(ctx context.Context, q Querier) error {
 	columns := append(slices.Clone(s.keys()), s.Column)
+	if s.Touched != "" {
+		columns = append(columns, s.Touched)
+	}
 	for column := range s.Set {
 		columns = append(columns, column)
 	}

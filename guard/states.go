@@ -69,3 +69,17 @@ func (s States) open(column string) string {
 	}
 	return fmt.Sprintf("(%s IS NULL OR NOT (%s))", column, strings.Join(terminal, " OR "))
 }
+
+// openSQLite is open for SQLite.
+func (s States) openSQLite(column string) string {
+	literal := func(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
+	var terminal []string
+	for _, name := range s.names {
+		terminal = append(terminal, fmt.Sprintf("%s = %s COLLATE BINARY", column, literal(name)))
+	}
+	for _, p := range s.prefixes {
+		// SQLite's LIKE ignores case.
+		terminal = append(terminal, fmt.Sprintf("substr(%s, 1, length(%s)) = %s COLLATE BINARY", column, literal(p), literal(p)))
+	}
+	return fmt.Sprintf("(%s IS NULL OR NOT (%s))", column, strings.Join(terminal, " OR "))
+}

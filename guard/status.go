@@ -31,6 +31,9 @@ type Status struct {
 	Keys     []string
 	Column   string // the status column; required
 	Terminal States // which states are terminal; required
+	// Touched is the column that tells when a row was last worked on, a timestamptz (on SQLite text that it knows as a time),
+	// for Due; empty: Due can't be used. The service sets it, Set may too.
+	Touched string
 	// Set names further columns that the same UPDATE sets, such as {"completed_at": guard.Now, "completed_by": guard.By}.
 	// A value is Now, By, or anything that the driver takes as an argument.
 	Set map[string]any
@@ -84,6 +87,11 @@ func (s Status) Validate() error {
 	}
 	if err := s.Terminal.validate(); err != nil {
 		return fail("Terminal", err)
+	}
+	if s.Touched != "" {
+		if err := sqltx.CheckIdent(s.Touched); err != nil {
+			return fail("Touched", err)
+		}
 	}
 	for column := range s.Set {
 		if err := sqltx.CheckIdent(column); err != nil {

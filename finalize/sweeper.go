@@ -1,0 +1,239 @@
+package finalize
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/endstate-go/endstate/guard"
+)
+
+// SweepFunc is the work of one finalization, as Func is, for whichever aggregate a sweep found.
+type SweepFunc[Tx any] func(ctx context.Context, tx Tx, key guard.Key) (Outcome, error)
+
+// SweeperConfig says what a Sweeper sweeps and how often. A nil *SweeperConfig works where the guard can find what is due,
+// such as a guard.Status with Touched.
+type SweeperConfig struct {
+	// Trigger is the trigger of its calls. Default "sweep".
+	Trigger Trigger
+	// Every is the time between two sweeps, give or take a quarter, so that several hosts don't sweep in step. Default 1
+	// minute.
+	Every time.Duration
+	// Idle is for how long nobody may have touched an open aggregate, by the database's clock, before it is due. Default 5
+	// minutes.
+	Idle time.Duration
+	// Due finds what is due in place of the guard; Idle is then not used.
+	Due guard.DueFunc
+	// AtOnce is how many aggregates are finalized at a time. Each takes a connection. Default 4.
+	AtOnce int
+}
+
+// Sweeper finds the aggregates that nobody has finalized, though they should be final by now, and finalizes them: the monitor
+// and the recovery of stuck work in one. Its calls are triggers like any other, through the same door. So it may run on any
+// number of hosts, beside all other triggers; what another one finalized meanwhile is lost to it, and no harm is done. When
+// every trigger of an aggregate failed, during an outage for instance, a later sweep finalizes it.
+type Sweeper[Tx any] struct {
+	fin *Finalizer[Tx]
+	fn  SweepFunc[Tx]
+	cfg SweeperConfig
+}
+
+// Swept are the figures of one sweep.
+type Swept struct {
+	Found    int // aggregates that were due
+	Won      int // finalized by the sweep
+	Lost     int // final already when their turn came
+	NotReady int // fn returned ErrNotReady
+	Busy     int // ErrBusy or ErrInProgress: another call was at work
+	Failed   int // every other error
+	Panicked int // fn panicked, or exited its goroutine
+	Elapsed  time.Duration
+	// Err is why the sweep ended before it had found all: an error of the database's, or the context's.
+	Err error
+}
+
+// NewSweeper returns a Sweeper that finalizes by fn what is due.
+func NewSweeper[Tx any](fin *Finalizer[Tx], fn SweepFunc[Tx], config *SweeperConfig) (*Sweeper[Tx], error) {
+	fail := func(field, why string) error { return fmt.Errorf("%w: SweeperConfig.%s %s", ErrConfig, field, why) }
+	if fin == nil || fn == nil {
+		return nil, fmt.Errorf("%w: NewSweeper: fin or fn is nil", ErrConfig)
+	}
+	var cfg SweeperConfig
+	if config != nil {
+		cfg = *config
+	}
+	if cfg.Trigger == "" {
+		cfg.Trigger = "sweep"
+	}
+	if cfg.Every == 0 {
+		cfg.Every = time.Minute
+	}
+	if cfg.Idle == 0 {
+		cfg.Idle = 5 * time.Minute
+	}
+	if cfg.AtOnce == 0 {
+		cfg.AtOnce = 4
+	}
+	if err := checkName(string(cfg.Trigger)); err != nil {
+		return nil, fail("Trigger", err.Error())
+	}
+	switch {
+	case cfg.Every < 0:
+		return nil, fail("Every", "is negative")
+	case cfg.Idle < 0:
+		return nil, fail("Idle", "is negative")
+	case cfg.AtOnce < 0:
+		return nil, fail("AtOnce", "is negative")
+	}
+	if cfg.Due == nil {
+		finder, ok := fin.cfg.Guard.(guard.DueFinder)
+		if !ok {
+			return nil, fail("Due", fmt.Sprintf("is nil, and the guard (%T) can't find what is due", fin.cfg.Guard))
+		}
+		var err error
+		if cfg.Due, err = finder.Due(cfg.Idle); err != nil {
+			return nil, fail("Due", fmt.Sprintf("is nil, and the guard can't find what is due: %v", err))
+		}
+	}
+	return &Sweeper[Tx]{fin, fn, cfg}, nil
+}
+
+// Run sweeps until ctx ends, which is no error, and then waits for what it is at work on. The first sweep comes after a random
+// part of Every. Errors of sweeps are logged and told to Trace.Swept; the next sweep tries again. It may be called by
+// several goroutines, though one does.
+func (s *Sweeper[Tx]) Run(ctx context.Context) error {
+	for pause := rand.N(s.cfg.Every) + 1; sleep(ctx, pause) == nil; pause = s.cfg.Every*3/4 + rand.N(s.cfg.Every/2+1) {
+		s.Sweep(ctx)
+	}
+	return nil
+}
+
+// sweepWindow is how many keys are shuffled, so that two hosts that sweep at once don't go through them side by side, each
+// waiting for the other at every one.
+const sweepWindow = 200
+
+// Sweep sweeps once, and returns when all that was found is done with. Errors and panics of one aggregate don't stop it: they
+// are counted, logged, and the next sweep finds it again.
+func (s *Sweeper[Tx]) Sweep(ctx context.Context) Swept {
+	w := &sweep[Tx]{Sweeper: s, places: make(chan struct{}, s.cfg.AtOnce)}
+	start := time.Now()
+	err := s.fin.db.query(ctx, func(q guard.Querier) error { return w.run(ctx, q) })
+	w.figures.Elapsed = time.Since(start)
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	w.figures.Err = withCause(ctx, err)
+	s.tell(ctx, w.figures, w.first)
+	return w.figures
+}
+
+// sweep is one sweep.
+type sweep[Tx any] struct {
+	*Sweeper[Tx]
+	places  chan struct{}
+	group   sync.WaitGroup
+	mu      sync.Mutex
+	figures Swept
+	first   error // of an aggregate
+}
+
+// run puts each due key through the door.
+func (w *sweep[Tx]) run(ctx context.Context, q guard.Querier) error {
+	defer w.group.Wait() // also when Due panics
+	window := make([]guard.Key, 0, sweepWindow)
+	for key, err := range w.cfg.Due(ctx, q) {
+		if err != nil {
+			w.finalize(ctx, window)
+			return err
+		}
+		if window = append(window, key); len(window) == cap(window) {
+			w.finalize(ctx, window)
+			window = window[:0]
+		}
+	}
+	w.finalize(ctx, window)
+	return nil
+}
+
+func (w *sweep[Tx]) finalize(ctx context.Context, keys []guard.Key) {
+	rand.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
+	for _, key := range keys {
+		select {
+		case <-ctx.Done():
+			return
+		case w.places <- struct{}{}:
+		}
+		w.group.Go(func() {
+			defer func() { <-w.places }()
+			w.one(ctx, key)
+		})
+	}
+}
+
+// one finalizes one aggregate. A panic, or a Goexit, ends here.
+func (w *sweep[Tx]) one(ctx context.Context, key guard.Key) {
+	var r Receipt
+	var err error
+	returned := false
+	defer func() {
+		if !returned {
+			err = errPanicked
+			w.fin.cfg.Logger.ErrorContext(ctx, "sweep: the callback panicked",
+				"aggregate", w.fin.cfg.Aggregate, "key", key.String(), "panic", recover(), "stack", string(debug.Stack()))
+		}
+		w.count(r, err)
+	}()
+	r, err = w.fin.Do(ctx, key, w.cfg.Trigger, func(ctx context.Context, tx Tx) (Outcome, error) { return w.fn(ctx, tx, key) })
+	returned = true
+}
+
+var errPanicked = errors.New("finalize: the callback panicked")
+
+func (w *sweep[Tx]) count(r Receipt, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	f := &w.figures
+	f.Found++
+	switch {
+	case err == nil && r.Won:
+		f.Won++
+	case err == nil:
+		f.Lost++
+	case errors.Is(err, ErrNotReady):
+		f.NotReady++
+	case errors.Is(err, ErrBusy), errors.Is(err, ErrInProgress):
+		f.Busy++
+	case errors.Is(err, errPanicked):
+		f.Panicked++
+	default:
+		f.Failed++
+		if w.first == nil {
+			w.first = err
+		}
+	}
+}
+
+// tell logs a sweep's figures, at the level that they deserve.
+func (s *Sweeper[Tx]) tell(ctx context.Context, f Swept, first error) {
+	level := slog.LevelDebug
+	attrs := []any{"aggregate", s.fin.cfg.Aggregate, "found", f.Found, "won", f.Won, "lost", f.Lost, "not_ready", f.NotReady,
+		"busy", f.Busy, "failed", f.Failed, "panicked", f.Panicked, "elapsed", f.Elapsed.Round(time.Millisecond)}
+	if f.Found > 0 {
+		level = slog.LevelInfo
+	}
+	if first != nil {
+		level, attrs = slog.LevelWarn, append(attrs, "first_error", first)
+	}
+	if f.Err != nil && ctx.Err() == nil {
+		level, attrs = slog.LevelWarn, append(attrs, "error", f.Err)
+	}
+	s.fin.cfg.Logger.Log(ctx, level, "swept", attrs...)
+	if t := s.fin.cfg.Trace.Swept; t != nil {
+		t(ctx, f)
+	}
+}
