@@ -1,5 +1,6 @@
-// Command endstate is the library's command line: it makes the tables, finds the duplicates that an outbox has already, says
-// what is dangerous in a live database, and moves an existing outbox over.
+// Command endstate is the library's command line: it makes the tables, publishes an outbox's events and looks after its dead
+// letters, finds the duplicates that an outbox has already, says what is dangerous in a live database, and moves an existing
+// outbox over.
 //
 //	endstate COMMAND --db URL [flags]
 //

@@ -11,7 +11,7 @@ import (
 func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:           "endstate",
-		Short:         "Finalize exactly once: tables, duplicates, and the move of an existing outbox",
+		Short:         "Finalize exactly once: tables, relay, dead letters, duplicates, and the move of an existing outbox",
 		SilenceErrors: true, // run prints them, once
 		SilenceUsage:  true,
 	}
@@ -27,6 +27,8 @@ func newRoot(a *app) *cobra.Command {
 		newAudit(a),
 		newDoctor(a),
 		newMigrate(a),
+		newOutbox(a),
+		newRelay(a),
 		newVersion(a),
 	)
 	return root

@@ -102,7 +102,7 @@ func (t *table) write(w io.Writer) {
 // maxCell is how many bytes of a text a table shows; --json has all.
 const maxCell = 80
 
-// printable is a text from a database, which may hold what would break a line or steer the terminal.
+// printable is a text from a database as a table shows it.
 func printable(text string) string {
 	if len(text) > maxCell {
 		end := maxCell
@@ -111,6 +111,11 @@ func printable(text string) string {
 		}
 		text = text[:end] + "…"
 	}
+	return graphic(text)
+}
+
+// graphic is a text with escapes for what would break a line or steer the terminal.
+func graphic(text string) string {
 	var b strings.Builder
 	for i := 0; i < len(text); {
 		r, size := utf8.DecodeRuneInString(text[i:])

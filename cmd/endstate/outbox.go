@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// newOutbox groups the commands for what waits in an outbox, what is dead, and what to do about it.
+func newOutbox(a *app) *cobra.Command {
+	var writer outbox.Writer
+	cmd := group("outbox", "Look into the outbox, and do something about its dead letters",
+		newOutboxStats(a, &writer),
+		newOutboxList(a, &writer),
+		newOutboxShow(a, &writer),
+		newOutboxRetry(a, &writer),
+		newOutboxDiscard(a, &writer),
+		newOutboxPurge(a, &writer),
+	)
+	outboxFlags(cmd, &writer)
+	return cmd
+}
+
+// outboxFlags are the flags, of a command and those below it, that name the library's outbox.
+func outboxFlags(cmd *cobra.Command, writer *outbox.Writer) {
+	cmd.PersistentFlags().StringVar(&writer.Schema, "schema", "", "the outbox's `SCHEMA`; default: the connection's search path")
+	cmd.PersistentFlags().StringVar(&writer.Table, "outbox", outbox.DefaultTable, "the outbox's `TABLE`")
+}
+
+// admin opens the outbox that the flags name. The caller closes what it returns.
+func (a *app) admin(ctx context.Context, access access, writer *outbox.Writer) (*outbox.Admin, *database, error) {
+	db, err := a.open(ctx, access)
+	if err != nil {
+		return nil, nil, err
+	}
+	var admin *outbox.Admin
+	cfg := &outbox.AdminConfig{Outbox: *writer}
+	if db.pool != nil {
+		admin, err = outbox.NewAdmin(db.pool, cfg)
+	} else {
+		admin, err = outbox.NewAdmin(db.sql, cfg)
+	}
+	if err == nil {
+		err = db.read(ctx, func(q outbox.Querier) error { return writer.CheckRelay(ctx, q) })
+	}
+	if err != nil {
+		db.close()
+		return nil, nil, err
+	}
+	return admin, db, nil
+}
+
+// aggregate is how tables show an aggregate.
+func aggregate(e outbox.Event) string { return e.AggregateType + " " + e.AggregateID }
+
+// optional is a time, or nil for none.
+func optional(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+// count is a number of things, such as "1 event" and "2 events".
+func count[N int | int64](n N, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// newOutboxRetry is the command that makes dead letters pending again.
+func newOutboxRetry(a *app, writer *outbox.Writer) *cobra.Command {
+	cmd := newIntervention(a, writer, intervention{"retry", "pending again", (*outbox.Admin).Retry})
+	cmd.Short = "Make dead letters pending again; who did it, and why, is recorded"
+	cmd.Long = `Make dead letters pending again, with their attempts counted anew. Who did it, and why, is recorded, and outbox show tells.
+Later events of the same aggregate may have been published meanwhile.
+
+Exit status: 0 all are pending again, 1 some of the events aren't dead and were left as they are, 2 could not run to its end.`
+	cmd.Example = `  endstate outbox retry 0199a9c4-8a3e-7cc1-b9ef-7f3c6fb1d1a4 --by ann --reason 'the broker takes 2 MB now'
+  endstate outbox retry --all --type order.paid --by ann --reason 'the receiver is mended'`
+	return cmd
+}
+
+// newOutboxDiscard is the command that deletes dead letters.
+func newOutboxDiscard(a *app, writer *outbox.Writer) *cobra.Command {
+	cmd := newIntervention(a, writer, intervention{"discard", "deleted", (*outbox.Admin).Discard})
+	cmd.Short = "Delete dead letters; who did it, and why, is recorded"
+	cmd.Long = `Delete dead letters: nobody will get these events. Who did it, and why, is recorded.
+
+Exit status: 0 all are deleted, 1 some of the events aren't dead and were left as they are, 2 could not run to its end.`
+	return cmd
+}
+
+// intervention is what can be done with dead letters.
+type intervention struct {
+	name, done string
+	do         func(a *outbox.Admin, ctx context.Context, by, why string, ids ...uuid.UUID) ([]uuid.UUID, error)
+}
+
+func newIntervention(a *app, writer *outbox.Writer, what intervention) *cobra.Command {
+	var all bool
+	var filter outbox.Filter
+	var by, reason string
+	cmd := &cobra.Command{
+		Use: what.name + " (ID... | --all)",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ids, err := parseIDs(args)
+			if err != nil {
+				return err
+			}
+			switch narrowed := filter != (outbox.Filter{}); {
+			case all == (len(ids) > 0):
+				return errors.New("give either the ids of events, or --all")
+			case narrowed && !all:
+				return errors.New("--type, --aggregate-type and --aggregate-id go with --all")
+			case by == "" || reason == "":
+				return errors.New("give --by and --reason: who does it, and why, is recorded")
+			}
+			return a.intervene(cmd.Context(), writer, what, ids, filter, by, reason)
+		},
+	}
+	cmd.Flags().BoolVar(&all, "all", false, "all dead letters, or those that the other flags say")
+	filterFlags(cmd, &filter)
+	cmd.Flags().StringVar(&by, "by", "", "`WHO` does it")
+	cmd.Flags().StringVar(&reason, "reason", "", "`WHY`")
+	return cmd
+}
+
+func (a *app) intervene(ctx context.Context, writer *outbox.Writer, what intervention, ids []uuid.UUID, filter outbox.Filter, by, reason string) error {
+	admin, db, err := a.admin(ctx, writes, writer)
+	if err != nil {
+		return err
+	}
+	defer db.close()
+	named := len(ids) > 0
+	if !named {
+		if ids, err = deadLetters(ctx, admin, filter); err != nil {
+			return err
+		}
+	}
+	done, err := what.do(admin, ctx, by, reason, ids...)
+	if err != nil {
+		return err
+	}
+	result := struct {
+		Done []uuid.UUID `json:"done"`
+		Left []uuid.UUID `json:"left"` // weren't dead
+	}{append([]uuid.UUID{}, done...), []uuid.UUID{}}
+	for _, id := range ids {
+		if !slices.Contains(done, id) {
+			result.Left = append(result.Left, id)
+		}
+	}
+	if err := a.print(result, func(w io.Writer) {
+		fmt.Fprintf(w, "%s %s\n", count(len(done), "dead letter"), what.done)
+		for _, id := range result.Left {
+			fmt.Fprintf(w, "not dead, or not there: %s\n", id)
+		}
+	}); err != nil {
+		return err
+	}
+	if named && len(result.Left) > 0 {
+		return errFound
+	}
+	return nil
+}
+
+// deadLetters returns the ids of all that a filter says.
+func deadLetters(ctx context.Context, admin *outbox.Admin, filter outbox.Filter) ([]uuid.UUID, error) {
+	filter.State, filter.Limit = outbox.Dead, 1000
+	var ids []uuid.UUID
+	for {
+		records, err := admin.List(ctx, filter)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range records {
+			ids = append(ids, r.ID)
+			filter.AfterSeq = r.Seq
+		}
+		if len(records) < filter.Limit {
+			return ids, nil
+		}
+	}
+}

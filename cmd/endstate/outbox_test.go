@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// putEvents puts events into the default outbox, which is made if need be.
+func putEvents(t testing.TB, url string, db *sql.DB, events ...outbox.Event) []uuid.UUID {
+	t.Helper()
+	require.Zero(t, endstate(t, url, "migrate").status)
+	wrap := outbox.PostgresTx
+	if strings.HasPrefix(url, "sqlite:") {
+		wrap = outbox.SQLiteTx
+	}
+	tx, err := db.Begin()
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback() }()
+	results, err := outbox.Put(t.Context(), wrap(tx), events...)
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit())
+	ids := make([]uuid.UUID, len(results))
+	for i, r := range results {
+		ids[i] = r.ID
+	}
+	return ids
+}
+
+func event(aggregate, kind string) outbox.Event {
+	return outbox.Event{AggregateType: "order", AggregateID: aggregate, Type: kind, Payload: []byte(`{"credits":3}`)}
+}
+
+// relayUntil runs a relay in this process until every event was published or is dead.
+func relayUntil(t testing.TB, db *sql.DB, p outbox.Publisher) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	relay, err := outbox.NewRelay(db, p, &outbox.RelayConfig{Logger: quiet, PollInterval: 10 * time.Millisecond})
+	require.NoError(t, err)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	running.Go(func() { _ = relay.Run(ctx) })
+	require.Eventually(t, func() bool {
+		var waiting int
+		err := db.QueryRow("SELECT count(*) FROM endstate_outbox WHERE published_at IS NULL AND dead_at IS NULL").Scan(&waiting)
+		return err == nil && waiting == 0
+	}, time.Minute, 10*time.Millisecond)
+}
+
+// refuses is a publisher that gives up on events of type "bad".
+var refuses = outbox.PublisherFunc(func(_ context.Context, e outbox.Event) error {
+	if e.Type == "bad" {
+		return outbox.Permanent(errors.New("no \x1b[31mthanks"))
+	}
+	return nil
+})
+
+func TestOutbox(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string, db *sql.DB) {
+		require.Equal(t, 2, endstate(t, url, "outbox", "stats").status, "there is no outbox")
+		ids := putEvents(t, url, db, event("7", "paid"), event("8", "bad"), event("9", "bad"))
+		bad, other := ids[1].String(), ids[2].String()
+
+		r := endstate(t, url, "outbox", "stats")
+		require.Zero(t, r.status, r.stderr)
+		require.Contains(t, r.stdout, "pending                    3  may go out at once\nretrying                   0  failed")
+		require.Contains(t, r.stdout, "No relay runs.")
+
+		relayUntil(t, db, refuses)
+		r = endstate(t, url, "outbox", "stats", "--json")
+		require.Equal(t, 1, r.status, "there are dead letters")
+		stats := decode[map[string]any](t, r)
+		require.Equal(t, []any{0.0, 2.0, 64.0}, []any{stats["pending"], stats["dead"], stats["unowned_shards"]})
+
+		r = endstate(t, url, "outbox", "list")
+		require.Zero(t, r.status, r.stderr)
+		require.Regexp(t, `^seq  id +type  aggregate  state      created +attempts  last error
+  1  [0-9a-f-]{36}  paid  order 7    published  [0-9TZ:-]{20}         0
+  2  [0-9a-f-]{36}  bad   order 8    dead       [0-9TZ:-]{20}         1  outbox: permanent failure: no \\x1b\[31mthanks
+  3  [0-9a-f-]{36}  bad   order 9    dead       [0-9TZ:-]{20}         1  outbox: permanent failure: no \\x1b\[31mthanks
+$`, r.stdout)
+		r = endstate(t, url, "outbox", "list", "--state", "dead", "--aggregate-id", "9", "--json")
+		listed := decode[struct{ Events []map[string]any }](t, r).Events
+		require.Len(t, listed, 1)
+		require.Equal(t, other, listed[0]["id"])
+		require.Equal(t, "outbox: permanent failure: no \x1b[31mthanks", listed[0]["last_error"])
+		require.Contains(t, endstate(t, url, "outbox", "list", "--limit", "1").stdout, "There may be more: --after 1\n")
+		require.Equal(t, "No events.\n", endstate(t, url, "outbox", "list", "--state", "retrying").stdout)
+
+		// A retry is recorded, and what isn't dead is left.
+		r = endstate(t, url, "outbox", "retry", bad, ids[0].String(), "--by", "ann", "--reason", "mended\x1b")
+		require.Equal(t, 1, r.status, r.stderr)
+		require.Equal(t, "1 dead letter pending again\nnot dead, or not there: "+ids[0].String()+"\n", r.stdout)
+		r = endstate(t, url, "outbox", "show", bad)
+		require.Zero(t, r.status, r.stderr)
+		for _, part := range []string{"state           pending", "aggregate       order 8", "\npayload, 13 bytes:\n{\"credits\":3}\n", "retry  ann  mended\\x1b         1  outbox: permanent failure: no \\x1b[31mthanks"} {
+			require.Contains(t, r.stdout, part)
+		}
+		shown := decode[map[string]any](t, endstate(t, url, "outbox", "show", bad, "--json"))
+		require.Equal(t, `{"credits":3}`, shown["payload"])
+		require.Equal(t, "mended\x1b", shown["history"].([]any)[0].(map[string]any)["reason"])
+
+		r = endstate(t, url, "outbox", "retry", "--all", "--type", "good", "--by", "ann", "--reason", "mended")
+		require.Equal(t, result{stdout: "0 dead letters pending again\n"}, r)
+		r = endstate(t, url, "outbox", "retry", "--all", "--by", "ann", "--reason", "mended", "--json")
+		require.Equal(t, map[string][]string{"done": {other}, "left": {}}, decode[map[string][]string](t, r))
+		relayUntil(t, db, refuses)
+		r = endstate(t, url, "outbox", "discard", other, "--by", "bob", "--reason", "a test")
+		require.Equal(t, result{stdout: "1 dead letter deleted\n"}, r)
+		r = endstate(t, url, "outbox", "show", other)
+		require.Equal(t, 2, r.status)
+		require.Contains(t, r.stderr, "no such event")
+
+		require.Equal(t, result{stdout: "0 events deleted\n"}, endstate(t, url, "outbox", "purge", "--older-than", "1h"))
+		require.Equal(t, result{stdout: "1 event deleted\n"}, endstate(t, url, "outbox", "purge", "--older-than", "0s"))
+		left := decode[struct{ Events []map[string]any }](t, endstate(t, url, "outbox", "list", "--json")).Events
+		require.Len(t, left, 1, "a dead letter stays")
+	})
+}
+
+func TestOutboxRetriesManyDeadLetters(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string, db *sql.DB) {
+		events := make([]outbox.Event, 2500)
+		for i := range events {
+			events[i] = event(fmt.Sprint(i), "bad")
+		}
+		putEvents(t, url, db, events...)
+		mustExec(t, db, "UPDATE endstate_outbox SET dead_at = created_at, attempts = 1")
+		r := endstate(t, url, "outbox", "retry", "--all", "--by", "ann", "--reason", "mended")
+		require.Equal(t, result{stdout: "2500 dead letters pending again\n"}, r)
+	})
+}
+
+func TestOutboxSaysWhatIsMissing(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, url string, db *sql.DB) {
+		putEvents(t, url, db)
+		id := uuid.NewString()
+		for said, args := range map[string][]string{
+			"endstate outbox needs one of its commands":     {"outbox"},
+			`"7" is not the id of an event, a UUID`:         {"outbox", "show", "7"},
+			"no such event: " + id:                          {"outbox", "show", id},
+			"accepts 1 arg(s), received 0":                  {"outbox", "show"},
+			`Filter.State is "ded"`:                         {"outbox", "list", "--state", "ded"},
+			"give either the ids of events, or --all":       {"outbox", "retry", "--by", "ann", "--reason", "mended"},
+			"--type, --aggregate-type and --aggregate-id":   {"outbox", "retry", id, "--type", "x", "--by", "ann", "--reason", "mended"},
+			"give --by and --reason: who does it, and why,": {"outbox", "discard", id, "--by", "ann"},
+			"give --older-than, such as 720h":               {"outbox", "purge"},
+			"olderThan is negative":                         {"outbox", "purge", "--older-than", "-1s"},
+			"apply outbox's migration":                      {"outbox", "stats", "--outbox", "nowhere"},
+		} {
+			r := endstate(t, url, args...)
+			require.Equal(t, 2, r.status, "%v: %+v", args, r)
+			require.Empty(t, r.stdout)
+			require.Contains(t, r.stderr, said)
+		}
+	})
+}
