@@ -63,7 +63,7 @@ func child() {
 		}
 		return nil
 	})
-	cfg := quick()
+	cfg := mortal()
 	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	var relay *outbox.Relay
 	if url := os.Getenv(childURL); strings.HasPrefix(url, "postgres") {
@@ -108,20 +108,20 @@ type process struct {
 
 // logBuffer is what a child logged.
 type logBuffer struct {
-	mu sync.Mutex
-	bytes.Buffer
+	mu     sync.Mutex
+	buffer bytes.Buffer // not embedded: its ReadFrom would write without the lock
 }
 
 func (b *logBuffer) Write(p []byte) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Buffer.Write(p)
+	return b.buffer.Write(p)
 }
 
 func (b *logBuffer) String() string {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.Buffer.String()
+	return b.buffer.String()
 }
 
 // start starts a relay in a process of its own.

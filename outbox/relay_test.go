@@ -65,10 +65,17 @@ func (r *recorder) first(aggregate string) (list []string) {
 	return list
 }
 
-// quick is a configuration for tests: what it waits for, it waits for shortly.
+// quick is a configuration for tests: what it waits for, it waits for shortly, but its lease lasts on a busy machine.
 func quick() *outbox.RelayConfig {
-	return &outbox.RelayConfig{Logger: slog.New(slog.DiscardHandler), LeaseTTL: 2 * time.Second, PollInterval: 50 * time.Millisecond,
+	return &outbox.RelayConfig{Logger: slog.New(slog.DiscardHandler), LeaseTTL: time.Minute, PollInterval: 50 * time.Millisecond,
 		MinBackoff: 20 * time.Millisecond, MaxBackoff: 100 * time.Millisecond}
+}
+
+// mortal is quick with a lease that expires soon, so that events may come twice.
+func mortal() *outbox.RelayConfig {
+	cfg := quick()
+	cfg.LeaseTTL = 2 * time.Second
+	return cfg
 }
 
 func (db *database) relay(t testing.TB, p outbox.Publisher, cfg *outbox.RelayConfig) (relay *outbox.Relay) {
