@@ -32,7 +32,7 @@ func NewAdmin[DB Database](db DB, cfg *AdminConfig) (*Admin, error) {
 	if cfg == nil {
 		cfg = &AdminConfig{}
 	}
-	if err := cfg.Outbox.Validate(); err != nil {
+	if err := cfg.Outbox.validateOwn(); err != nil {
 		return nil, err
 	}
 	opened, err := open(db, cfg.Dialect)

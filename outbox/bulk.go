@@ -37,8 +37,7 @@ func (w Writer) bulk(param func(column int) string, where string) string {
 	for i, t := range columnTypes {
 		arrays[i] = param(i) + "::" + sent(t) + "[]"
 	}
-	return fmt.Sprintf("INSERT INTO %s %s\nSELECT %s\nFROM unnest(%s) AS e%s%s",
-		w.table(), insertColumns, received, strings.Join(arrays, ", "), insertColumns, where)
+	return w.insertInto(fmt.Sprintf("\nSELECT %s\nFROM unnest(%s) AS e%s%s", received, strings.Join(arrays, ", "), insertColumns, where))
 }
 
 // sent is the type as which values of an array are sent: text where a driver that isn't told the types couldn't.
@@ -140,5 +139,5 @@ func (w Writer) Insert(a *sqlplan.Args, form Form, condition string) string {
 		}
 		rows[i] = fmt.Sprintf("SELECT %s WHERE %s", strings.Join(values, ", "), condition)
 	}
-	return fmt.Sprintf("INSERT INTO %s %s %s", w.table(), insertColumns, strings.Join(rows, " UNION ALL "))
+	return w.insertInto(strings.Join(rows, " UNION ALL "))
 }

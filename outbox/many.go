@@ -17,10 +17,9 @@ func (w Writer) ClauseMany(name, prev string) string {
 	columns := strings.TrimSuffix(insertColumns, ")")
 	// In the arrays' order, so that seq follows it. IS TRUE keeps the look into prev a hashed one: a join of two relations
 	// whose sizes can't be known could be planned as a nested loop.
-	return fmt.Sprintf(`%s AS (
-	INSERT INTO %s %s
-	SELECT %s FROM unnest(%s) WITH ORDINALITY AS e%s, owner, place) WHERE (e.owner IN (SELECT n FROM %s)) IS TRUE ORDER BY e.place)`,
-		name, w.table(), insertColumns, received, strings.Join(arrays, ", "), columns, prev)
+	return fmt.Sprintf("%s AS (\n\t%s)", name, w.insertInto(fmt.Sprintf(`
+	SELECT %s FROM unnest(%s) WITH ORDINALITY AS e%s, owner, place) WHERE (e.owner IN (SELECT n FROM %s)) IS TRUE ORDER BY e.place`,
+		received, strings.Join(arrays, ", "), columns, prev)))
 }
 
 // ColumnsMany are the arguments of ClauseMany for the events of several calls.

@@ -41,7 +41,7 @@ func NewNotifier[DB Database](db DB, cfg *NotifierConfig) (*Notifier, error) {
 	if cfg == nil {
 		cfg = &NotifierConfig{}
 	}
-	if err := cfg.Outbox.Validate(); err != nil {
+	if err := cfg.Outbox.validateOwn(); err != nil {
 		return nil, err
 	}
 	opened, err := open(db, cfg.Dialect)

@@ -61,6 +61,8 @@ type Writer struct {
 	Schema     string // the table's schema; empty: the connection's search path
 	Table      string // default DefaultTable
 	MaxPayload int    // the longest payload in bytes; default DefaultMaxPayload
+	// Columns is for a table of the service's own. Nil: the library's, which Migrate makes.
+	Columns *Columns
 }
 
 // Result tells what became of one event.
@@ -133,6 +135,9 @@ const chunkSize = 1000
 
 // insert writes one chunk and returns the ids that went in.
 func (w Writer) insert(ctx context.Context, tx Tx, chunk []Event) (map[uuid.UUID]bool, error) {
+	if w.Columns != nil && sqltx.Of(tx) == sqltx.SQLite {
+		return nil, fmt.Errorf("%w: Writer.Columns is for PostgreSQL", ErrConfig)
+	}
 	var query string
 	var args []any
 	if _, isPgx := tx.(pgx.Tx); isPgx {
@@ -141,7 +146,7 @@ func (w Writer) insert(ctx context.Context, tx Tx, chunk []Event) (map[uuid.UUID
 	} else {
 		query, args = w.values(sqltx.Of(tx), chunk)
 	}
-	rows, err := tx.Query(ctx, query+" ON CONFLICT DO NOTHING RETURNING CAST(id AS text)", args...)
+	rows, err := tx.Query(ctx, query+" ON CONFLICT DO NOTHING RETURNING CAST("+w.id()+" AS text)", args...)
 	if err != nil {
 		return nil, err
 	}
@@ -169,7 +174,7 @@ var columnTypes = [...]string{"uuid", "text", "text", "text", "bytea", "text", "
 // values writes one row of scalar arguments for each event, which every driver can send.
 func (w Writer) values(d sqltx.Dialect, events []Event) (string, []any) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "INSERT INTO %s %s VALUES ", w.table(), insertColumns)
+	b.WriteString("VALUES ")
 	args := make([]any, 0, len(events)*len(columnTypes))
 	for i, e := range events {
 		if i > 0 {
@@ -196,7 +201,7 @@ func (w Writer) values(d sqltx.Dialect, events []Event) (string, []any) {
 		}
 		b.WriteByte(')')
 	}
-	return b.String(), args
+	return w.insertInto(b.String()), args
 }
 
 const occurredAt = 7 // among insertColumns

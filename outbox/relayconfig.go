@@ -115,7 +115,7 @@ const (
 
 func (c *RelayConfig) validate() error {
 	fail := func(field, why string) error { return fmt.Errorf("%w: RelayConfig.%s %s", ErrConfig, field, why) }
-	if err := c.Outbox.Validate(); err != nil {
+	if err := c.Outbox.validateOwn(); err != nil {
 		return err
 	}
 	switch sqltx.Dialect(c.Dialect) {

@@ -32,6 +32,9 @@ func (w Writer) Validate() error {
 	if w.MaxPayload < 0 {
 		return fmt.Errorf("%w: Writer.MaxPayload is %d", ErrConfig, w.MaxPayload)
 	}
+	if w.Columns != nil {
+		return w.Columns.validate()
+	}
 	return nil
 }
 
@@ -102,6 +105,13 @@ func (w Writer) Prepare(events []Event) ([]Event, error) {
 // Holders returns, for each event, the id of the event in the table that holds its dedup key or its id; uuid.Nil where
 // there is none.
 func (w Writer) Holders(ctx context.Context, q Querier, events []Event) ([]uuid.UUID, error) {
+	if w.Columns != nil {
+		holders, err := w.mappedHolders(ctx, q, events)
+		if err != nil {
+			return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
+		}
+		return holders, nil
+	}
 	var args []any
 	param := func(v any, cast string) string {
 		args = append(args, v)
@@ -193,9 +203,9 @@ func (w Writer) Migrations(dialect string) (fs.FS, error) {
 
 // Migrate creates the outbox's tables, and their schema, unless they are there. It may be called at every start and by many
 // processes at once, which take turns; on SQLite a caller that finds the database busy must run the transaction again.
-// Nothing is done before tx commits.
+// Nothing is done before tx commits, nor at all to a table of the service's own (Columns).
 func (w Writer) Migrate(ctx context.Context, tx Tx) error {
-	if err := w.Validate(); err != nil {
+	if err := w.Validate(); err != nil || w.Columns != nil {
 		return err
 	}
 	files, err := w.Migrations(string(sqltx.Of(tx)))
@@ -211,6 +221,9 @@ func (w Writer) Migrate(ctx context.Context, tx Tx) error {
 // Check says what the database lacks: the table, a column, or the unique index over dedup_key, without which duplicates go
 // in unnoticed. An index limited to unpublished rows doesn't do: it stops deduplicating at the first publish.
 func (w Writer) Check(ctx context.Context, q Querier) error {
+	if w.Columns != nil {
+		return w.checkMapped(ctx, q)
+	}
 	names := strings.Split(strings.Trim(insertColumns, "()"), ", ")
 	err := migrate.Missing(ctx, q, w.Schema, w.Name(), append(names, "seq", "created_at", "attempts", "crashes", "next_attempt_at", "last_error", "published_at", "dead_at"))
 	for _, column := range []string{"id", "dedup_key"} {

@@ -1,0 +1,208 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// Columns lets a Writer write into a table of a service's own on PostgreSQL, such as one that package adopt has adopted: which
+// of its columns each field of an event goes into. A field whose column is empty is left out; ID, AggregateID, Type and
+// Payload are required.
+//
+// The table's own unique index deduplicates there: over DedupKey if that is mapped and has one, or over the aggregate and the
+// type, so that an aggregate has one event of a type whatever its dedup key says. The service's own relay publishes from the
+// table: Relay and Admin refuse it.
+type Columns struct {
+	ID            string // uuid, or text of 36 characters
+	AggregateType string
+	AggregateID   string
+	Type          string
+	Payload       string
+	ContentType   string
+	Headers       string // jsonb, json or text
+	OccurredAt    string
+	DedupKey      string
+	SchemaVersion string
+
+	// PayloadType is the payload column's type: "bytea" (the default), "text", "json" or "jsonb". But for bytea the payload
+	// must be text in UTF-8, and jsonb doesn't keep its bytes.
+	PayloadType string
+	// Set are further columns, each with a value's text, such as a topic that may not be NULL.
+	Set map[string]string
+}
+
+// field is a field of an event: the column in the library's own table, and that in a service's.
+type field struct{ own, theirs string }
+
+// fields are those that are mapped.
+func (c *Columns) fields() []field {
+	all := []field{{"id", c.ID}, {"aggregate_type", c.AggregateType}, {"aggregate_id", c.AggregateID}, {"type", c.Type}, {"payload", c.Payload},
+		{"content_type", c.ContentType}, {"headers", c.Headers}, {"occurred_at", c.OccurredAt}, {"dedup_key", c.DedupKey}, {"schema_version", c.SchemaVersion}}
+	return slices.DeleteFunc(all, func(f field) bool { return f.theirs == "" })
+}
+
+func (c *Columns) validate() error {
+	for name, column := range map[string]string{"ID": c.ID, "AggregateID": c.AggregateID, "Type": c.Type, "Payload": c.Payload} {
+		if column == "" {
+			return fmt.Errorf("%w: Writer.Columns.%s is empty", ErrConfig, name)
+		}
+	}
+	switch c.PayloadType {
+	case "", "bytea", "text", "json", "jsonb":
+	default:
+		return fmt.Errorf("%w: Writer.Columns.PayloadType is %q; use bytea, text, json or jsonb", ErrConfig, c.PayloadType)
+	}
+	var names []string
+	for _, f := range c.fields() {
+		names = append(names, f.theirs)
+	}
+	names = append(names, slices.Sorted(maps.Keys(c.Set))...)
+	for i, name := range names {
+		if err := sqltx.CheckIdent(name); err != nil {
+			return fmt.Errorf("%w: Writer.Columns: %q %w", ErrConfig, name, err)
+		}
+		if slices.Contains(names[:i], name) {
+			return fmt.Errorf("%w: Writer.Columns names %q twice", ErrConfig, name)
+		}
+	}
+	for name, value := range c.Set {
+		if err := sqltx.CheckText(value); err != nil {
+			return fmt.Errorf("%w: Writer.Columns.Set[%q] %w", ErrConfig, name, err)
+		}
+	}
+	return nil
+}
+
+// validateOwn is Validate for what works on the library's own tables only: a Relay, an Admin, a Notifier.
+func (w Writer) validateOwn() error {
+	if w.Columns == nil {
+		return w.Validate()
+	}
+	return fmt.Errorf("%w: Writer.Columns is set: %s is the service's own, and so is what publishes from it", ErrConfig, w.table())
+}
+
+// insertInto is an INSERT of a source of rows of insertColumns.
+func (w Writer) insertInto(source string) string {
+	if w.Columns == nil {
+		return fmt.Sprintf("INSERT INTO %s %s %s", w.table(), insertColumns, source)
+	}
+	var columns, values []string
+	for _, f := range w.Columns.fields() {
+		columns = append(columns, sqltx.Quote("", f.theirs))
+		value := "mapped." + f.own
+		if f.own == "payload" && w.Columns.PayloadType != "" && w.Columns.PayloadType != "bytea" {
+			value = fmt.Sprintf("convert_from(%s, 'UTF8')::%s", value, w.Columns.PayloadType)
+		}
+		values = append(values, value)
+	}
+	for _, name := range slices.Sorted(maps.Keys(w.Columns.Set)) {
+		columns = append(columns, sqltx.Quote("", name))
+		values = append(values, sqltx.Literal(w.Columns.Set[name]))
+	}
+	return fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s FROM (%s) AS mapped %s", w.table(), strings.Join(columns, ", "), strings.Join(values, ", "), source, insertColumns)
+}
+
+// id is the column of an event's id.
+func (w Writer) id() string {
+	if w.Columns == nil {
+		return "id"
+	}
+	return sqltx.Quote("", w.Columns.ID)
+}
+
+// mappedHolders is Holders on a service's own table, where the aggregate and the type may be what is unique. The arguments'
+// types are left to the server, which takes them from the columns, so that an index over these serves.
+func (w Writer) mappedHolders(ctx context.Context, q Querier, events []Event) ([]uuid.UUID, error) {
+	c := w.Columns
+	kind, dedup := "''", "''"
+	if c.AggregateType != "" {
+		kind = "CAST(" + sqltx.Quote("", c.AggregateType) + " AS text)"
+	}
+	if c.DedupKey != "" {
+		dedup = "coalesce(CAST(" + sqltx.Quote("", c.DedupKey) + " AS text), '')"
+	}
+	var args []any
+	param := func(v any) string {
+		args = append(args, v)
+		return fmt.Sprintf("$%d", len(args))
+	}
+	var ids, pairs, keys []string
+	for _, e := range events {
+		ids = append(ids, param(e.ID.String()))
+		pairs = append(pairs, fmt.Sprintf("(%s, %s)", param(e.AggregateID), param(e.Type)))
+		if c.DedupKey != "" && e.DedupKey != "" {
+			keys = append(keys, param(e.DedupKey))
+		}
+	}
+	query := fmt.Sprintf("SELECT CAST(%[1]s AS text), %[2]s, CAST(%[3]s AS text), CAST(%[4]s AS text), %[5]s FROM %[6]s WHERE %[1]s IN (%[7]s) OR (%[3]s, %[4]s) IN (%[8]s)",
+		w.id(), kind, sqltx.Quote("", c.AggregateID), sqltx.Quote("", c.Type), dedup, w.table(), strings.Join(ids, ", "), strings.Join(pairs, ", "))
+	if len(keys) > 0 {
+		query += fmt.Sprintf(" OR %s IN (%s)", sqltx.Quote("", c.DedupKey), strings.Join(keys, ", "))
+	}
+	rows, err := q.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	type aggregate struct{ kind, id, eventType string }
+	byID, byKey, byAggregate := map[string]string{}, map[string]string{}, map[aggregate]string{}
+	for rows.Next() {
+		var id, key string
+		var a aggregate
+		if err := rows.Scan(&id, &a.kind, &a.id, &a.eventType, &key); err != nil {
+			return nil, err
+		}
+		byID[id], byKey[key], byAggregate[a] = id, id, id
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	holders := make([]uuid.UUID, len(events))
+	for i, e := range events {
+		a := aggregate{id: e.AggregateID, eventType: e.Type}
+		if c.AggregateType != "" {
+			a.kind = e.AggregateType
+		}
+		holder := byAggregate[a]
+		if id := byKey[e.DedupKey]; id != "" && e.DedupKey != "" {
+			holder = id
+		}
+		if byID[e.ID.String()] != "" {
+			holder = e.ID.String() // it went in: so a winner whose COMMIT was lost knows that it won
+		}
+		holders[i], _ = uuid.Parse(holder) // an older event's id may be anything
+	}
+	return holders, nil
+}
+
+// checkMapped is Check on a service's own table: it has the columns, and a unique index that keeps a second event out.
+func (w Writer) checkMapped(ctx context.Context, q Querier) error {
+	c := w.Columns
+	var names []string
+	for _, f := range c.fields() {
+		names = append(names, f.theirs)
+	}
+	err := migrate.Missing(ctx, q, w.Schema, w.Name(), append(names, slices.Sorted(maps.Keys(c.Set))...))
+	for _, unique := range [][]string{{c.DedupKey}, {c.AggregateType, c.AggregateID, c.Type}} {
+		if err != nil {
+			break
+		}
+		var found bool
+		if found, err = migrate.HasUnique(ctx, q, w.Schema, w.Name(), unique); found {
+			return nil
+		}
+	}
+	if err == nil {
+		err = errors.New("table " + w.table() + " has no unique index over all of its rows on the aggregate and the type, nor on the dedup key; endstate adopt makes one")
+	}
+	return fmt.Errorf("%w: %w (this table is the service's own)", ErrSchema, err)
+}

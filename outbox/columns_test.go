@@ -1,0 +1,114 @@
+package outbox_test
+
+import (
+	"context"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// theirs is a service's own table as adopted: other names, a type of the payload that isn't bytes, a column that must be set.
+var theirs = outbox.Writer{Table: "event_outbox", Columns: &outbox.Columns{
+	ID: "event_id", AggregateType: "aggregate_type", AggregateID: "aggregate_id", Type: "event_type", Payload: "event_data", PayloadType: "jsonb",
+	Headers: "Headers", OccurredAt: "created_at", Set: map[string]string{"topic": "it's", "retries": "0"},
+}}
+
+func makeTheirs(t testing.TB, db *database) {
+	t.Helper()
+	db.exec(t, `CREATE TABLE event_outbox (event_id uuid PRIMARY KEY, aggregate_type varchar(50), aggregate_id varchar(300), event_type text, event_data jsonb NOT NULL,
+	"Headers" text, topic text NOT NULL, retries int NOT NULL, created_at timestamp, published_at timestamptz, dedup text)`)
+	db.exec(t, "CREATE UNIQUE INDEX event_outbox_endstate_unique ON event_outbox (aggregate_type, aggregate_id, event_type)")
+}
+
+func TestPutIntoAServicesTable(t *testing.T) {
+	t.Parallel()
+	each(t, []string{"pgx", "sql"}, nil, func(t *testing.T, db *database) {
+		makeTheirs(t, db)
+		put := func(w outbox.Writer, events ...outbox.Event) (results []outbox.Result) {
+			db.in(t, func(ctx context.Context, tx outbox.Tx) {
+				require.NoError(t, w.Check(ctx, tx))
+				require.NoError(t, w.Migrate(ctx, tx))
+				var err error
+				results, err = w.Put(ctx, tx, events...)
+				require.NoError(t, err)
+			})
+			return results
+		}
+		first := put(theirs, event("completed", "k1"), event("charged", ""))
+		require.True(t, first[0].Inserted && first[1].Inserted)
+		// An aggregate has one event of a type, whatever the dedup key.
+		other := event("completed", "k1")
+		other.AggregateType = "invoice"
+		again := put(theirs, event("completed", "k2"), other, event("completed", ""), event("charged", "k3"))
+		require.Equal(t, first[0].ID, again[0].HeldBy)
+		require.True(t, again[1].Inserted)
+		require.Equal(t, []uuid.UUID{first[0].ID, first[1].ID}, []uuid.UUID{again[2].HeldBy, again[3].HeldBy})
+		require.Equal(t, 3, one[int](t, db, `SELECT count(*) FROM event_outbox WHERE event_data = '{"ok":true}' AND "Headers" = '{}' AND topic = 'it''s' AND created_at > now() - interval '1 day'`))
+
+		// With the dedup key mapped and unique, that counts, too.
+		db.exec(t, "DROP INDEX event_outbox_endstate_unique")
+		db.exec(t, "CREATE UNIQUE INDEX ON event_outbox (dedup)")
+		columns := *theirs.Columns
+		columns.DedupKey = "dedup"
+		keyed := outbox.Writer{Table: "event_outbox", Columns: &columns}
+		one := put(keyed, event("completed", "k3"), event("completed", ""), event("completed", "k4"))
+		two := put(keyed, event("completed", "k3"), event("x", "k4"), event("completed", ""))
+		require.Equal(t, []uuid.UUID{one[0].ID, one[2].ID}, []uuid.UUID{two[0].HeldBy, two[1].HeldBy})
+		require.True(t, two[2].Inserted)
+
+		db.exec(t, "DROP INDEX event_outbox_dedup_idx")
+		db.in(t, func(ctx context.Context, tx outbox.Tx) {
+			require.ErrorIs(t, keyed.Check(ctx, tx), outbox.ErrSchema)
+			columns.Payload = "nothing"
+			require.ErrorContains(t, keyed.Check(ctx, tx), `no column "nothing"`)
+		})
+	})
+}
+
+// What finalize sends writes into it, too: a winner whose event is held is told.
+func TestInsertsIntoAServicesTable(t *testing.T) {
+	t.Parallel()
+	each(t, []string{"pgx", "sql"}, nil, func(t *testing.T, db *database) {
+		makeTheirs(t, db)
+		prepared, err := theirs.Prepare([]outbox.Event{event("completed", "k")})
+		require.NoError(t, err)
+		insert := func(ctx context.Context, tx outbox.Tx) (err error) {
+			for query, args := range theirs.Inserts(sqltx.Postgres, prepared) {
+				_, err = tx.Exec(ctx, query, args...)
+			}
+			return err
+		}
+		require.NoError(t, db.try(insert))
+		require.True(t, outbox.Taken(db.try(insert)))
+		prepared, err = theirs.Prepare([]outbox.Event{event("completed", "k")})
+		require.NoError(t, err)
+		require.True(t, outbox.Taken(db.try(insert)), "by its aggregate and type")
+	})
+}
+
+func TestColumnsAreChecked(t *testing.T) {
+	t.Parallel()
+	for want, change := range map[string]func(*outbox.Columns){
+		"Columns.ID is empty":  func(c *outbox.Columns) { c.ID = "" },
+		`PayloadType is "xml"`: func(c *outbox.Columns) { c.PayloadType = "xml" },
+		`names "topic" twice`:  func(c *outbox.Columns) { c.DedupKey = "topic" },
+		`contains a NUL byte`:  func(c *outbox.Columns) { c.Type = "a\x00" },
+		`Set["topic"] is not`:  func(c *outbox.Columns) { c.Set = map[string]string{"topic": "\xff"} },
+	} {
+		columns := *theirs.Columns
+		change(&columns)
+		err := outbox.Writer{Table: "event_outbox", Columns: &columns}.Validate()
+		require.ErrorIs(t, err, outbox.ErrConfig, want)
+		require.ErrorContains(t, err, want)
+	}
+	each(t, []string{"sqlite-wal"}, nil, func(t *testing.T, db *database) {
+		require.ErrorIs(t, db.try(func(ctx context.Context, tx outbox.Tx) error {
+			_, err := theirs.Put(ctx, tx, event("completed", ""))
+			return err
+		}), outbox.ErrConfig)
+	})
+}
