@@ -454,6 +454,19 @@ func TestServerStopsUnderLoad(t *testing.T) {
 	fin, err := finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), Logger: discard()})
 	require.NoError(t, err)
 	require.NoError(t, fin.Migrate(t.Context()))
+	onSQL, err := finalize.NewSQL(dbtest.SQLOn(t, url), &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), Logger: discard()})
+	require.NoError(t, err)
+	out := finalize.Outcome{State: "COMPLETE", Events: []outbox.Event{{Type: "done", Payload: []byte(`1`)}}}
+	call := func(n int64) (finalize.Receipt, error) {
+		ctx, key := context.Background(), guard.Int(n)
+		switch n % 4 {
+		case 0:
+			return fin.Settle(ctx, key, "caller", out)
+		case 1:
+			return onSQL.Do(ctx, key, "caller", func(context.Context, *sql.Tx) (finalize.Outcome, error) { return out, nil })
+		}
+		return fin.Do(ctx, key, "caller", func(context.Context, pgx.Tx) (finalize.Outcome, error) { return out, nil })
+	}
 
 	var next, won, unknown, halfway atomic.Int64
 	reached := make(chan struct{})
@@ -468,9 +481,7 @@ func TestServerStopsUnderLoad(t *testing.T) {
 					return
 				}
 				for { // the triggers of this batch fire until it is final
-					r, err := fin.Do(context.Background(), guard.Int(n), "caller", func(context.Context, pgx.Tx) (finalize.Outcome, error) {
-						return finalize.Outcome{State: "COMPLETE", Events: []outbox.Event{{Type: "done", Payload: []byte(`1`)}}}, nil
-					})
+					r, err := call(n)
 					if errors.Is(err, finalize.ErrOutcomeUnknown) {
 						unknown.Add(1)
 					}

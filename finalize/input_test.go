@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -224,6 +225,7 @@ func TestQueryModes(t *testing.T) {
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
 		t.Run(mode.String(), func(t *testing.T) {
 			each(t, callsOfEveryKind, on("pgx"), func(s *setup) { s.mode = mode })
+			each(t, callsOfEveryKind, on("sql"), param("default_query_exec_mode", strings.ReplaceAll(mode.String(), " ", "_")))
 		})
 	}
 }
@@ -264,28 +266,52 @@ func TestThroughPgBouncer(t *testing.T) {
 	require.NoError(t, err)
 	bouncer := dbtest.StartPgBouncer(t, url, "default_pool_size = 3")
 	pool := dbtest.PoolOn(t, bouncer.URL(), func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec })
+	db := dbtest.SQLOn(t, withParams(bouncer.URL(), "default_query_exec_mode", "exec"))
+	out := finalize.Outcome{State: "COMPLETE"}
 	for _, g := range []guard.Guard{statusGuard(), guard.Ledger{}} {
-		fin, err := finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: g, Logger: discard()})
+		cfg := &finalize.Config{Aggregate: "batch", Guard: g, Logger: discard()}
+		onPGX, err := finalize.New(pool, cfg)
 		require.NoError(t, err)
-		require.NoError(t, fin.Migrate(t.Context()))
-		results := make(chan bool)
-		for range 8 {
+		require.NoError(t, onPGX.Migrate(t.Context()))
+		onSQL, err := finalize.NewSQL(db, cfg)
+		require.NoError(t, err)
+		calls := []func(key guard.Key) (finalize.Receipt, error){
+			func(key guard.Key) (finalize.Receipt, error) {
+				return onPGX.Do(context.Background(), key, "t", func(context.Context, pgx.Tx) (finalize.Outcome, error) { return out, nil })
+			},
+			func(key guard.Key) (finalize.Receipt, error) {
+				return onSQL.Do(context.Background(), key, "t", func(context.Context, *sql.Tx) (finalize.Outcome, error) { return out, nil })
+			},
+			func(key guard.Key) (finalize.Receipt, error) {
+				return onPGX.Settle(context.Background(), key, "t", out)
+			},
+			func(key guard.Key) (finalize.Receipt, error) {
+				return onSQL.Settle(context.Background(), key, "t", out)
+			},
+		}
+		type result struct {
+			finalize.Receipt
+			error
+		}
+		results := make(chan result)
+		for i := range 2 * len(calls) {
 			go func() {
 				for n := range 40 {
-					r, err := fin.Do(context.Background(), guard.Text(string(rune('1'+n%9))), "t", func(context.Context, pgx.Tx) (finalize.Outcome, error) {
-						return finalize.Outcome{State: "COMPLETE"}, nil
-					})
-					results <- err == nil && r.Won
+					r, err := calls[i%len(calls)](guard.Text(strconv.Itoa(n + 1)))
+					results <- result{r, err}
 				}
 			}()
 		}
 		wins := 0
-		for range 8 * 40 {
-			if <-results {
+		for range 2 * len(calls) * 40 {
+			r := <-results
+			require.NoError(t, r.error)
+			require.Equal(t, "COMPLETE", r.State)
+			if r.Won {
 				wins++
 			}
 		}
-		require.Equal(t, 9, wins)
+		require.Equal(t, 40, wins)
 	}
 }
 
