@@ -1,0 +1,133 @@
+// Package endstate_test compiles the README's code, so that it can't rot.
+package endstate_test
+
+import (
+	"context"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/finalize"
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/lock"
+	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/redisstream"
+)
+
+// Every line of Go in the README stands in this file.
+func TestReadmeIsCompiled(t *testing.T) {
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	source, err := os.ReadFile("readme_test.go")
+	require.NoError(t, err)
+	blocks := regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1)
+	require.NotEmpty(t, blocks)
+	compiled := unindented(string(source))
+	for _, block := range blocks {
+		require.Contains(t, compiled, unindented(block[1]), "a block of Go in README.md that readme_test.go doesn't compile")
+	}
+}
+
+func unindented(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	for i, line := range lines {
+		lines[i] = strings.TrimSpace(line)
+	}
+	return strings.Join(lines, "\n")
+}
+
+var _ = []any{finalizer, trigger, scoring, publishing, consuming}
+
+func finalizer(ctx context.Context, pool *pgxpool.Pool) error {
+	fin, err := finalize.New(pool, &finalize.Config{
+		Aggregate: "batch",
+		Guard: guard.All(
+			guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")},
+			guard.Ledger{}, // who, when, which trigger
+		),
+	})
+	if err != nil {
+		return err
+	}
+	if err := fin.Migrate(ctx); err != nil { // endstate_ledger and endstate_outbox
+		return err
+	}
+	return nil
+}
+
+func trigger(ctx context.Context, fin *finalize.Finalizer[pgx.Tx], batchID uuid.UUID) (finalize.Receipt, error) {
+	receipt, err := fin.Do(ctx, guard.UUID(batchID), "threshold", func(ctx context.Context, tx pgx.Tx) (finalize.Outcome, error) {
+		result, err := rank(ctx, tx, batchID)
+		if err != nil {
+			return finalize.Outcome{}, err // rolled back: the next trigger tries again
+		}
+		if !result.Done {
+			return finalize.Outcome{}, finalize.ErrNotReady // nothing is written
+		}
+		return finalize.Outcome{State: "COMPLETE_STABLE", Events: []outbox.Event{
+			{Type: "assessment.completed", Payload: result.Thin()},
+			{Type: "assessment.result", Payload: result.Rich()},
+		}}, nil
+	})
+	// receipt.Won, receipt.State, receipt.Trigger, receipt.At: who finalized this batch, when and by which trigger
+	return receipt, err
+}
+
+type ranking struct{ Done bool }
+
+func (ranking) Thin() []byte { return nil }
+func (ranking) Rich() []byte { return nil }
+
+func rank(context.Context, pgx.Tx, uuid.UUID) (ranking, error)        { return ranking{}, nil }
+func score(context.Context, uuid.UUID) (ranking, error)               { return ranking{}, nil }
+func save(context.Context, pgx.Tx, ranking) (finalize.Outcome, error) { return finalize.Outcome{}, nil }
+func credit(ctx context.Context, tx pgx.Tx, event outbox.Event) error { return nil }
+func batchOf(event outbox.Event) (key string, err error)              { return event.AggregateID, nil }
+
+func scoring(ctx context.Context, rdb redis.UniversalClient, fin *finalize.Finalizer[pgx.Tx], batchID uuid.UUID) (finalize.Receipt, error) {
+	locks, err := lock.NewRedis(rdb, nil) // or lock.NewPostgres, lock.NewLocal; Config.Lock of the finalizer
+	if err != nil {
+		return finalize.Receipt{}, err
+	}
+	defer locks.Close()
+
+	receipt, err := finalize.DoPrepared(ctx, fin, guard.UUID(batchID), "sweep", finalize.Stages[pgx.Tx, ranking]{
+		Prepare: func(ctx context.Context) (ranking, error) { return score(ctx, batchID) }, // long, in no transaction
+		Commit:  save,                                                                      // short, in the one that finalizes
+	})
+	return receipt, err
+}
+
+func publishing(ctx context.Context, pool *pgxpool.Pool, rdb redis.UniversalClient) error {
+	publisher, err := redisstream.New(rdb, nil) // or webhook, natsjs, outbox.PublisherFunc, outbox.Channel
+	if err != nil {
+		return err
+	}
+	relay, err := outbox.NewRelay(pool, publisher, nil)
+	if err != nil {
+		return err
+	}
+	return relay.Run(ctx) // in any number of processes; Wake tells it of a commit in this one
+}
+
+func consuming(pool *pgxpool.Pool) (inbox.Handler, error) {
+	table, err := inbox.NewTable(pool, &inbox.TableConfig{
+		Consumer: "entitlements",
+		Key:      batchOf, // two events for one batch are one credit; without a Key, it is the event's id
+	})
+	if err != nil {
+		return nil, err
+	}
+	handler := inbox.Handle(table, func(ctx context.Context, tx pgx.Tx, event outbox.Event) error {
+		return credit(ctx, tx, event) // in the transaction that records the event
+	})
+	return handler, nil
+}
