@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -16,7 +17,7 @@ const open = `NOT (starts_with(status, 'COMPLETE') OR starts_with(status, 'ERROR
 
 const eventColumns = `(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, shard, schema_version)`
 
-// event are the arguments of an event, from $3 on.
+// event are the arguments of an event of the aggregate.
 func event(n int64) []any {
 	id, err := uuid.NewV7()
 	if err != nil {
@@ -28,26 +29,40 @@ func event(n int64) []any {
 const eventValues = `$3::uuid, $4, $5, $6, $7, $8, $9::jsonb, clock_timestamp(), $10, $11, 1`
 
 func (b *bencher) exec(ctx context.Context, sql string, args ...any) error {
-	tag, err := b.pool.Exec(ctx, sql, args...)
+	return execOn(ctx, b.pool, sql, args...)
+}
+
+func execOn(ctx context.Context, pool *pgxpool.Pool, sql string, args ...any) error {
+	tag, err := pool.Exec(ctx, sql, args...)
 	if err == nil && tag.RowsAffected() != 1 {
 		return errLost
 	}
 	return err
 }
 
+const statusStatement = `WITH won AS (UPDATE batches SET status = $2 WHERE id = $1 AND ` + open + ` RETURNING id)
+INSERT INTO endstate_outbox ` + eventColumns + ` SELECT ` + eventValues + ` FROM won`
+
 func (b *bencher) handStatusStatement(ctx context.Context, n int64) error {
-	return b.exec(ctx, `WITH won AS (UPDATE batches SET status = $2 WHERE id = $1 AND `+open+` RETURNING id)
-INSERT INTO endstate_outbox `+eventColumns+` SELECT `+eventValues+` FROM won`, append([]any{n, state}, event(n)...)...)
+	n = b.id(n)
+	return b.exec(ctx, statusStatement, append([]any{n, state}, event(n)...)...)
+}
+
+func (b *bencher) handOnManyConnections(ctx context.Context, n int64) error {
+	n = b.id(n)
+	return execOn(ctx, b.wide, statusStatement, append([]any{n, state}, event(n)...)...)
 }
 
 const ledgerInsert = `INSERT INTO endstate_ledger (aggregate, key, state, trigger, token, digest, at) `
 
 func (b *bencher) handLedgerStatement(ctx context.Context, n int64) error {
+	n = b.id(n)
 	return b.exec(ctx, `WITH won AS (`+ledgerInsert+`VALUES ('batch', $1, $2, 'bench', $12::uuid, NULL, clock_timestamp()) ON CONFLICT DO NOTHING RETURNING key)
 INSERT INTO endstate_outbox `+eventColumns+` SELECT `+eventValues+` FROM won`, append(append([]any{fmt.Sprintf("i:%d", n), state}, event(n)...), uuid.NewString())...)
 }
 
 func (b *bencher) handAllStatement(ctx context.Context, n int64) error {
+	n = b.id(n)
 	return b.exec(ctx, `WITH won AS (UPDATE batches SET status = $2 WHERE id = $1 AND `+open+` RETURNING id),
 entry AS (`+ledgerInsert+`SELECT 'batch', 'i:' || id, $2, 'bench', $12::uuid, NULL, clock_timestamp() FROM won RETURNING key)
 INSERT INTO endstate_outbox `+eventColumns+` SELECT `+eventValues+` FROM entry`, append(append([]any{n, state}, event(n)...), uuid.NewString())...)
@@ -86,6 +101,7 @@ func (b *bencher) pipelined(ctx context.Context, claim string, claimArgs []any, 
 const insertEvent = `INSERT INTO endstate_outbox ` + eventColumns + ` VALUES ($1::uuid, $2, $3, $4, $5, $6, $7::jsonb, clock_timestamp(), $8, $9, 1)`
 
 func (b *bencher) handStatusPipelined(ctx context.Context, n int64) error {
+	n = b.id(n)
 	return b.pipelined(ctx, `SELECT status FROM batches WHERE id = $1 AND `+open+` FOR NO KEY UPDATE`, []any{n}, func(batch *pgx.Batch) {
 		batch.Queue(`UPDATE batches SET status = $2 WHERE id = $1`, n, state)
 		batch.Queue(insertEvent, event(n)...)
@@ -93,6 +109,7 @@ func (b *bencher) handStatusPipelined(ctx context.Context, n int64) error {
 }
 
 func (b *bencher) handLedgerPipelined(ctx context.Context, n int64) error {
+	n = b.id(n)
 	key := fmt.Sprintf("i:%d", n)
 	return b.pipelined(ctx, ledgerInsert+`VALUES ('batch', $1, '', 'bench', $2::uuid, NULL, clock_timestamp()) ON CONFLICT DO NOTHING`, []any{key, uuid.NewString()}, func(batch *pgx.Batch) {
 		batch.Queue(`UPDATE endstate_ledger SET state = $2 WHERE aggregate = 'batch' AND key = $1`, key, state)
@@ -101,6 +118,7 @@ func (b *bencher) handLedgerPipelined(ctx context.Context, n int64) error {
 }
 
 func (b *bencher) handAllPipelined(ctx context.Context, n int64) error {
+	n = b.id(n)
 	return b.pipelined(ctx, `SELECT status FROM batches WHERE id = $1 AND `+open+` FOR NO KEY UPDATE`, []any{n}, func(batch *pgx.Batch) {
 		batch.Queue(`UPDATE batches SET status = $2 WHERE id = $1`, n, state)
 		batch.Queue(ledgerInsert+`VALUES ('batch', $1, $2, 'bench', $3::uuid, NULL, clock_timestamp())`, fmt.Sprintf("i:%d", n), state, uuid.NewString())
@@ -109,6 +127,7 @@ func (b *bencher) handAllPipelined(ctx context.Context, n int64) error {
 }
 
 func (b *bencher) handOneByOne(ctx context.Context, n int64) error {
+	n = b.id(n)
 	return pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
 		var status string
 		if err := tx.QueryRow(ctx, `SELECT status FROM batches WHERE id = $1 AND `+open+` FOR UPDATE`, n).Scan(&status); err != nil {
@@ -123,21 +142,7 @@ func (b *bencher) handOneByOne(ctx context.Context, n int64) error {
 }
 
 func (b *bencher) handSelect(ctx context.Context, n int64) error {
+	n = b.id(n)
 	var status string
 	return b.pool.QueryRow(ctx, `SELECT status FROM batches WHERE id = $1`, n).Scan(&status)
-}
-
-func (b *bencher) handPut(ctx context.Context, n int64) error {
-	return pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
-		ids, ints, keys, payloads, shards := make([]string, putSize), make([]string, putSize), make([]string, putSize), make([][]byte, putSize), make([]int16, putSize)
-		for i := range ids {
-			e := event(n)
-			ids[i], ints[i], payloads[i], keys[i] = e[0].(string), fmt.Sprint(n), payload(), fmt.Sprint(n, "/", i)
-			shards[i] = int16(outbox.Shard("batch", ints[i]))
-		}
-		_, err := tx.Exec(ctx, `INSERT INTO endstate_outbox `+eventColumns+`
-SELECT id::uuid, 'batch', aggregate_id, $5, payload, 'application/json', '{}', clock_timestamp(), dedup_key, shard, 1
-FROM unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $6::int2[]) AS e (id, aggregate_id, payload, dedup_key, shard) ON CONFLICT DO NOTHING`, ids, ints, payloads, keys, eventType, shards)
-		return err
-	})
 }

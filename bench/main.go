@@ -1,61 +1,76 @@
-// Command bench measures the library beside hand-written pgx, on the same tables of a PostgreSQL server that it starts
-// itself, with fsync and synchronous_commit on. Machines are shared and noisy, so it alternates ours and the other in short
-// slices and compares the medians: read the ratios, not the rates.
+// Command bench measures the library beside what a user would write or take instead of it, on the same tables of a
+// PostgreSQL server that it starts itself, with fsync and synchronous_commit on. Machines are shared and noisy, so it
+// alternates ours and the other in short slices and compares the medians: read the ratios, not the rates.
 //
-//	go run . [-quick] [-json] [-only REGEXP] [-profile FILE]
+//	go run . [-quick] [-json] [-only REGEXP] [-out FILE] [-chart FILE] [-full] [-profile FILE]
 package main
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
 	"regexp"
 	"runtime/pprof"
-	"text/tabwriter"
+	"slices"
 	"time"
 
 	"github.com/endstate-go/endstate/internal/testserver"
 )
 
+type options struct {
+	quick, asJSON, full     bool
+	only                    *regexp.Regexp
+	outFile, chart, profile string
+}
+
 func main() {
+	var o options
+	only := ""
+	flag.BoolVar(&o.quick, "quick", false, "shorter slices and fewer cases: under a minute, noisier")
+	flag.BoolVar(&o.asJSON, "json", false, "print one JSON object instead of a table")
+	flag.BoolVar(&o.full, "full", false, "only: 10 million finalized keys against an empty database; takes minutes and gigabytes")
+	flag.StringVar(&only, "only", "", "run only the cases whose names match")
+	flag.StringVar(&o.outFile, "out", "", "write the JSON to this file too")
+	flag.StringVar(&o.chart, "chart", "", "draw the ratios into this SVG file")
+	flag.StringVar(&o.profile, "profile", "", "run only our half, and write its CPU profile to this file")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx); err != nil {
+	var err error
+	if o.only, err = regexp.Compile(only); err == nil {
+		err = run(ctx, o)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		stop()
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context) error {
-	quick := flag.Bool("quick", false, "shorter slices: under a minute, noisier")
-	asJSON := flag.Bool("json", false, "print one JSON object")
-	only := flag.String("only", "", "run only the cases whose names match")
-	profile := flag.String("profile", "", "write a CPU profile of our half to this file")
-	flag.Parse()
-	wanted, err := regexp.Compile(*only)
-	if err != nil {
-		return err
-	}
+func run(ctx context.Context, o options) error {
 	server, err := testserver.StartPostgres("shared_buffers=512MB", "max_wal_size=4GB", "checkpoint_timeout=30min", "autovacuum=off")
 	if err != nil {
 		return err
 	}
 	defer server.Close()
-	b, err := newBench(ctx, server.URL())
+	w, err := newWorld(ctx, server.URL())
 	if err != nil {
 		return err
 	}
-	defer b.pool.Close()
-	b.slice, b.rounds, b.drainEvents = time.Second, 9, 100_000
-	if *quick {
-		b.slice, b.rounds, b.drainEvents = 300*time.Millisecond, 5, 20_000
+	defer w.close()
+	b := &bencher{world: w, slice: time.Second, rounds: 9, quick: o.quick}
+	if o.quick {
+		b.slice, b.rounds = 200*time.Millisecond, 3
 	}
-	if *profile != "" {
-		file, err := os.Create(*profile)
+	cases, end, err := b.cases(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if o.profile != "" {
+		file, err := os.Create(o.profile)
 		if err != nil {
 			return err
 		}
@@ -66,40 +81,46 @@ func run(ctx context.Context) error {
 		defer pprof.StopCPUProfile()
 		b.oursOnly = true
 	}
-	var results []result
-	for _, c := range b.cases() {
-		if !wanted.MatchString(c.name) {
+	r := report{}
+	if r.Machine, err = b.machine(ctx); err != nil {
+		return err
+	}
+	for _, c := range cases {
+		if !o.only.MatchString(c.name) {
 			continue
 		}
-		r, err := b.measure(ctx, c)
+		got, err := b.measure(ctx, c)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
-		results = append(results, r)
-		if !*asJSON {
-			fmt.Fprintf(os.Stderr, "%-28s %.2f\n", r.Name, r.Ratio)
+		r.Results = append(r.Results, got)
+		fmt.Fprintf(os.Stderr, "%-40s %.2f\n", got.Name, got.Ratio)
+	}
+	if !o.asJSON && !o.full && o.profile == "" {
+		if r.allocations, err = b.allocations(ctx); err != nil {
+			return err
 		}
 	}
-	for _, c := range b.drains() {
-		if !wanted.MatchString(c.name) {
-			continue
-		}
-		r, err := b.measureDrain(ctx, c)
-		if err != nil {
-			return fmt.Errorf("%s: %w", c.name, err)
-		}
-		results = append(results, r)
-		if !*asJSON {
-			fmt.Fprintf(os.Stderr, "%-28s %.2f\n", r.Name, r.Ratio)
-		}
+	return r.write(o)
+}
+
+// cases are all there are, and what ends the servers that they need besides.
+func (b *bencher) cases(ctx context.Context, o options) ([]bcase, func(), error) {
+	if o.full {
+		cases, err := b.scale(ctx)
+		return cases, func() {}, err
 	}
-	if *asJSON {
-		return json.NewEncoder(os.Stdout).Encode(map[string]any{"results": results})
+	river, err := newRiver(ctx, b)
+	if err != nil {
+		return nil, nil, err
 	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "case\tpeer\tours/s\tpeer/s\tratio\tmust reach\tours µs cpu\tpeer µs cpu\t")
-	for _, r := range results {
-		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.2f\t%s\t%.0f\t%.0f\t\n", r.Name, r.Peer, r.Ours, r.PeerRate, r.Ratio, r.must, r.oursCPU, r.peerCPU)
+	locks, end, err := b.locks()
+	if err != nil {
+		return nil, nil, err
 	}
-	return w.Flush()
+	cases := slices.Concat(b.settles(), b.groups(), b.losers())
+	cases = append(cases, bcase{name: "do-vs-river", peer: "update and River's InsertTx, unique", must: 1.70,
+		ours: b.each(eight, b.do(b.status, true)), theirs: b.each(eight, river.finalize)})
+	cases = append(cases, b.relays(river)...)
+	return append(cases, locks...), end, nil
 }

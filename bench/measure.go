@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -11,119 +12,158 @@ import (
 
 // bencher runs cases.
 type bencher struct {
-	world
-	slice  time.Duration
-	rounds int
-	// drainEvents is how many events a drain takes out of the outbox.
-	drainEvents int
-	oursOnly    bool
+	*world
+	slice    time.Duration
+	rounds   int
+	quick    bool
+	oursOnly bool
 }
-
-// one does one operation on the n-th aggregate of its slice.
-type one func(ctx context.Context, n int64) error
 
 // bcase is a pair of ways to do one thing.
 type bcase struct {
-	name, peer, must string
-	workers          int
-	rows             int // aggregates made for a slice; it ends early when all are used up
-	final            bool
-	ours, theirs     one
+	name, peer   string
+	must         float64 // the least ratio that is good enough; 0: reported only
+	ours, theirs way
 }
 
+// way is one way to do it: a slice of work that says how many operations it did, and what they took.
+type way func(ctx context.Context) (sample, error)
+
+type sample struct {
+	count   float64
+	elapsed time.Duration
+	cpu     time.Duration // of both this process and the server
+}
+
+// one does one operation, on the n-th aggregate of its slice, from 1.
+type one func(ctx context.Context, n int64) error
+
+// load is how operations are done in slices.
+type load struct {
+	workers int
+	rows    int   // aggregates made for a slice; it ends early when all are used up
+	final   bool  // they are final, and stay as they are from slice to slice
+	keys    int64 // aggregates of one operation; default 1
+	step    int64 // operations between two looks at the clock; default 1
+}
+
+// eight is the usual load of winners.
+var eight = load{workers: connections, rows: rows}
+
+// each returns a way that makes aggregates and does single operations on them, on so many goroutines.
+func (b *bencher) each(l load, do one) way {
+	var next atomic.Int64
+	return func(ctx context.Context) (sample, error) {
+		if err := b.reset(ctx, l); err != nil {
+			return sample{}, err
+		}
+		if !l.final {
+			next.Store(0)
+		}
+		return b.loop(ctx, l, &next, do)
+	}
+}
+
+// loop does operations until the slice is over.
+func (b *bencher) loop(ctx context.Context, l load, next *atomic.Int64, do one) (sample, error) {
+	keys, step := cmp.Or(l.keys, 1), cmp.Or(l.step, 1)
+	limit := int64(l.rows) / keys
+	return b.sample(ctx, func() (float64, error) {
+		var done atomic.Int64
+		var failed error
+		var once sync.Once
+		deadline := time.Now().Add(b.slice)
+		var group sync.WaitGroup
+		for range l.workers {
+			group.Go(func() {
+				for time.Now().Before(deadline) {
+					last := next.Add(step)
+					for n := last - step + 1; n <= last; n++ {
+						if n > limit && !l.final {
+							return
+						}
+						if err := do(ctx, (n-1)%limit+1); err != nil {
+							once.Do(func() { failed = fmt.Errorf("operation %d: %w", n, err) })
+							return
+						}
+					}
+					done.Add(step)
+				}
+			})
+		}
+		group.Wait()
+		return float64(done.Load() * keys), failed
+	})
+}
+
+// sample measures work.
+func (b *bencher) sample(ctx context.Context, work func() (float64, error)) (sample, error) {
+	before, err := b.cpuTime(ctx)
+	if err != nil {
+		return sample{}, err
+	}
+	start := time.Now()
+	count, err := work()
+	if err != nil {
+		return sample{}, err
+	}
+	s := sample{count: count, elapsed: time.Since(start)}
+	after, err := b.cpuTime(ctx)
+	s.cpu = after - before
+	return s, err
+}
+
+// result is what a case came to: medians.
 type result struct {
 	Name     string  `json:"name"`
 	Peer     string  `json:"peer"`
 	Ours     float64 `json:"ours_per_s"`
 	PeerRate float64 `json:"peer_per_s"`
 	Ratio    float64 `json:"ratio"`
-	must     string
-	// What an operation costs both processors, client's and server's, in microseconds.
-	oursCPU, peerCPU float64
+	must     float64
+	// What an operation takes from the processors, client's and server's together.
+	oursCPU, peerCPU time.Duration
 }
 
-// side is one of the two ways, and what its slices measured.
-type side struct {
-	do          one
-	rates, cpus []float64
-}
-
-// measure alternates both ways and returns the median rates.
+// measure alternates both ways and returns the medians.
 func (b *bencher) measure(ctx context.Context, c bcase) (result, error) {
-	ours, theirs := &side{do: c.ours}, &side{do: c.theirs}
+	var ours, theirs []sample
 	for round := range b.rounds + 1 {
-		pair := []*side{ours, theirs}
+		type side struct {
+			do      way
+			samples *[]sample
+		}
+		pair := []side{{c.ours, &ours}, {c.theirs, &theirs}}
 		if round%2 == 1 {
 			slices.Reverse(pair)
 		}
 		for _, s := range pair {
-			if b.oursOnly && s == theirs {
+			if b.oursOnly && s.samples == &theirs {
 				continue
 			}
-			if err := b.reset(ctx, c); err != nil {
-				return result{}, err
-			}
-			rate, cpu, err := b.rate(ctx, c, s.do)
+			got, err := s.do(ctx)
 			if err != nil {
 				return result{}, err
 			}
 			if round > 0 { // the first prepares statements and fills caches
-				s.rates = append(s.rates, rate)
-				s.cpus = append(s.cpus, cpu)
+				*s.samples = append(*s.samples, got)
 			}
 		}
 	}
-	r := result{Name: c.name, Peer: c.peer, must: c.must,
-		Ours: median(ours.rates), PeerRate: median(theirs.rates), oursCPU: median(ours.cpus), peerCPU: median(theirs.cpus)}
-	if r.PeerRate > 0 {
+	rate := func(s sample) float64 { return s.count / s.elapsed.Seconds() }
+	cost := func(s sample) time.Duration { return time.Duration(float64(s.cpu) / s.count) }
+	r := result{Name: c.name, Peer: c.peer, must: c.must, Ours: median(ours, rate), oursCPU: median(ours, cost)}
+	if !b.oursOnly {
+		r.PeerRate, r.peerCPU = median(theirs, rate), median(theirs, cost)
 		r.Ratio = r.Ours / r.PeerRate
 	}
 	return r, nil
 }
 
-// rate runs one slice, and returns operations a second and the microseconds of processor time that each took.
-func (b *bencher) rate(ctx context.Context, c bcase, do one) (rate, cpu float64, err error) {
-	var n, done atomic.Int64
-	var failed error
-	var once sync.Once
-	before, err := b.cpuTime(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	start := time.Now()
-	deadline := start.Add(b.slice)
-	var group sync.WaitGroup
-	for range c.workers {
-		group.Go(func() {
-			for time.Now().Before(deadline) {
-				i := n.Add(1)
-				if i > int64(c.rows) {
-					if !c.final {
-						return
-					}
-					i = i%int64(c.rows) + 1
-				}
-				if err := do(ctx, i); err != nil {
-					once.Do(func() { failed = fmt.Errorf("aggregate %d: %w", i, err) })
-					return
-				}
-				done.Add(1)
-			}
-		})
-	}
-	group.Wait()
-	elapsed := time.Since(start)
-	after, err := b.cpuTime(ctx)
-	if err != nil {
-		return 0, 0, err
-	}
-	count := float64(done.Load())
-	return count / elapsed.Seconds(), float64((after - before).Nanoseconds()) / 1000 / count, failed
-}
-
-func median(values []float64) float64 {
-	if len(values) == 0 {
-		return 0
+func median[T cmp.Ordered](samples []sample, of func(sample) T) T {
+	values := make([]T, len(samples))
+	for i, s := range samples {
+		values[i] = of(s)
 	}
 	slices.Sort(values)
 	return values[len(values)/2]

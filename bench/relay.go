@@ -6,78 +6,109 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// drain empties an outbox of n pending events with a publisher that does nothing.
-type drain func(ctx context.Context, pool *pgxpool.Pool, n int) error
+const drainEvents = 50_000
 
-// dcase is a pair of ways to empty an outbox.
-type dcase struct {
-	name, peer, must string
-	published        int    // rows in the table that are published already
-	index            string // of the peer
-	ours, theirs     drain
-}
-
-func (b *bencher) drains() []dcase {
-	return []dcase{
-		{name: "relay/drain-vs-by-hand", peer: "select, mark, 500 at a time", must: ">= 0.80", index: handIndex, ours: drainByRelays(1), theirs: drainByHand},
-		{name: "relay/two-vs-one", peer: "one relay", must: ">= 1.3", index: ourIndex, ours: drainByRelays(2), theirs: drainByRelays(1)},
+// relays are the cases of publishing what is in the outbox. The time ends with the last event's publication.
+func (b *bencher) relays(r *riverPeer) []bcase {
+	cases := []bcase{
+		{name: "relay-vs-river", peer: "River, a worker that does nothing, 2,000 goroutines", must: 3,
+			ours: b.drain(1), theirs: r.drain(drainEvents)},
+		{name: "relay-vs-watermill", peer: "Watermill's SQL subscriber, 500 at a time", must: 1.5,
+			ours: b.drain(1), theirs: b.watermillDrain(drainEvents)},
 	}
+	if b.quick {
+		return cases
+	}
+	return append(cases,
+		bcase{name: "relay-vs-by-hand", peer: "select, mark, 500 at a time", must: 0.80, ours: b.drain(1), theirs: b.drainByHand},
+		bcase{name: "two-relays-vs-one", peer: "one relay", must: 1.3, ours: b.drain(2), theirs: b.drain(1)})
 }
 
-// drained counts the events that relays publish, and tells when that are all.
-type drained struct {
-	left atomic.Int64
-	done chan struct{}
-}
+// The index that a relay by hand has in place of ours.
+const (
+	handIndex = `DROP INDEX IF EXISTS endstate_outbox_pending; CREATE INDEX IF NOT EXISTS by_hand ON endstate_outbox (seq) WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL`
+	ourIndex  = `DROP INDEX IF EXISTS by_hand; CREATE INDEX IF NOT EXISTS endstate_outbox_pending ON endstate_outbox (shard, seq) WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL`
+)
 
-func (d *drained) Publish(_ context.Context, batch []outbox.Event) []error {
-	if d.left.Add(-int64(len(batch))) == 0 {
-		close(d.done)
+// fill makes an outbox of pending events.
+func (b *bencher) fill(ctx context.Context, index string) error {
+	for _, statement := range []string{
+		"TRUNCATE endstate_outbox",
+		index,
+		fmt.Sprintf(`INSERT INTO endstate_outbox %s
+SELECT id, 'batch', id::text, '%s', '%s', 'application/json', '{}', clock_timestamp(), 'batch/' || id::text,
+	get_byte(sha256(convert_to('batch/' || id::text, 'UTF8')), 0) %% %d, 1
+FROM (SELECT gen_random_uuid() AS id FROM generate_series(1, %d)) e`, eventColumns, eventType, payload(), outbox.Shards, drainEvents),
+		"VACUUM ANALYZE endstate_outbox",
+		"CHECKPOINT",
+	} {
+		if _, err := b.pool.Exec(ctx, statement); err != nil {
+			return err
+		}
 	}
 	return nil
 }
 
-// drainByRelays drains with a number of relays.
-func drainByRelays(relays int) drain {
-	return func(ctx context.Context, pool *pgxpool.Pool, n int) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		d := &drained{done: make(chan struct{})}
-		d.left.Store(int64(n))
+// drain publishes events with a number of relays, whose publisher does nothing.
+func (b *bencher) drain(relays int) way {
+	return func(ctx context.Context) (sample, error) {
+		if err := b.fill(ctx, ourIndex); err != nil {
+			return sample{}, err
+		}
+		count := newCounter(drainEvents)
+		ctx, stop := context.WithCancel(ctx)
+		defer stop()
 		var group sync.WaitGroup
-		defer group.Wait()
-		defer cancel()
-		failed := make(chan error, relays)
-		for range relays {
-			r, err := outbox.NewRelay(pool, d, &outbox.RelayConfig{Logger: slog.New(slog.DiscardHandler)})
-			if err != nil {
-				return err
+		ended := make(chan error, relays)
+		s, err := b.sample(ctx, func() (float64, error) {
+			for range relays {
+				relay, err := outbox.NewRelay(b.pool, taker{count}, &outbox.RelayConfig{Logger: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					return 0, err
+				}
+				group.Go(func() {
+					ended <- relay.Run(ctx)
+					count.end()
+				})
 			}
-			group.Go(func() { failed <- r.Run(ctx) })
-		}
-		select {
-		case <-d.done:
-		case err := <-failed:
-			return errors.Join(err, errors.New("a relay ended"))
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		cancel()
+			return drainEvents, count.wait(ctx)
+		})
+		stop()
 		group.Wait()
-		return nil
+		close(ended)
+		for e := range ended {
+			err = errors.Join(err, e)
+		}
+		return s, err
 	}
+}
+
+// taker is a Publisher that takes everything.
+type taker struct{ *counter }
+
+func (t taker) Publish(_ context.Context, batch []outbox.Event) []error {
+	t.add(len(batch))
+	return nil
+}
+
+func (b *bencher) drainByHand(ctx context.Context) (sample, error) {
+	if err := b.fill(ctx, handIndex); err != nil {
+		return sample{}, err
+	}
+	s, err := b.sample(ctx, func() (float64, error) { return drainEvents, drainByHand(ctx, b.pool, drainEvents) })
+	if err != nil {
+		return s, err
+	}
+	_, err = b.pool.Exec(ctx, ourIndex) // for the cases after this
+	return s, err
 }
 
 const handBatch = 500
@@ -126,67 +157,3 @@ FROM endstate_outbox WHERE published_at IS NULL AND dead_at IS NULL AND next_att
 	return nil
 }
 
-// The index that a relay by hand has in place of ours.
-const (
-	handIndex = `DROP INDEX IF EXISTS endstate_outbox_pending; CREATE INDEX IF NOT EXISTS by_hand ON endstate_outbox (seq) WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL`
-	ourIndex  = `DROP INDEX IF EXISTS by_hand; CREATE INDEX IF NOT EXISTS endstate_outbox_pending ON endstate_outbox (shard, seq) WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL`
-)
-
-// fill makes an outbox with pending events, after a number of published ones.
-func fill(ctx context.Context, pool *pgxpool.Pool, index string, published, pending int) error {
-	for _, statement := range []string{
-		"TRUNCATE endstate_outbox",
-		index,
-		fill1(published, "clock_timestamp()"),
-		fill1(pending, "NULL"),
-		"VACUUM ANALYZE endstate_outbox",
-		"CHECKPOINT",
-	} {
-		if _, err := pool.Exec(ctx, statement, pgx.QueryExecModeSimpleProtocol); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func fill1(n int, publishedAt string) string {
-	return fmt.Sprintf(`INSERT INTO endstate_outbox (id, aggregate_type, aggregate_id, shard, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, published_at)
-SELECT id, 'batch', id::text, get_byte(sha256(convert_to('batch/' || id::text, 'UTF8')), 0) %% 64, '%s', '%s', 'application/json', '{}', clock_timestamp(), 'batch/' || id::text, 1, %s
-FROM (SELECT gen_random_uuid() AS id FROM generate_series(1, %d)) e`, eventType, payload(), publishedAt, n)
-}
-
-// measureDrain alternates both ways and returns the median rates.
-func (b *bencher) measureDrain(ctx context.Context, c dcase) (result, error) {
-	var ours, theirs []float64
-	rounds := max(3, b.rounds/3)
-	for round := range rounds + 1 {
-		pair := []struct {
-			do    drain
-			index string
-			rates *[]float64
-		}{{c.ours, ourIndex, &ours}, {c.theirs, c.index, &theirs}}
-		if round%2 == 1 {
-			slices.Reverse(pair)
-		}
-		for _, p := range pair {
-			if b.oursOnly && p.rates == &theirs {
-				continue
-			}
-			if err := fill(ctx, b.pool, p.index, c.published, b.drainEvents); err != nil {
-				return result{}, err
-			}
-			start := time.Now()
-			if err := p.do(ctx, b.pool, b.drainEvents); err != nil {
-				return result{}, err
-			}
-			if round > 0 { // the first prepares statements and fills caches
-				*p.rates = append(*p.rates, float64(b.drainEvents)/time.Since(start).Seconds())
-			}
-		}
-	}
-	r := result{Name: c.name, Peer: c.peer, Ours: median(ours), PeerRate: median(theirs), must: c.must}
-	if r.PeerRate > 0 {
-		r.Ratio = r.Ours / r.PeerRate
-	}
-	return r, nil
-}

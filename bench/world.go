@@ -2,75 +2,147 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/outbox"
 )
 
-const connections = 8
+const (
+	connections     = 8
+	wideConnections = 64
+	rows            = 40_000
+	finalRows       = 100_000 // more than a cache holds, and asked for in turn: each is a first loss in this process
+	state           = "COMPLETE_STABLE"
+	eventType       = "assessment.completed"
+)
+
+var errLost = errors.New("an open aggregate was lost, or a final one won")
+
+func payload() []byte { return []byte(`{"batch":"b","status":"COMPLETE_STABLE","essays":42}`) }
+
+func outcome() finalize.Outcome {
+	return finalize.Outcome{State: state, Events: []outbox.Event{{Type: eventType, Payload: payload()}}}
+}
+
+type finalizer = finalize.Finalizer[pgx.Tx]
 
 // world is the database that both sides work on.
 type world struct {
-	pool                *pgxpool.Pool
-	status, ledger, all *finalize.Finalizer[pgx.Tx]
-	inbox               inboxWorld
+	url        string
+	pool, wide *pgxpool.Pool
+	status     *finalizer            // as New makes it
+	alone      map[string]*finalizer // by guard, without cache and groups
+	base       int64                 // where a slice's aggregates begin: the cache knows those of earlier ones to be final
+	finalReady bool
+	keep       bool // what is there stays, and is history enough
 }
 
-func newBench(ctx context.Context, url string) (*bencher, error) {
-	cfg, err := pgxpool.ParseConfig(url)
-	if err != nil {
+// byStatus, byLedger and byBoth name the guards.
+const (
+	byStatus = "status"
+	byLedger = "ledger"
+	byBoth   = "all"
+)
+
+func newWorld(ctx context.Context, server string) (*world, error) {
+	w := &world{url: server, alone: map[string]*finalizer{}}
+	var err error
+	if w.pool, err = newPool(ctx, server, connections); err != nil {
 		return nil, err
 	}
-	cfg.MaxConns, cfg.MinConns = connections, connections
-	pool, err := pgxpool.NewWithConfig(ctx, cfg)
-	if err != nil {
+	if w.wide, err = newPool(ctx, server, wideConnections); err != nil {
 		return nil, err
 	}
-	if _, err := pool.Exec(ctx, "CREATE TABLE batches (id bigint PRIMARY KEY, status text NOT NULL)"); err != nil {
+	if _, err := w.pool.Exec(ctx, "CREATE TABLE batches (id bigint PRIMARY KEY, status text NOT NULL)"); err != nil {
 		return nil, err
 	}
-	b := &bencher{world: world{pool: pool}}
-	byStatus := guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")}
-	for _, f := range []struct {
-		fin   **finalize.Finalizer[pgx.Tx]
-		guard guard.Guard
-	}{{&b.status, byStatus}, {&b.ledger, guard.Ledger{}}, {&b.all, guard.All(byStatus, guard.Ledger{})}} {
-		*f.fin, err = finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: f.guard, Logger: slog.New(slog.DiscardHandler)})
-		if err != nil {
+	for name, g := range guards() {
+		cfg := &finalize.Config{Aggregate: "batch", Guard: g, Logger: slog.New(slog.DiscardHandler)}
+		if name == byStatus {
+			if w.status, err = finalize.New(w.pool, cfg); err != nil {
+				return nil, err
+			}
+		}
+		cfg.Cache.Off, cfg.Group.Off = true, true
+		if w.alone[name], err = finalize.New(w.pool, cfg); err != nil {
 			return nil, err
 		}
 	}
-	if err := b.all.Migrate(ctx); err != nil {
-		return nil, err
-	}
-	return b, b.prepareInbox(ctx)
+	return w, w.alone[byBoth].Migrate(ctx)
 }
 
+func guards() map[string]guard.Guard {
+	status := guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")}
+	return map[string]guard.Guard{byStatus: status, byLedger: guard.Ledger{}, byBoth: guard.All(status, guard.Ledger{})}
+}
+
+func newPool(ctx context.Context, server string, size int32) (*pgxpool.Pool, error) {
+	cfg, err := pgxpool.ParseConfig(server)
+	if err != nil {
+		return nil, err
+	}
+	cfg.MaxConns, cfg.MinConns = size, min(size, connections)
+	return pgxpool.NewWithConfig(ctx, cfg)
+}
+
+// newDatabase makes a further database on the server, and returns its URL.
+func (w *world) newDatabase(ctx context.Context, name string) (string, error) {
+	if _, err := w.pool.Exec(ctx, "CREATE DATABASE "+name); err != nil {
+		return "", err
+	}
+	u, err := url.Parse(w.url)
+	if err != nil {
+		return "", err
+	}
+	u.Path = "/" + name
+	return u.String(), nil
+}
+
+func (w *world) close() {
+	w.wide.Close()
+	w.pool.Close()
+}
+
+// id is the key of the n-th aggregate of a slice.
+func (w *world) id(n int64) int64 { return w.base + n }
+
 // reset makes the aggregates of a slice: open ones, or ones that both sides find final.
-func (b *bencher) reset(ctx context.Context, c bcase) error {
-	state := "PENDING"
-	if c.final {
-		state = "COMPLETE_STABLE"
+func (w *world) reset(ctx context.Context, l load) error {
+	if l.final && w.finalReady {
+		return nil
 	}
-	statements := []string{
-		"TRUNCATE batches, endstate_outbox, endstate_ledger",
-		// Some history, lest the planner take the tables for empty ones and scan them.
-		`INSERT INTO endstate_ledger SELECT 'other', 'i:' || n, 'COMPLETE', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, 10000) n`,
-		fmt.Sprintf("INSERT INTO batches SELECT n, '%s' FROM generate_series(1, %d) n", state, c.rows),
+	state, rows := "PENDING", l.rows
+	if l.final {
+		state, rows = "COMPLETE_STABLE", finalRows
 	}
-	if c.final {
+	w.base += finalRows
+	var statements []string
+	if !w.keep {
+		statements = append(statements, "TRUNCATE batches, endstate_outbox, endstate_ledger",
+			// Some history, lest the planner take the tables for empty ones and scan them.
+			`INSERT INTO endstate_ledger SELECT 'other', 'i:' || n, 'COMPLETE', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, 10000) n`)
+	}
+	statements = append(statements, fmt.Sprintf("INSERT INTO batches SELECT %d + n, '%s' FROM generate_series(1, %d) n", w.base, state, rows))
+	if l.final {
 		statements = append(statements, fmt.Sprintf(
-			`INSERT INTO endstate_ledger SELECT 'batch', 'i:' || n, '%s', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, %d) n`, state, c.rows))
+			`INSERT INTO endstate_ledger SELECT 'batch', 'i:' || (%d + n), '%s', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, %d) n`, w.base, state, rows))
 	}
-	for _, s := range append(statements, "VACUUM ANALYZE batches, endstate_ledger, endstate_outbox", "CHECKPOINT") {
-		if _, err := b.pool.Exec(ctx, s); err != nil {
+	if !w.keep {
+		statements = append(statements, "VACUUM ANALYZE batches, endstate_ledger, endstate_outbox")
+	}
+	for _, s := range append(statements, "CHECKPOINT") {
+		if _, err := w.pool.Exec(ctx, s); err != nil {
 			return err
 		}
 	}
+	w.finalReady = l.final
 	return nil
 }
