@@ -1,6 +1,6 @@
 # The commands of this project. make test needs only Go, make and Debian's packages: it installs what it lacks.
 
-.PHONY: help test soak lint fmt bin
+.PHONY: help test soak bench bench-quick lint fmt bin
 
 DURATION ?= 10m
 
@@ -11,6 +11,10 @@ help:
 	@echo "            ENDSTATE_TEST_REDIS_URL name servers to use instead. ARGS='-run Race ./finalize' runs less."
 	@echo "make soak   recorded histories of four processes under faults, checked for an order of the calls, again and"
 	@echo "            again for DURATION=$(DURATION): cut COMMITs, kill -9, terminated backends, a server that stops"
+	@echo "make bench  the library beside hand-written pgx, River, Watermill-SQL, DBOS and redislock, on servers of its own:"
+	@echo "            a table of rates and ratios, docs/bench.json and docs/bench.svg; about fifteen minutes. The machine"
+	@echo "            should have nothing else to do. make bench-quick prints the JSON in less than one; ARGS='-only relay'"
+	@echo "            runs less, ARGS=-full compares 10 million finalized keys with an empty database"
 	@echo "make lint   gofmt, go vet, staticcheck, each go.mod, and the rules on imports"
 	@echo "make fmt    format the code"
 
@@ -22,6 +26,13 @@ test: bin
 soak:
 	cd soak && ENDSTATE_TEST_REQUIRE=1 ENDSTATE_TEST_SOAK=$(DURATION) \
 		go test -buildvcs=false -race -count=1 -timeout 0 -v -run '^TestHistories$$' .
+
+bench:
+	@mkdir -p docs
+	cd bench && go run -buildvcs=false . -out ../docs/bench.json -chart ../docs/bench.svg $(ARGS)
+
+bench-quick:
+	@cd bench && go run -buildvcs=false . -quick -json $(ARGS)
 
 lint: bin
 	bin/lint

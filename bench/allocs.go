@@ -15,12 +15,12 @@ func (b *bencher) allocations(ctx context.Context) (string, error) {
 		do   one
 		load load
 	}{
-		{"Settle", b.settle(b.alone[byStatus], true), load{rows: rows}},
-		{"one statement by hand", b.handStatusStatement, load{rows: rows}},
-		{"Do", b.do(b.alone[byStatus], true), load{rows: rows}},
-		{"pipelined by hand", b.handStatusPipelined, load{rows: rows}},
-		{"losing Settle", b.settle(b.alone[byStatus], false), load{rows: rows, final: true}},
-		{"losing Do", b.do(b.alone[byStatus], false), load{rows: rows, final: true}},
+		{"Settle", b.settle(b.alone[byStatus], true), load{rows: 1000}},
+		{"one statement by hand", b.handStatusStatement, load{rows: 1000}},
+		{"Do", b.do(b.alone[byStatus], true), load{rows: 1000}},
+		{"pipelined by hand", b.handStatusPipelined, load{rows: 1000}},
+		{"losing Settle", b.settle(b.alone[byStatus], false), load{final: true}},
+		{"losing Do", b.do(b.alone[byStatus], false), load{final: true}},
 	} {
 		if err := b.reset(ctx, c.load); err != nil {
 			return "", err

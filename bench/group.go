@@ -13,9 +13,10 @@ import (
 
 // groups are the cases of many aggregates at a time.
 func (b *bencher) groups() []bcase {
-	with := func(workers int) load { return load{workers: workers, rows: 2 * rows} }
 	const many = 1000
-	thousand := load{workers: 1, rows: 2 * rows, keys: many}
+	with := func(workers int) load { return b.open(workers, 150_000) }
+	thousand := with(1)
+	thousand.keys = many
 	return []bcase{
 		{name: "group64-vs-one-statement", peer: "one statement by hand for each of 64 callers, 8 connections", must: 3.0,
 			ours: b.each(with(64), b.settle(b.status, true)), theirs: b.each(with(64), b.handStatusStatement)},

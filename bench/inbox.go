@@ -12,46 +12,49 @@ import (
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
 
-// inboxWorld is a consumer that books a credit for each event, by the library's inbox and by hand.
-type inboxWorld struct {
+// inboxPair is a consumer that books a credit for each event, by the library's inbox and by hand.
+type inboxPair struct {
+	*bencher
 	handler inbox.Handler
 	repeat  outbox.Event // handled already, by both
 }
 
-func (b *bencher) prepareInbox(ctx context.Context) error {
+func newInboxPair(ctx context.Context, b *bencher) (*inboxPair, error) {
 	table, err := inbox.NewTable(b.pool, &inbox.TableConfig{Consumer: "entitlements", Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := table.Migrate(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	_, err = b.pool.Exec(ctx, `CREATE TABLE seen (consumer text, event_id uuid, handled_at timestamptz NOT NULL, PRIMARY KEY (consumer, event_id));
 CREATE TABLE credits (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, batch text NOT NULL, credits int NOT NULL)`)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	b.inbox = inboxWorld{handler: inbox.Handle(table, credit), repeat: delivered(0)}
-	if err := b.applied(ctx, b.inbox.repeat, inbox.Applied); err != nil {
-		return err
+	p := &inboxPair{b, inbox.Handle(table, credit), delivered(0)}
+	if err := p.applied(ctx, p.repeat, inbox.Applied); err != nil {
+		return nil, err
 	}
-	return b.handInbox(ctx, b.inbox.repeat, true)
+	return p, p.byHand(ctx, p.repeat, true)
 }
 
-func (b *bencher) inboxCases() []bcase {
-	repeated := func(context.Context, int64) error {
-		return b.applied(context.Background(), b.inbox.repeat, inbox.Repeated)
+func (p *inboxPair) cases() []bcase {
+	if p.quick {
+		return nil
 	}
+	first := func(ctx context.Context, n int64) error { return p.applied(ctx, delivered(n), inbox.Applied) }
+	eight, again := p.eight(), load{workers: connections, rows: finalRows, final: true}
 	return []bcase{
-		{name: "inbox/handle-vs-on-conflict", peer: "begin, insert on conflict, effect, commit", must: ">= 0.85", workers: connections, rows: rows,
-			ours:   func(ctx context.Context, n int64) error { return b.applied(ctx, delivered(n), inbox.Applied) },
-			theirs: func(ctx context.Context, n int64) error { return b.handInbox(ctx, delivered(n), true) }},
-		{name: "inbox/handle-vs-pipelined", peer: "the same, begin and insert in one trip", workers: connections, rows: rows,
-			ours:   func(ctx context.Context, n int64) error { return b.applied(ctx, delivered(n), inbox.Applied) },
-			theirs: func(ctx context.Context, n int64) error { return b.handInboxPipelined(ctx, delivered(n)) }},
-		{name: "inbox/repeat-vs-on-conflict", peer: "begin, insert on conflict, rollback", workers: connections, rows: finalRows, final: true,
-			ours:   repeated,
-			theirs: func(ctx context.Context, _ int64) error { return b.handInbox(ctx, b.inbox.repeat, false) }},
+		{name: "inbox/handle-vs-on-conflict", peer: "begin, insert on conflict, effect, commit", must: 0.85,
+			ours:   p.each(eight, first),
+			theirs: p.each(eight, func(ctx context.Context, n int64) error { return p.byHand(ctx, delivered(n), true) })},
+		{name: "inbox/handle-vs-pipelined", peer: "the same, begin and insert in one trip",
+			ours:   p.each(eight, first),
+			theirs: p.each(eight, func(ctx context.Context, n int64) error { return p.byHandPipelined(ctx, delivered(n)) })},
+		{name: "inbox/repeat-vs-on-conflict", peer: "begin, insert on conflict, rollback",
+			ours:   p.each(again, func(ctx context.Context, _ int64) error { return p.applied(ctx, p.repeat, inbox.Repeated) }),
+			theirs: p.each(again, func(ctx context.Context, _ int64) error { return p.byHand(ctx, p.repeat, false) })},
 	}
 }
 
@@ -71,8 +74,8 @@ func credit(ctx context.Context, tx pgx.Tx, e outbox.Event) error {
 	return err
 }
 
-func (b *bencher) applied(ctx context.Context, e outbox.Event, want inbox.Outcome) error {
-	r, err := b.inbox.handler(ctx, e)
+func (p *inboxPair) applied(ctx context.Context, e outbox.Event, want inbox.Outcome) error {
+	r, err := p.handler(ctx, e)
 	if err == nil && r.Outcome != want {
 		return errLost
 	}
@@ -83,8 +86,8 @@ func (b *bencher) applied(ctx context.Context, e outbox.Event, want inbox.Outcom
 
 const insertSeen = `INSERT INTO seen (consumer, event_id, handled_at) VALUES ('entitlements', $1, now()) ON CONFLICT DO NOTHING`
 
-func (b *bencher) handInbox(ctx context.Context, e outbox.Event, first bool) error {
-	tx, err := b.pool.Begin(ctx)
+func (p *inboxPair) byHand(ctx context.Context, e outbox.Event, first bool) error {
+	tx, err := p.pool.Begin(ctx)
 	if err != nil {
 		return err
 	}
@@ -105,6 +108,6 @@ func (b *bencher) handInbox(ctx context.Context, e outbox.Event, first bool) err
 	return tx.Commit(ctx)
 }
 
-func (b *bencher) handInboxPipelined(ctx context.Context, e outbox.Event) error {
-	return b.pipelined(ctx, insertSeen, []any{e.ID}, func(batch *pgx.Batch) { batch.Queue(insertCredit, e.AggregateID) })
+func (p *inboxPair) byHandPipelined(ctx context.Context, e outbox.Event) error {
+	return p.pipelined(ctx, insertSeen, []any{e.ID}, func(batch *pgx.Batch) { batch.Queue(insertCredit, e.AggregateID) })
 }

@@ -62,7 +62,7 @@ func run(ctx context.Context, o options) error {
 	defer w.close()
 	b := &bencher{world: w, slice: time.Second, rounds: 9, quick: o.quick}
 	if o.quick {
-		b.slice, b.rounds = 200*time.Millisecond, 3
+		b.slice, b.rounds = 150*time.Millisecond, 3
 	}
 	cases, end, err := b.cases(ctx, o)
 	if err != nil {
@@ -114,13 +114,16 @@ func (b *bencher) cases(ctx context.Context, o options) ([]bcase, func(), error)
 	if err != nil {
 		return nil, nil, err
 	}
+	pair, err := newInboxPair(ctx, b)
+	if err != nil {
+		return nil, nil, err
+	}
 	locks, end, err := b.locks()
 	if err != nil {
 		return nil, nil, err
 	}
 	cases := slices.Concat(b.settles(), b.groups(), b.losers())
 	cases = append(cases, bcase{name: "do-vs-river", peer: "update and River's InsertTx, unique", must: 1.70,
-		ours: b.each(eight, b.do(b.status, true)), theirs: b.each(eight, river.finalize)})
-	cases = append(cases, b.relays(river)...)
-	return append(cases, locks...), end, nil
+		ours: b.each(b.eight(), b.do(b.status, true)), theirs: b.each(b.eight(), river.finalize)})
+	return slices.Concat(cases, b.relays(river), pair.cases(), locks), end, nil
 }

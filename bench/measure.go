@@ -23,6 +23,7 @@ type bencher struct {
 type bcase struct {
 	name, peer   string
 	must         float64 // the least ratio that is good enough; 0: reported only
+	long         bool    // its ways take longer than a slice
 	ours, theirs way
 }
 
@@ -47,8 +48,13 @@ type load struct {
 	step    int64 // operations between two looks at the clock; default 1
 }
 
+// open is a load of so many workers on open aggregates, of which a second takes at most so many.
+func (b *bencher) open(workers, perSecond int) load {
+	return load{workers: workers, rows: int(float64(perSecond) * b.slice.Seconds())}
+}
+
 // eight is the usual load of winners.
-var eight = load{workers: connections, rows: rows}
+func (b *bencher) eight() load { return b.open(connections, 40_000) }
 
 // each returns a way that makes aggregates and does single operations on them, on so many goroutines.
 func (b *bencher) each(l load, do one) way {
@@ -128,7 +134,14 @@ type result struct {
 // measure alternates both ways and returns the medians.
 func (b *bencher) measure(ctx context.Context, c bcase) (result, error) {
 	var ours, theirs []sample
-	for round := range b.rounds + 1 {
+	rounds := b.rounds
+	if c.long {
+		rounds /= 3
+	}
+	for round := range rounds + 1 {
+		if b.quick && c.long && round == 0 {
+			continue
+		}
 		type side struct {
 			do      way
 			samples *[]sample

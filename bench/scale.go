@@ -29,6 +29,7 @@ func (b *bencher) scale(ctx context.Context) ([]bcase, error) {
 	}
 	full.keep = true
 	onFull := &bencher{world: full, slice: b.slice, rounds: b.rounds}
+	eight := b.eight()
 	var cases []bcase
 	for _, name := range []string{byStatus, byLedger, byBoth} {
 		cases = append(cases,

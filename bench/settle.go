@@ -11,6 +11,8 @@ import (
 
 // settles are the winners' cases.
 func (b *bencher) settles() []bcase {
+	eight := b.eight()
+	thousand := load{workers: 1, rows: 40 * putSize, keys: putSize}
 	cases := []bcase{
 		{name: "settle-vs-one-statement", peer: "one statement by hand", must: 0.95,
 			ours: b.each(eight, b.settle(b.status, true)), theirs: b.each(eight, b.handStatusStatement)},
@@ -19,7 +21,7 @@ func (b *bencher) settles() []bcase {
 		{name: "do-vs-one-by-one", peer: "begin, select for update, update, insert, commit", must: 1.30,
 			ours: b.each(eight, b.do(b.status, true)), theirs: b.each(eight, b.handOneByOne)},
 		{name: "put-1000-vs-unnest", peer: "one unnest insert by hand", must: 0.80,
-			ours: b.each(load{workers: 1, rows: rows, keys: putSize}, b.put), theirs: b.each(load{workers: 1, rows: rows, keys: putSize}, b.handPut)},
+			ours: b.each(thousand, b.put), theirs: b.each(thousand, b.handPut)},
 		{name: "alone/settle-vs-one-statement", peer: "one statement by hand", must: 0.90,
 			ours: b.each(eight, b.settle(b.alone[byStatus], true)), theirs: b.each(eight, b.handStatusStatement)},
 	}

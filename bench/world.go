@@ -18,7 +18,7 @@ import (
 const (
 	connections     = 8
 	wideConnections = 64
-	rows            = 40_000
+	roomy           = 400_000
 	finalRows       = 100_000 // more than a cache holds, and asked for in turn: each is a first loss in this process
 	state           = "COMPLETE_STABLE"
 	eventType       = "assessment.completed"
@@ -40,9 +40,10 @@ type world struct {
 	pool, wide *pgxpool.Pool
 	status     *finalizer            // as New makes it
 	alone      map[string]*finalizer // by guard, without cache and groups
-	base       int64                 // where a slice's aggregates begin: the cache knows those of earlier ones to be final
+	base, used int64                 // a slice's aggregates follow base: the cache knows those of earlier slices to be final
+	room       int                   // for how many more until the tables are emptied
 	finalReady bool
-	keep       bool // what is there stays, and is history enough
+	keep       bool // the tables are never emptied
 }
 
 // byStatus, byLedger and byBoth name the guards.
@@ -123,9 +124,12 @@ func (w *world) reset(ctx context.Context, l load) error {
 	if l.final {
 		state, rows = "COMPLETE_STABLE", finalRows
 	}
-	w.base += finalRows
+	w.base = w.used
+	w.used += int64(rows)
+	w.room -= rows
+	empty := !w.keep && (w.room < 0 || w.finalReady)
 	var statements []string
-	if !w.keep {
+	if empty {
 		statements = append(statements, "TRUNCATE batches, endstate_outbox, endstate_ledger",
 			// Some history, lest the planner take the tables for empty ones and scan them.
 			`INSERT INTO endstate_ledger SELECT 'other', 'i:' || n, 'COMPLETE', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, 10000) n`)
@@ -135,10 +139,11 @@ func (w *world) reset(ctx context.Context, l load) error {
 		statements = append(statements, fmt.Sprintf(
 			`INSERT INTO endstate_ledger SELECT 'batch', 'i:' || (%d + n), '%s', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, %d) n`, w.base, state, rows))
 	}
-	if !w.keep {
-		statements = append(statements, "VACUUM ANALYZE batches, endstate_ledger, endstate_outbox")
+	if empty {
+		statements = append(statements, "VACUUM ANALYZE batches, endstate_ledger, endstate_outbox", "CHECKPOINT")
+		w.room = roomy
 	}
-	for _, s := range append(statements, "CHECKPOINT") {
+	for _, s := range statements {
 		if _, err := w.pool.Exec(ctx, s); err != nil {
 			return err
 		}
