@@ -39,13 +39,12 @@ func work(text string) error {
 	if err := json.Unmarshal([]byte(text), &w); err != nil {
 		return err
 	}
-	ctx := context.Background()
 	config, err := pgxpool.ParseConfig(w.URL)
 	if err != nil {
 		return err
 	}
 	config.MaxConns = goroutines
-	pool, err := pgxpool.NewWithConfig(ctx, config)
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		return err
 	}
@@ -63,22 +62,27 @@ func work(text string) error {
 			return err
 		}
 	}
-	// The window of keys moves on as the parent says, which ends by closing the pipe.
+	return w.callUntilEnd(door)
+}
+
+// callUntilEnd calls for the keys of the window, which moves on as the parent says, until the parent closes the pipe.
+func (w worker) callUntilEnd(door door) error {
 	input := bufio.NewReader(os.Stdin)
 	var window atomic.Int64
 	next := func() error {
 		var n int64
 		_, err := fmt.Fscanln(input, &n)
-		window.Store(n)
+		if err == nil {
+			window.Store(n)
+		}
 		return err
 	}
-	if err := next(); err != nil {
-		return err
-	}
+	err := next()
 	var ended atomic.Bool
 	var group sync.WaitGroup
 	for g := range goroutines {
 		group.Go(func() {
+			ctx := context.Background()
 			for n := 0; !ended.Load(); n++ {
 				id, window := fmt.Sprintf("%s.%d.%d", w.Name, g, n), window.Load()
 				if library, ok := door.(*library); ok && rand.IntN(40) == 0 {
