@@ -37,6 +37,13 @@
 // Do opens the transaction, DoTx works inside the caller's, and Settle is for an outcome that is known beforehand. NewSQL
 // does the same for database/sql, on PostgreSQL and SQLite.
 //
+// # Long work
+//
+// A callback of Do holds the aggregate and a transaction while it runs. Work that takes long (scoring, rendering, a call of
+// another service) belongs before that: DoPrepared does it with no transaction open, under Config.Lock if there is one, so
+// that it is done once where triggers overlap. Package lock has locks in Redis, in PostgreSQL and in the process; a lock that
+// fails, or is lost, costs duplicated work and nothing else.
+//
 // # How a call goes
 //
 //	Do      begin, claim ── final ──> roll back, receipt of the winner

@@ -35,7 +35,8 @@ var (
 	ErrAmbiguous = errors.New("lock: no answer, so it isn't known whether it was taken")
 
 	// ErrLost is the cause with which the context of a lost lease ends, and is returned when fn ran while, or after, its
-	// lease was lost: somebody else may have run at the same time.
+	// lease was lost: somebody else may have run at the same time. Redis returns it, too, when the answer to a release got
+	// lost and the client's second attempt found nothing.
 	ErrLost = errors.New("lock: lease lost")
 
 	// ErrInvalidKey is returned for a key that is empty or longer than MaxKey.

@@ -111,24 +111,27 @@ func (r *Redis) acquire(ctx context.Context, key string, wait bool) (_ *lease, e
 		}
 	}()
 	o := &obtaining{redis: r, key: key, name: r.cfg.Prefix + key, holder: holderOf(ctx)}
-	pause := r.backoff()
+	lock, err := o.obtain(ctx)
+	if held, ok := errors.AsType[*HeldError](err); ok && wait {
+		lock, err = o.await(ctx, held)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return r.hold(ctx, lock, leave), nil
+}
+
+// await asks again and again until nobody else holds the lock.
+func (o *obtaining) await(ctx context.Context, held *HeldError) (obtained, error) {
+	r := o.redis
 	var woken <-chan struct{}
-	var held *HeldError
+	if r.wakeUps != nil {
+		var stop func()
+		woken, stop = r.awaitRelease(o.name)
+		defer stop()
+	}
+	pause := r.backoff()
 	for {
-		lock, err := o.obtain(ctx)
-		switch {
-		case err == nil:
-			return r.hold(ctx, lock, leave), nil
-		case held != nil && ctx.Err() != nil:
-			return nil, gaveUp(ctx, held)
-		case !wait || !errors.As(err, &held):
-			return nil, err
-		}
-		if woken == nil && r.wakeUps != nil {
-			var stop func()
-			woken, stop = r.awaitRelease(o.name)
-			defer stop()
-		}
 		timer := time.NewTimer(pause.NextBackOff())
 		select {
 		case <-woken:
@@ -137,7 +140,14 @@ func (r *Redis) acquire(ctx context.Context, key string, wait bool) (_ *lease, e
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
-			return nil, gaveUp(ctx, held)
+			return obtained{}, gaveUp(ctx, held)
+		}
+		lock, err := o.obtain(ctx)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return obtained{}, gaveUp(ctx, held)
+		case !errors.As(err, &held):
+			return lock, err
 		}
 	}
 }

@@ -158,20 +158,48 @@ func TestRenewalHoldsForLongerThanTheTTL(t *testing.T) {
 	empty(t, rdb)
 }
 
+// clients are those that differ in how their trips are bounded: by time limits of their own, by the deadline of a context, and
+// by a goroutine that is left behind.
+var clients = map[string]func(testing.TB, string) redis.UniversalClient{
+	"": func(t testing.TB, addr string) redis.UniversalClient { return client(t, addr) },
+	", client with context timeouts": func(t testing.TB, addr string) redis.UniversalClient {
+		c := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true})
+		t.Cleanup(func() { require.NoError(t, c.Close()) })
+		return c
+	},
+	", ring": func(t testing.TB, addr string) redis.UniversalClient {
+		c := redis.NewRing(&redis.RingOptions{Addrs: map[string]string{"one": addr}, HeartbeatFrequency: time.Hour})
+		t.Cleanup(func() { require.NoError(t, c.Close()) })
+		return c
+	},
+}
+
 // hangs are the ways in which a Redis that is there doesn't answer.
-func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks *redis.Client)) {
+func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient)) {
+	for name, connect := range clients {
+		t.Run("stopped process"+name, func(t *testing.T) {
+			t.Parallel()
+			server := dbtest.StartRedis(t)
+			run(t, client(t, server.Addr()), server.Pause, server.Resume, connect(t, server.Addr()))
+		})
+		t.Run("replies lost"+name, func(t *testing.T) {
+			t.Parallel()
+			server := dbtest.StartRedis(t)
+			p := newProxy(t, server.Addr())
+			run(t, client(t, server.Addr()), func() { p.noReplies.Store(true) }, func() {
+				require.Positive(t, p.lostReply.Load(), "the fault fired")
+				p.noReplies.Store(false)
+				p.cut() // what was swallowed will never be answered
+			}, connect(t, p.addr()))
+		})
+	}
 	t.Run("client pause", func(t *testing.T) {
 		t.Parallel()
 		server := dbtest.StartRedis(t)
-		rdb, locks := client(t, server.Addr()), client(t, server.Addr())
+		rdb := client(t, server.Addr())
 		run(t, rdb,
 			func() { require.NoError(t, rdb.Do(t.Context(), "client", "pause", 3_000, "all").Err()) },
-			func() {}, locks) // it goes on by itself: a paused server would not be told to
-	})
-	t.Run("stopped process", func(t *testing.T) {
-		t.Parallel()
-		server := dbtest.StartRedis(t)
-		run(t, client(t, server.Addr()), server.Pause, server.Resume, client(t, server.Addr()))
+			func() {}, client(t, server.Addr())) // it goes on by itself: a paused server would not be told to
 	})
 	t.Run("black hole", func(t *testing.T) {
 		t.Parallel()
@@ -180,16 +208,6 @@ func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn fu
 		run(t, client(t, server.Addr()), func() { p.noRequests.Store(true) }, func() {
 			require.Positive(t, p.lostRequests.Load(), "the fault fired")
 			p.noRequests.Store(false)
-			p.cut() // what was swallowed will never be answered
-		}, client(t, p.addr()))
-	})
-	t.Run("replies lost", func(t *testing.T) {
-		t.Parallel()
-		server := dbtest.StartRedis(t)
-		p := newProxy(t, server.Addr())
-		run(t, client(t, server.Addr()), func() { p.noReplies.Store(true) }, func() {
-			require.Positive(t, p.lostReply.Load(), "the fault fired")
-			p.noReplies.Store(false)
 			p.cut()
 		}, client(t, p.addr()))
 	})
@@ -197,7 +215,7 @@ func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn fu
 
 func TestRedisHangs(t *testing.T) {
 	t.Parallel()
-	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks *redis.Client) {
+	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient) {
 		cfg := quick()
 		cfg.Pause = 100 * time.Millisecond
 		l := redisLock(t, locks, cfg)
@@ -225,7 +243,7 @@ func TestRedisHangs(t *testing.T) {
 
 func TestRedisHangsWhileHeld(t *testing.T) {
 	t.Parallel()
-	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks *redis.Client) {
+	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient) {
 		l := redisLock(t, locks, quick())
 		err := l.Do(t.Context(), "k", func(ctx context.Context) error {
 			hang()
@@ -241,7 +259,7 @@ func TestRedisHangsWhileHeld(t *testing.T) {
 // The answer to a release gets lost: the caller isn't kept, and the lock is given back all the same.
 func TestRedisHangsAtRelease(t *testing.T) {
 	t.Parallel()
-	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks *redis.Client) {
+	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient) {
 		l := redisLock(t, locks, &lock.RedisConfig{Logger: discard()})
 		var began time.Time
 		require.NoError(t, l.Do(t.Context(), "k", func(context.Context) error {
