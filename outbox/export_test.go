@@ -3,4 +3,4 @@ package outbox
 import "time"
 
 // SetFirstPoll makes a relay look for events that rarely from the start, so that a test can tell a wake-up from a poll.
-func SetFirstPoll(cfg *RelayConfig, d time.Duration) { cfg.firstPoll = d }
+func SetFirstPoll(cfg *RelayConfig, d time.Duration) { cfg.firstPoll, cfg.balanceEvery = d, d }

@@ -136,8 +136,6 @@ func TestPublisherThatFailsByTurns(t *testing.T) {
 	t.Parallel()
 	each(t, kinds, writer, func(t *testing.T, db *database) {
 		db.aggregates(t, 10, 3)
-		sharing := quick()
-		sharing.LeaseTTL = 10 * time.Second // of which a fifth passes until a relay gets its share
 		var n int
 		r := &recorder{}
 		r.fail = func(outbox.Event) error {
@@ -146,11 +144,11 @@ func TestPublisherThatFailsByTurns(t *testing.T) {
 			}
 			return nil
 		}
-		stop := run(t, db.relay(t, r, sharing))
-		run(t, db.relay(t, r, sharing))
+		stop := run(t, db.relay(t, r, quick()))
+		run(t, db.relay(t, r, quick()))
 		eventually(t, "some", func() bool { return len(r.published()) > 5 })
 		stop()
-		run(t, db.relay(t, r, sharing))
+		run(t, db.relay(t, r, quick()))
 		db.settled(t)
 		for a := range 10 {
 			require.Equal(t, numbered(3), r.first(fmt.Sprint("a", a)))

@@ -61,7 +61,8 @@ type RelayConfig struct {
 	// Trace are callbacks for metrics and traces.
 	Trace *RelayTrace
 
-	firstPoll time.Duration // the shortest time between two looks
+	firstPoll    time.Duration // the shortest time between two looks
+	balanceEvery time.Duration // how often relays look whether each has its share
 }
 
 // Values of RelayConfig.Retention.
@@ -85,7 +86,7 @@ func (c *RelayConfig) withDefaults() (RelayConfig, error) {
 	}{
 		{&cfg.PublishTimeout, 30 * time.Second}, {&cfg.ShutdownTimeout, 10 * time.Second}, {&cfg.PollInterval, time.Second},
 		{&cfg.LeaseTTL, 10 * time.Second}, {&cfg.MinBackoff, time.Second}, {&cfg.MaxBackoff, max(10*time.Minute, cfg.MinBackoff)},
-		{&cfg.firstPoll, 5 * time.Millisecond},
+		{&cfg.firstPoll, 5 * time.Millisecond}, {&cfg.balanceEvery, time.Second},
 	} {
 		if *f.field == 0 {
 			*f.field = f.fallback

@@ -257,7 +257,8 @@ func hostClockDoesNotCount(t *testing.T, db *database) {
 		cfg := quick()
 		cfg.Retention = time.Hour
 		cfg.LeaseTTL, cfg.PollInterval = 10*time.Hour, time.Hour // of which many pass
-		own := &database{}                                       // connections of the bubble's own
+		outbox.SetFirstPoll(cfg, time.Minute)
+		own := &database{} // connections of the bubble's own
 		if db.sqlite {
 			own.sql = dbtest.SQLiteOn(t, db.url)
 		} else {

@@ -62,9 +62,12 @@ func (t *term) work(run context.Context) {
 	}
 }
 
+// balancing is how often the relay looks at how the shards are spread.
+func (t *term) balancing() time.Duration { return min(t.cfg.LeaseTTL/5, t.cfg.balanceEvery) }
+
 // idle is how long to wait for something to do.
 func (t *term) idle(poll time.Duration) time.Duration {
-	wait := min(poll, time.Until(t.balanced.Add(t.cfg.LeaseTTL/5)))
+	wait := min(poll, time.Until(t.balanced.Add(t.balancing())))
 	if t.waiting {
 		wait = min(wait, time.Until(t.nextDue))
 	}
@@ -90,7 +93,7 @@ func (t *term) wait(ctx context.Context, d time.Duration) (woken bool) {
 // round shares the shards if it is time, reads and publishes one batch of each kind that there is, and returns how many
 // events they had.
 func (t *term) round(ctx context.Context) (events int, err error) {
-	if time.Since(t.balanced) >= t.cfg.LeaseTTL/5 {
+	if time.Since(t.balanced) >= t.balancing() {
 		if err := t.balance(ctx); err != nil {
 			return 0, fmt.Errorf("share the shards: %w", err)
 		}
