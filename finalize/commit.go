@@ -54,7 +54,9 @@ func (f *core) resolve(ctx context.Context, a *attempt, look func(context.Contex
 		case errors.Is(err, guard.ErrNotFound), errors.Is(err, guard.ErrAnomaly):
 			return Receipt{}, fmt.Errorf("%w: %w: %w", ErrOutcomeUnknown, err, cause)
 		case err != nil:
-			last = err
+			if last == nil || !errors.Is(err, context.DeadlineExceeded) {
+				last = err // which says more than that the time is over
+			}
 		default:
 			switch seen.verdict {
 			case wonIt:
