@@ -38,8 +38,7 @@ type Config struct {
 	Cache CacheConfig
 	// Hot says when a key that is finalized again and again is told of. The zero value does at 30 losing calls a minute.
 	Hot HotConfig
-	// Group says how concurrent Settle calls are gathered. The zero value gathers up to 256 of those that arrive while two
-	// statements are under way.
+	// Group says how concurrent Settle calls are gathered. The zero value gathers those beyond sixteen at a time.
 	Group GroupConfig
 	// CompareEvents makes Receipt.Differs tell of other events too, where there is provenance, and not just of another
 	// state. A Settle that is answered from the cache then computes its outcome's digest, which takes several times as long
@@ -94,6 +93,9 @@ func (c *Config) withDefaults() (Config, error) {
 	}
 	if cfg.LockTimeout == 0 {
 		cfg.LockTimeout = time.Minute
+	}
+	if cfg.Group.From == 0 {
+		cfg.Group.From = 16
 	}
 	if cfg.Group.Max == 0 {
 		cfg.Group.Max = 256
@@ -161,6 +163,9 @@ func (c *Config) validate() error {
 	}
 	if c.Group.Max < 0 {
 		return fail("Group.Max", "is negative; to turn grouping off, set Group.Off")
+	}
+	if c.Group.From < 0 {
+		return fail("Group.From", "is negative")
 	}
 	if c.Group.Writers < 0 {
 		return fail("Group.Writers", "is negative")

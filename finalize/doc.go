@@ -68,7 +68,7 @@
 // logged at debug level only.
 //
 // Many completions cost few commits: concurrent Settle calls of one process for different keys are gathered into one
-// statement (GroupConfig), in which each gets its own receipt or its own error. A call that comes alone goes at once. What is
+// statement (GroupConfig), in which each gets its own receipt or its own error. One of a few calls goes at once, alone. What is
 // known to be many beforehand goes through SettleMany.
 //
 // # What every trigger missed

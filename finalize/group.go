@@ -14,8 +14,8 @@ import (
 )
 
 // GroupConfig says how concurrent Settle calls of one process for different keys are gathered into one statement, which costs
-// the database little more than one call does. The zero value gathers what arrives while others are under way, and lets
-// nobody wait who needn't: a call that comes alone goes at once, by itself.
+// the database little more than one call does. The zero value gathers what arrives while many others are under way, and lets
+// nobody wait who needn't: one of a few calls goes at once, by itself.
 //
 // Every call gets its own receipt or its own error, and one that is wrong or has to wait fails or waits alone: the group goes
 // without it. Groups are for New, with the guards of this library whose states are Names or Prefixes; other finalizers settle
@@ -23,11 +23,15 @@ import (
 type GroupConfig struct {
 	// Off turns grouping off.
 	Off bool
+	// From is how many calls may be under way at a time before others are gathered. So few cost no less together: the
+	// database flushes their commits together anyway. Default 16.
+	From int
 	// Max is how many calls a group has at most. Default 256.
 	Max int
-	// Writers is how many groups, or calls that came alone, are under way at a time before others are gathered. Default 2.
+	// Writers is how many groups are under way at a time; meanwhile the next ones gather. Default 2.
 	Writers int
-	// Wait is how long a call that could go at once waits for others to go with it. Default 0.
+	// Wait is how long a group's first call waits for others to go with it. If it is set, every call is gathered,
+	// whatever From says. Default 0.
 	Wait time.Duration
 }
 
@@ -38,8 +42,9 @@ const groupPatience = 20 * time.Millisecond
 // group gathers the calls for keys of one shape. The goroutine of one of the calls, the leader, does the work for all of
 // them, so there is none to look after.
 type group struct {
+	calls  atomic.Int32 // under way, alone or in groups, or waiting
 	mu     sync.Mutex
-	flying int
+	flying int // leaders
 	queue  []*member
 }
 
@@ -84,7 +89,12 @@ func (p *place) pass() {
 
 // settleGrouped settles one attempt, alone or with others that are waiting.
 func (d *pgxDB) settleGrouped(ctx context.Context, j *joined, a *attempt) (guard.Record, bool, error) {
-	if d.cfg.Group.Off || j.bulk() == nil {
+	cfg := &d.cfg.Group
+	if cfg.Off || j.bulk() == nil {
+		return d.settleOnce(ctx, j, a)
+	}
+	defer j.group.calls.Add(-1)
+	if n := j.group.calls.Add(1); int(n) <= cfg.From && cfg.Wait == 0 {
 		return d.settleOnce(ctx, j, a)
 	}
 	got, err := d.join(ctx, j, a)

@@ -43,24 +43,27 @@ func BenchmarkGroup(b *testing.B) {
 type benchSlices struct {
 	guard      guard.Guard
 	pool, hand *pgxpool.Pool
+	rows       int64 // of a slice: it ends when all have been gone through, or after so long
+	slice      time.Duration
+	reset      func(b *testing.B)
 }
-
-const sliceRows = 60_000
 
 func newSlices(b *testing.B, conns, handConns int) *benchSlices {
 	server := dbtest.StartPostgres(b, "shared_buffers=512MB", "max_wal_size=4GB", "checkpoint_timeout=30min", "autovacuum=off")
 	with := func(n int) func(*pgxpool.Config) { return func(c *pgxpool.Config) { c.MaxConns = int32(n) } }
-	s := &benchSlices{pool: dbtest.PoolOn(b, server.URL(), with(conns)), hand: dbtest.PoolOn(b, server.URL(), with(handConns)),
+	s := &benchSlices{rows: 60_000, slice: 500 * time.Millisecond, pool: dbtest.PoolOn(b, server.URL(), with(conns)), hand: dbtest.PoolOn(b, server.URL(), with(handConns)),
 		guard: guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")}}
 	_, err := s.pool.Exec(b.Context(), "CREATE TABLE batches (id bigint PRIMARY KEY, status text NOT NULL)")
 	require.NoError(b, err)
+	s.reset = func(b *testing.B) { s.fill(b, s.rows) }
 	return s
 }
 
-func (s *benchSlices) reset(b *testing.B) {
+// fill makes n open batches.
+func (s *benchSlices) fill(b *testing.B, n int64) {
 	for _, statement := range []string{
 		"TRUNCATE batches, endstate_outbox",
-		fmt.Sprintf("INSERT INTO batches SELECT n, 'PENDING' FROM generate_series(1, %d) n", sliceRows),
+		fmt.Sprintf("INSERT INTO batches SELECT n, 'PENDING' FROM generate_series(1, %d) n", n),
 		"VACUUM ANALYZE batches, endstate_outbox", "CHECKPOINT",
 	} {
 		_, err := s.pool.Exec(b.Context(), statement)
@@ -92,9 +95,9 @@ func (s *benchSlices) compare(b *testing.B, callers int, ours, theirs func(ctx c
 			start := time.Now()
 			for range callers {
 				group.Go(func() {
-					for time.Since(start) < 500*time.Millisecond {
+					for time.Since(start) < s.slice {
 						n := next.Add(1)
-						if n > sliceRows {
+						if n > s.rows {
 							return
 						}
 						if err := do(b.Context(), n); err != nil {

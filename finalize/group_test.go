@@ -234,7 +234,9 @@ func TestABlockedCallGivesItsPlaceAway(t *testing.T) {
 			require.Empty(t, blocked)
 		})
 		require.NoError(t, <-blocked)
-	}, on("pgx"), guardedBy("status", "ledger", "all"), configured(func(c *finalize.Config) { c.Group.Writers = 1 }))
+	}, on("pgx"), guardedBy("status", "ledger", "all"), configured(func(c *finalize.Config) {
+		c.Group.Wait, c.Group.Writers = time.Millisecond, 1
+	}))
 }
 
 // F2 for a group: each of its calls finds out by its own token what became of it.

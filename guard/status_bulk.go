@@ -39,8 +39,9 @@ func (p statusPlan) HoldMany(b *sqlplan.Bulk, name, from string, _ bool) string 
 // tid is the column in which the HoldMany of this name notes where a row is.
 func tid(hold string) string { return hold + "_tid" }
 
-// SettleMany finds the held rows by where they are, without another look into the index; the key is compared since two
-// partitions may have rows in the same place. A row that another transaction changed between the statement's snapshot and its
+// SettleMany finds the held rows by where they are, without another look into the index. The array makes that the one way
+// there is: by a join alone the table might be scanned, with any plan that was made for as many rows as there may be. The key
+// is compared since two partitions may have rows in the same place. A row that another transaction changed between the statement's snapshot and its
 // lock is not found there, and stays as it is.
 func (p statusPlan) SettleMany(b *sqlplan.Bulk, name, from, hold string) string {
 	states, place := b.StateFor()
@@ -51,6 +52,6 @@ func (p statusPlan) SettleMany(b *sqlplan.Bulk, name, from, hold string) string 
 		}
 		return b.Value(func(*sqlplan.Call) any { return v })
 	})
-	return fmt.Sprintf("%s AS (\n\tUPDATE %s AS t SET %s FROM %s AS r WHERE t.ctid = r.%s AND %s AND %s RETURNING r.*)",
-		name, p.table(), set, from, tid(hold), p.whereMany(b, "r"), p.Terminal.open("t."+p.column()))
+	return fmt.Sprintf("%s AS (\n\tUPDATE %s AS t SET %s FROM %s AS r WHERE t.ctid = ANY (ARRAY(SELECT %s FROM %s)) AND t.ctid = r.%s AND %s AND %s RETURNING r.*)",
+		name, p.table(), set, from, tid(hold), from, tid(hold), p.whereMany(b, "r"), p.Terminal.open("t."+p.column()))
 }
