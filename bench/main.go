@@ -114,6 +114,10 @@ func (b *bencher) cases(ctx context.Context, o options) ([]bcase, func(), error)
 	if err != nil {
 		return nil, nil, err
 	}
+	durable, err := newDBOS(ctx, b)
+	if err != nil {
+		return nil, nil, err
+	}
 	pair, err := newInboxPair(ctx, b)
 	if err != nil {
 		return nil, nil, err
@@ -123,7 +127,13 @@ func (b *bencher) cases(ctx context.Context, o options) ([]bcase, func(), error)
 		return nil, nil, err
 	}
 	cases := slices.Concat(b.settles(), b.groups(), b.losers())
-	cases = append(cases, bcase{name: "do-vs-river", peer: "update and River's InsertTx, unique", must: 1.70,
-		ours: b.each(b.eight(), b.do(b.status, true)), theirs: b.each(b.eight(), river.finalize)})
-	return slices.Concat(cases, b.relays(river), pair.cases(), locks), end, nil
+	cases = append(cases,
+		bcase{name: "do-vs-river", peer: "update and River's InsertTx, unique", must: 1.70,
+			ours: b.each(b.eight(), b.do(b.status, true)), theirs: b.each(b.eight(), river.finalize)},
+		bcase{name: "do-vs-dbos", peer: "a DBOS workflow with one transaction",
+			ours: b.each(b.eight(), b.do(b.status, true)), theirs: b.each(b.eight(), durable.finalize)})
+	return slices.Concat(cases, b.relays(river), pair.cases(), locks), func() {
+		_ = durable.close()
+		end()
+	}, nil
 }
