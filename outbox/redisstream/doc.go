@@ -1,4 +1,4 @@
-// Package redisstream publishes events to Redis Streams.
+// Package redisstream publishes events to Redis Streams, and hands them from there to a consumer's inbox.
 //
 // # What it promises
 //
@@ -17,6 +17,12 @@
 // An entry has the fields id, type, aggregate_type, aggregate_id, content_type, schema_version, occurred_at, headers and
 // payload, in that order; see the constants. Decode reads them in Go. In any other language they are text, and the payload is
 // bytes. All events go to one stream, or each to the one that Config.StreamFor names.
+//
+// # The consumer
+//
+// A Consumer is a member of a consumer group. An entry is acknowledged after the inbox is done with it; after an error, or the
+// death of its member, it is delivered again. What can never be handled, or was delivered too often, is moved to a stream of
+// dead letters.
 //
 // # Its limits
 //
