@@ -23,6 +23,12 @@
 // unless set) should be longer than the time in which a repeat may come: after a relay has died, RelayConfig.LeaseTTL; after
 // failures, RelayConfig.MaxBackoff. A stream with a limit and DiscardOld drops what nobody has read yet.
 //
+// # The consumer
+//
+// A Consumer hands the messages of a JetStream consumer to an inbox, which drops what comes later than the duplicate window. A
+// message is acknowledged after the inbox is done with it, and delivered again after an error or the death of its process.
+// What can never be handled, or was delivered too often, is kept in another stream of dead letters.
+//
 // # Its limits
 //
 // While the connection is lost, what is published waits in the client's buffer (nats.ReconnectBufSize), and is sent even if

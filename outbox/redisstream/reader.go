@@ -36,6 +36,9 @@ func (r *reader) round(ctx context.Context) error {
 		return err
 	}
 	entries, err := r.read(ctx, free)
+	if ctx.Err() != nil {
+		entries = nil // they rest, and another member gets them
+	}
 	for range free - len(entries) {
 		<-r.slots
 	}

@@ -1,0 +1,267 @@
+package natsjs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/endstate-go/endstate/outbox/inbox"
+)
+
+// ConsumerConfig says how a Consumer handles messages. DeadLetters is required.
+type ConsumerConfig struct {
+	// DeadLetters is the subject for messages that are delivered no more. It must be another stream's than the consumer's.
+	DeadLetters string
+	// Concurrency is how many events are handled at a time. With more than one, events of an aggregate may overtake one
+	// another. Default 16.
+	Concurrency int
+	// RetryAfter is how long a message whose handling failed rests before it is delivered again. When its process died, it
+	// is the consumer's AckWait. Default 30 s.
+	RetryAfter time.Duration
+	// MaxDeliveries is how often a message is delivered, for whatever reason, before it is a dead letter. With RetryAfter it
+	// says how long an outage may last. The consumer's own MaxDeliver must allow for one more: what that stops is never seen
+	// again. Default 50.
+	MaxDeliveries int
+	// Logger gets a line at warn level for what fails, and at error level for each dead letter. Default slog.Default().
+	Logger *slog.Logger
+}
+
+func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
+	if c == nil {
+		return ConsumerConfig{}, fmt.Errorf("%w: ConsumerConfig is nil; DeadLetters is required", ErrConfig)
+	}
+	cfg := *c
+	if cfg.Concurrency == 0 {
+		cfg.Concurrency = 16
+	}
+	if cfg.RetryAfter == 0 {
+		cfg.RetryAfter = 30 * time.Second
+	}
+	if cfg.MaxDeliveries == 0 {
+		cfg.MaxDeliveries = 50
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	switch {
+	case !validSubject(cfg.DeadLetters):
+		return cfg, fmt.Errorf("%w: ConsumerConfig.DeadLetters is %q, which is no subject", ErrConfig, cfg.DeadLetters)
+	case cfg.Concurrency < 0:
+		return cfg, fmt.Errorf("%w: ConsumerConfig.Concurrency is %d", ErrConfig, cfg.Concurrency)
+	case cfg.RetryAfter < 0:
+		return cfg, fmt.Errorf("%w: ConsumerConfig.RetryAfter is %v", ErrConfig, cfg.RetryAfter)
+	case cfg.MaxDeliveries < 0:
+		return cfg, fmt.Errorf("%w: ConsumerConfig.MaxDeliveries is %d", ErrConfig, cfg.MaxDeliveries)
+	}
+	return cfg, nil
+}
+
+// Consumer hands the messages of a JetStream consumer to an inbox. A message is acknowledged when the inbox is done with it,
+// and delivered again after an error; one that can never be handled (it is no event, or the inbox says so), or was delivered
+// too often (it kills its processes, say), becomes a dead letter: it is kept under another subject, for Redeliver.
+type Consumer struct {
+	js       jetstream.JetStream
+	consumer jetstream.Consumer
+	info     *jetstream.ConsumerInfo
+	handle   inbox.Handler
+	cfg      ConsumerConfig
+}
+
+// NewConsumer makes a Consumer of a durable pull consumer with explicit acknowledgement, which the service creates. It sends
+// nothing.
+func NewConsumer(js jetstream.JetStream, consumer jetstream.Consumer, handle inbox.Handler, cfg *ConsumerConfig) (*Consumer, error) {
+	c, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if js == nil || consumer == nil || handle == nil {
+		return nil, fmt.Errorf("%w: the JetStream, its consumer, or the inbox's Handler is nil", ErrConfig)
+	}
+	info := consumer.CachedInfo()
+	if info.Config.AckPolicy != jetstream.AckExplicitPolicy {
+		return nil, fmt.Errorf("%w: consumer %s has AckPolicy %v, not explicit", ErrConfig, info.Name, info.Config.AckPolicy)
+	}
+	if n := info.Config.MaxDeliver; n > 0 && n <= c.MaxDeliveries {
+		return nil, fmt.Errorf("%w: consumer %s has MaxDeliver %d, not above ConsumerConfig.MaxDeliveries (%d): JetStream would drop an event before it becomes a dead letter", ErrConfig, info.Name, n, c.MaxDeliveries)
+	}
+	return &Consumer{js, consumer, info, handle, c}, nil
+}
+
+// fetchWait is how long a fetch waits for messages, and so how long the end of Run may take.
+const fetchWait = 500 * time.Millisecond
+
+// Run handles events until ctx ends; then handlers' contexts end, and it returns nil after the last of them has returned.
+// What they weren't done with is delivered again. What happens to the connection doesn't end it: it says so in the log, and
+// tries again. The error is ErrConfig, if no stream takes the dead letters, or the consumer's own does.
+func (c *Consumer) Run(ctx context.Context) error {
+	if err := c.checkDeadLetters(ctx); err != nil {
+		return err
+	}
+	slots := make(chan struct{}, c.cfg.Concurrency)
+	var handlers sync.WaitGroup
+	defer handlers.Wait()
+	for ctx.Err() == nil {
+		free := take(ctx, slots)
+		if free == 0 {
+			break
+		}
+		batch, err := c.consumer.Fetch(free, jetstream.FetchMaxWait(fetchWait))
+		if err == nil {
+			for m := range batch.Messages() {
+				if ctx.Err() != nil {
+					_ = m.Nak() // else AckWait gives it to another process
+					continue
+				}
+				free--
+				handlers.Go(func() {
+					defer func() { <-slots }()
+					c.deliver(ctx, m)
+				})
+			}
+			err = batch.Error()
+		}
+		for range free {
+			<-slots
+		}
+		if err != nil && !errors.Is(err, nats.ErrTimeout) && ctx.Err() == nil {
+			c.cfg.Logger.WarnContext(ctx, "fetching messages failed, trying again", "stream", c.info.Stream, "consumer", c.info.Name, "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(fetchWait):
+			}
+		}
+	}
+	return nil
+}
+
+// checkDeadLetters asks for the stream of the dead letters. A server that doesn't answer is asked again.
+func (c *Consumer) checkDeadLetters(ctx context.Context) error {
+	for ctx.Err() == nil {
+		name, err := c.js.StreamNameBySubject(ctx, c.cfg.DeadLetters)
+		switch {
+		case err == nil && name == c.info.Stream:
+			return fmt.Errorf("%w: ConsumerConfig.DeadLetters is a subject of the consumer's own stream %s, which would deliver them again", ErrConfig, name)
+		case err == nil:
+			return nil
+		case errors.Is(err, jetstream.ErrStreamNotFound):
+			return fmt.Errorf("%w: no stream takes ConsumerConfig.DeadLetters %q", ErrConfig, c.cfg.DeadLetters)
+		}
+		c.cfg.Logger.WarnContext(ctx, "asking for the stream of the dead letters failed, trying again", "subject", c.cfg.DeadLetters, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(fetchWait):
+		}
+	}
+	return nil
+}
+
+// take waits for a slot, and takes all that are free; none if ctx has ended.
+func take(ctx context.Context, slots chan struct{}) (free int) {
+	select {
+	case slots <- struct{}{}:
+	case <-ctx.Done():
+		return 0
+	}
+	for free = 1; free < cap(slots); free++ {
+		select {
+		case slots <- struct{}{}:
+		default:
+			return free
+		}
+	}
+	return free
+}
+
+// deliver hands one message to the inbox, and acknowledges it when that is done with it.
+func (c *Consumer) deliver(ctx context.Context, m jetstream.Msg) {
+	cause := c.handleOnce(ctx, m)
+	// What the handler did is done, also when the consumer is being stopped.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+	defer cancel()
+	var err error
+	switch {
+	case cause == nil:
+		err = m.Ack()
+	case errors.Is(cause, ErrNotEvent), errors.Is(cause, errTooOften), inbox.Permanent(cause):
+		err = c.bury(ctx, m, cause)
+	default:
+		c.cfg.Logger.WarnContext(ctx, "delivery failed, and will be repeated", "stream", c.info.Stream, "consumer", c.info.Name, "subject", m.Subject(), "error", cause)
+		err = m.NakWithDelay(c.cfg.RetryAfter)
+	}
+	if err != nil {
+		c.cfg.Logger.WarnContext(ctx, "answering a delivery failed: it will be repeated", "stream", c.info.Stream, "consumer", c.info.Name, "subject", m.Subject(), "error", err)
+	}
+}
+
+const answerTimeout = 5 * time.Second
+
+var errTooOften = errors.New("it was delivered too often")
+
+// handleOnce lets the inbox handle a message, and tells the server meanwhile that it isn't forgotten.
+func (c *Consumer) handleOnce(ctx context.Context, m jetstream.Msg) error {
+	meta, err := m.Metadata()
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrNotEvent, err)
+	}
+	if meta.NumDelivered > uint64(c.cfg.MaxDeliveries) {
+		return fmt.Errorf("%w: %d times", errTooOften, meta.NumDelivered-1)
+	}
+	event, err := Decode(m.Headers(), m.Data())
+	if err != nil {
+		return err
+	}
+	done := make(chan struct{})
+	var keeper sync.WaitGroup
+	keeper.Go(func() {
+		ticker := time.NewTicker(max(c.info.Config.AckWait/3, time.Millisecond))
+		defer ticker.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-ticker.C:
+				_ = m.InProgress() // unless it arrives, another process gets the message, and its inbox waits for ours
+			}
+		}
+	})
+	defer func() {
+		close(done)
+		keeper.Wait()
+	}()
+	_, err = c.handle(ctx, event)
+	return err
+}
+
+// The headers that a dead letter has beside the message's own.
+const (
+	HeaderDeadSubject  = "Dead-Subject"  // the message's subject
+	HeaderDeadConsumer = "Dead-Consumer" // the stream and consumer that gave it up
+	HeaderDeadError    = "Dead-Error"    // why
+)
+
+func (c *Consumer) name() string { return c.info.Stream + "/" + c.info.Name }
+
+// bury keeps a message as a dead letter, and has it delivered no more.
+func (c *Consumer) bury(ctx context.Context, m jetstream.Msg, cause error) error {
+	header := nats.Header{}
+	maps.Copy(header, m.Headers())
+	header.Set(HeaderDeadSubject, m.Subject())
+	header.Set(HeaderDeadConsumer, c.name())
+	header.Set(HeaderDeadError, oneLine(cause.Error()))
+	header.Del(jetstream.MsgIDHeader)
+	if meta, err := m.Metadata(); err == nil { // so that a message that is buried twice is kept once
+		header.Set(jetstream.MsgIDHeader, fmt.Sprintf("dead/%s/%d", c.name(), meta.Sequence.Stream))
+	}
+	if _, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: c.cfg.DeadLetters, Header: header, Data: m.Data()}); err != nil {
+		return fmt.Errorf("%w (and it could not be kept under %s: %w)", cause, c.cfg.DeadLetters, err)
+	}
+	c.cfg.Logger.ErrorContext(ctx, "message became a dead letter", "stream", c.info.Stream, "consumer", c.info.Name, "subject", m.Subject(), "dead_letters", c.cfg.DeadLetters, "error", cause)
+	return m.Term()
+}
