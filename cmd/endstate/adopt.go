@@ -63,7 +63,6 @@ func (a *app) adoption(use, short, long string, run func(context.Context, *adopt
 		}
 		cfg.Aggregate, cfg.Type, cfg.Time, cfg.Published, cfg.NoPublished = table.Aggregate, table.Type, table.Time, table.Published, table.Published == ""
 		progress := a.progress()
-		defer progress.end()
 		cfg.Progress = func(step string, done int64) {
 			if done > 0 {
 				step = fmt.Sprintf("%s: %d rows", step, done)

@@ -47,7 +47,6 @@ func (f *ledgerFill) run(ctx context.Context, a *app, db *database, use, schema 
 		return errors.New("--ledger-from needs --aggregate-type, the name in finalize.Config.Aggregate")
 	}
 	progress := a.progress()
-	defer progress.end()
 	result := fillResult{Ledger: quote(f.ledger.Schema, f.ledger.Table)}
 	if use == "undo" {
 		return f.undo(ctx, a, db, progress, result)
@@ -76,7 +75,6 @@ func (f *ledgerFill) run(ctx context.Context, a *app, db *database, use, schema 
 			break
 		}
 	}
-	progress.end()
 	did := "were filled in"
 	if use == "plan" {
 		did = "are to be filled in"
@@ -105,6 +103,5 @@ func (f *ledgerFill) undo(ctx context.Context, a *app, db *database, progress *p
 		result.Filled += tag.RowsAffected()
 		progress.busy(fmt.Sprintf("%d entries taken back", result.Filled))
 	}
-	progress.end()
 	return a.print(result, func(w io.Writer) { fmt.Fprintf(w, "%s: %d entries were taken back.\n", result.Ledger, result.Filled) })
 }

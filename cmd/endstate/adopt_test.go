@@ -180,7 +180,9 @@ func TestAdoptIsKilled(t *testing.T) {
 				// And so is undoing, from which all that was written comes back.
 				killed(t, proxy, n/3, "adopt", "undo", "--batch", "5")
 				r = endstate(t, url, "adopt", "undo", "--batch", "5")
-				require.True(t, r.status == 0 || r.status == 2 && n/3 > 5, "after a kill at statement %d: %s", n/3, r.stderr) // 2: it was through
+				if r.status != 0 { // it was through
+					require.Contains(t, r.stderr, "nothing to undo", "after a kill at statement %d", n/3)
+				}
 				a.whole(t, "SELECT id FROM event_outbox")
 			}
 			require.Greater(t, kills, 5)

@@ -74,10 +74,8 @@ func (a *app) auditDB(ctx context.Context, cfg audit.Config, html string) error 
 	if cfg.Schema, cfg.Table, err = db.table(ctx, cfg.Schema, cfg.Table); err != nil {
 		return err
 	}
-	progress := a.progress()
-	cfg.Progress = progress.step
+	cfg.Progress = a.progress().step
 	report, err := db.audit(ctx, cfg)
-	progress.end()
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,6 @@ Exit status: 0 no aggregate is repeated, 1 some are, 2 could not run to its end.
 
 func (a *app) auditLogs(ctx context.Context, cfg logConfig, files []string, table *audit.Config) error {
 	progress := a.progress()
-	defer progress.end()
 	scan := newLogScan(cfg)
 	for _, name := range files {
 		progress.busy("reading " + name)
@@ -102,7 +101,6 @@ func (a *app) auditLogs(ctx context.Context, cfg logConfig, files []string, tabl
 		}
 		report.Outbox = outbox
 	}
-	progress.end()
 	if err := a.print(report, report.text); err != nil {
 		return err
 	}

@@ -118,8 +118,7 @@ func (a *app) holdAgainst(ctx context.Context, cfg audit.Config, scan *logScan) 
 	for _, column := range cfg.Aggregate {
 		ids = append(ids, fmt.Sprintf("CAST(%s AS text)", quote("", column)))
 	}
-	d := &doctor{db: db}
-	if err := d.missing(ctx, schema, name, append([]string{cfg.Type}, cfg.Aggregate...)); err != nil {
+	if err := db.missing(ctx, schema, name, append([]string{cfg.Type}, cfg.Aggregate...)); err != nil {
 		return nil, err
 	}
 	query := fmt.Sprintf("SELECT DISTINCT %s FROM %s WHERE %s IS NOT NULL GROUP BY %s, %s HAVING count(*) > 1 ORDER BY 1",

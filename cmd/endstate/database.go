@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	_ "modernc.org/sqlite" // the driver "sqlite"
+
+	"github.com/endstate-go/endstate/outbox"
 )
 
 // dbEnv is where --db's default comes from. The environment is not for everyone's eyes as the command line is.
@@ -125,4 +127,65 @@ func (db *database) table(ctx context.Context, schema, name string) (ownSchema, 
 		return "", name, err
 	}
 	return before, after, nil
+}
+
+// missing says which table or column isn't there; empty columns are left out.
+func (db *database) missing(ctx context.Context, schema, table string, columns []string) error {
+	return db.read(ctx, func(q outbox.Querier) error {
+		query, args := "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped", []any{quote(schema, table)}
+		if db.pool == nil {
+			query, args = "SELECT name FROM pragma_table_info(?1)", []any{table}
+		}
+		rows, err := q.Query(ctx, query, args...)
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		have := map[string]bool{}
+		for rows.Next() {
+			var name string
+			if err := rows.Scan(&name); err != nil {
+				return err
+			}
+			have[name] = true
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		if len(have) == 0 {
+			return fmt.Errorf("table %s does not exist", quote(schema, table))
+		}
+		for _, column := range columns {
+			if column != "" && !have[column] {
+				return fmt.Errorf("table %s has no column %s", quote(schema, table), quote("", column))
+			}
+		}
+		return nil
+	})
+}
+
+// read runs f in a read-only transaction with one snapshot.
+func (db *database) read(ctx context.Context, f func(q outbox.Querier) error) error {
+	if db.pool != nil {
+		return pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '10s'"); err != nil {
+				return err
+			}
+			return f(tx)
+		})
+	}
+	tx, err := db.sql.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback() }()
+	return f(outbox.SQLiteTx(tx))
+}
+
+// quote is a name as SQL has it.
+func quote(schema, name string) string {
+	if schema == "" {
+		return pgx.Identifier{name}.Sanitize()
+	}
+	return pgx.Identifier{schema, name}.Sanitize()
 }

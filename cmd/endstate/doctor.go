@@ -9,7 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/guard"
@@ -177,7 +176,6 @@ func (a *app) doctor(ctx context.Context, d *doctor, skip []string) error {
 			break
 		}
 	}
-	progress.end()
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
@@ -206,38 +204,4 @@ func checkNames(checks []check) []string {
 // indented is a text whose further lines stand below its first.
 func indented(text string) string {
 	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n       ")
-}
-
-// read runs f in a read-only transaction with one snapshot.
-func (db *database) read(ctx context.Context, f func(q outbox.Querier) error) error {
-	if db.pool != nil {
-		return pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '10s'"); err != nil {
-				return err
-			}
-			return f(tx)
-		})
-	}
-	tx, err := db.sql.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }()
-	return f(outbox.SQLiteTx(tx))
-}
-
-// text writes a statement's placeholders as the database wants them.
-func (db *database) text(query string) string {
-	if db.pool != nil {
-		return query
-	}
-	return strings.ReplaceAll(query, "$", "?")
-}
-
-// quote is a name as SQL has it.
-func quote(schema, name string) string {
-	if schema == "" {
-		return pgx.Identifier{name}.Sanitize()
-	}
-	return pgx.Identifier{schema, name}.Sanitize()
 }

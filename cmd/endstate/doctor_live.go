@@ -77,7 +77,7 @@ func (d *doctor) shards(ctx context.Context) ([]finding, error) {
 
 // protection finds out whether the database itself refuses to leave a terminal state.
 func (d *doctor) protection(ctx context.Context) ([]finding, error) {
-	if err := d.missing(ctx, d.status.Schema, d.status.Table, []string{d.status.Key, d.status.Column}); err != nil {
+	if err := d.db.missing(ctx, d.status.Schema, d.status.Table, []string{d.status.Key, d.status.Column}); err != nil {
 		return nil, err
 	}
 	files, err := d.status.ProtectionMigrations(d.db.name())

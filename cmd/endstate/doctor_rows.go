@@ -35,7 +35,7 @@ func (d *doctor) count(ctx context.Context, query string, args []any, found func
 	err = d.db.read(ctx, func(q outbox.Querier) error {
 		var n int64
 		var example *string
-		if err := q.QueryRow(ctx, d.db.text(query), args...).Scan(&n, &example); err != nil || n == 0 {
+		if err := q.QueryRow(ctx, query, args...).Scan(&n, &example); err != nil || n == 0 {
 			return err
 		}
 		list = append(list, found(n, printable(*example)))

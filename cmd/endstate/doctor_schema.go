@@ -105,7 +105,7 @@ func (i index) within(keys []string) bool {
 // uniqueIndex finds out what keeps a second event of an aggregate out, if anything does.
 func (d *doctor) uniqueIndex(ctx context.Context) (found []finding, err error) {
 	schema, table, keys, published := d.target()
-	if err := d.missing(ctx, schema, table, append(keys, published)); err != nil {
+	if err := d.db.missing(ctx, schema, table, append(keys, published)); err != nil {
 		return nil, err
 	}
 	indexes, err := d.indexes(ctx, schema, table)
@@ -185,41 +185,6 @@ func (d *doctor) relayIndex(ctx context.Context) ([]finding, error) {
 		Why:  "Each look of the relay reads the whole table: it gets slower with every event that was ever published.",
 		Fix:  fix,
 	}}, nil
-}
-
-// missing says which table or column isn't there; empty columns are left out.
-func (d *doctor) missing(ctx context.Context, schema, table string, columns []string) error {
-	return d.db.read(ctx, func(q outbox.Querier) error {
-		query, args := "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped", []any{quote(schema, table)}
-		if d.db.pool == nil {
-			query, args = "SELECT name FROM pragma_table_info(?1)", []any{table}
-		}
-		rows, err := q.Query(ctx, query, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		have := map[string]bool{}
-		for rows.Next() {
-			var name string
-			if err := rows.Scan(&name); err != nil {
-				return err
-			}
-			have[name] = true
-		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		if len(have) == 0 {
-			return fmt.Errorf("table %s does not exist", quote(schema, table))
-		}
-		for _, column := range columns {
-			if column != "" && !have[column] {
-				return fmt.Errorf("table %s has no column %s", quote(schema, table), quote("", column))
-			}
-		}
-		return nil
-	})
 }
 
 // autovacuum finds settings under which the outbox bloats.

@@ -35,6 +35,7 @@ type app struct {
 	stdout, stderr io.Writer
 	url            string // of --db
 	json           bool
+	shown          *progress // what is to be removed before a result is printed; nil for none
 }
 
 // errFound is returned by a command that ran to its end, and printed something amiss.
@@ -48,6 +49,7 @@ func run(ctx context.Context, args []string, a *app) int {
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	err := root.ExecuteContext(ctx)
+	a.shown.end()
 	switch {
 	case err == nil:
 		return 0

@@ -21,8 +21,10 @@ type progress struct {
 	done sync.WaitGroup
 }
 
+// It is shown until a result is printed, or the command ends.
 func (a *app) progress() *progress {
 	p := &progress{stop: make(chan struct{})}
+	a.shown = p
 	if f, ok := a.stderr.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		return p
 	}
@@ -56,7 +58,8 @@ func (p *progress) step(done, of int, next string) {
 	if p.bar == nil || p.of != of {
 		p.of = of
 		p.bar = progressbar.NewOptions(of, progressbar.OptionSetWriter(p.out), progressbar.OptionSetElapsedTime(true),
-			progressbar.OptionSetPredictTime(false), progressbar.OptionSetWidth(30), progressbar.OptionClearOnFinish())
+			progressbar.OptionSetPredictTime(false), progressbar.OptionSetWidth(30), progressbar.OptionClearOnFinish(),
+			progressbar.OptionSetSpinnerChangeInterval(0)) // else a goroutine of its own goes on to write
 	}
 	p.bar.Describe(next)
 	_ = p.bar.Set(done) // what fails is the terminal
@@ -67,6 +70,9 @@ func (p *progress) busy(what string) { p.step(0, -1, what) }
 
 // end removes the bar, so that it doesn't stand among the results.
 func (p *progress) end() {
+	if p == nil {
+		return
+	}
 	p.once.Do(func() {
 		close(p.stop)
 		p.done.Wait()

@@ -16,6 +16,7 @@ import (
 
 // print writes a result: under --json value as one JSON object, else what text writes.
 func (a *app) print(value any, text func(w io.Writer)) error {
+	a.shown.end()
 	out := bufio.NewWriter(a.stdout)
 	if a.json {
 		encoder := json.NewEncoder(out)

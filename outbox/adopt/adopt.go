@@ -363,7 +363,7 @@ func (t *target) exists(ctx context.Context, q sqltx.Querier, table string) (exi
 }
 
 func (t *target) plan(ctx context.Context, q sqltx.Querier) (*Plan, error) {
-	p := &Plan{Table: t.table(), Backup: t.backup(), Columns: []string{}}
+	p := &Plan{Table: t.table(), Backup: t.backup(), Columns: []string{}, Steps: []string{}}
 	unique, err := t.isUnique(ctx, q)
 	if err != nil {
 		return nil, err

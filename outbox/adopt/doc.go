@@ -17,8 +17,8 @@
 // Apply adds the columns, builds an index that isn't unique, and with it puts up a barrier: a trigger that refuses further
 // duplicates with SQLSTATE 23505, as the unique index will. Without one, writers that go on to write duplicates would keep the
 // index from ever being built. Then it removes duplicates in batches, builds the unique index, and takes the barrier down. So
-// from the barrier on, code that writes a second event of an aggregate gets an error: let it write through outbox.Writer or
-// with ON CONFLICT DO NOTHING first.
+// from the barrier on, code that writes a second event of an aggregate gets an error. With ON CONFLICT DO NOTHING, as
+// outbox.Writer has it, that lasts until the index is there: run Apply when such code may fail and try again.
 //
 // It needs a session of its own, so not a pooler in transaction mode, and the rights of the table's owner.
 package adopt
