@@ -1,6 +1,7 @@
 package redisstream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,6 +134,31 @@ func (p *pipelines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 		}
 		return next(ctx, cmds)
 	}
+}
+
+// A client may fail a pipeline without a word on its commands.
+func TestACommandWithoutAnAnswerIsNotTaken(t *testing.T) {
+	for _, failure := range []error{errors.New("cut"), nil} {
+		rdb := dbtest.Redis(t)
+		rdb.AddHook(silent{failure})
+		p, err := New(rdb, nil)
+		require.NoError(t, err)
+		errs := p.Publish(t.Context(), events(2))
+		require.Len(t, errs, 2)
+		for _, err := range errs {
+			require.Error(t, err)
+			require.ErrorIs(t, err, cmp.Or(failure, errNoAnswer))
+		}
+	}
+}
+
+// silent ends pipelines before they are sent.
+type silent struct{ failure error }
+
+func (silent) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (silent) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (s silent) ProcessPipelineHook(redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(context.Context, []redis.Cmder) error { return s.failure }
 }
 
 func TestStreamFor(t *testing.T) {
