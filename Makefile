@@ -14,7 +14,7 @@ help:
 	@echo "make bench  the library beside hand-written pgx, River, Watermill-SQL, DBOS and redislock, on servers of its own:"
 	@echo "            a table of rates and ratios, docs/bench.json and docs/bench.svg; about fifteen minutes. The machine"
 	@echo "            should have nothing else to do. make bench-quick prints the JSON in less than one; ARGS='-only relay'"
-	@echo "            runs less, ARGS=-full compares 10 million finalized keys with an empty database"
+	@echo "            runs less, ARGS='-full 10000000' compares so many finalized keys with an empty database"
 	@echo "make lint   gofmt, go vet, staticcheck, each go.mod, and the rules on imports"
 	@echo "make fmt    format the code"
 

@@ -2,7 +2,7 @@
 // PostgreSQL server that it starts itself, with fsync and synchronous_commit on. Machines are shared and noisy, so it
 // alternates ours and the other in short slices and compares the medians: read the ratios, not the rates.
 //
-//	go run . [-quick] [-json] [-only REGEXP] [-out FILE] [-chart FILE] [-full] [-profile FILE]
+//	go run . [-quick] [-json] [-only REGEXP] [-out FILE] [-chart FILE] [-full N] [-profile FILE]
 package main
 
 import (
@@ -20,7 +20,8 @@ import (
 )
 
 type options struct {
-	quick, asJSON, full     bool
+	quick, asJSON           bool
+	full                    int
 	only                    *regexp.Regexp
 	outFile, chart, profile string
 }
@@ -30,7 +31,7 @@ func main() {
 	only := ""
 	flag.BoolVar(&o.quick, "quick", false, "shorter slices and fewer cases: under a minute, noisier")
 	flag.BoolVar(&o.asJSON, "json", false, "print one JSON object instead of a table")
-	flag.BoolVar(&o.full, "full", false, "only: 10 million finalized keys against an empty database; takes minutes and gigabytes")
+	flag.IntVar(&o.full, "full", 0, "only: so many finalized keys against an empty database; 10000000 takes minutes and gigabytes")
 	flag.StringVar(&only, "only", "", "run only the cases whose names match")
 	flag.StringVar(&o.outFile, "out", "", "write the JSON to this file too")
 	flag.StringVar(&o.chart, "chart", "", "draw the ratios into this SVG file")
@@ -96,7 +97,7 @@ func run(ctx context.Context, o options) error {
 		r.Results = append(r.Results, got)
 		fmt.Fprintf(os.Stderr, "%-40s %.2f\n", got.Name, got.Ratio)
 	}
-	if !o.asJSON && !o.full && o.profile == "" {
+	if !o.asJSON && o.full == 0 && o.profile == "" {
 		if r.allocations, err = b.allocations(ctx); err != nil {
 			return err
 		}
@@ -106,8 +107,8 @@ func run(ctx context.Context, o options) error {
 
 // cases are all there are, and what ends the servers that they need besides.
 func (b *bencher) cases(ctx context.Context, o options) ([]bcase, func(), error) {
-	if o.full {
-		cases, err := b.scale(ctx)
+	if o.full > 0 {
+		cases, err := b.scale(ctx, o.full)
 		return cases, func() {}, err
 	}
 	river, err := newRiver(ctx, b)

@@ -5,11 +5,9 @@ import (
 	"fmt"
 )
 
-const manyFinal = 10_000_000
-
 // scale are the cases of a database with many finalized keys against one with none.
-func (b *bencher) scale(ctx context.Context) ([]bcase, error) {
-	url, err := b.newDatabase(ctx, "full")
+func (b *bencher) scale(ctx context.Context, finalized int) ([]bcase, error) {
+	url, err := b.newDatabase(ctx, "grown")
 	if err != nil {
 		return nil, err
 	}
@@ -18,8 +16,8 @@ func (b *bencher) scale(ctx context.Context) ([]bcase, error) {
 		return nil, err
 	}
 	for _, statement := range []string{
-		fmt.Sprintf("INSERT INTO batches SELECT -n, '%s' FROM generate_series(1, %d) n", state, manyFinal),
-		fmt.Sprintf("INSERT INTO endstate_ledger SELECT 'batch', 'i:' || -n, '%s', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, %d) n", state, manyFinal),
+		fmt.Sprintf("INSERT INTO batches SELECT -n, '%s' FROM generate_series(1, %d) n", state, finalized),
+		fmt.Sprintf("INSERT INTO endstate_ledger SELECT 'batch', 'i:' || -n, '%s', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, %d) n", state, finalized),
 		"VACUUM ANALYZE batches, endstate_ledger",
 		"CHECKPOINT",
 	} {
