@@ -113,10 +113,10 @@ func TestMigrate(t *testing.T) {
 	each(t, func(t *testing.T, url string, db *sql.DB) {
 		for range 2 {
 			r := endstate(t, url, "migrate")
-			require.Equal(t, result{stdout: "up to date: endstate_ledger, endstate_outbox\n"}, r)
+			require.Equal(t, result{stdout: "up to date: endstate_ledger, endstate_outbox, endstate_inbox\n"}, r)
 		}
-		mustExec(t, db, "SELECT count(*) FROM endstate_ledger", "SELECT count(*) FROM endstate_outbox")
-		r := endstate(t, "", "migrate", "--json", "--db", url, "--outbox", "my outbox", "--ledger", "my ledger")
+		mustExec(t, db, "SELECT count(*) FROM endstate_ledger", "SELECT count(*) FROM endstate_outbox", "SELECT count(*) FROM endstate_inbox")
+		r := endstate(t, "", "migrate", "--json", "--db", url, "--outbox", "my outbox", "--ledger", "my ledger", "--inbox", "")
 		require.Equal(t, []any{"my ledger", "my outbox"}, decode[map[string]any](t, r)["tables"])
 		require.Zero(t, r.status)
 		mustExec(t, db, `SELECT count(*) FROM "my ledger"`, `SELECT count(*) FROM "my outbox"`)
