@@ -32,8 +32,8 @@ func (j *joined) newBulk() *sqlplan.BulkStatement {
 			return nil
 		}
 	}
-	// The timeout is in force before item has a row, and ends with the statement's transaction.
-	patience := fmt.Sprintf("patience AS MATERIALIZED (SELECT set_config('lock_timeout', '%d', true)),\n", bulkPatience.Milliseconds())
+	// The timeout is in force before Item has a row, and ends with the statement's transaction.
+	patience := fmt.Sprintf("endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '%d', true)),\n", bulkPatience.Milliseconds())
 	st := sqlplan.BuildBulk(outbox.ColumnCount, patience, func(b *sqlplan.Bulk) string { return j.settleMany(b, plans) })
 	return &st
 }
@@ -41,23 +41,23 @@ func (j *joined) newBulk() *sqlplan.BulkStatement {
 // settleMany returns a row for each call: n, whether it won and when, and for those that didn't, each plan's columns as the
 // statement's snapshot shows them.
 func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
-	clauses := []string{"wanted AS MATERIALIZED (SELECT item.* FROM patience CROSS JOIN item)"}
-	from := "wanted"
+	clauses := []string{fmt.Sprintf("endstate_wanted AS MATERIALIZED (SELECT %s.* FROM endstate_patience CROSS JOIN %s)", sqlplan.Item, sqlplan.Item)}
+	from := "endstate_wanted"
 	for i, plan := range plans {
-		name := fmt.Sprintf("hold%d", i)
+		name := fmt.Sprintf("endstate_hold%d", i)
 		clauses = append(clauses, plan.HoldMany(b, name, from, i > 0))
 		from = name
 	}
-	clauses = append(clauses, fmt.Sprintf("held AS MATERIALIZED (SELECT %s.*, clock_timestamp() AS at FROM %s)", from, from))
-	from = "held"
+	clauses = append(clauses, fmt.Sprintf("endstate_held AS MATERIALIZED (SELECT %s.*, clock_timestamp() AS at FROM %s)", from, from))
+	from = "endstate_held"
 	var moved []string
 	for i, plan := range plans {
-		name := fmt.Sprintf("settle%d", i)
-		clauses = append(clauses, plan.SettleMany(b, name, from, fmt.Sprintf("hold%d", i)))
+		name := fmt.Sprintf("endstate_settle%d", i)
+		clauses = append(clauses, plan.SettleMany(b, name, from, fmt.Sprintf("endstate_hold%d", i)))
 		moved = append(moved, fmt.Sprintf("(SELECT count(*) FROM %s)", name))
 		from = name
 	}
-	clauses = append(clauses, j.outbox.ClauseMany("events", from))
+	clauses = append(clauses, j.outbox.ClauseMany("endstate_events", from))
 
 	won, nulls := "true", strings.Builder{}
 	if len(moved) > 1 {
@@ -70,11 +70,11 @@ func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
 			nulls.WriteString(", NULL")
 			columns = append(columns, fmt.Sprintf("p%d.%s", i, column))
 		}
-		sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS p%d ON true", plan.SourceMany(b, "item"), i))
+		sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS p%d ON true", plan.SourceMany(b, sqlplan.Item), i))
 	}
 	return strings.Join(clauses, ",\n") + fmt.Sprintf(`
-SELECT item.n, NULL::boolean, NULL::timestamptz, %s FROM item %s WHERE item.n NOT IN (SELECT n FROM settle0)
-UNION ALL SELECT n, %s, at%s FROM settle0`, strings.Join(columns, ", "), strings.Join(sources, " "), won, nulls.String())
+SELECT %[1]s.n, NULL::boolean, NULL::timestamptz, %[2]s FROM %[1]s %[3]s WHERE %[1]s.n NOT IN (SELECT n FROM endstate_settle0)
+UNION ALL SELECT n, %[4]s, at%[5]s FROM endstate_settle0`, sqlplan.Item, strings.Join(columns, ", "), strings.Join(sources, " "), won, nulls.String())
 }
 
 // sameAsFirst are conditions that all counts are the same.

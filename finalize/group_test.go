@@ -251,7 +251,7 @@ func TestAGroupsCommitGotNoAnswer(t *testing.T) {
 				proxied := connect(t, "pgx", g, proxy.URL(), w.schema, configured(grouped))
 				keys := ids(8)
 				w.open(keys...)
-				fault := proxy.Arm(&pgfault.Fault{SQL: "WITH patience", Do: do})
+				fault := proxy.Arm(&pgfault.Fault{SQL: "WITH endstate_patience", Do: do})
 				receipts, errs, _ := proxied.settleAll(keys, always(completed()))
 				fault.RequireFired(t)
 				for i, id := range keys {
@@ -336,19 +336,19 @@ func TestRaceOfGroups(t *testing.T) {
 	}, on("pgx"), guardedBy("status", "ledger", "all"), conns(16))
 }
 
-// Whatever the columns are: an enum, composite keys, a status that is NULL, further columns to set, several events in order.
+// Whatever the table is called and its columns are: an enum, composite keys, a status that is NULL, further columns to set, several events in order.
 func TestAGroupOnAnyTable(t *testing.T) {
 	t.Parallel()
 	pool := dbtest.Pool(t)
 	ctx := t.Context()
 	_, err := pool.Exec(ctx, `CREATE TYPE state AS ENUM ('OPEN', 'COMPLETE "a, b\c"', 'ERROR');
-CREATE TABLE jobs (tenant uuid, id int, state state, by varchar(20), at timestamptz, tag text, PRIMARY KEY (tenant, id)) PARTITION BY HASH (id);
-CREATE TABLE jobs_0 PARTITION OF jobs FOR VALUES WITH (MODULUS 2, REMAINDER 0);
-CREATE TABLE jobs_1 PARTITION OF jobs FOR VALUES WITH (MODULUS 2, REMAINDER 1);
-INSERT INTO jobs SELECT '6ba7b810-9dad-11d1-80b4-00c04fd430c8', n, CASE WHEN n % 3 > 0 THEN 'OPEN'::state END FROM generate_series(1, 20) n`)
+CREATE TABLE item (tenant uuid, id int, state state, by varchar(20), at timestamptz, tag text, PRIMARY KEY (tenant, id)) PARTITION BY HASH (id);
+CREATE TABLE item_0 PARTITION OF item FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE item_1 PARTITION OF item FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+INSERT INTO item SELECT '6ba7b810-9dad-11d1-80b4-00c04fd430c8', n, CASE WHEN n % 3 > 0 THEN 'OPEN'::state END FROM generate_series(1, 20) n`)
 	require.NoError(t, err)
 	cfg := &finalize.Config{Aggregate: "job", Logger: discard(), Guard: guard.All(guard.Ledger{}, guard.Status{
-		Table: "jobs", Keys: []string{"tenant", "id"}, Column: "state", Terminal: guard.Names(`COMPLETE "a, b\c"`, "ERROR"),
+		Table: "item", Keys: []string{"tenant", "id"}, Column: "state", Terminal: guard.Names(`COMPLETE "a, b\c"`, "ERROR"),
 		Set: map[string]any{"by": guard.By, "at": guard.Now, "tag": "x"},
 	})}
 	grouped(cfg)
@@ -377,8 +377,8 @@ INSERT INTO jobs SELECT '6ba7b810-9dad-11d1-80b4-00c04fd430c8', n, CASE WHEN n %
 	group.Wait()
 	require.Less(t, pool.Stat().AcquireCount()-before, int64(5))
 	var n int
-	require.NoError(t, pool.QueryRow(ctx, `SELECT count(*) FROM jobs JOIN endstate_ledger ON "key" = 'u:' || tenant || '/i:' || id AND endstate_ledger.state = jobs.state::text AND trigger = by
-		WHERE by = 't' || id AND jobs.at <= clock_timestamp() AND tag = 'x' AND jobs.state = CASE WHEN id % 2 = 1 THEN 'COMPLETE "a, b\c"' ELSE 'ERROR' END::state`).Scan(&n))
+	require.NoError(t, pool.QueryRow(ctx, `SELECT count(*) FROM item JOIN endstate_ledger ON "key" = 'u:' || tenant || '/i:' || id AND endstate_ledger.state = item.state::text AND trigger = by
+		WHERE by = 't' || id AND item.at <= clock_timestamp() AND tag = 'x' AND item.state = CASE WHEN id % 2 = 1 THEN 'COMPLETE "a, b\c"' ELSE 'ERROR' END::state`).Scan(&n))
 	require.Equal(t, 20, n)
 	require.NoError(t, pool.QueryRow(ctx, `SELECT count(*) FROM (SELECT type, 'e' || lpad((row_number() OVER (PARTITION BY aggregate_id ORDER BY seq) - 1)::text, 2, '0') AS want FROM endstate_outbox) AS e WHERE type = want`).Scan(&n))
 	require.Equal(t, 90, n, "events in their order")

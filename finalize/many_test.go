@@ -211,7 +211,7 @@ func TestABulksCommitGotNoAnswer(t *testing.T) {
 				proxied := connect(t, "pgx", g, proxy.URL(), w.schema)
 				keys := ids(30)
 				w.open(keys...)
-				fault := proxy.Arm(&pgfault.Fault{SQL: "WITH patience", Do: do})
+				fault := proxy.Arm(&pgfault.Fault{SQL: "WITH endstate_patience", Do: do})
 				results, err := proxied.many(t.Context(), "sweep", items(keys, completed()))
 				fault.RequireFired(t)
 				require.NoError(t, err)
@@ -247,7 +247,7 @@ func TestABulksCommitGotNoAnswerAndAnotherCallFindsItFinal(t *testing.T) {
 				other <- called{Receipt: r, Err: fmt.Sprint(err)}
 			}()
 			held.RequireFired(t)
-			fault := proxy.Arm(&pgfault.Fault{SQL: "WITH patience", Do: pgfault.CutAfterReply})
+			fault := proxy.Arm(&pgfault.Fault{SQL: "WITH endstate_patience", Do: pgfault.CutAfterReply})
 			var results []finalize.Result
 			done := make(chan error, 1)
 			go func() {

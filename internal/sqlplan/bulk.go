@@ -6,13 +6,17 @@ import (
 	"strings"
 )
 
-// Bulk collects what a statement over many calls needs while its text is written. The calls are the rows of a relation, item,
+// Item is the relation of a bulk statement's calls. Like all WITH clauses there it has a name that no table of a user's should
+// have: such a table couldn't be seen.
+const Item = "endstate_item"
+
+// Bulk collects what a statement over many calls needs while its text is written. The calls are the rows of a relation, Item,
 // with the column n, a call's place from 0, and a column for each field of Call that is asked for. The columns keep their
-// names in relations that are made of item's.
+// names in relations that are made of Item's.
 type Bulk struct {
 	given   int
 	args    []func([]*Call) any
-	arrays  []string // item's columns, as "$3::text[]"
+	arrays  []string // Item's columns, as "$3::text[]"
 	columns []string // and their names
 	shared  map[string]string
 }
@@ -127,12 +131,12 @@ type BulkStatement struct {
 }
 
 // BuildBulk writes a statement whose first placeholders are for so many given arguments of its own. What write returns
-// follows the WITH clause of item, and what before returns precedes that.
+// follows the WITH clause of Item, and what before returns precedes that.
 func BuildBulk(given int, before string, write func(*Bulk) string) BulkStatement {
 	b := Bulk{given: given, shared: map[string]string{}}
 	rest := write(&b)
 	names := strings.Join(b.columns, ", ")
-	sql := fmt.Sprintf("WITH %sitem AS MATERIALIZED (\n\tSELECT (n - 1)::int4 AS n, %s FROM unnest(%s) WITH ORDINALITY AS calls (%s, n)),\n%s",
+	sql := fmt.Sprintf("WITH %s"+Item+" AS MATERIALIZED (\n\tSELECT (n - 1)::int4 AS n, %s FROM unnest(%s) WITH ORDINALITY AS calls (%s, n)),\n%s",
 		before, names, strings.Join(b.arrays, ", "), names, rest)
 	return BulkStatement{sql, b.args}
 }
@@ -148,7 +152,7 @@ func (s BulkStatement) Args(given []any, calls []*Call) []any {
 }
 
 // BulkGuard is what a Guard may add to settle many aggregates in one statement, each as its Settle would alone. Its clauses
-// work on relations that have item's columns, a row for each aggregate.
+// work on relations that have Item's columns, a row for each aggregate.
 type BulkGuard interface {
 	Guard
 	// SourceMany returns a SELECT of Columns for the row of the relation from, of one row or none, that locks and writes
