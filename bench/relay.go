@@ -27,7 +27,7 @@ func (b *bencher) relays(r *riverPeer) []bcase {
 	if b.quick {
 		return cases
 	}
-	return append(cases,
+	return append(append(cases, b.snapshots(r)...),
 		bcase{name: "relay-vs-by-hand", peer: "select, mark, 500 at a time", must: 0.80, long: true, ours: b.drain(1), theirs: b.drainByHand},
 		bcase{name: "two-relays-vs-one", peer: "one relay", must: 1.3, long: true, ours: b.drain(2), theirs: b.drain(1)})
 }

@@ -24,8 +24,8 @@
 //     aggregate. After MaxAttempts, or at once if the publisher says Permanent, it is a dead letter: it stays, with its
 //     last error, until somebody retries or discards it, which is recorded (Admin). An event that kills relays is isolated,
 //     counted, and a dead letter after MaxCrashes.
-//   - Whatever happens to the database, Run goes on when it is back. A publisher that panics or hangs costs a
-//     PublishTimeout.
+//   - Whatever happens to the database, Run goes on when it is back. A publisher that panics or hangs costs some
+//     PublishTimeouts, and counts against no other event.
 //   - Leases, backoffs and retention go by the database's clock. The hosts' clocks may show anything.
 //
 // A consumer gets events more than once, and has to apply them once: package outbox/inbox does that.

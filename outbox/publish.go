@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 )
 
@@ -88,6 +89,7 @@ func (t *term) publish(events []Event) []error {
 	start := time.Now()
 	errs, culprit := t.call(events)
 	if !culprit {
+		errs = slices.Clone(errs) // they may be the publisher's
 		t.log.WarnContext(t.lease.ctx, "outbox relay: a batch failed as a whole, publishing its events one by one", "events", len(events), "error", firstError(errs))
 		for culprits, i := 0, 0; i < len(events) && !t.lease.lost(); i++ {
 			if errs[i] == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 )
 
@@ -186,7 +187,7 @@ func (t *term) batch(ctx context.Context, l lane) (int, error) {
 		t.from = (rows[len(rows)-1].shard + 1) % Shards
 		t.batchTime = (3*t.batchTime + time.Since(start)) / 4
 		t.deepen(rows, q)
-		t.pace(len(o.published), tried)
+		t.pace(o, tried)
 	case due:
 		t.recovering = min(t.recovering+3, 30)
 		if len(o.published) == 0 {
@@ -226,9 +227,10 @@ func (t *term) fit(rows []row) {
 	t.limit = max(1, min(t.cfg.BatchSize, fits))
 }
 
-// pace leaves a broker that takes nothing in peace. One aggregate alone doesn't tell.
-func (t *term) pace(published, tried int) {
-	if published > 0 {
+// pace leaves a broker that takes nothing in peace. One aggregate alone doesn't tell, and a broker that refuses an event for
+// good is there.
+func (t *term) pace(o *outcome, tried int) {
+	if len(o.published) > 0 || slices.ContainsFunc(o.failed, func(f failure) bool { return f.Dead }) {
 		t.outage, t.pauseUntil = 0, time.Time{}
 		return
 	}

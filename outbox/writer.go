@@ -240,3 +240,21 @@ func (w Writer) Check(ctx context.Context, q Querier) error {
 	}
 	return nil
 }
+
+// CheckRelay says which of the tables that a relay needs are missing; Check is for those that only write.
+func (w Writer) CheckRelay(ctx context.Context, q Querier) error {
+	for _, table := range []string{w.relays(), w.shards(), w.audit()} {
+		rows, err := q.Query(ctx, "SELECT 1 FROM "+table+" LIMIT 0")
+		if err == nil {
+			rows.Close()
+			err = rows.Err()
+		}
+		if sqltx.Incomplete(err) {
+			return fmt.Errorf("%w: %w; apply outbox's migration 00102_relay (finalize's Migrate does)", ErrSchema, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return w.Check(ctx, q)
+}
