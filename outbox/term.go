@@ -15,15 +15,15 @@ type term struct {
 	lease *lease
 	log   *slog.Logger
 
-	balanced  time.Time
-	owned     int  // shards
-	suspects  bool // some shards' events were in flight when a relay died
-	waiting   bool // there may be failed events
-	nextDue   time.Time
-	from      int // the shard to begin the next reading with
-	limit     int // events a reading, lower while they are large
-	batchTime time.Duration
-	deeper    int // how often to double what one shard may have of a reading
+	balanced   time.Time
+	owned      int  // shards
+	suspects   bool // some shards' events were in flight when a relay died
+	waiting    bool // there may be failed events
+	nextDue    time.Time
+	from       int           // the shard to begin the next reading with
+	limit      int           // events a reading, lower while they are large
+	publishing time.Duration // how long a batch takes the publisher, lately
+	deeper     int           // how often to double what one shard may have of a reading
 
 	recovering int // how deep to read behind failed events, as a power of two: they mostly fail again
 
@@ -155,9 +155,9 @@ func (t *term) reading(l lane) reading {
 		if t.outage > 0 {
 			q.limit = min(q.limit, probe)
 		}
-		// Reading deep into one shard is the fastest; but each shard shall have its turn several times a second.
-		const turn = 250 * time.Millisecond
-		batches := max(1, int(turn/max(t.batchTime, time.Millisecond)))
+		// Reading deep into few shards is the fastest, by far where dead rows can't be removed: each shard's are passed over in
+		// each reading of it. But each shard shall have its turn about once a second, however slow the publisher is.
+		batches := max(1, int(time.Second/max(t.publishing, 5*time.Millisecond)))
 		q.perTurn = min(q.limit, (q.limit*batches+t.owned-1)/max(t.owned, 1)<<t.deeper)
 	case due:
 		q.perTurn = min(q.limit, 1<<t.recovering)
@@ -178,14 +178,16 @@ func (t *term) batch(ctx context.Context, l lane) (int, error) {
 	if len(rows) == 0 {
 		return 0, nil
 	}
+	read := time.Now()
 	o, tried := t.publishRows(rows, l)
+	took := time.Since(read)
 	if err := t.mark(o); err != nil {
 		return 0, err
 	}
 	switch l {
 	case ready:
 		t.from = (rows[len(rows)-1].shard + 1) % Shards
-		t.batchTime = (3*t.batchTime + time.Since(start)) / 4
+		t.publishing = (3*t.publishing + took) / 4
 		t.deepen(rows, q)
 		t.pace(o, tried)
 	case due:
