@@ -2,8 +2,10 @@ package finalize
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate/guard"
@@ -39,6 +41,36 @@ func TestForgetOutrunsACallUnderWay(t *testing.T) {
 	require.NotNil(t, c.get(guard.Int(1), 0))
 	f.Forget(guard.Int(1))
 	require.Nil(t, c.get(guard.Int(1), 0))
+}
+
+// A call that comes after a Forget asks by itself, though it waits for one that may have read what shall be forgotten.
+func TestForgetOutrunsACallThatOthersWaitFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := new(Finalizer[any])
+		var err error
+		f.core, err = newCore(Config{ClaimTimeout: time.Minute, Cache: CacheConfig{Size: 2, MaxAge: time.Minute}, Hot: HotConfig{Off: true}})
+		require.NoError(t, err)
+		call := func(state string, gate <-chan struct{}) <-chan string {
+			answer := make(chan string, 1)
+			go func() {
+				r, err := f.inTurn(t.Context(), &attempt{ref: guard.Ref{Key: guard.Int(1)}}, func() (Receipt, error) {
+					<-gate
+					return Receipt{State: state}, nil
+				})
+				assert.NoError(t, err)
+				answer <- r.State
+			}()
+			synctest.Wait()
+			return answer
+		}
+		gate := make(chan struct{})
+		before := call("before", gate)
+		f.Forget(guard.Int(1))
+		own := call("after", gate)
+		close(gate)
+		require.Equal(t, "before", <-before)
+		require.Equal(t, "after", <-own)
+	})
 }
 
 func TestHotIsToldOnceAndThenOnceAWindow(t *testing.T) {

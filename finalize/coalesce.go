@@ -66,6 +66,10 @@ func (t *turns) take(ctx context.Context, key guard.Key, timeout time.Duration) 
 func (t *turns) give(key guard.Key) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.next(key)
+}
+
+func (t *turns) next(key guard.Key) {
 	waiting := t.keys[key]
 	if len(waiting) == 0 {
 		delete(t.keys, key)
@@ -75,11 +79,16 @@ func (t *turns) give(key guard.Key) {
 	t.keys[key] = waiting[1:]
 }
 
-// finish answers all who wait.
-func (t *turns) finish(key guard.Key, r Receipt) {
+// finish answers all who wait. Those who came after a Forget must not have what was read before it: with stale, which is
+// asked once nobody can come any more, they get their turns.
+func (t *turns) finish(key guard.Key, r Receipt, stale func() bool) {
 	r.Won = false
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if stale() {
+		t.next(key)
+		return
+	}
 	for _, c := range t.keys[key] {
 		c <- turn{true, r}
 	}
@@ -89,15 +98,14 @@ func (t *turns) finish(key guard.Key, r Receipt) {
 // inTurn runs a call when no other call of this process for its key is under way, unless that has the answer. What is
 // learnt is remembered. A panic or Goexit goes to the call whose turn it is, and to no other.
 func (f *core) inTurn(ctx context.Context, a *attempt, run func() (Receipt, error)) (r Receipt, err error) {
-	forgets := f.cache.forgets.Load()
 	t, err := f.turns.take(ctx, a.ref.Key, f.cfg.ClaimTimeout)
 	if err != nil || t.final {
 		return t.receipt, err
 	}
-	final := false
+	forgets, final := f.cache.forgets.Load(), false
 	defer func() {
 		if final {
-			f.turns.finish(a.ref.Key, r)
+			f.turns.finish(a.ref.Key, r, func() bool { return f.cache.forgets.Load() != forgets })
 		} else {
 			f.turns.give(a.ref.Key)
 		}
