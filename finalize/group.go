@@ -206,7 +206,9 @@ func (g *group) take(limit, bytes int) []*member {
 // fly runs the statement. An error that concerns only some, or that each can be told better alone, is no error of the flight:
 // then nothing was settled, and everyone goes alone.
 func (f *flight) fly(ctx context.Context, d *pgxDB, attempts []*attempt) {
+	f.err = errUnanswered // should this goroutine end in there, by a panic of a tracer's for instance: then each may have been settled
 	results, err := d.settleBulk(ctx, attempts)
+	f.err = nil
 	switch {
 	case err == nil:
 		f.result = make(map[*attempt]settled, len(attempts))

@@ -3,7 +3,9 @@ package finalize_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -205,6 +207,7 @@ func TestAGroupDoesNotWaitForOne(t *testing.T) {
 					last = max(last, <-others)
 				}
 				t.Logf("the last of the others took %v, of which 500ms gathering", last)
+				require.Less(t, last, 5*time.Second, "a tenth of a second on an idle machine; it must not be a lock's usual wait")
 				require.Empty(t, blocked)
 				release()
 				require.NoError(t, <-blocked)
@@ -266,6 +269,52 @@ func TestAGroupsCommitGotNoAnswer(t *testing.T) {
 				require.Greater(t, len(proxied.trace.resolving), 1, "those of the group asked")
 			})
 		}
+	}
+}
+
+// panicking is a tracer of the pool's that panics once, when a group's statement has taken effect.
+type panicking struct{ done atomic.Bool }
+
+func (p *panicking) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	return context.WithValue(ctx, p, strings.HasPrefix(data.SQL, "WITH patience"))
+}
+
+func (p *panicking) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
+	if ctx.Value(p) == true && !p.done.Swap(true) {
+		panic("tracer")
+	}
+}
+
+// A panic in the leader's goroutine is the leader's. The others find out what became of their calls.
+func TestAPanicInAGroup(t *testing.T) {
+	t.Parallel()
+	url := dbtest.Postgres(t)
+	w := newWorld(t, "pgx", "all", url, configured(grouped))
+	tracer := new(panicking)
+	traced := connect(t, "pgx", "all", url, w.schema, configured(grouped), func(s *setup) { s.tracer = tracer })
+	keys := ids(8)
+	w.open(keys...)
+	errs := make([]error, len(keys))
+	receipts := make([]finalize.Receipt, len(keys))
+	var panicked atomic.Int32
+	var group sync.WaitGroup
+	for i, id := range keys {
+		group.Go(func() {
+			defer func() {
+				if recover() != nil {
+					panicked.Add(1)
+					receipts[i].Won = true
+				}
+			}()
+			receipts[i], errs[i] = traced.settle(t.Context(), guard.Text(id), "sweep", completed())
+		})
+	}
+	group.Wait()
+	require.EqualValues(t, 1, panicked.Load())
+	for i, id := range keys {
+		require.NoError(t, errs[i])
+		require.True(t, receipts[i].Won, "%s: nobody else called", id)
+		w.requireFinal(id, "COMPLETE_STABLE", "batch.completed")
 	}
 }
 

@@ -36,6 +36,7 @@ type setup struct {
 	maxConns          int32
 	params            map[string]string // connection parameters of PostgreSQL, for the finalizer's connections
 	mode              pgx.QueryExecMode // for pgx
+	tracer            pgx.QueryTracer   // for pgx
 	journal           string            // for SQLite
 	ownClock          bool              // the schema may have a clock_timestamp() of its own
 	plain             bool              // no schema of its own
@@ -254,7 +255,7 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 	switch database {
 	case "pgx":
 		w.pool = dbtest.PoolOn(t, withParams(dsn, "application_name", w.app), func(c *pgxpool.Config) {
-			c.MaxConns = s.maxConns
+			c.MaxConns, c.ConnConfig.Tracer = s.maxConns, s.tracer
 			if s.mode != 0 {
 				c.ConnConfig.DefaultQueryExecMode = s.mode
 			}
