@@ -53,13 +53,15 @@ func ParseUUID(s string) (Key, error) {
 	return UUID(id), nil
 }
 
-// Composite is a key of several columns, such as (tenant_id, id). Nested composites are flattened.
+// Composite is a key of several columns, such as (tenant_id, id). Nested composites are flattened. With a zero Key among them
+// it is the zero Key, and so invalid: without that part it would be another aggregate's.
 func Composite(keys ...Key) Key {
 	parts := make([]string, 0, len(keys))
 	for _, k := range keys {
-		if k.encoded != "" {
-			parts = append(parts, k.encoded)
+		if k.encoded == "" {
+			return Key{}
 		}
+		parts = append(parts, k.encoded)
 	}
 	return Key{strings.Join(parts, "/")}
 }

@@ -72,6 +72,7 @@ func TestKeyValidateNamesWhatIsWrong(t *testing.T) {
 	}{
 		{"zero", "is empty", guard.Key{}},
 		{"no parts", "is empty", guard.Composite()},
+		{"a part that was forgotten", "is empty", guard.Composite(guard.Key{}, guard.Int(1))},
 		{"empty text", "part 1 is empty", guard.Text("")},
 		{"empty part", "part 2 is empty", guard.Composite(guard.Int(1), guard.Text(""))},
 		{"NUL", "part 1 contains a NUL byte", guard.Text("a\x00b")},
