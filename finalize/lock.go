@@ -81,10 +81,11 @@ func (f *core) locked(ctx context.Context, a *attempt, work func(context.Context
 	defer giveUp(nil)
 	limit := time.AfterFunc(f.cfg.LockTimeout, func() { giveUp(errLockWait) })
 	defer limit.Stop()
-	ran := false
+	ran, late := false, false
 	var lost error
 	lockErr := acquire(waiting, a.lockKey(), func(lease context.Context) error {
 		if !limit.Stop() {
+			late = true
 			return errLockWait
 		}
 		ran = true
@@ -109,7 +110,7 @@ func (f *core) locked(ctx context.Context, a *attempt, work func(context.Context
 		return Receipt{}, withCause(ctx, lockErr)
 	case errors.As(lockErr, &held):
 		return Receipt{}, &InProgressError{a.ref, Trigger(held.HeldBy())}
-	case errors.Is(context.Cause(waiting), errLockWait):
+	case late, errors.Is(context.Cause(waiting), errLockWait):
 		return Receipt{}, &InProgressError{Ref: a.ref}
 	case lockErr == nil:
 		lockErr = errors.New("the Locker returned nil without running the work")
