@@ -29,7 +29,7 @@ func keep(ctx context.Context, asked time.Time, k *keeper) *keeper {
 	k.extend(asked)
 	k.timer = time.AfterFunc(time.Until(asked.Add(k.ttl/3)), func() {
 		defer close(k.done)
-		if k.lost = k.renewals(ctx, asked); k.lost != nil {
+		if k.lost = k.renewals(ctx); k.lost != nil {
 			k.lose(k.lost)
 		}
 	})
@@ -40,11 +40,11 @@ func keep(ctx context.Context, asked time.Time, k *keeper) *keeper {
 func (k *keeper) extend(asked time.Time) { k.ends = asked.Add(k.ttl - k.margin) }
 
 // renewals returns why the lease is lost, or nil when it was stopped.
-func (k *keeper) renewals(ctx context.Context, asked time.Time) error {
+func (k *keeper) renewals(ctx context.Context) error {
 	last := errors.New("this process was held up")
 	for {
 		if time.Now().Before(k.ends) {
-			asked = time.Now()
+			asked := time.Now()
 			trip, cancel := context.WithDeadline(ctx, k.ends)
 			err := k.renew(trip)
 			cancel()
