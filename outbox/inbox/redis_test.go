@@ -147,6 +147,35 @@ func TestALostClaimEndsTheFunctionsContext(t *testing.T) {
 	require.Equal(t, inbox.Repeated, r.Outcome)
 }
 
+// The end of a delivery that has lost its claim, whether it succeeded or failed, leaves the claim of the one that has it.
+func TestAnotherDeliverysClaimIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	for _, outcome := range []error{nil, errPoison} {
+		client := dbtest.Redis(t)
+		way := newRedis(t, client, func(cfg *inbox.RedisConfig) { cfg.Wait = -1 })
+		e := event()
+		inside, finish, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		_, err := inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
+			require.NoError(t, client.FlushDB(ctx).Err())
+			go func() {
+				_, err := inbox.Handle(way, func(context.Context, outbox.Event) error {
+					close(inside)
+					<-finish
+					return nil
+				})(context.Background(), e)
+				done <- err
+			}()
+			<-inside
+			return outcome
+		})(t.Context(), e)
+		require.ErrorIs(t, err, outcome)
+		_, err = inbox.Handle(way, new(recorder).count)(t.Context(), e)
+		require.ErrorIs(t, err, inbox.ErrInProgress)
+		close(finish)
+		require.NoError(t, <-done)
+	}
+}
+
 // A process that stops for longer than its lease: another delivery handles the event, the first one notices when it goes on.
 // Both had the effect: the documented exception.
 func TestAPauseBeyondTheLeaseRepeats(t *testing.T) {
