@@ -276,7 +276,7 @@ func TestAGroupsCommitGotNoAnswer(t *testing.T) {
 type panicking struct{ done atomic.Bool }
 
 func (p *panicking) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
-	return context.WithValue(ctx, p, strings.HasPrefix(data.SQL, "WITH patience"))
+	return context.WithValue(ctx, p, strings.HasPrefix(data.SQL, "WITH endstate_patience"))
 }
 
 func (p *panicking) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
