@@ -383,7 +383,7 @@ const interruptInterval = 50 * time.Millisecond
 // interruptibly runs statements that may wait for locks. When ctx ends it asks the server to cancel and waits for the
 // server's word, so that the outcome is known; pgx alone would close the connection and leave a backend behind that goes on
 // waiting, and a single statement might still take effect.
-func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(context.Context) error) error {
+func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(context.Context) error) (err error) {
 	// The statements get a context that never ends, which spares pgx a goroutine for each: giving up is setting a deadline.
 	detached := context.WithoutCancel(ctx)
 	finished, interrupted := make(chan struct{}), make(chan struct{})
@@ -408,14 +408,16 @@ func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(cont
 			}
 		}
 	})
-	err := run(detached)
-	if !stop() {
+	defer func() { // also on a panic in a tracer of the pool's
+		if stop() {
+			return
+		}
 		close(finished)
 		<-interrupted
 		if !delivered || sqltx.State(err) != sqltx.QueryCanceled {
 			// A cancel request that came too late must not hit the connection's next user.
 			_ = conn.Close(ctx)
 		}
-	}
-	return err
+	}()
+	return run(detached)
 }
