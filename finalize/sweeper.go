@@ -186,7 +186,7 @@ func (w *sweep[Tx]) one(ctx context.Context, key guard.Key) {
 			w.fin.cfg.Logger.ErrorContext(ctx, "sweep: the callback panicked",
 				"aggregate", w.fin.cfg.Aggregate, "key", key.String(), "panic", recover(), "stack", string(debug.Stack()))
 		}
-		w.count(r, err)
+		w.count(ctx, r, err)
 	}()
 	r, err = w.fin.Do(ctx, key, w.cfg.Trigger, func(ctx context.Context, tx Tx) (Outcome, error) { return w.fn(ctx, tx, key) })
 	returned = true
@@ -194,7 +194,7 @@ func (w *sweep[Tx]) one(ctx context.Context, key guard.Key) {
 
 var errPanicked = errors.New("finalize: the callback panicked")
 
-func (w *sweep[Tx]) count(r Receipt, err error) {
+func (w *sweep[Tx]) count(ctx context.Context, r Receipt, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	f := &w.figures
@@ -212,7 +212,7 @@ func (w *sweep[Tx]) count(r Receipt, err error) {
 		f.Panicked++
 	default:
 		f.Failed++
-		if w.first == nil {
+		if w.first == nil && !errors.Is(err, context.Cause(ctx)) { // a shutdown is no reason to warn
 			w.first = err
 		}
 	}

@@ -154,6 +154,17 @@ func TestASweepIsLogged(t *testing.T) {
 		s.Sweep(t.Context())
 		require.Regexp(t, `level=INFO msg=swept aggregate=batch found=1 won=1 lost=0 not_ready=0 busy=0 failed=0 panicked=0`, logged.String())
 		require.Len(t, w.trace.swept, 3)
+
+		logged.Reset()
+		w.stuck("b")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		swept := w.newSweeper(func(context.Context, guard.Tx, guard.Key) (finalize.Outcome, error) {
+			cancel(errShutdown)
+			return finalize.Outcome{}, fmt.Errorf("broken off: %w", errShutdown)
+		}, nil).Sweep(ctx)
+		require.Equal(t, 1, swept.Failed)
+		require.ErrorIs(t, swept.Err, errShutdown)
+		require.NotContains(t, logged.String(), "WARN", "the service is being stopped")
 	}, append(sweeping(func(c *finalize.Config) {
 		c.Logger = slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	}), on("sqlite"), guardedBy("status"))...)
