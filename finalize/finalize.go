@@ -119,8 +119,8 @@ var (
 	ErrLockUnavailable = errors.New("finalize: lock unavailable")
 
 	// ErrTxEnded is returned when the callback ended the transaction that it was given (or, on SQLite, swallowed an error
-	// after which the database had rolled it back), or DoTx was given one that had
-	// ended. This call did not finalize the aggregate.
+	// after which the database had rolled it back), or DoTx was given one that had ended. This call did not finalize the
+	// aggregate.
 	ErrTxEnded = errors.New("finalize: the transaction has ended")
 
 	// ErrTxAborted is returned when the transaction was aborted by an error that the callback swallowed, or DoTx was given

@@ -9,8 +9,8 @@ import (
 )
 
 // Trace is a set of callbacks for metrics and traces, each optional, after the manner of net/http/httptrace. They run on
-// the caller's goroutine and must be safe for concurrent use; a slow one slows the call. A panic in one goes on to the
-// caller, and leaves no transaction open.
+// the caller's goroutine, or one that SettleMany or a Sweeper waits for, and must be safe for concurrent use; a slow one
+// slows the call. A panic in one goes on to the caller (a Sweeper counts it), and leaves no transaction open.
 type Trace struct {
 	// Won is called when this call finalized the aggregate (after DoTx: if the caller commits).
 	Won func(ctx context.Context, call Call, receipt Receipt)
@@ -36,7 +36,7 @@ type Trace struct {
 	LockLost func(ctx context.Context, call Call, err error)
 }
 
-// Call is one call of Do, DoPrepared, DoTx or Settle.
+// Call is one call of Do, DoPrepared, DoTx or Settle, or one item of a SettleMany.
 type Call struct {
 	Ref     guard.Ref
 	Trigger Trigger

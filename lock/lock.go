@@ -14,7 +14,8 @@ type Locker interface {
 	// lease's Token, and ends with the cause ErrLost when the lease is lost. The lock is given back when fn is done,
 	// also by a panic or runtime.Goexit, and though ctx may have ended. Do returns fn's error, joined with ErrLost if the
 	// lease was lost while fn ran. When fn did not run, the error is ErrUnavailable, ErrAmbiguous or ErrInvalidKey, or that
-	// of ctx, joined with ErrHeld if somebody was seen to hold the lock. A lock isn't reentrant: with the same key, Do inside of fn waits for itself.
+	// of ctx, joined with ErrHeld if somebody was seen to hold the lock. A lock isn't reentrant: with the same key, Do inside
+	// of fn waits for itself.
 	Do(ctx context.Context, key string, fn func(context.Context) error) error
 
 	// Try is Do without waiting: when somebody else holds the lock, fn does not run and the error is a HeldError.
@@ -30,8 +31,8 @@ var (
 	ErrUnavailable = errors.New("lock: service unavailable")
 
 	// ErrAmbiguous is returned when the lock service gave no answer in time, so that it may have heard the question. Fn did
-	// not run. Should the lock
-	// have been taken, it is given back when the service answers again, and ends with its TTL at the latest.
+	// not run. Should the lock have been taken, it is given back when the service answers again, and ends with its TTL at the
+	// latest.
 	ErrAmbiguous = errors.New("lock: no answer, so it isn't known whether it was taken")
 
 	// ErrLost is the cause with which the context of a lost lease ends, and is returned when fn ran while, or after, its
