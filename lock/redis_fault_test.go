@@ -218,6 +218,7 @@ func TestRedisHangs(t *testing.T) {
 	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient) {
 		cfg := quick()
 		cfg.Pause = 100 * time.Millisecond
+		cfg.TTL = 10 * time.Minute // so that it is deleted, and not just over
 		l := redisLock(t, locks, cfg)
 		n := 0
 		require.NoError(t, l.Do(t.Context(), "warm", ran(&n)))
