@@ -26,7 +26,8 @@ var (
 	// table was begun with.
 	ErrConfig = errors.New("adopt: invalid configuration")
 
-	// ErrSchema is returned when a table can't be adopted: it or a column isn't there, or it is partitioned.
+	// ErrSchema is returned when a table can't be adopted: it or a column isn't there, it is partitioned or inherited from, or
+	// a foreign key would have more deleted or changed than the duplicates.
 	ErrSchema = errors.New("adopt: the table can't be adopted")
 
 	// ErrNothing is returned by Undo when the table was not adopted.
@@ -163,6 +164,9 @@ func (a *Adoption) Plan(ctx context.Context) (*Plan, error) {
 	err = pgx.BeginTxFunc(ctx, a.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		t, err := look(ctx, tx, a.cfg)
 		if err != nil {
+			return err
+		}
+		if err := t.checkRemovable(ctx, tx); err != nil {
 			return err
 		}
 		plan, err = t.plan(ctx, tx)
@@ -332,6 +336,26 @@ func (t *target) isUnique(ctx context.Context, q sqltx.Querier) (bool, error) {
 		return valid == yes, err
 	}
 	return migrate.HasUnique(ctx, q, t.cfg.Schema, t.cfg.Table, t.keys())
+}
+
+// checkRemovable says why removing rows would do more than that: what isn't in the backup table, Undo can't bring back.
+func (t *target) checkRemovable(ctx context.Context, q sqltx.Querier) error {
+	if unique, err := t.isUnique(ctx, q); err != nil || unique {
+		return err // nothing is going to be removed
+	}
+	var inherited bool
+	var keys []string
+	err := q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_inherits WHERE inhparent = $1),
+	ARRAY(SELECT format('%s of %s', quote_ident(conname), conrelid::regclass) FROM pg_constraint WHERE confrelid = $1 AND contype = 'f' AND confdeltype IN ('c', 'n', 'd') ORDER BY 1)`, t.oid).Scan(&inherited, &keys)
+	switch {
+	case err != nil:
+		return err
+	case inherited:
+		return fmt.Errorf("%w: other tables inherit from %s, and a unique index doesn't cover their rows", ErrSchema, t.table())
+	case len(keys) > 0:
+		return fmt.Errorf("%w: removing rows of %s would delete or change those that refer to them, by foreign key %s; drop it, or give it ON DELETE NO ACTION, until the table is adopted", ErrSchema, t.table(), strings.Join(keys, ", "))
+	}
+	return nil
 }
 
 // presence is what became of an index.

@@ -292,3 +292,38 @@ func TestAdoptUnderDuplicates(t *testing.T) {
 	require.Empty(t, list(t, pool, "SELECT min(id) FROM event_outbox WHERE aggregate_id IS NOT NULL AND event_type IS NOT NULL GROUP BY aggregate_id, event_type HAVING count(*) > 1"))
 	require.Equal(t, []string{"endstate_adoptions", "event_outbox_endstate_removed", "event_outbox_endstate_unique"}, left(t, pool))
 }
+
+func TestAdoptRefusesWhatRemovedRowsWouldTakeAlong(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ with, without string }{
+		"cascade": {`CREATE TABLE "Attempts" (event text CONSTRAINT of_event REFERENCES event_outbox ON DELETE CASCADE)`,
+			`ALTER TABLE "Attempts" DROP CONSTRAINT of_event`},
+		"set null":    {`CREATE TABLE attempts (event text REFERENCES event_outbox ON DELETE SET NULL)`, `DROP TABLE attempts`},
+		"inheritance": {`CREATE TABLE archive () INHERITS (event_outbox)`, `DROP TABLE archive`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			pool := dbtest.Pool(t)
+			outbox(t, pool)
+			before := list(t, pool, original)
+			exec(t, pool, tt.with)
+			a := newAdoption(t, pool, adopt.Config{})
+			_, err := a.Plan(t.Context())
+			require.ErrorIs(t, err, adopt.ErrSchema)
+			_, err = a.Apply(t.Context())
+			require.ErrorIs(t, err, adopt.ErrSchema)
+			require.Equal(t, before, list(t, pool, original))
+			require.Empty(t, left(t, pool), "nothing was begun")
+
+			exec(t, pool, tt.without)
+			_, err = a.Apply(t.Context())
+			require.NoError(t, err)
+			exec(t, pool, "CREATE TABLE later (event text REFERENCES event_outbox ON DELETE CASCADE)")
+			_, err = a.Apply(t.Context())
+			require.NoError(t, err, "there is nothing to remove any more")
+			_, err = a.Undo(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, before, list(t, pool, original))
+		})
+	}
+}

@@ -37,6 +37,9 @@ func (a *Adoption) Apply(ctx context.Context) (*Result, error) {
 
 func (s *session) apply(ctx context.Context) (*Result, error) {
 	r := &Result{Table: s.table(), Backup: s.backup(), Index: sqltx.Quote(s.cfg.Schema, s.unique())}
+	if err := s.checkRemovable(ctx, s.Conn); err != nil {
+		return nil, err
+	}
 	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}

@@ -5,7 +5,8 @@
 // # What it promises
 //
 //   - No row is lost. A removed row moves to the backup table in one statement, so the table and its backup together are the
-//     original, whenever one looks, and Undo puts the rows back.
+//     original, whenever one looks, and Undo puts the rows back. A table whose removed rows would take others along (by ON
+//     DELETE CASCADE, say) is refused: ErrSchema.
 //   - Of each aggregate's events the one that was published first stays, or the oldest if none was.
 //   - Writers go on. What takes a lock that they would wait for is short, and gives up after Config.LockTimeout to try again
 //     later. Indexes are built concurrently.
