@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,7 +41,8 @@ type RedisConfig struct {
 	// delivered again later, and a running function whose claim can't be renewed any more gets its context ended. Open: the
 	// function is called without protection, which is right only where the effect itself is keyed.
 	FailOpen bool
-	// Prefix begins every key in Redis; the consumer and the event's key follow. Default "endstate:inbox".
+	// Prefix begins every key in Redis; the consumer, its colons escaped, and the event's key follow. Default
+	// "endstate:inbox".
 	Prefix string
 	// Logger gets a line at warn level when an event may be handled twice, and at debug level for the rest. Default
 	// slog.Default().
@@ -120,6 +122,9 @@ func (r RedisResults) Apply(ctx context.Context, event outbox.Event, fn ResultFu
 	return r.redis.apply(ctx, event, fn)
 }
 
+// consumerEscapes keeps key "refund:1" of consumer "credit" apart from key "1" of consumer "credit:refund".
+var consumerEscapes = strings.NewReplacer("%", "%25", ":", "%3A")
+
 func (r *Redis) apply(ctx context.Context, event outbox.Event, fn ResultFunc) (Result, error) {
 	d, err := newDelivery(r.cfg.Consumer, event, r.cfg.Key)
 	if err == nil && fn == nil {
@@ -128,7 +133,7 @@ func (r *Redis) apply(ctx context.Context, event outbox.Event, fn ResultFunc) (R
 	if err != nil {
 		return Result{}, err
 	}
-	c := &claim{Redis: r, delivery: d, redisKey: r.cfg.Prefix + ":" + r.cfg.Consumer + ":" + d.key, token: uuid.NewString()}
+	c := &claim{Redis: r, delivery: d, redisKey: r.cfg.Prefix + ":" + consumerEscapes.Replace(r.cfg.Consumer) + ":" + d.key, token: uuid.NewString()}
 	result, over, err := c.take(ctx)
 	switch {
 	case err != nil && r.cfg.FailOpen && errors.Is(err, ErrUnavailable) && ctx.Err() == nil:

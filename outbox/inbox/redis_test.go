@@ -59,6 +59,21 @@ func TestWhatIsInRedis(t *testing.T) {
 	require.Equal(t, []string{key}, client.Keys(t.Context(), "*").Val())
 }
 
+func TestConsumersWithColonsDoNotShareKeysInRedis(t *testing.T) {
+	t.Parallel()
+	client := dbtest.Redis(t)
+	for consumer, key := range map[string]string{"credit": "refund:1", "credit:refund": "1", "credit%3Arefund": "1"} {
+		way := newRedis(t, client, func(cfg *inbox.RedisConfig) {
+			cfg.Consumer, cfg.Key = consumer, func(outbox.Event) (string, error) { return key, nil }
+		})
+		var effect recorder
+		result, err := inbox.Handle(way, effect.count)(t.Context(), event())
+		require.NoError(t, err)
+		require.Equal(t, inbox.Applied, result.Outcome, "%s, %s", consumer, key)
+		require.Equal(t, 1, effect.calls)
+	}
+}
+
 func TestTheResultIsKeptInRedis(t *testing.T) {
 	t.Parallel()
 	way := newRedis(t, dbtest.Redis(t))
