@@ -24,12 +24,9 @@ import (
 //
 // Nothing of the event remains applied unless the status is 200 or 204. The header Endstate-Outcome tells the inbox's outcome.
 // Each request that is refused gets a line at warn level; logger may be nil, for slog.Default(). Mount a handler for each
-// consumer at a path of its own. The error is ErrConfig, for a Receiver without usable secrets.
+// consumer at a path of its own. The error is ErrConfig, for a Receiver without usable secrets, or with a limit below 0.
 func (r Receiver) Handler(handle inbox.Handler, logger *slog.Logger) (http.Handler, error) {
-	if len(r.Secrets) == 0 {
-		return nil, fmt.Errorf("%w: Receiver.Secrets is empty", ErrConfig)
-	}
-	if err := checkSecrets(r.Secrets); err != nil {
+	if err := r.check(); err != nil {
 		return nil, err
 	}
 	if handle == nil {

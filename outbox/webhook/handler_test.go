@@ -212,10 +212,14 @@ func TestASenderThatGoesAwayLosesNothing(t *testing.T) {
 	require.Equal(t, 1, attempts, "the first wasn't the event's failure")
 }
 
-func TestAHandlerNeedsSecretsAndAnInbox(t *testing.T) {
+func TestAHandlerNeedsSecretsLimitsAndAnInbox(t *testing.T) {
 	none := func(context.Context, outbox.Event) (inbox.Result, error) { return inbox.Result{}, nil }
 	_, err := Receiver{}.Handler(none, nil)
 	require.ErrorIs(t, err, ErrConfig)
+	_, err = Receiver{Secrets: []Secret{secret(t)}, Tolerance: -1}.Handler(none, nil)
+	require.ErrorContains(t, err, "Tolerance")
+	_, err = Receiver{Secrets: []Secret{secret(t)}, MaxBody: -1}.Handler(none, nil)
+	require.ErrorContains(t, err, "MaxBody")
 	_, err = Receiver{Secrets: []Secret{secret(t)}}.Handler(nil, nil)
 	require.ErrorIs(t, err, ErrConfig)
 	_, err = Receiver{Secrets: []Secret{secret(t)}}.Handler(none, nil)

@@ -29,9 +29,25 @@ type Receiver struct {
 	Binary bool
 }
 
+// check says which field doesn't make sense.
+func (r Receiver) check() error {
+	switch {
+	case len(r.Secrets) == 0:
+		return fmt.Errorf("%w: Receiver.Secrets is empty", ErrConfig)
+	case r.Tolerance < 0:
+		return fmt.Errorf("%w: Receiver.Tolerance is %v", ErrConfig, r.Tolerance)
+	case r.MaxBody < 0:
+		return fmt.Errorf("%w: Receiver.MaxBody is %d", ErrConfig, r.MaxBody)
+	}
+	return checkSecrets(r.Secrets)
+}
+
 // Event reads a request, verifies it and returns its event. The errors are ErrTooLarge, those of Verify, ErrNotEvent, and
 // those of reading; Status makes an answer of them.
 func (r Receiver) Event(req *http.Request) (outbox.Event, error) {
+	if err := r.check(); err != nil {
+		return outbox.Event{}, err
+	}
 	limit := r.MaxBody
 	if limit == 0 {
 		limit = 2 << 20
@@ -62,10 +78,7 @@ func (r Receiver) Event(req *http.Request) (outbox.Event, error) {
 
 // Verify checks a request's signature: ErrNoSignature, ErrWrongSignature and ErrStale tell what is wrong with it.
 func (r Receiver) Verify(header http.Header, body []byte) error {
-	if len(r.Secrets) == 0 {
-		return fmt.Errorf("%w: Receiver.Secrets is empty", ErrConfig)
-	}
-	if err := checkSecrets(r.Secrets); err != nil {
+	if err := r.check(); err != nil {
 		return err
 	}
 	tolerance := r.Tolerance
