@@ -8,7 +8,8 @@ import (
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
-// sqlite is the store on SQLite, where one writer at a time makes each step atomic.
+// sqlite is the store on SQLite, where one writer at a time makes each step atomic. A statement takes a whole batch: others
+// wait while it is written, and one for each event could outlast mark's time.
 type sqlite struct{ tables }
 
 func (s *sqlite) owned(condition string) string {
@@ -67,6 +68,10 @@ WHERE turn <= %[6]d ORDER BY seq LIMIT ?2`, rowColumns, s.outbox, s.clock(), s.o
 }
 
 func (s *sqlite) mark(ctx context.Context, epoch int64, o *outcome) (alive bool, err error) {
+	failed, promoted, err := o.json()
+	if err != nil {
+		return false, err
+	}
 	err = s.inTx(ctx, func(tx sqltx.Tx) error {
 		tag, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET flight_from = NULL, flight_to = NULL WHERE epoch = ?1", s.relays), epoch)
 		if alive = err == nil && tag.RowsAffected() == 1; !alive {
@@ -84,13 +89,11 @@ func (s *sqlite) mark(ctx context.Context, epoch int64, o *outcome) (alive bool,
 		if err := change(done+" WHERE seq IN (SELECT value FROM json_each(?2))", numbers(s.dialect, o.published)); err != nil {
 			return err
 		}
-		for _, f := range o.failed {
-			args := []any{f.Seq, f.Counted, f.Error}
-			then := "next_attempt_at = NULL, dead_at = " + s.clock()
-			if !f.Dead {
-				args, then = append(args, f.Delay), "next_attempt_at = "+s.later("?5")
-			}
-			if err := change(update+"attempts = attempts + ?3, last_error = ?4, "+then+" WHERE seq = ?2", args...); err != nil {
+		if len(o.failed) > 0 {
+			if err := change(fmt.Sprintf(`%sattempts = attempts + f.counted, last_error = f.error, dead_at = CASE WHEN f.dead THEN %s END,
+	next_attempt_at = CASE WHEN NOT f.dead THEN %s END
+FROM (SELECT json_extract(value, '$.seq') AS failed, json_extract(value, '$.counted') AS counted, json_extract(value, '$.error') AS error, json_extract(value, '$.dead') AS dead, json_extract(value, '$.delay') AS delay FROM json_each(?2)) f
+WHERE seq = f.failed`, update, s.clock(), s.later("f.delay")), failed); err != nil {
 				return err
 			}
 		}
@@ -99,9 +102,10 @@ func (s *sqlite) mark(ctx context.Context, epoch int64, o *outcome) (alive bool,
 				return err
 			}
 		}
-		for _, a := range o.promoted {
-			next := "(SELECT w.seq FROM " + s.outbox + " w WHERE w.next_attempt_at IS NOT NULL AND w.aggregate_type = ?2 AND w.aggregate_id = ?3 AND w.seq > ?4 ORDER BY w.seq LIMIT 1)"
-			if err := change(update+"next_attempt_at = "+s.clock()+" WHERE seq = "+next, a.Type, a.ID, a.After); err != nil {
+		if len(o.promoted) > 0 {
+			next := fmt.Sprintf(`SELECT (SELECT w.seq FROM %s w WHERE w.next_attempt_at IS NOT NULL AND w.aggregate_type = json_extract(a.value, '$.aggregate_type')
+	AND w.aggregate_id = json_extract(a.value, '$.aggregate_id') AND w.seq > json_extract(a.value, '$.seq') ORDER BY w.seq LIMIT 1) FROM json_each(?2) a`, s.outbox)
+			if err := change(update+"next_attempt_at = "+s.clock()+" WHERE seq IN ("+next+")", promoted); err != nil {
 				return err
 			}
 		}
