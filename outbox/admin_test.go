@@ -123,6 +123,34 @@ func TestDeadLettersAreRetriedOrDiscardedOnTheRecord(t *testing.T) {
 	})
 }
 
+// Each thousand commits by itself; what is done must not be reported as not done when a later one fails.
+func TestDeadLettersDoneBeforeAnErrorAreTold(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		ctx, admin := t.Context(), db.admin(t)
+		events := make([]outbox.Event, 1001)
+		for i := range events {
+			events[i] = event(fmt.Sprint(i), "")
+		}
+		var ids []uuid.UUID
+		for _, r := range db.put(t, events...) {
+			ids = append(ids, r.ID)
+		}
+		die := "UPDATE endstate_outbox SET dead_at = created_at"
+		db.exec(t, die)
+		_, err := admin.Retry(ctx, "ada", "first", ids[1000])
+		require.NoError(t, err)
+		db.exec(t, die)
+		db.exec(t, "CREATE UNIQUE INDEX once ON endstate_outbox_audit (event_id)") // the last one can't be recorded again
+		done, err := admin.Retry(ctx, "ada", "again", ids...)
+		require.ErrorContains(t, err, "outbox: retry: ")
+		require.ElementsMatch(t, ids[:1000], done)
+		stats, err := admin.Stats(ctx)
+		require.NoError(t, err)
+		require.EqualValues(t, 1, stats.Dead)
+	})
+}
+
 func TestPurgeDeletesOldPublishedEventsOnly(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {

@@ -25,13 +25,13 @@ type Intervention struct {
 
 // Retry makes dead letters pending again, with their attempts counted anew, and records who did it and why. It returns the
 // ids of those that were dead; the others are left as they are. Events of the same aggregate that came later may have been
-// published meanwhile.
+// published meanwhile. Each thousand is a transaction of its own: with an error come the ids of those before it.
 func (a *Admin) Retry(ctx context.Context, by, why string, ids ...uuid.UUID) ([]uuid.UUID, error) {
 	return a.intervene(ctx, "retry", by, why, ids, "UPDATE %s SET dead_at = NULL, next_attempt_at = NULL, attempts = 0, crashes = 0")
 }
 
 // Discard deletes dead letters, and records who did it and why. It returns the ids of those that were dead; the others are
-// left as they are.
+// left as they are. Each thousand is a transaction of its own: with an error come the ids of those before it.
 func (a *Admin) Discard(ctx context.Context, by, why string, ids ...uuid.UUID) ([]uuid.UUID, error) {
 	return a.intervene(ctx, "discard", by, why, ids, "DELETE FROM %s")
 }
@@ -53,14 +53,15 @@ func (a *Admin) intervene(ctx context.Context, action, by, why string, ids []uui
 	}
 	var done []uuid.UUID
 	for chunk := range slices.Chunk(ids, chunkSize) {
-		err := a.db.inTx(ctx, func(tx sqltx.Tx) error {
-			changed, err := a.interveneIn(ctx, tx, action, by, why, chunk, do)
-			done = append(done, changed...)
+		var changed []uuid.UUID
+		err := a.db.inTx(ctx, func(tx sqltx.Tx) (err error) {
+			changed, err = a.interveneIn(ctx, tx, action, by, why, chunk, do)
 			return err
 		})
 		if err != nil {
-			return nil, fmt.Errorf("outbox: %s: %w", action, err)
+			return done, fmt.Errorf("outbox: %s: %w", action, err)
 		}
+		done = append(done, changed...)
 	}
 	return done, nil
 }

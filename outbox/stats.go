@@ -37,8 +37,8 @@ type RelayInfo struct {
 // StatsLimit is where Stats stops to count, lest it take longer the worse the backlog is.
 const StatsLimit = 100_000
 
-// Stats returns the figures of the outbox. It reads indexes only, as far as StatsLimit, so that it stays cheap with
-// millions of events, pending or published.
+// Stats returns the figures of the outbox. It goes by indexes, as far as StatsLimit, so that it stays cheap with millions of
+// events, pending or published.
 func (a *Admin) Stats(ctx context.Context) (Stats, error) {
 	var s Stats
 	if err := a.counts(ctx, &s); err != nil {

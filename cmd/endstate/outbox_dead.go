@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -85,14 +84,21 @@ func (a *app) intervene(ctx context.Context, writer *outbox.Writer, what interve
 	}
 	done, err := what.do(admin, ctx, by, reason, ids...)
 	if err != nil {
+		if len(done) > 0 {
+			err = fmt.Errorf("%s %s, then: %w", count(len(done), "dead letter"), what.done, err)
+		}
 		return err
+	}
+	changed := make(map[uuid.UUID]bool, len(done))
+	for _, id := range done {
+		changed[id] = true
 	}
 	result := struct {
 		Done []uuid.UUID `json:"done"`
 		Left []uuid.UUID `json:"left"` // weren't dead
 	}{append([]uuid.UUID{}, done...), []uuid.UUID{}}
 	for _, id := range ids {
-		if !slices.Contains(done, id) {
+		if !changed[id] {
 			result.Left = append(result.Left, id)
 		}
 	}
