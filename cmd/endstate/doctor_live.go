@@ -103,7 +103,7 @@ func (d *doctor) protection(ctx context.Context) ([]finding, error) {
 			}
 		}
 	}
-	fix := strings.ReplaceAll(strings.Join(statements, ""), "\n;", ";")
+	fix := strings.NewReplacer(";\n;", ";", "\n;", ";").Replace(strings.Join(statements, "")) // some end with a semicolon of their own
 	there := false
 	err = d.db.read(ctx, func(q outbox.Querier) error {
 		if d.db.pool != nil {

@@ -69,8 +69,9 @@ WHERE e.aggregate_id IS NULL AND %s`, rows, d.ofEvents(), aggregate, terminal), 
 		return finding{
 			What: fmt.Sprintf("%d rows of %s are terminal and have no event in the outbox, such as %s.", n, quote(d.status.Schema, d.status.Table), example),
 			Why:  "Code that bypassed the library set them, or their consumers were told before the outbox was there, or retention has deleted the events (then: --skip terminal-without-event).",
-			Fix: fmt.Sprintf("SELECT s.* FROM %s s WHERE NOT EXISTS (SELECT 1 FROM %s e WHERE e.aggregate_id = CAST(s.%s AS text));\n-- then put the events that are missing, with outbox.Put",
-				quote(d.status.Schema, d.status.Table), quote(d.writer.Schema, d.writer.Name()), quote("", d.status.Key)),
+			Fix: fmt.Sprintf("SELECT s.* FROM %s s WHERE %s AND NOT EXISTS (SELECT 1 FROM %s e WHERE e.aggregate_type = %s AND e.aggregate_id = CAST(s.%s AS text));\n"+
+				"-- then put the events that are missing, with outbox.Put",
+				quote(d.status.Schema, d.status.Table), d.terminalRow(), quote(d.writer.Schema, d.writer.Name()), literal(d.aggregate), quote("", d.status.Key)),
 		}
 	})
 	return append(found, more...), err
@@ -122,6 +123,18 @@ func (d *doctor) statusRows(args *[]any) (rows, terminal string) {
 	}
 	return rows, "(s.state IS NOT NULL AND (" + strings.Join(terms, " OR ") + "))"
 }
+
+// terminalRow is the condition that a row s of the status table is terminal, for statements that people run.
+func (d *doctor) terminalRow() string {
+	var terms []string
+	for _, prefix := range d.terminal {
+		terms = append(terms, fmt.Sprintf("substr(CAST(s.%s AS text), 1, length(%[2]s)) = %[2]s", quote("", d.status.Column), literal(prefix)))
+	}
+	return "(" + strings.Join(terms, " OR ") + ")"
+}
+
+// literal is a text in a statement that people run.
+func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
 
 // aggregateType is the status table's aggregate type as the first argument of a query.
 func (d *doctor) aggregateType(ctx context.Context) (placeholder string, args []any, err error) {
@@ -175,8 +188,8 @@ FROM %s l LEFT JOIN (SELECT CAST(%s AS text) AS id, CAST(%s AS text) AS state FR
 		return finding{
 			What: fmt.Sprintf("%d aggregates are final in the ledger, and not in that state in %s, such as %s.", n, status, example),
 			Why:  "A terminal state was left, overwritten or deleted by code that bypassed the library, or the ledger is kept by other code than the row.",
-			Fix: fmt.Sprintf("UPDATE %s s SET %s = l.state FROM %s l WHERE l.aggregate = '%s' AND CAST(s.%s AS text) = %s AND CAST(s.%[2]s AS text) IS DISTINCT FROM l.state;",
-				status, quote("", d.status.Column), quote(d.ledger.Schema, d.ledger.Table), strings.ReplaceAll(d.aggregate, "'", "''"), quote("", d.status.Key), ledgerID),
+			Fix: fmt.Sprintf("UPDATE %s s SET %s = l.state FROM %s l WHERE l.aggregate = %s AND CAST(s.%s AS text) = %s AND CAST(s.%[2]s AS text) IS DISTINCT FROM l.state;",
+				status, quote("", d.status.Column), quote(d.ledger.Schema, d.ledger.Table), literal(d.aggregate), quote("", d.status.Key), ledgerID),
 		}
 	})
 }
