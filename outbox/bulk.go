@@ -2,13 +2,15 @@ package outbox
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/endstate-go/endstate/internal/sqlplan"
 )
 
-// columns are the events' values by column, as arrays for one unnest.
+// columns are the events' values by column, as arrays for one unnest. Where all events have the same value, as they mostly
+// have in half of the columns, it is sent once: see received.
 func columns(events []Event) []any {
 	n := len(events)
 	ids, aggregateTypes, aggregateIDs, types := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
@@ -27,7 +29,20 @@ func columns(events []Event) []any {
 		versions[i] = int32(e.SchemaVersion)
 		shards[i] = int16(Shard(e.AggregateType, e.AggregateID))
 	}
-	return []any{ids, aggregateTypes, aggregateIDs, types, payloads, contentTypes, headers, occurred, dedup, versions, shards}
+	if !slices.ContainsFunc(occurred, func(t *time.Time) bool { return t != nil }) {
+		occurred = nil
+	}
+	return []any{ids, shared(aggregateTypes), aggregateIDs, shared(types), payloads, shared(contentTypes), shared(headers), occurred, dedup, shared(versions), shards}
+}
+
+// shared returns the first of values if all are the same, else values.
+func shared[T comparable](values []T) []T {
+	for _, v := range values {
+		if v != values[0] {
+			return values
+		}
+	}
+	return values[:min(1, len(values))]
 }
 
 // bulk is an insert of any number of events, with the arguments of columns. An unnest gives its rows in the arrays' order,
@@ -37,7 +52,7 @@ func (w Writer) bulk(param func(column int) string, where string) string {
 	for i, t := range columnTypes {
 		arrays[i] = param(i) + "::" + sent(t) + "[]"
 	}
-	return w.insertInto(fmt.Sprintf("\nSELECT %s\nFROM unnest(%s) AS e%s%s", received, strings.Join(arrays, ", "), insertColumns, where))
+	return w.insertInto(fmt.Sprintf("\nSELECT %s\nFROM unnest(%s) AS e%s%s", received(arrays), strings.Join(arrays, ", "), insertColumns, where))
 }
 
 // sent is the type as which values of an array are sent: text where a driver that isn't told the types couldn't.
@@ -48,8 +63,12 @@ func sent(t string) string {
 	return t
 }
 
-// received are insertColumns of the arrays' relation, e.
-const received = "e.id::uuid, e.aggregate_type, e.aggregate_id, e.type, e.payload, e.content_type, e.headers::jsonb, coalesce(e.occurred_at, clock_timestamp()), e.dedup_key, e.schema_version, e.shard"
+// received are insertColumns of the arrays' relation, e. In what all events share, an unnest gives NULL from the second row on.
+func received(arrays []string) string {
+	same := func(name string, i int) string { return fmt.Sprintf("coalesce(e.%s, (%s)[1])", name, arrays[i]) }
+	return strings.Join([]string{"e.id::uuid", same("aggregate_type", 1), "e.aggregate_id", same("type", 3), "e.payload", same("content_type", 5),
+		same("headers", 6) + "::jsonb", "coalesce(e.occurred_at, clock_timestamp())", "e.dedup_key", same("schema_version", 9), "e.shard"}, ", ")
+}
 
 // FewEvents events or fewer are passed as scalars, which the server takes faster than arrays. The number also bounds how
 // many different statements a connection keeps prepared.

@@ -9,17 +9,17 @@ import (
 // clause named prev has. Its arguments are what ColumnsMany returns, and are the statement's first. A taken dedup key or id is
 // an error there.
 func (w Writer) ClauseMany(name, prev string) string {
-	arrays := make([]string, len(columnTypes), len(columnTypes)+1)
+	arrays := make([]string, len(columnTypes))
 	for i := range arrays {
 		arrays[i] = fmt.Sprintf("$%d::%s[]", i+1, sent(columnTypes[i]))
 	}
-	arrays = append(arrays, fmt.Sprintf("$%d::int4[]", len(columnTypes)+1))
+	owners := fmt.Sprintf("$%d::int4[]", len(columnTypes)+1)
 	columns := strings.TrimSuffix(insertColumns, ")")
 	// In the arrays' order, so that seq follows it. IS TRUE keeps the look into prev a hashed one: a join of two relations
 	// whose sizes can't be known could be planned as a nested loop.
 	return fmt.Sprintf("%s AS (\n\t%s)", name, w.insertInto(fmt.Sprintf(`
 	SELECT %s FROM unnest(%s) WITH ORDINALITY AS e%s, owner, place) WHERE (e.owner IN (SELECT n FROM %s)) IS TRUE ORDER BY e.place`,
-		received, strings.Join(arrays, ", "), columns, prev)))
+		received(arrays), strings.Join(append(arrays, owners), ", "), columns, prev)))
 }
 
 // ColumnsMany are the arguments of ClauseMany for the events of several calls.

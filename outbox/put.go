@@ -138,15 +138,14 @@ func (w Writer) insert(ctx context.Context, tx Tx, chunk []Event) (map[uuid.UUID
 	if w.Columns != nil && sqltx.Of(tx) == sqltx.SQLite {
 		return nil, fmt.Errorf("%w: Writer.Columns is for PostgreSQL", ErrConfig)
 	}
-	var query string
-	var args []any
-	if _, isPgx := tx.(pgx.Tx); isPgx {
-		query = w.bulk(func(i int) string { return fmt.Sprintf("$%d", i+1) }, "")
-		args = columns(chunk)
-	} else {
-		query, args = w.values(sqltx.Of(tx), chunk)
+	insert := func(values string) string {
+		return values + " ON CONFLICT DO NOTHING RETURNING CAST(" + w.id() + " AS text)"
 	}
-	rows, err := tx.Query(ctx, query+" ON CONFLICT DO NOTHING RETURNING CAST("+w.id()+" AS text)", args...)
+	if _, isPgx := tx.(pgx.Tx); isPgx {
+		return w.insertBulk(ctx, tx, chunk, insert)
+	}
+	query, args := w.values(sqltx.Of(tx), chunk)
+	rows, err := tx.Query(ctx, insert(query), args...)
 	if err != nil {
 		return nil, err
 	}
@@ -164,6 +163,34 @@ func (w Writer) insert(ctx context.Context, tx Tx, chunk []Event) (map[uuid.UUID
 		inserted[id] = true
 	}
 	return inserted, rows.Err()
+}
+
+// insertBulk is insert on pgx. The server names the ids that went in only if some didn't.
+func (w Writer) insertBulk(ctx context.Context, tx Tx, chunk []Event, insert func(values string) string) (map[uuid.UUID]bool, error) {
+	values := w.bulk(func(i int) string { return fmt.Sprintf("$%d", i+1) }, "")
+	query := fmt.Sprintf(`WITH endstate_put (id) AS (%s)
+SELECT (SELECT count(*) FROM endstate_put),
+	(SELECT string_agg(id, ' ') FROM endstate_put WHERE (SELECT count(*) FROM endstate_put) < cardinality($1::text[]))`, insert(values))
+	var count int
+	var some *string
+	if err := tx.QueryRow(ctx, query, columns(chunk)...).Scan(&count, &some); err != nil {
+		return nil, err
+	}
+	inserted := make(map[uuid.UUID]bool, count)
+	if count == len(chunk) {
+		for i := range chunk {
+			inserted[chunk[i].ID] = true
+		}
+	} else if some != nil {
+		for text := range strings.FieldsSeq(*some) {
+			id, err := uuid.Parse(text)
+			if err != nil {
+				return nil, err
+			}
+			inserted[id] = true
+		}
+	}
+	return inserted, nil
 }
 
 const insertColumns = "(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)"
