@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -16,20 +17,25 @@ import (
 
 const drainEvents = 50_000
 
-// relays are the cases of publishing what is in the outbox. The time ends with the last event's publication.
+// relays are the cases of publishing what is in the outbox. The time ends with the last event's publication. Published events
+// are deleted, as suits those whose dedup is the ledger's, or marked, which costs an entry in each index of the table.
 func (b *bencher) relays(r *riverPeer) []bcase {
 	cases := []bcase{
 		{name: "relay-vs-river", peer: "River, a worker that does nothing, 2,000 goroutines", must: 3, long: true,
-			ours: b.drain(1), theirs: r.drain(drainEvents)},
+			ours: b.drain(1, outbox.DeleteOnPublish), theirs: r.drain(drainEvents)},
 		{name: "relay-vs-watermill", peer: "Watermill's SQL subscriber, 500 at a time", must: 1.5, long: true,
-			ours: b.drain(1), theirs: b.watermillDrain(drainEvents)},
+			ours: b.drain(1, outbox.DeleteOnPublish), theirs: b.watermillDrain(drainEvents)},
+		{name: "marking/relay-vs-river", peer: "River, a worker that does nothing, 2,000 goroutines", long: true,
+			ours: b.drain(1, outbox.KeepForever), theirs: r.drain(drainEvents)},
+		{name: "marking/relay-vs-watermill", peer: "Watermill's SQL subscriber, 500 at a time", long: true,
+			ours: b.drain(1, outbox.KeepForever), theirs: b.watermillDrain(drainEvents)},
 	}
 	if b.quick {
 		return cases
 	}
 	return append(append(cases, b.snapshots(r)...),
-		bcase{name: "relay-vs-by-hand", peer: "select, mark, 500 at a time", must: 0.80, long: true, ours: b.drain(1), theirs: b.drainByHand},
-		bcase{name: "two-relays-vs-one", peer: "one relay", must: 1.3, long: true, ours: b.drain(2), theirs: b.drain(1)})
+		bcase{name: "relay-vs-by-hand", peer: "select, mark, 500 at a time", must: 0.80, long: true, ours: b.drain(1, outbox.KeepForever), theirs: b.drainByHand},
+		bcase{name: "two-relays-vs-one", peer: "one relay", must: 1.3, long: true, ours: b.drain(2, outbox.KeepForever), theirs: b.drain(1, outbox.KeepForever)})
 }
 
 // The index that a relay by hand has in place of ours.
@@ -59,7 +65,7 @@ FROM (SELECT gen_random_uuid() AS id FROM generate_series(1, %d)) e`, eventColum
 }
 
 // drain publishes events with a number of relays, whose publisher does nothing.
-func (b *bencher) drain(relays int) way {
+func (b *bencher) drain(relays int, retention time.Duration) way {
 	return func(ctx context.Context) (sample, error) {
 		if err := b.fill(ctx, ourIndex); err != nil {
 			return sample{}, err
@@ -71,7 +77,7 @@ func (b *bencher) drain(relays int) way {
 		ended := make(chan error, relays)
 		s, err := b.sample(ctx, func() (float64, error) {
 			for range relays {
-				relay, err := outbox.NewRelay(b.pool, taker{count}, &outbox.RelayConfig{Logger: slog.New(slog.DiscardHandler)})
+				relay, err := outbox.NewRelay(b.pool, taker{count}, &outbox.RelayConfig{Retention: retention, Logger: slog.New(slog.DiscardHandler)})
 				if err != nil {
 					return 0, err
 				}
