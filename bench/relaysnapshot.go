@@ -1,11 +1,11 @@
 package main
 
 import (
-	"github.com/endstate-go/endstate/outbox"
-
 	"context"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/endstate-go/endstate/outbox"
 )
 
 // snapshots are drains while a snapshot from before keeps every dead row, against the same without: what a long transaction
