@@ -257,6 +257,51 @@ func TestManyBehindOneFailureStarveNobody(t *testing.T) {
 	})
 }
 
+// Many aggregates that fail, in front of one that doesn't, look like a broker that is away. They hold it back for some growing
+// probes, and not for one probe after the other.
+func TestManyFailuresStarveNobody(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, func(t *testing.T, db *database) {
+		var events []outbox.Event
+		for i := 0; len(events) < 300; i++ {
+			e := event(fmt.Sprint(i), "")
+			e.AggregateID = fmt.Sprint("failing ", i)
+			if len(events) == 299 {
+				e.AggregateID = fmt.Sprint("healthy ", i)
+			}
+			if outbox.Shard(e.AggregateType, e.AggregateID) == 0 {
+				events = append(events, e)
+			}
+		}
+		db.put(t, events...)
+		healthy := events[299].AggregateID
+		r := &recorder{}
+		r.fail = func(e outbox.Event) error {
+			if e.AggregateID != healthy {
+				return errors.New("refused")
+			}
+			return nil
+		}
+		cfg := quick()
+		cfg.BatchSize, cfg.MinBackoff, cfg.MaxBackoff = 100, time.Hour, time.Hour
+		p := &counting{Publisher: r}
+		run(t, db.relay(t, p, cfg))
+		eventually(t, "the healthy one", func() bool { return len(r.first(healthy)) == 1 })
+		require.Less(t, p.calls.Load(), int64(10), "batches: a full one, and from ten events up to a full one again")
+	})
+}
+
+// counting counts the batches that its Publisher is handed.
+type counting struct {
+	outbox.Publisher
+	calls atomic.Int64
+}
+
+func (p *counting) Publish(ctx context.Context, batch []outbox.Event) []error {
+	p.calls.Add(1)
+	return p.Publisher.Publish(ctx, batch)
+}
+
 func TestUnorderedHoldsBackNothing(t *testing.T) {
 	t.Parallel()
 	each(t, kinds, writer, func(t *testing.T, db *database) {

@@ -27,13 +27,13 @@ type term struct {
 
 	recovering int // how deep to read behind failed events, as a power of two: they mostly fail again
 
-	// While the broker takes nothing, the ready events are left in peace but for a few now and then.
+	// While the broker takes nothing, the ready events are left in peace but for some now and then.
 	outage     int
 	pauseUntil time.Time
 }
 
 const (
-	probe     = 10 // events, while the broker takes none
+	probe     = 10 // events, the first time after the broker took none; then twice as many each time
 	minOutage = 100 * time.Millisecond
 	maxOutage = 5 * time.Second
 )
@@ -153,7 +153,8 @@ func (t *term) reading(l lane) reading {
 	switch l {
 	case ready:
 		if t.outage > 0 {
-			q.limit = min(q.limit, probe)
+			// More each time: it may be no outage, but many aggregates that fail in front of others that don't.
+			q.limit = min(q.limit, probe<<min(t.outage-1, 16))
 		}
 		// Reading deep into few shards is the fastest, by far where dead rows can't be removed: each shard's are passed over in
 		// each reading of it. But each shard shall have its turn about once a second, however slow the publisher is.
