@@ -206,3 +206,13 @@ func TestLogsAgainstTheOutbox(t *testing.T) {
 		require.Contains(t, out.stderr, `table "nowhere" does not exist`)
 	})
 }
+
+// What indents its lines writes JSON all the same, and a list without elements is a list.
+func TestIndentedLogsWithoutTriggers(t *testing.T) {
+	t.Parallel()
+	path := logFile(t, `{"msg":"finalized","key":"1"}`, ` 	{"msg":"finalized","key":"1"}`, "  ")
+	r := auditLogs(t, 1, path)
+	require.EqualValues(t, 1, r.BadLines, "blanks alone are no object")
+	require.EqualValues(t, 2, r.Finalizations)
+	require.Equal(t, []string{}, r.Worst[0].Triggers)
+}

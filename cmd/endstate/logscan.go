@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"math"
 	"regexp"
@@ -127,7 +128,7 @@ func (s *logScan) line(line []byte) {
 		s.textLine(line)
 		return
 	}
-	if !gjson.ValidBytes(line) || line[0] != '{' {
+	if line = bytes.TrimLeft(line, " \t"); !gjson.ValidBytes(line) || line[0] != '{' {
 		s.reject(line, "not a JSON object")
 		return
 	}
@@ -268,7 +269,7 @@ func (s *logScan) worst() []loggedAggregate {
 	var list []loggedAggregate
 	for key, a := range s.aggregates {
 		if a.finalizations > 1 {
-			list = append(list, loggedAggregate{ID: key.id, Type: key.kind, Finalizations: a.finalizations, Starts: a.starts, First: orNil(a.first), Last: orNil(a.last), Triggers: a.triggers})
+			list = append(list, loggedAggregate{ID: key.id, Type: key.kind, Finalizations: a.finalizations, Starts: a.starts, First: orNil(a.first), Last: orNil(a.last), Triggers: append([]string{}, a.triggers...)})
 		}
 	}
 	slices.SortFunc(list, func(a, b loggedAggregate) int {
