@@ -272,7 +272,8 @@ func TestStoppedPastTheLease(t *testing.T) {
 		other := db.start(t, record, "")
 		db.settled(t)
 		db.requireDelivered(t, record)
-		db.exec(t, "UPDATE endstate_outbox SET published_at = NULL WHERE aggregate_id = 'a3' AND type = '0'") // as if nobody had marked it
+		// As if nobody had marked it, and not yet due for anybody but the one who is about to.
+		db.exec(t, "UPDATE endstate_outbox SET published_at = NULL, next_attempt_at = '2999-01-01T00:00:00.000000Z' WHERE aggregate_id = 'a3' AND type = '0'")
 		other.signal(syscall.SIGKILL)
 		other.wait()
 
