@@ -23,7 +23,8 @@ type Config struct {
 	Outbox outbox.Writer
 	// Dialect is "postgres" or "sqlite", for NewSQL. Empty: told by the driver.
 	Dialect string
-	// ClaimTimeout bounds how long a call waits for another one that holds the aggregate; then it fails with ErrBusy.
+	// ClaimTimeout bounds each wait for another call that holds the aggregate (of this process, and then in the database);
+	// then the call fails with ErrBusy.
 	// Default 30 s.
 	ClaimTimeout time.Duration
 	// MaxAttempts bounds how often a call runs its transaction when the database breaks it off (serialization failure,
