@@ -15,7 +15,7 @@ const cleanBatch = 1000
 func (t *Table[Tx]) Clean(ctx context.Context) (deleted int64, err error) {
 	for {
 		var n int64
-		err := t.retry(ctx, func() error {
+		err := t.retry(ctx, maxRuns, func() error {
 			tag, err := t.db.querier().Exec(ctx, t.sql.clean, t.cfg.Consumer, t.cfg.Retention.Seconds(), cleanBatch)
 			n = tag.RowsAffected()
 			return err

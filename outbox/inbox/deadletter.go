@@ -49,7 +49,7 @@ func (t *Table[Tx]) count(ctx context.Context, d *delivery, cause error) (Result
 	defer cancel()
 	var state string
 	var attempts int
-	err = t.retry(ctx, func() error {
+	err = t.retry(ctx, maxRuns, func() error {
 		return t.db.querier().QueryRow(ctx, t.sql.fail, append(d.recorded(), event, errorText(cause), limit)...).Scan(&state, &attempts)
 	})
 	switch {

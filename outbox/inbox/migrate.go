@@ -35,7 +35,8 @@ func (t *Table[Tx]) Migrate(ctx context.Context) error {
 		return err
 	}
 	files = migrate.Rename(files, t.sql.dialect, DefaultTable, t.cfg.Schema, t.cfg.Table)
-	err = t.retry(ctx, func() error {
+	// At its start a service can't wait for another delivery, as its handlers can.
+	err = t.retry(ctx, 10*maxRuns, func() error {
 		return t.db.migrate(ctx, func(tx sqltx.Tx) error { return migrate.Run(ctx, tx, t.cfg.Schema, t.sql.table, files) })
 	})
 	if err != nil {

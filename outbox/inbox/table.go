@@ -229,7 +229,7 @@ func (t *Table[Tx]) handle(ctx context.Context, d *delivery, fn TxResultFunc[Tx]
 		return Result{}, fmt.Errorf("inbox: %v: the function is nil", d)
 	}
 	var result Result
-	err := t.retry(ctx, func() error {
+	err := t.retry(ctx, maxRuns, func() error {
 		return until(ctx, t.cfg.Wait, func() (bool, error) {
 			var err error
 			result, err = t.once(ctx, d, fn)
@@ -250,12 +250,12 @@ func (t *Table[Tx]) handle(ctx context.Context, d *delivery, fn TxResultFunc[Tx]
 }
 
 // retry runs a transaction again for as long as the database breaks it off.
-func (t *Table[Tx]) retry(ctx context.Context, run func() error) error {
+func (t *Table[Tx]) retry(ctx context.Context, runs int, run func() error) error {
 	pause := backoff.NewExponentialBackOff()
 	pause.InitialInterval, pause.MaxInterval = 2*time.Millisecond, 250*time.Millisecond
 	for n := 1; ; n++ {
 		err := run()
-		if n == maxRuns || !sqltx.Conflicted(err) && !errors.Is(err, errTaken) || errors.Is(err, ErrInProgress) {
+		if n == runs || !sqltx.Conflicted(err) && !errors.Is(err, errTaken) || errors.Is(err, ErrInProgress) {
 			return err
 		}
 		t.cfg.Logger.DebugContext(ctx, "transaction broken off, running it again", "consumer", t.cfg.Consumer, "cause", err)
