@@ -155,7 +155,7 @@ func TestPurgeDeletesOldPublishedEventsOnly(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		ctx, admin := t.Context(), db.admin(t)
-		// More dead letters than a purge looks at in one go lie before what is to be purged.
+		// More than a purge looks at in one go lie before what is to be purged: dead letters, and events that were published late.
 		events := make([]outbox.Event, 5000)
 		for i := range events {
 			events[i] = event(fmt.Sprint(i), "")
@@ -167,19 +167,21 @@ func TestPurgeDeletesOldPublishedEventsOnly(t *testing.T) {
 		}
 		first := one[int](t, db, "SELECT min(seq) FROM endstate_outbox")
 		db.exec(t, fmt.Sprintf("UPDATE endstate_outbox SET dead_at = created_at WHERE seq < %d", first+1500))
-		db.exec(t, fmt.Sprintf("UPDATE endstate_outbox SET published_at = %s WHERE seq >= %d AND seq < %d", old, first+1500, first+4500))
+		db.exec(t, fmt.Sprintf("UPDATE endstate_outbox SET published_at = created_at WHERE seq >= %d AND seq < %d", first+1500, first+3000))
+		db.exec(t, fmt.Sprintf("UPDATE endstate_outbox SET published_at = %s WHERE seq >= %d AND seq < %d", old, first+3000, first+4500))
+		db.exec(t, fmt.Sprintf("UPDATE endstate_outbox SET created_at = %s WHERE seq < %d", old, first+4500))
 		db.exec(t, fmt.Sprintf("UPDATE endstate_outbox SET published_at = created_at WHERE seq >= %d AND seq < %d", first+4500, first+4900))
 		n, err := admin.Purge(ctx, 3*time.Hour)
 		require.NoError(t, err)
 		require.Zero(t, n)
 		n, err = admin.Purge(ctx, time.Hour)
 		require.NoError(t, err)
-		require.EqualValues(t, 3000, n)
+		require.EqualValues(t, 1500, n)
 		stats, err := admin.Stats(ctx)
 		require.NoError(t, err)
 		require.EqualValues(t, 100, stats.Pending)
 		require.EqualValues(t, 1500, stats.Dead)
-		require.Equal(t, 2000, db.count(t))
+		require.Equal(t, 3500, db.count(t))
 		_, err = admin.Purge(ctx, -time.Second)
 		require.ErrorIs(t, err, outbox.ErrConfig)
 	})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
@@ -81,4 +82,49 @@ func TestSQLiteMarksABatchInFewStatements(t *testing.T) {
 	require.True(t, alive)
 	require.Equal(t, n/2, count("seq % 2 = 0 AND next_attempt_at < 'infinity'"))
 	require.LessOrEqual(t, statements, 8, "statements of two batches")
+}
+
+// A mark that waited for the one who gave its event up, taking the relay for dead, says the last word: the event was published.
+func TestMarkAfterTheEventWasGivenUp(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	pool := dbtest.Pool(t)
+	db, err := open(pool, "")
+	require.NoError(t, err)
+	cfg, err := (*RelayConfig)(nil).withDefaults()
+	require.NoError(t, err)
+	require.NoError(t, db.inTx(ctx, func(tx sqltx.Tx) error {
+		err := Writer{}.Migrate(ctx, tx)
+		_, put := Put(ctx, tx, Event{AggregateType: "order", AggregateID: "1", Type: "paid", Payload: []byte("{}")})
+		return errors.Join(err, put)
+	}))
+	s := newStore(db, &cfg)
+	epoch, err := s.register(ctx, "test", cfg.LeaseTTL)
+	require.NoError(t, err)
+	require.NoError(t, s.take(ctx, epoch, Shards))
+	rows, err := s.read(ctx, epoch, reading{lane: ready, limit: 1, perTurn: 1})
+	require.NoError(t, err)
+	require.Len(t, rows, 1)
+
+	tx, err := pool.Begin(ctx)
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	_, err = tx.Exec(ctx, "UPDATE endstate_outbox SET crashes = 3, dead_at = clock_timestamp()")
+	require.NoError(t, err)
+	marked := make(chan error, 1)
+	go func() {
+		_, err := s.mark(ctx, epoch, &outcome{published: []int64{rows[0].seq}})
+		marked <- err
+	}()
+	require.Eventually(t, func() bool {
+		var waits bool
+		err := pool.QueryRow(ctx, "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").Scan(&waits)
+		return err == nil && waits
+	}, time.Minute, time.Millisecond, "the mark waits")
+	require.NoError(t, tx.Commit(ctx))
+	require.NoError(t, <-marked)
+	var published, dead bool
+	require.NoError(t, pool.QueryRow(ctx, "SELECT published_at IS NOT NULL, dead_at IS NOT NULL FROM endstate_outbox").Scan(&published, &dead))
+	require.True(t, published)
+	require.False(t, dead)
 }

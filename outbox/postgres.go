@@ -78,7 +78,7 @@ func (p *postgres) read(ctx context.Context, epoch int64, q reading) ([]row, err
 // marking is one statement: what it writes, it writes only to events of shards that the epoch owns at its snapshot.
 func (p *postgres) marking(all bool) string {
 	owned := fmt.Sprintf("shard = ANY (ARRAY(SELECT shard FROM %s WHERE epoch = $1::bigint)) AND published_at IS NULL", p.shards)
-	done := fmt.Sprintf("UPDATE %s SET published_at = clock_timestamp(), next_attempt_at = NULL WHERE seq = ANY ($2::text::bigint[]) AND %s", p.outbox, owned)
+	done := fmt.Sprintf("UPDATE %s SET published_at = clock_timestamp(), dead_at = NULL, next_attempt_at = NULL WHERE seq = ANY ($2::text::bigint[]) AND %s", p.outbox, owned)
 	if p.cfg.Retention == DeleteOnPublish {
 		done = fmt.Sprintf("DELETE FROM %s WHERE seq = ANY ($2::text::bigint[]) AND %s", p.outbox, owned)
 	}

@@ -22,27 +22,27 @@ func (a *Admin) Purge(ctx context.Context, olderThan time.Duration) (int64, erro
 	return n, nil
 }
 
-// purge needs no index over published_at, since events are published roughly in the order of seq: it goes up by seq, past
-// what is pending or dead, until it finds a window in which all that is published is young.
+// purge needs no index over published_at, since no event is published before it is created, and created_at grows with seq: it
+// goes up by seq, past what is pending, dead or published lately, until it finds a window in which all events are young.
 func purge(ctx context.Context, db database, w Writer, olderThan, pause time.Duration) (deleted int64, err error) {
 	cutoff := db.later("-CAST($2 AS double precision)")
-	look := fmt.Sprintf(`SELECT count(*), coalesce(max(seq), 0), coalesce(sum(CASE WHEN published_at < %[2]s THEN 1 ELSE 0 END), 0), coalesce(sum(CASE WHEN published_at >= %[2]s THEN 1 ELSE 0 END), 0)
-FROM (SELECT seq, published_at FROM %[1]s WHERE seq > CAST($1 AS bigint) ORDER BY seq LIMIT %[3]d) e`, w.table(), cutoff, purgeWindow)
+	look := fmt.Sprintf(`SELECT count(*), coalesce(max(seq), 0), coalesce(sum(CASE WHEN published_at < %[2]s THEN 1 ELSE 0 END), 0), coalesce(sum(CASE WHEN created_at < %[2]s THEN 1 ELSE 0 END), 0)
+FROM (SELECT seq, published_at, created_at FROM %[1]s WHERE seq > CAST($1 AS bigint) ORDER BY seq LIMIT %[3]d) e`, w.table(), cutoff, purgeWindow)
 	remove := fmt.Sprintf(`DELETE FROM %[1]s WHERE seq IN (
 	SELECT seq FROM %[1]s WHERE seq > CAST($1 AS bigint) AND seq <= CAST($3 AS bigint) AND published_at < %[2]s%[3]s)`, w.table(), cutoff, db.skipLocked())
 	for after := int64(0); ; {
-		var rows, last, old, young int64
-		if err := db.QueryRow(ctx, look, after, olderThan.Seconds()).Scan(&rows, &last, &old, &young); err != nil {
+		var rows, last, purgeable, old int64
+		if err := db.QueryRow(ctx, look, after, olderThan.Seconds()).Scan(&rows, &last, &purgeable, &old); err != nil {
 			return deleted, err
 		}
-		if old > 0 {
+		if purgeable > 0 {
 			tag, err := db.Exec(ctx, remove, after, olderThan.Seconds(), last)
 			if err != nil {
 				return deleted, err
 			}
 			deleted += tag.RowsAffected()
 		}
-		if rows < purgeWindow || old == 0 && young > 0 {
+		if rows < purgeWindow || old == 0 {
 			return deleted, nil
 		}
 		after = last
