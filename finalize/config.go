@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"time"
 
 	"github.com/endstate-go/endstate/guard"
@@ -149,6 +150,9 @@ func (c *Config) validate() error {
 	}
 	if c.Hot.Window < 0 {
 		return fail("Hot.Window", "is negative")
+	}
+	if v := reflect.ValueOf(c.Lock); v.Kind() == reflect.Pointer && v.IsNil() {
+		return fail("Lock", fmt.Sprintf("is a nil %T; leave the field out where there is no lock", c.Lock))
 	}
 	if c.LockTimeout < 0 {
 		return fail("LockTimeout", "is negative")

@@ -17,6 +17,7 @@ import (
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/lock"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -43,6 +44,7 @@ func TestConfigErrorsNameTheField(t *testing.T) {
 		"attempts":           {func(c *finalize.Config) { c.MaxAttempts = -1 }, "MaxAttempts is negative"},
 		"resolve timeout":    {func(c *finalize.Config) { c.ResolveTimeout = -1 }, "ResolveTimeout is negative"},
 		"lock timeout":       {func(c *finalize.Config) { c.LockTimeout = -1 }, "LockTimeout is negative"},
+		"nil lock":           {func(c *finalize.Config) { c.Lock = (*lock.Redis)(nil) }, "Lock is a nil *lock.Redis"},
 		"contention":         {func(c *finalize.Config) { c.OnContention = 7 }, "OnContention is neither"},
 		"contention, no try": {func(c *finalize.Config) { c.OnContention, c.Lock = finalize.ReturnInProgress, lockFunc(nil) }, "Lock (finalize_test.lockFunc) has no method Try"},
 		"contention, alone":  {func(c *finalize.Config) { c.OnContention = finalize.ReturnInProgress }, "Lock (<nil>) has no method Try"},

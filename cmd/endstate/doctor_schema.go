@@ -10,6 +10,9 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
+// migrateFix mends a schema that was never completed.
+const migrateFix = "endstate migrate\n-- which doesn't bring back what was dropped after it: for that, see the migrations in guard/migrations and outbox/migrations"
+
 // tables finds what of the library's tables is missing.
 func (d *doctor) tables(ctx context.Context) (found []finding, err error) {
 	err = d.db.read(ctx, func(q outbox.Querier) error {
@@ -18,7 +21,7 @@ func (d *doctor) tables(ctx context.Context) (found []finding, err error) {
 			case err == nil:
 			case errors.Is(err, outbox.ErrSchema) && strings.Contains(err.Error(), "unique index"): // uniqueIndex tells more
 			case errors.Is(err, outbox.ErrSchema), errors.Is(err, guard.ErrSchema):
-				found = append(found, finding{What: err.Error(), Why: "Nothing can be finalized: the library's statements name it.", Fix: "endstate migrate"})
+				found = append(found, finding{What: err.Error(), Why: "Nothing can be finalized: the library's statements name it.", Fix: migrateFix})
 			default:
 				return err
 			}

@@ -94,7 +94,7 @@ func TestDoctorFindsMissingTables(t *testing.T) {
 	each(t, func(t *testing.T, url string, db *sql.DB) {
 		report := examine(t, url, []string{"tables", "tables"})
 		require.Equal(t, []string{"tables"}, report.Checks)
-		require.Equal(t, "endstate migrate", report.Findings[0].Fix)
+		require.Equal(t, migrateFix, report.Findings[0].Fix)
 		require.Zero(t, endstate(t, url, "migrate").status)
 		examine(t, url, []string{"shards"})
 		mustExec(t, db, "ALTER TABLE endstate_outbox DROP COLUMN last_error")

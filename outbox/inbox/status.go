@@ -26,9 +26,10 @@ import (
 // too late. With a status column alone it is empty, and the function itself can tell events apart only by the state that
 // they ask for.
 //
-// Concurrent deliveries wait for one another as the guard says: finalize.ErrBusy is this way's ErrInProgress. An effect may
-// return finalize.ErrNotReady, after which nothing was written and the event has to be delivered again. Failed attempts are
-// counted by what delivers: the sender of a webhook, the broker.
+// Concurrent deliveries wait for one another as the guard says, at last with finalize.ErrBusy: wrapped in ErrInProgress it
+// tells the sender of a webhook to come back, with 503, where other errors are 500. An effect may return
+// finalize.ErrNotReady, after which nothing was written and the event has to be delivered again. Failed attempts are counted
+// by what delivers: the sender of a webhook, the broker.
 type Status[Tx any] func(ctx context.Context, event outbox.Event, cause string, effect func(ctx context.Context, tx Tx) error) (moved bool, by string, err error)
 
 // Apply implements Way.

@@ -1,14 +1,20 @@
 package redisstream_test
 
 import (
+	"context"
 	"fmt"
 	"log"
+	"os"
+	"os/signal"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/inbox"
 	"github.com/endstate-go/endstate/outbox/redisstream"
 )
 
@@ -25,6 +31,34 @@ func ExampleNew() {
 	}
 	// A relay calls it: outbox.NewRelay(pool, publisher, nil).
 	_ = publisher
+}
+
+// A consumer group whose members apply each event once: the inbox's row commits with the effect.
+func ExampleNewConsumer() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	pool, err := pgxpool.New(ctx, "postgres://localhost/entitlements")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer pool.Close()
+	table, err := inbox.NewTable(pool, &inbox.TableConfig{Consumer: "entitlements"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	handle := inbox.Handle(table, func(ctx context.Context, tx pgx.Tx, e outbox.Event) error {
+		_, err := tx.Exec(ctx, "INSERT INTO credits (batch) VALUES ($1)", e.AggregateID)
+		return err
+	})
+	rdb := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
+	defer rdb.Close()
+	consumer, err := redisstream.NewConsumer(rdb, handle, &redisstream.ConsumerConfig{Stream: "events:batch", Group: "entitlements"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := consumer.Run(ctx); err != nil { // until ctx ends
+		log.Fatal(err)
+	}
 }
 
 // A consumer has XMessage.Values of go-redis.
