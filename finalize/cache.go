@@ -43,7 +43,7 @@ type cache struct {
 type terminal struct {
 	receipt Receipt
 	since   time.Duration
-	heat    *heat
+	heat    atomic.Pointer[heat] // nil until the first repeat, which most never have
 }
 
 func newCache(cfg CacheConfig) (*cache, error) {
@@ -70,12 +70,12 @@ func (c *cache) get(key guard.Key, now time.Duration) *terminal {
 
 // put remembers the receipt of a call that began after this many forgets. What was read before a later Forget may be what
 // shall be forgotten.
-func (c *cache) put(key guard.Key, r Receipt, h *heat, now time.Duration, forgets uint64) {
+func (c *cache) put(key guard.Key, r Receipt, now time.Duration, forgets uint64) {
 	if c.entries == nil || c.forgets.Load() != forgets {
 		return
 	}
 	r.Won, r.Differs = false, false
-	known := &terminal{r, now, h}
+	known := &terminal{receipt: r, since: now}
 	c.entries.Add(key, known)
 	if c.forgets.Load() != forgets {
 		c.entries.Remove(key)

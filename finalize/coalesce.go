@@ -112,7 +112,7 @@ func (f *core) inTurn(ctx context.Context, a *attempt, run func() (Receipt, erro
 	}()
 	r, err = run()
 	if final = err == nil; final {
-		f.cache.put(a.ref.Key, r, f.hot.of(a.ref.Key), f.now(), forgets)
+		f.cache.put(a.ref.Key, r, f.now(), forgets)
 	}
 	return r, err
 }

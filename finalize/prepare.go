@@ -94,7 +94,7 @@ func (f *Finalizer[Tx]) ifOpen(ctx context.Context, a *attempt, work func() (Rec
 	}
 	if rec.Final {
 		r := receiptOf(rec, false)
-		f.cache.put(a.ref.Key, r, f.hot.of(a.ref.Key), f.now(), forgets)
+		f.cache.put(a.ref.Key, r, f.now(), forgets)
 		return r, nil
 	}
 	return work()

@@ -64,7 +64,12 @@ func (f *core) lost(ctx context.Context, c Call, r Receipt) {
 func (f *core) repeated(ctx context.Context, key guard.Key, trigger Trigger, known *terminal, now time.Duration, differs bool) Receipt {
 	r := known.receipt
 	r.Differs = differs
-	f.tellLost(ctx, Call{Ref: guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}, Trigger: trigger}, r, known.heat, now)
+	counter := known.heat.Load()
+	if counter == nil {
+		counter = f.hot.of(key)
+		known.heat.Store(counter)
+	}
+	f.tellLost(ctx, Call{Ref: guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}, Trigger: trigger}, r, counter, now)
 	return r
 }
 
