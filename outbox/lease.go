@@ -109,6 +109,7 @@ func (t *term) balance(ctx context.Context) error {
 		return err
 	}
 	if h.owned != share {
+		t.position.rewind()
 		if h, err = t.store.holdings(ctx, t.lease.epoch); err != nil {
 			return err
 		}

@@ -9,21 +9,17 @@ import (
 // postgres is the store on PostgreSQL, each step one statement, which an autocommit makes atomic.
 type postgres struct {
 	tables
-	reads map[lane]string
+	dues map[lane]string // the readings of failed events
 	// markPublished is the mark of a batch without failures; markAll of any.
 	markPublished, markAll string
 	reaping, dueing        string
 }
 
 func newPostgres(t tables) *postgres {
-	p := &postgres{tables: t, reads: map[lane]string{}}
-	trusted, suspected := "suspect_from IS NULL", "suspect_from IS NOT NULL"
-	inRange := " AND seq BETWEEN s.suspect_from AND s.suspect_to"
-	p.reads[ready] = p.reading(p.readyBatch(trusted, ""))
-	p.reads[suspect] = p.reading(p.readyBatch(suspected, inRange))
-	p.reads[due] = p.reading(p.dueBatch(trusted, " AND crashes = 0"))
-	p.reads[alone] = p.reading(p.dueBatch(trusted, " AND crashes > 0"))
-	p.reads[suspectDue] = p.reading(p.dueBatch(suspected, inRange))
+	p := &postgres{tables: t, dues: map[lane]string{}}
+	p.dues[due] = p.reading(p.dueBatch(trusted, " AND crashes = 0"))
+	p.dues[alone] = p.reading(p.dueBatch(trusted, " AND crashes > 0"))
+	p.dues[suspectDue] = p.reading(p.dueBatch(suspected, inSuspect))
 	p.markPublished, p.markAll = p.marking(false), p.marking(true)
 	p.reaping = p.reapStatement()
 	p.dueing = fmt.Sprintf(`SELECT CAST(CASE WHEN min(e.next_attempt_at) < 'infinity' THEN extract(epoch FROM min(e.next_attempt_at) - clock_timestamp()) ELSE 60 END AS double precision), count(*)
@@ -32,24 +28,41 @@ WHERE s.epoch = $1::bigint`, t.shards, t.outbox)
 	return p
 }
 
+// Conditions on shards, and on the events of suspected ones.
+const (
+	trusted   = "suspect_from IS NULL"
+	suspected = "suspect_from IS NOT NULL"
+	inSuspect = " AND seq BETWEEN s.suspect_from AND s.suspect_to"
+)
+
 // reading reads a batch and records its range as in flight. The record is for whoever finds this relay dead. It needn't
 // survive a crash of the database, so nobody waits for the disk; where there is no batch, nothing is written.
 func (p *postgres) reading(batch string) string {
 	return fmt.Sprintf(`WITH batch AS MATERIALIZED (%s),
 flight AS (UPDATE %s SET flight_from = (SELECT min(seq) FROM batch), flight_to = (SELECT max(seq) FROM batch)
 	WHERE epoch = $1::bigint AND EXISTS (SELECT FROM batch) AND set_config('synchronous_commit', 'off', true) <> '')
-SELECT seq, shard, attempts, crashes, id::text, aggregate_type, aggregate_id, type, payload, content_type, headers::text, occurred_at, dedup_key, schema_version, behind
+SELECT seq, shard, attempts, crashes, id::text, aggregate_type, aggregate_id, type, payload, content_type, headers::text, occurred_at, dedup_key, schema_version, behind,
+	(SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint), (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
 FROM batch`, batch, p.relays)
 }
 
 // readyBatch goes from shard to shard, each time beginning with another one, and stops when the batch is full. Within a
-// shard the index gives the order.
-func (p *postgres) readyBatch(shards, condition string) string {
+// shard the index gives the order. The limits are written out, and there are few: of parameters the planner would expect a
+// tenth of the table, and have that compiled.
+func (p *postgres) readyBatch(q reading, shards, condition string) string {
 	return fmt.Sprintf(`
-	SELECT e.* FROM (SELECT * FROM %[1]s WHERE epoch = $1::bigint AND %[2]s ORDER BY shard < $4::int, shard) s
-	CROSS JOIN LATERAL (SELECT %[3]s, $5::boolean AND EXISTS (SELECT FROM %[4]s w WHERE %[5]s) AS behind
-		FROM %[4]s e WHERE shard = s.shard AND %[6]s%[7]s ORDER BY seq LIMIT $3::int) e
-	LIMIT $2::int`, p.shards, shards, rowColumns, p.outbox, waitsBefore, isPending, condition)
+	SELECT e.* FROM (SELECT * FROM %[1]s WHERE epoch = $1::bigint AND %[2]s ORDER BY shard < $2::int, shard) s
+	CROSS JOIN LATERAL (SELECT %[3]s, $3::boolean AND EXISTS (SELECT FROM %[4]s w WHERE %[5]s) AS behind
+		FROM %[4]s e WHERE shard = s.shard AND %[6]s%[7]s ORDER BY seq LIMIT %[8]d) e
+	LIMIT %[9]d`, p.shards, shards, rowColumns, p.outbox, waitsBefore, isPending, condition, q.perTurn, q.limit)
+}
+
+// nextBatch looks at all shards at once.
+func (p *postgres) nextBatch(q reading) string {
+	return fmt.Sprintf(`
+	SELECT %[1]s, $2::boolean AND EXISTS (SELECT FROM %[2]s w WHERE %[3]s) AS behind
+	FROM %[2]s e WHERE shard = ANY (ARRAY(SELECT shard FROM %[4]s WHERE epoch = $1::bigint AND %[5]s)) AND %[6]s AND seq > $3::bigint AND seq <= $4::bigint
+	ORDER BY seq LIMIT %[7]d`, rowColumns, p.outbox, waitsBefore, p.shards, trusted, isPending, q.limit)
 }
 
 // dueBatch finds the failed events whose time has come, and with each those behind it. now() is the statement's time, which
@@ -60,24 +73,37 @@ func (p *postgres) dueBatch(shards, condition string) string {
 		SELECT d.seq, d.aggregate_type, d.aggregate_id FROM (SELECT * FROM %[1]s WHERE epoch = $1::bigint AND %[2]s ORDER BY shard < $4::int, shard) s
 		CROSS JOIN LATERAL (SELECT * FROM %[4]s WHERE shard = s.shard AND next_attempt_at <= now()%[5]s ORDER BY next_attempt_at LIMIT greatest($2::int / 8, 1)) d
 		ORDER BY d.next_attempt_at LIMIT $2::int) head
-	CROSS JOIN LATERAL (SELECT %[3]s, NOT $5::boolean AS behind FROM %[4]s w
+	CROSS JOIN LATERAL (SELECT %[3]s, false AS behind FROM %[4]s w
 		WHERE w.next_attempt_at IS NOT NULL AND w.aggregate_type = head.aggregate_type AND w.aggregate_id = head.aggregate_id AND w.seq >= head.seq
 		ORDER BY seq LIMIT $3::int) e
 	LIMIT $2::int`, p.shards, shards, rowColumns, p.outbox, condition)
 }
 
 func (p *postgres) read(ctx context.Context, epoch int64, q reading) ([]row, error) {
-	check := q.ordered // for the ready ones: whether to look for an earlier one
-	if q.lane == due || q.lane == alone || q.lane == suspectDue {
-		check = true // none of them is behind
+	var query string
+	var args []any
+	switch q.lane {
+	case ready:
+		query = p.reading(p.readyBatch(q, trusted, ""))
+		args = []any{epoch, q.from, q.ordered}
+	case next:
+		query = p.reading(p.nextBatch(q))
+		args = []any{epoch, q.ordered, q.after, q.until}
+	case suspect:
+		query = p.reading(p.readyBatch(q, suspected, inSuspect))
+		args = []any{epoch, q.from, q.ordered}
+	default:
+		query = p.dues[q.lane]
+		args = []any{epoch, q.limit, q.perTurn, q.from}
 	}
-	rows, err := p.Query(ctx, p.reads[q.lane], epoch, q.limit, q.perTurn, q.from, check)
+	rows, err := p.Query(ctx, query, args...)
 	return collect(rows, p.dialect, err)
 }
 
-// marking is one statement: what it writes, it writes only to events of shards that the epoch owns at its snapshot.
+// marking is one statement, which writes only if the epoch's lease is there, and holds that. A lease's shards are its own until
+// its relay, which marks before it does anything else, gives them away.
 func (p *postgres) marking(all bool) string {
-	owned := fmt.Sprintf("shard = ANY (ARRAY(SELECT shard FROM %s WHERE epoch = $1::bigint)) AND published_at IS NULL", p.shards)
+	owned := "EXISTS (SELECT FROM landed) AND published_at IS NULL"
 	done := fmt.Sprintf("UPDATE %s SET published_at = clock_timestamp(), dead_at = NULL, next_attempt_at = NULL WHERE seq = ANY ($2::text::bigint[]) AND %s", p.outbox, owned)
 	if p.cfg.Retention == DeleteOnPublish {
 		done = fmt.Sprintf("DELETE FROM %s WHERE seq = ANY ($2::text::bigint[]) AND %s", p.outbox, owned)
@@ -94,9 +120,9 @@ promoted AS (UPDATE %[1]s SET next_attempt_at = clock_timestamp() WHERE %[2]s AN
 		AND w.seq > a.seq ORDER BY w.seq LIMIT 1)
 	FROM json_to_recordset($5::text::json) AS a (aggregate_type text, aggregate_id text, seq bigint)))`, p.outbox, owned)
 	}
-	return fmt.Sprintf(`WITH published AS (%s)%s,
-landed AS (UPDATE %s SET flight_from = NULL, flight_to = NULL WHERE epoch = $1::bigint RETURNING epoch)
-SELECT count(*) FROM landed`, done, rest, p.relays)
+	return fmt.Sprintf(`WITH landed AS (UPDATE %s SET flight_from = NULL, flight_to = NULL WHERE epoch = $1::bigint RETURNING epoch),
+published AS (%s)%s
+SELECT count(*) FROM landed`, p.relays, done, rest)
 }
 
 func (p *postgres) mark(ctx context.Context, epoch int64, o *outcome) (bool, error) {

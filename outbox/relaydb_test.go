@@ -103,7 +103,7 @@ func TestRelaySurvivesCutConnections(t *testing.T) {
 			db := &database{url: proxy.URL(), pool: pool, begin: beginPgx(pool)}
 			db.migrate(t, *writer)
 			db.aggregates(t, 10, 3)
-			fault := proxy.Arm(&pgfault.Fault{SQL: "WITH published AS", Do: do})
+			fault := proxy.Arm(&pgfault.Fault{SQL: "WITH landed AS", Do: do})
 			renewal := proxy.Arm(&pgfault.Fault{SQL: `UPDATE "endstate_outbox_relays" SET expires_at`, Do: do})
 			read := proxy.Arm(&pgfault.Fault{SQL: "WITH batch AS", Skip: 1, Do: do})
 			r := &recorder{}

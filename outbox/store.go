@@ -53,7 +53,8 @@ type holdings struct {
 type lane int
 
 const (
-	ready   lane = iota // those that never failed
+	ready   lane = iota // those that never failed, by shard
+	next                // ready ones of all shards, by seq; on PostgreSQL only
 	due                 // those that failed, when their time has come, and those behind them
 	alone               // as due, but one that has killed a relay: one at a time, and nothing behind it
 	suspect             // ready ones among those that were in flight when a relay died: one at a time
@@ -64,8 +65,10 @@ const (
 type reading struct {
 	lane    lane
 	limit   int
-	perTurn int // how many of one shard or aggregate
-	from    int // the shard to begin with
+	perTurn int   // how many of one shard or aggregate
+	from    int   // the shard to begin with
+	after   int64 // in the lane next: the seqs to look for are higher than this,
+	until   int64 // and not higher than this
 	ordered bool
 }
 
@@ -77,7 +80,13 @@ type row struct {
 	attempts int
 	crashes  int
 	behind   bool // an earlier event of its aggregate waits
+	snapshot snapshot
+	cut      bool // what was read behind it is dropped
 }
+
+// snapshot is what the reading of a row saw, on PostgreSQL: the oldest transaction that hadn't ended, and the one that was
+// next to begin.
+type snapshot struct{ oldest, next int64 }
 
 // rowColumns are the columns of a row, but for behind.
 const rowColumns = `seq, shard, attempts, crashes, id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version`
@@ -89,6 +98,9 @@ type outcome struct {
 	held      []int64     // to wait behind an earlier event
 	promoted  []aggregate // whose next waiting event is due now
 }
+
+// events is how many events the outcome tells of.
+func (o *outcome) events() int { return len(o.published) + len(o.failed) + len(o.held) }
 
 // json returns the failures and the promoted aggregates as JSON arrays.
 func (o *outcome) json() (failed, promoted string, err error) {
@@ -131,6 +143,9 @@ func collect(rows pgx.Rows, d sqltx.Dialect, err error) ([]row, error) {
 	}
 	dest := []any{&r.seq, &r.shard, &r.attempts, &r.crashes, &id, &r.AggregateType, &r.AggregateID, &r.Type, &r.Payload, &r.ContentType,
 		&headers, occurred, &dedup, &r.SchemaVersion, &r.behind}
+	if d == sqltx.Postgres {
+		dest = append(dest, &r.snapshot.oldest, &r.snapshot.next)
+	}
 	var list []row
 	for size := 0; rows.Next(); {
 		r.Payload, r.Headers = nil, nil
@@ -138,6 +153,7 @@ func collect(rows pgx.Rows, d sqltx.Dialect, err error) ([]row, error) {
 			return nil, err
 		}
 		if size += len(r.Payload); size > batchBytes && len(list) > 0 {
+			list[len(list)-1].cut = true
 			continue // what remains is dropped as it comes
 		}
 		if r.ID, err = uuid.ParseBytes(id); err != nil {
