@@ -168,9 +168,19 @@ func (b *bencher) measure(ctx context.Context, c bcase) (result, error) {
 	r := result{Name: c.name, Peer: c.peer, must: c.must, Ours: median(ours, rate), oursCPU: median(ours, cost)}
 	if !b.oursOnly {
 		r.PeerRate, r.peerCPU = median(theirs, rate), median(theirs, cost)
-		r.Ratio = r.Ours / r.PeerRate
+		r.Ratio = ratio(ours, theirs, rate)
 	}
 	return r, nil
+}
+
+// ratio is the median of the rounds' own ratios: what slows a shared machine for some seconds slows both halves of a round.
+func ratio(ours, theirs []sample, rate func(sample) float64) float64 {
+	rounds := make([]float64, len(ours))
+	for i := range ours {
+		rounds[i] = rate(ours[i]) / rate(theirs[i])
+	}
+	slices.Sort(rounds)
+	return rounds[len(rounds)/2]
 }
 
 func median[T cmp.Ordered](samples []sample, of func(sample) T) T {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,24 +45,30 @@ const (
 	ourIndex  = `DROP INDEX IF EXISTS by_hand; CREATE INDEX IF NOT EXISTS endstate_outbox_pending ON endstate_outbox (shard, seq) WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL`
 )
 
-// fill makes an outbox of pending events.
+// fill makes an outbox of pending events, whose ids grow as those of version 7 do. What is published stays in one that is kept.
 func (b *bencher) fill(ctx context.Context, index string) error {
 	b.room = 0 // the cases after this begin anew
-	for _, statement := range []string{
-		"TRUNCATE endstate_outbox",
-		index,
-		fmt.Sprintf(`INSERT INTO endstate_outbox %s
-SELECT id, 'batch', id::text, '%s', '%s', 'application/json', '{}', clock_timestamp(), 'batch/' || id::text,
-	get_byte(sha256(convert_to('batch/' || id::text, 'UTF8')), 0) %% %d, 1
-FROM (SELECT gen_random_uuid() AS id FROM generate_series(1, %d)) e`, eventColumns, eventType, payload(), outbox.Shards, drainEvents),
-		"VACUUM ANALYZE endstate_outbox",
-		"CHECKPOINT",
-	} {
+	statements := []string{index, b.events(b.filled, drainEvents, "NULL"), "VACUUM ANALYZE endstate_outbox", "CHECKPOINT"}
+	if b.keep {
+		b.filled += drainEvents
+	} else {
+		statements = append([]string{"TRUNCATE endstate_outbox"}, statements...)
+	}
+	for _, statement := range statements {
 		if _, err := b.pool.Exec(ctx, statement); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// events inserts n events, after so many others, of aggregates whose ids are negative: those of the other cases aren't.
+func (w *world) events(after, n int, publishedAt string) string {
+	columns := strings.TrimSuffix(eventColumns, ")") + ", published_at)"
+	return fmt.Sprintf(`INSERT INTO endstate_outbox %s
+SELECT ('018f0000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'batch', '-' || n, '%[2]s', '%[3]s', 'application/json', '{}', clock_timestamp(), 'batch/i:-' || n || '#%[2]s',
+	get_byte(sha256(convert_to('batch/-' || n, 'UTF8')), 0) %% %[4]d, 1, %[5]s::timestamptz
+FROM generate_series(%[6]d, %[7]d) n`, columns, eventType, payload(), outbox.Shards, publishedAt, after+1, after+n)
 }
 
 // drain publishes events with a number of relays, whose publisher does nothing.

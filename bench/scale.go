@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"fmt"
+
+	"github.com/endstate-go/endstate/outbox"
 )
 
-// scale are the cases of a database with many finalized keys against one with none.
+// scale are the cases of a database with many finalized keys, and half as many published events, against one with none.
 func (b *bencher) scale(ctx context.Context, finalized int) ([]bcase, error) {
 	url, err := b.newDatabase(ctx, "grown")
 	if err != nil {
@@ -18,17 +20,20 @@ func (b *bencher) scale(ctx context.Context, finalized int) ([]bcase, error) {
 	for _, statement := range []string{
 		fmt.Sprintf("INSERT INTO batches SELECT -n, '%s' FROM generate_series(1, %d) n", state, finalized),
 		fmt.Sprintf("INSERT INTO endstate_ledger SELECT 'batch', 'i:' || -n, '%s', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, %d) n", state, finalized),
-		"VACUUM ANALYZE batches, endstate_ledger",
+		full.events(0, finalized/2, "now()"),
+		"VACUUM ANALYZE batches, endstate_ledger, endstate_outbox",
 		"CHECKPOINT",
 	} {
 		if _, err := full.pool.Exec(ctx, statement); err != nil {
 			return nil, err
 		}
 	}
-	full.keep = true
+	full.keep, full.filled = true, finalized/2
 	onFull := &bencher{world: full, slice: b.slice, rounds: b.rounds}
 	eight := b.eight()
-	var cases []bcase
+	// The relay comes first: the others leave their events behind.
+	cases := []bcase{{name: "relay-full-vs-empty", peer: "the same on an empty outbox", must: 0.85, long: true,
+		ours: onFull.drain(1, outbox.KeepForever), theirs: b.drain(1, outbox.KeepForever)}}
 	for _, name := range []string{byStatus, byLedger, byBoth} {
 		cases = append(cases,
 			bcase{name: name + "/settle-full-vs-empty", peer: "the same on an empty database", must: 0.85,

@@ -44,6 +44,7 @@ type world struct {
 	room       int                   // for how many more until the tables are emptied
 	finalReady bool
 	keep       bool // the tables are never emptied
+	filled     int  // how many events fill and its like have written
 }
 
 // byStatus, byLedger and byBoth name the guards.
