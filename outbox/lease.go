@@ -97,28 +97,29 @@ func (t *term) balance(ctx context.Context) error {
 		return err
 	}
 	share := (Shards + max(h.relays, 1) - 1) / max(h.relays, 1)
-	took := false
+	if h.owned != share || h.owned != t.owned { // also by a take or give whose answer was lost
+		t.position.rewind()
+	}
 	switch {
 	case h.owned > share:
 		err = t.store.give(ctx, t.lease.epoch, h.owned-share)
 	case h.owned < share && h.unowned > 0:
-		took = true
+		t.taken, t.waiting, t.nextDue = true, true, time.Now()
 		err = t.store.take(ctx, t.lease.epoch, share-h.owned)
 	}
 	if err != nil {
 		return err
 	}
 	if h.owned != share {
-		t.position.rewind()
 		if h, err = t.store.holdings(ctx, t.lease.epoch); err != nil {
 			return err
 		}
 	}
-	if took {
-		t.waiting, t.nextDue = true, time.Now()
+	if t.taken {
 		if err := t.store.free(ctx, t.lease.epoch); err != nil {
 			return err
 		}
+		t.taken = false
 	}
 	t.suspects = h.suspect > 0
 	if h.owned != t.owned {

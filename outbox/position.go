@@ -6,41 +6,66 @@ import "time"
 // from the start passes over each time: all of them for as long as an old snapshot keeps them from being removed. So while
 // there is more than one batch, readings go on from where nothing more can appear that an aggregate's order asks for.
 //
-// An event of a guarded aggregate has a transaction id before it has its seq. So when every transaction has ended that had an
-// id some time after a seq was seen, no such event with a lower one can still be committed. Other events that appear behind the
-// position, and dead letters that are retried, are found when reading begins at the start again, about once a second.
+// An event of a guarded aggregate has a transaction id before it has its seq. So when every transaction has ended that got its
+// id before a reading did, no such event can still be committed with a seq that the reading saw, or a lower one. Other events
+// that appear behind the position, and dead letters that are retried, are found when reading begins at the start again, about
+// once a second.
 type position struct {
 	since time.Time     // when a reading last began at the start; zero: the next one does
 	lasts time.Duration // how long readings go on from there
 
-	begin   int64 // readings begin after this seq
-	reach   int64 // the highest that was seen
-	passing int   // how many events were read since begin went on: a reading may have to pass over each of them
+	begin int64 // readings begin after this seq
+	reach int64 // and came to this one
+	seen  int64 // up to here some were read from the start
 
-	// What was the reach at some time, and is to be begin when the transactions before next have ended. 0: next isn't known yet.
-	candidate, next int64
+	// What is to be begin when the transactions before own, that of the reading which saw it, have ended; 0: nothing is.
+	candidate, own int64
+
+	tries int // readings since begin last went on, each of which passes over what they found
+	allow int // how many there may be
 }
 
-// minLasts is how long what appears behind the position may have to wait while there is more than one batch.
-const minLasts = time.Second
+// How long what appears behind the position may have to wait while there is more than one batch, the least and the most.
+const (
+	minLasts = time.Second
+	maxLasts = 10 * time.Second
+)
+
+// How many readings begin may take to go on. When transactions that stay open held it back for as many, it is given only a few
+// chances from then on.
+const (
+	manyTries = 20
+	fewTries  = 4
+)
 
 // rewind makes the next reading begin at the start.
-func (p *position) rewind() { *p = position{} }
-
-// ahead says whether the next reading goes on from the position.
-func (p *position) ahead() bool {
-	if !p.since.IsZero() && time.Since(p.since) >= p.lasts {
-		p.rewind()
+func (p *position) rewind() {
+	allow := p.allow
+	if p.begin == 0 && p.tries > 0 && p.tries >= allow {
+		allow = fewTries
 	}
-	return !p.since.IsZero()
+	*p = position{allow: allow}
 }
 
-// start goes on behind a batch whose reading began at the start and took this long. Such readings shall take a twentieth of
-// the time.
-func (p *position) start(rows []row, took time.Duration) {
-	*p = position{since: time.Now(), lasts: max(minLasts, 20*took)}
-	for i := range rows {
-		p.reach = max(p.reach, rows[i].seq)
+// expire rewinds a position from which readings have gone on for long enough.
+func (p *position) expire() {
+	if p.ahead() && time.Since(p.since) >= p.lasts {
+		p.rewind()
+	}
+}
+
+// ahead says whether there is a position to go on from.
+func (p *position) ahead() bool { return !p.since.IsZero() }
+
+// follows says whether begin goes on with the readings.
+func (p *position) follows() bool { return p.ahead() && p.tries < p.allow }
+
+// start goes on behind a batch that began at the start and whose reading took this long, which shall be a twentieth of the time
+// at most. Of the shards that may have more, reach is where the first one ended; seen is where the last one did.
+func (p *position) start(reach, seen int64, took time.Duration) {
+	*p = position{since: time.Now(), lasts: min(max(minLasts, 20*took), maxLasts), reach: reach, seen: seen, allow: p.allow}
+	if p.allow == 0 {
+		p.allow = manyTries
 	}
 }
 
@@ -48,12 +73,12 @@ func (p *position) start(rows []row, took time.Duration) {
 // the reach.
 func (p *position) advance(rows []row, whole bool) {
 	seen, last := rows[0].snapshot, rows[len(rows)-1].seq
-	if p.next == 0 {
-		p.candidate, p.next = p.reach, seen.next
-	}
-	p.passing += len(rows)
-	if seen.oldest >= p.next && (whole || last >= p.candidate) {
-		p.begin, p.passing, p.next = p.candidate, 0, 0
+	p.tries++
+	if p.own != 0 && seen.oldest >= p.own && (whole || last >= p.candidate) {
+		p.begin, p.own, p.tries, p.allow = p.candidate, 0, 0, manyTries
 	}
 	p.reach = max(p.reach, last)
+	if p.own == 0 {
+		p.candidate, p.own = p.reach, seen.own
+	}
 }

@@ -42,7 +42,7 @@ func (p *postgres) reading(batch string) string {
 flight AS (UPDATE %s SET flight_from = (SELECT min(seq) FROM batch), flight_to = (SELECT max(seq) FROM batch)
 	WHERE epoch = $1::bigint AND EXISTS (SELECT FROM batch) AND set_config('synchronous_commit', 'off', true) <> '')
 SELECT seq, shard, attempts, crashes, id::text, aggregate_type, aggregate_id, type, payload, content_type, headers::text, occurred_at, dedup_key, schema_version, behind,
-	(SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint), (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)
+	(SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint), (SELECT pg_current_xact_id()::text::bigint)
 FROM batch`, batch, p.relays)
 }
 
@@ -57,12 +57,13 @@ func (p *postgres) readyBatch(q reading, shards, condition string) string {
 	LIMIT %[9]d`, p.shards, shards, rowColumns, p.outbox, waitsBefore, isPending, condition, q.perTurn, q.limit)
 }
 
-// nextBatch looks at all shards at once.
+// nextBatch finds what comes next in all shards by the index, a batch of each at most, whatever the planner knows of the table.
 func (p *postgres) nextBatch(q reading) string {
 	return fmt.Sprintf(`
 	SELECT %[1]s, $2::boolean AND EXISTS (SELECT FROM %[2]s w WHERE %[3]s) AS behind
-	FROM %[2]s e WHERE shard = ANY (ARRAY(SELECT shard FROM %[4]s WHERE epoch = $1::bigint AND %[5]s)) AND %[6]s AND seq > $3::bigint AND seq <= $4::bigint
-	ORDER BY seq LIMIT %[7]d`, rowColumns, p.outbox, waitsBefore, p.shards, trusted, isPending, q.limit)
+	FROM (SELECT k.seq FROM %[4]s s CROSS JOIN LATERAL (SELECT seq FROM %[2]s WHERE shard = s.shard AND %[5]s AND seq > $3::bigint AND seq <= $4::bigint ORDER BY seq LIMIT %[7]d) k
+		WHERE s.epoch = $1::bigint AND %[6]s ORDER BY k.seq LIMIT %[7]d) k
+	JOIN %[2]s e USING (seq) ORDER BY seq`, rowColumns, p.outbox, waitsBefore, p.shards, isPending, trusted, q.limit)
 }
 
 // dueBatch finds the failed events whose time has come, and with each those behind it. now() is the statement's time, which
@@ -100,8 +101,8 @@ func (p *postgres) read(ctx context.Context, epoch int64, q reading) ([]row, err
 	return collect(rows, p.dialect, err)
 }
 
-// marking is one statement, which writes only if the epoch's lease is there, and holds that. A lease's shards are its own until
-// its relay, which marks before it does anything else, gives them away.
+// marking is one statement, which writes only if the epoch's lease is there, and holds that: whoever ends it waits. A lease's
+// shards are its own until its relay, which marks before it does anything else, gives them away.
 func (p *postgres) marking(all bool) string {
 	owned := "EXISTS (SELECT FROM landed) AND published_at IS NULL"
 	done := fmt.Sprintf("UPDATE %s SET published_at = clock_timestamp(), dead_at = NULL, next_attempt_at = NULL WHERE seq = ANY ($2::text::bigint[]) AND %s", p.outbox, owned)
@@ -114,7 +115,7 @@ func (p *postgres) marking(all bool) string {
 failed AS (UPDATE %[1]s e SET attempts = e.attempts + f.counted, last_error = f.error, dead_at = CASE WHEN f.dead THEN clock_timestamp() END,
 		next_attempt_at = CASE WHEN NOT f.dead THEN clock_timestamp() + make_interval(secs => f.delay) END
 	FROM json_to_recordset($3::text::json) AS f (seq bigint, counted int, error text, dead boolean, delay double precision) WHERE e.seq = f.seq AND %[2]s),
-held AS (UPDATE %[1]s SET next_attempt_at = 'infinity' WHERE seq = ANY ($4::text::bigint[]) AND %[2]s),
+held AS (UPDATE %[1]s SET next_attempt_at = 'infinity' WHERE seq = ANY ($4::text::bigint[]) AND next_attempt_at IS NULL AND %[2]s),
 promoted AS (UPDATE %[1]s SET next_attempt_at = clock_timestamp() WHERE %[2]s AND seq IN (
 	SELECT (SELECT w.seq FROM %[1]s w WHERE w.next_attempt_at IS NOT NULL AND w.aggregate_type = a.aggregate_type AND w.aggregate_id = a.aggregate_id
 		AND w.seq > a.seq ORDER BY w.seq LIMIT 1)

@@ -98,7 +98,7 @@ WHERE seq = f.failed`, update, s.clock(), s.later("f.delay")), failed); err != n
 			}
 		}
 		if len(o.held) > 0 {
-			if err := change(update+"next_attempt_at = 'infinity' WHERE seq IN (SELECT value FROM json_each(?2))", numbers(s.dialect, o.held)); err != nil {
+			if err := change(update+"next_attempt_at = 'infinity' WHERE next_attempt_at IS NULL AND seq IN (SELECT value FROM json_each(?2))", numbers(s.dialect, o.held)); err != nil {
 				return err
 			}
 		}

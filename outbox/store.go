@@ -84,9 +84,9 @@ type row struct {
 	cut      bool // what was read behind it is dropped
 }
 
-// snapshot is what the reading of a row saw, on PostgreSQL: the oldest transaction that hadn't ended, and the one that was
-// next to begin.
-type snapshot struct{ oldest, next int64 }
+// snapshot is when a row was read, on PostgreSQL: the oldest transaction that hadn't ended, and the reading's own, which is later
+// than all that had an id.
+type snapshot struct{ oldest, own int64 }
 
 // rowColumns are the columns of a row, but for behind.
 const rowColumns = `seq, shard, attempts, crashes, id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version`
@@ -144,7 +144,7 @@ func collect(rows pgx.Rows, d sqltx.Dialect, err error) ([]row, error) {
 	dest := []any{&r.seq, &r.shard, &r.attempts, &r.crashes, &id, &r.AggregateType, &r.AggregateID, &r.Type, &r.Payload, &r.ContentType,
 		&headers, occurred, &dedup, &r.SchemaVersion, &r.behind}
 	if d == sqltx.Postgres {
-		dest = append(dest, &r.snapshot.oldest, &r.snapshot.next)
+		dest = append(dest, &r.snapshot.oldest, &r.snapshot.own)
 	}
 	var list []row
 	for size := 0; rows.Next(); {

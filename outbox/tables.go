@@ -72,9 +72,10 @@ func (t *tables) trust(ctx context.Context, epoch int64) error {
 	return err
 }
 
-// orphanShards frees shards whose owner's lease is gone: a relay may have taken them while it was ended.
+// orphanShards frees shards whose owner's lease is gone: a relay may have taken them while it was ended. The condition is on the
+// row alone, which is looked at again after a wait: the shard may have an owner by then.
 func (t *tables) orphanShards() string {
-	return fmt.Sprintf("UPDATE %[1]s SET epoch = NULL WHERE epoch IS NOT NULL AND NOT EXISTS (SELECT 1 FROM %[2]s r WHERE r.epoch = %[1]s.epoch)", t.shards, t.relays)
+	return fmt.Sprintf("UPDATE %[1]s SET epoch = NULL WHERE epoch IN (SELECT epoch FROM %[1]s WHERE epoch IS NOT NULL EXCEPT SELECT epoch FROM %[2]s)", t.shards, t.relays)
 }
 
 func (t *tables) free(ctx context.Context, epoch int64) error {

@@ -21,12 +21,13 @@ type term struct {
 	suspects   bool // some shards' events were in flight when a relay died
 	waiting    bool // there may be failed events
 	nextDue    time.Time
+	taken      bool          // shards were taken in which an event may wait behind one that is no longer there
 	from       int           // the shard to begin the next reading with
 	limit      int           // events a reading, lower while they are large
 	publishing time.Duration // how long a batch takes the publisher, lately
 	deeper     int           // how often to double what one shard may have of a reading
-	wider      int           // how often to double the range of what comes next: there are fewer events than numbers
 	position   position
+	span       int64 // over how many numbers a batch goes that is read from the position: seq has gaps
 
 	recovering int // how deep to read behind failed events, as a power of two: they mostly fail again
 
@@ -52,6 +53,7 @@ func (t *term) work(run context.Context) {
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
+			t.position.rewind() // who knows what was done, and by which server
 			failures++
 			wait := backoff(minOutage, maxOutage, failures)
 			t.reconnecting(ctx, err, wait)
@@ -110,11 +112,11 @@ func (t *term) round(ctx context.Context) (events int, err error) {
 			return events, err
 		}
 		if n == 0 {
+			t.position.rewind()
 			if err := t.store.trust(ctx, t.lease.epoch); err != nil {
 				return events, fmt.Errorf("trust the shards: %w", err)
 			}
 			t.suspects = false
-			t.position.rewind()
 		}
 	}
 	if !time.Now().Before(t.pauseUntil) {
@@ -169,19 +171,21 @@ func (t *term) reading(l lane) reading {
 	return q
 }
 
-// aim says where a reading of ready events shall look: in turn in each shard, or, in a backlog, for what comes next. What was
-// written together lies together, in the table and in its indexes, which makes marks cheaper by a third. But with a slow
-// publisher, or one aggregate that has many events, each shard shall have its turn.
+// aim says where a reading of ready events shall look: a little in each shard, or, in a backlog, for what comes next in all of
+// them. What was written together lies together, in the table and in its indexes, which makes marks cheaper by a third. But with
+// a slow publisher, or one aggregate that has many events, each shard shall have its turn.
 func (t *term) aim(q *reading) {
+	t.position.expire()
 	share := max(t.owned, 1)
-	turns := func(events int) int { return min(q.limit, 1<<bits.Len(uint((events-1)/share))<<t.deeper) }
+	turns := func(events int) int { return min(q.limit, 1<<min(bits.Len(uint((events-1)/share))+t.deeper, 20)) }
 	switch {
-	case !t.db.sqlite() && t.outage == 0 && t.publishing < maxPublishing && t.position.ahead() && t.position.passing < 20*q.limit:
-		q.lane = next
-		q.after, q.until = t.position.begin, t.position.reach+int64(q.limit*Shards/share)<<t.wider
-	case t.position.ahead() || t.outage > 0:
-		// Transactions that go on hold the position back. Reading deep into few shards passes over what was published since less
-		// often. But each shard shall have its turn about once a second.
+	case t.db.sqlite():
+	case t.outage == 0 && t.publishing < maxPublishing && t.position.follows():
+		least := int64(q.limit * Shards / share)
+		q.lane, q.after, q.until = next, t.position.begin, max(t.position.seen, t.position.reach+min(max(t.span, least), 64*least))
+	case t.outage > 0 || t.position.ahead():
+		// Each reading passes over what was published since the start. Reading deep into few shards, it does so less often. But
+		// each shard shall have its turn about once a second, however slow the publisher is.
 		q.perTurn = turns(q.limit * max(1, int(time.Second/max(t.publishing, 5*time.Millisecond))))
 	default:
 		q.perTurn = turns(q.limit)
@@ -233,41 +237,49 @@ func (t *term) batch(ctx context.Context, l lane) (int, error) {
 
 // follow has the next reading go on behind this one, unless there is nothing more, or something was left over.
 func (t *term) follow(rows []row, q reading, took time.Duration, all bool) {
-	full := len(rows) >= q.limit
-	switch {
-	case q.lane == next && full:
-		t.wider = 0
-	case q.lane == next && len(rows) < q.limit/2:
-		t.wider = min(t.wider+1, 30)
-	}
-	switch more := q.lane == next && len(rows) >= q.limit/4 || q.lane == ready && t.deepen(rows, q); {
-	case !more || !all:
-		if t.position.rewind(); q.lane == ready {
-			t.wider = 0
+	last := rows[len(rows)-1]
+	if q.lane == next {
+		t.span = max(1, last.seq-t.position.reach) * int64(q.limit) / int64(len(rows)) // as far as a batch goes
+		if all && t.position.ahead() && len(rows) >= q.limit/4 {
+			t.position.advance(rows, len(rows) < q.limit && !last.cut)
+		} else {
+			t.position.rewind()
 		}
-	case q.lane == next:
-		t.position.advance(rows, !full && !rows[len(rows)-1].cut)
+		return
+	}
+	reach, seen, more := t.deepen(rows, q)
+	switch {
+	case !all || !more:
+		t.span = 0
+		t.position.rewind()
 	case !t.position.ahead():
-		t.position.start(rows, took)
+		t.position.start(reach, seen, took)
 	}
 }
 
 // deepen lets the next reading take more of each shard when this one could have had more, and only few shards have any. It
-// returns whether there may be more.
-func (t *term) deepen(rows []row, q reading) (more bool) {
+// returns whether there may be more, the lowest seq behind which it may be, and the highest one that was read.
+func (t *term) deepen(rows []row, q reading) (reach, seen int64, more bool) {
 	cut, run := false, 0
 	for i := range rows {
 		if run++; i > 0 && rows[i].shard != rows[i-1].shard {
 			run = 1
 		}
-		cut = cut || run == q.perTurn
+		seq := rows[i].seq
+		seen = max(seen, seq)
+		if run == q.perTurn && (!cut || seq < reach) {
+			cut, reach = true, seq
+		}
+	}
+	if !cut {
+		reach = seen
 	}
 	if cut && len(rows) < q.limit {
 		t.deeper = min(t.deeper+1, 16)
 	} else {
 		t.deeper = max(t.deeper-1, 0)
 	}
-	return cut || len(rows) >= q.limit
+	return reach, seen, cut || len(rows) >= q.limit
 }
 
 // fit keeps what one reading brings within the memory that it may take.
@@ -317,6 +329,7 @@ func (t *term) mark(o *outcome) error {
 		if t.lease.lost() {
 			return fmt.Errorf("mark events: %w", err)
 		}
+		t.position.rewind()
 		wait := backoff(minOutage, maxOutage, attempt)
 		t.reconnecting(t.lease.ctx, fmt.Errorf("mark events: %w", err), wait)
 		_ = sleep(t.lease.ctx, wait)
