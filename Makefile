@@ -12,7 +12,7 @@ help:
 	@echo "make soak   recorded histories of four processes under faults, checked for an order of the calls, again and"
 	@echo "            again for DURATION=$(DURATION): cut COMMITs, kill -9, terminated backends, a server that stops"
 	@echo "make bench  the library beside hand-written pgx, River, Watermill-SQL, DBOS and redislock, on servers of its own:"
-	@echo "            a table of rates and ratios, docs/bench.json and docs/bench.svg; about fifteen minutes. The machine"
+	@echo "            a table of rates and ratios, docs/bench.json and docs/bench.svg; about twenty minutes. The machine"
 	@echo "            should have nothing else to do. make bench-quick prints the JSON in less than one; ARGS='-only relay'"
 	@echo "            runs less, ARGS='-full 10000000' compares so many finalized keys with an empty database"
 	@echo "make lint   gofmt, go vet, staticcheck, each go.mod, and the rules on imports"

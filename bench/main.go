@@ -61,7 +61,7 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	defer w.close()
-	b := &bencher{world: w, slice: 300 * time.Millisecond, rounds: 31, quick: o.quick}
+	b := &bencher{world: w, slice: 300 * time.Millisecond, rounds: 21, quick: o.quick}
 	if o.quick {
 		b.slice, b.rounds = 150*time.Millisecond, 3
 	}

@@ -179,8 +179,7 @@ func ratio(ours, theirs []sample, rate func(sample) float64) float64 {
 	for i := range ours {
 		rounds[i] = rate(ours[i]) / rate(theirs[i])
 	}
-	slices.Sort(rounds)
-	return rounds[len(rounds)/2]
+	return middle(rounds)
 }
 
 func median[T cmp.Ordered](samples []sample, of func(sample) T) T {
@@ -188,6 +187,10 @@ func median[T cmp.Ordered](samples []sample, of func(sample) T) T {
 	for i, s := range samples {
 		values[i] = of(s)
 	}
+	return middle(values)
+}
+
+func middle[T cmp.Ordered](values []T) T {
 	slices.Sort(values)
 	return values[len(values)/2]
 }
