@@ -12,7 +12,7 @@ import (
 // elsewhere costs us, and what it costs the peers.
 func (b *bencher) snapshots(r *riverPeer) []bcase {
 	cases := []bcase{
-		{name: "relay-old-snapshot", ours: b.drain(1, outbox.KeepForever)},
+		{name: "relay-old-snapshot", ours: b.drain(outbox.KeepForever)},
 		{name: "river-old-snapshot", ours: r.drain(drainEvents)},
 		{name: "watermill-old-snapshot", ours: b.watermillDrain(drainEvents)},
 	}

@@ -33,7 +33,7 @@ func (b *bencher) scale(ctx context.Context, finalized int) ([]bcase, error) {
 	eight := b.eight()
 	// The relay comes first: the others leave their events behind.
 	cases := []bcase{{name: "relay-full-vs-empty", peer: "the same on an empty outbox", must: 0.85, long: true,
-		ours: onFull.drain(1, outbox.KeepForever), theirs: b.drain(1, outbox.KeepForever)}}
+		ours: onFull.drain(outbox.KeepForever), theirs: b.drain(outbox.KeepForever)}}
 	for _, name := range []string{byStatus, byLedger, byBoth} {
 		cases = append(cases,
 			bcase{name: name + "/settle-full-vs-empty", peer: "the same on an empty database", must: 0.85,
