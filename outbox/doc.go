@@ -51,8 +51,8 @@
 // records which range of seq is in flight; that is how an event is found that kills the process.
 //
 // It reads a little of each shard, or in a backlog on PostgreSQL what comes next in all of them, and begins at the start again
-// about once a second. Until then what is committed late may have to wait, but no later event of a guarded aggregate overtakes
-// it.
+// after a second, or up to ten where that is slow. Until then what is committed late may have to wait, but no later event of a
+// guarded aggregate overtakes it.
 //
 // An event that failed leaves the index of pending events until it is due, and so do those that are found behind it. Thus
 // thousands of events behind a failed one cost the others nothing.

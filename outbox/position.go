@@ -8,8 +8,8 @@ import "time"
 //
 // An event of a guarded aggregate has a transaction id before it has its seq. So when every transaction has ended that got its
 // id before a reading did, no such event can still be committed with a seq that the reading saw, or a lower one. Other events
-// that appear behind the position, and dead letters that are retried, are found when reading begins at the start again, about
-// once a second.
+// that appear behind the position, and dead letters that are retried, are found when reading begins at the start again: after a
+// second, or up to ten where that is slow.
 type position struct {
 	since time.Time     // when a reading last began at the start; zero: the next one does
 	lasts time.Duration // how long readings go on from there
