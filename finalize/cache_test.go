@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -35,7 +36,7 @@ func (w *world) asksTheDatabase(id string) bool {
 	w.t.Helper()
 	w.undo(id)
 	asked := errors.New("asked")
-	_, err := w.do(w.t.Context(), guard.Text(id), "repeat", func(context.Context, guard.Tx) (finalize.Outcome, error) {
+	_, err := w.do(w.t.Context(), guard.Text(id), "repeat", func(context.Context, endstate.Tx) (finalize.Outcome, error) {
 		return finalize.Outcome{}, asked
 	})
 	if err != nil {
@@ -104,14 +105,14 @@ func TestOnlyWhatIsCommittedIsRemembered(t *testing.T) {
 		}
 		for id, call := range map[string]func(id string){
 			"not ready": func(id string) {
-				_, err := w.do(ctx, guard.Text(id), "t", func(context.Context, guard.Tx) (finalize.Outcome, error) {
+				_, err := w.do(ctx, guard.Text(id), "t", func(context.Context, endstate.Tx) (finalize.Outcome, error) {
 					return completed(), finalize.ErrNotReady
 				})
 				require.ErrorIs(t, err, finalize.ErrNotReady)
 			},
 			"panic": func(id string) {
 				require.Panics(t, func() {
-					_, _ = w.do(ctx, guard.Text(id), "t", func(context.Context, guard.Tx) (finalize.Outcome, error) { panic("boom") })
+					_, _ = w.do(ctx, guard.Text(id), "t", func(context.Context, endstate.Tx) (finalize.Outcome, error) { panic("boom") })
 				})
 			},
 			"rolled back":       func(id string) { require.True(t, inTx(id, false, complete(id)).Won) },

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 )
@@ -18,7 +19,7 @@ func TestCallbackTxIsAWholePgxTx(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("b1")
-		use := func(ctx context.Context, gtx guard.Tx) (finalize.Outcome, error) {
+		use := func(ctx context.Context, gtx endstate.Tx) (finalize.Outcome, error) {
 			tx := gtx.(pgx.Tx)
 			require.ErrorIs(t, tx.Commit(ctx), finalize.ErrTxOwned)
 			require.ErrorIs(t, tx.Rollback(ctx), finalize.ErrTxOwned)
@@ -86,7 +87,7 @@ func TestCallbackTxIsClosedAfterTheCallback(t *testing.T) {
 		key := w.open("b1")
 		var kept []pgx.Tx
 		keep := func(outcome error) work {
-			return func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+			return func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 				nested, err := tx.(pgx.Tx).Begin(ctx)
 				require.NoError(t, err)
 				kept = append(kept, tx.(pgx.Tx), nested)
@@ -137,12 +138,12 @@ func TestCallbackTxIsClosedAfterTheCallback(t *testing.T) {
 // What database/sql hands out can be ended by the callback: that is noticed, and is never a win.
 func TestATransactionThatTheCallbackEnded(t *testing.T) {
 	t.Parallel()
-	statement := func(text string) func(context.Context, guard.Tx) error {
-		return func(ctx context.Context, tx guard.Tx) error { _, err := tx.Exec(ctx, text); return err }
+	statement := func(text string) func(context.Context, endstate.Tx) error {
+		return func(ctx context.Context, tx endstate.Tx) error { _, err := tx.Exec(ctx, text); return err }
 	}
-	for name, end := range map[string]func(context.Context, guard.Tx) error{
-		"Commit":   func(ctx context.Context, tx guard.Tx) error { return tx.Commit(ctx) },
-		"Rollback": func(ctx context.Context, tx guard.Tx) error { return tx.Rollback(ctx) },
+	for name, end := range map[string]func(context.Context, endstate.Tx) error{
+		"Commit":   func(ctx context.Context, tx endstate.Tx) error { return tx.Commit(ctx) },
+		"Rollback": func(ctx context.Context, tx endstate.Tx) error { return tx.Rollback(ctx) },
 		"COMMIT":   statement("COMMIT"),
 		"ROLLBACK": statement("ROLLBACK"),
 	} {
@@ -153,7 +154,7 @@ func TestATransactionThatTheCallbackEnded(t *testing.T) {
 					t.Log("refused on pgx, see TestCallbackTxIsAWholePgxTx")
 					return
 				}
-				callback := func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+				callback := func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 					return completed(), end(ctx, tx)
 				}
 				key := w.open("b1")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 )
@@ -40,7 +41,7 @@ func (w *world) held(id string, f func()) {
 	w.t.Helper()
 	release, holding := make(chan struct{}), make(chan error)
 	go func() {
-		_, err := w.another().do(w.t.Context(), guard.Text(id), "holder", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		_, err := w.another().do(w.t.Context(), guard.Text(id), "holder", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			holding <- nil
 			<-release
 			return finalize.Outcome{}, finalize.ErrNotReady
@@ -124,21 +125,21 @@ func TestCancelledWhileWaitingForAConnection(t *testing.T) {
 func TestCancelledInTheCallback(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
-		for name, notice := range map[string]func(context.Context, guard.Tx) error{
-			"unnoticed": func(context.Context, guard.Tx) error { return nil },
-			"noticed":   func(ctx context.Context, _ guard.Tx) error { return ctx.Err() },
-			"by a query": func(ctx context.Context, tx guard.Tx) error {
+		for name, notice := range map[string]func(context.Context, endstate.Tx) error{
+			"unnoticed": func(context.Context, endstate.Tx) error { return nil },
+			"noticed":   func(ctx context.Context, _ endstate.Tx) error { return ctx.Err() },
+			"by a query": func(ctx context.Context, tx endstate.Tx) error {
 				_, err := tx.Exec(ctx, "SELECT 1")
 				return err
 			},
-			"by a query, swallowed": func(ctx context.Context, tx guard.Tx) error {
+			"by a query, swallowed": func(ctx context.Context, tx endstate.Tx) error {
 				_, _ = tx.Exec(ctx, "SELECT 1")
 				return nil
 			},
 		} {
 			key := w.open(name)
 			callback := func(cancel context.CancelFunc) work {
-				return func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+				return func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 					require.NoError(t, write(ctx, tx, name))
 					cancel()
 					return completed(), notice(ctx, tx)

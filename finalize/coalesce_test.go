@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 )
@@ -22,7 +23,7 @@ func (w *world) together(id string, n int, first work, others func(i int) (final
 	w.t.Helper()
 	results := make([]called, n)
 	var group sync.WaitGroup
-	_, err := w.do(w.t.Context(), guard.Text(id), "first", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+	_, err := w.do(w.t.Context(), guard.Text(id), "first", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 		for i := range n {
 			group.Go(func() {
 				r, err := others(i)
@@ -53,7 +54,7 @@ func TestAStormTakesOneConnection(t *testing.T) {
 		w.open("storm")
 		var winner finalize.Receipt
 		var acquired int64
-		results, err := w.together("storm", 82, func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		results, err := w.together("storm", 82, func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			if w.pool != nil {
 				acquired = w.pool.Stat().AcquireCount()
 			}
@@ -88,12 +89,12 @@ func TestTheNextOneGoesWithItsOwnCallback(t *testing.T) {
 	t.Parallel()
 	boom := errors.New("boom")
 	for name, first := range map[string]work{
-		"not ready": func(context.Context, guard.Tx) (finalize.Outcome, error) {
+		"not ready": func(context.Context, endstate.Tx) (finalize.Outcome, error) {
 			return finalize.Outcome{}, finalize.ErrNotReady
 		},
-		"fails":  func(context.Context, guard.Tx) (finalize.Outcome, error) { return finalize.Outcome{}, boom },
-		"panics": func(context.Context, guard.Tx) (finalize.Outcome, error) { panic(boom) },
-		"exits":  func(context.Context, guard.Tx) (finalize.Outcome, error) { runtime.Goexit(); panic("unreachable") },
+		"fails":  func(context.Context, endstate.Tx) (finalize.Outcome, error) { return finalize.Outcome{}, boom },
+		"panics": func(context.Context, endstate.Tx) (finalize.Outcome, error) { panic(boom) },
+		"exits":  func(context.Context, endstate.Tx) (finalize.Outcome, error) { runtime.Goexit(); panic("unreachable") },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -107,10 +108,10 @@ func TestTheNextOneGoesWithItsOwnCallback(t *testing.T) {
 					var group sync.WaitGroup
 					list := make([]called, 5)
 					defer func() { group.Wait(); results <- list }()
-					_, err := w.do(t.Context(), guard.Text("b1"), "first", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+					_, err := w.do(t.Context(), guard.Text("b1"), "first", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 						for i := range list {
 							group.Go(func() {
-								r, err := w.do(t.Context(), guard.Text("b1"), finalize.Trigger(fmt.Sprint(i)), func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+								r, err := w.do(t.Context(), guard.Text("b1"), finalize.Trigger(fmt.Sprint(i)), func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 									if ran.Add(1) < 3 {
 										return finalize.Outcome{}, finalize.ErrNotReady
 									}
@@ -157,7 +158,7 @@ func TestContextsAreEachCallsOwn(t *testing.T) {
 		ctx, cancelFirst := context.WithCancelCause(t.Context())
 		holds, goOn, firstDone := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 		go func() {
-			_, err := w.do(ctx, guard.Text("b1"), "first", func(context.Context, guard.Tx) (finalize.Outcome, error) {
+			_, err := w.do(ctx, guard.Text("b1"), "first", func(context.Context, endstate.Tx) (finalize.Outcome, error) {
 				close(holds)
 				<-goOn
 				return completed(), nil
@@ -196,7 +197,7 @@ func TestAWaitingCallIsBusyInTheEnd(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		w.open("b1")
-		_, err := w.do(t.Context(), guard.Text("b1"), "first", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		_, err := w.do(t.Context(), guard.Text("b1"), "first", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			_, err := w.do(t.Context(), guard.Text("b1"), "second", never(t))
 			require.ErrorIs(t, err, finalize.ErrBusy)
 			return completed(), nil

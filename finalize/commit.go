@@ -8,7 +8,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -70,7 +72,7 @@ func (f *core) resolve(ctx context.Context, a *attempt, look func(context.Contex
 					ErrOutcomeUnknown, seen.rec.State, cause)
 			}
 		}
-		if sleep(ctx, pause.NextBackOff()) != nil {
+		if sleep.For(ctx, pause.NextBackOff()) != nil {
 			return Receipt{}, errors.Join(fmt.Errorf("%w: the database didn't tell within %v: %w", ErrOutcomeUnknown, f.cfg.ResolveTimeout, cause), last)
 		}
 	}
@@ -78,7 +80,7 @@ func (f *core) resolve(ctx context.Context, a *attempt, look func(context.Contex
 
 // transactionEnded asks whether the transaction has finished, and how ("committed", "aborted", or "" when the server no
 // longer, or not yet, knows the id).
-func transactionEnded(ctx context.Context, q guard.Querier, xid string) (ended bool, status string, err error) {
+func transactionEnded(ctx context.Context, q endstate.Querier, xid string) (ended bool, status string, err error) {
 	var state *string
 	var replica bool
 	// A replica must not be asked: for it, an id that it hasn't come to yet is from the future too.
@@ -98,7 +100,7 @@ func transactionEnded(ctx context.Context, q guard.Querier, xid string) (ended b
 }
 
 // judge tells from a record, read after the attempt's transaction has ended with this status, what became of the attempt.
-func judge(ctx context.Context, w outbox.Writer, q guard.Querier, a *attempt, rec guard.Record, status string) (sighting, error) {
+func judge(ctx context.Context, w outbox.Writer, q endstate.Querier, a *attempt, rec guard.Record, status string) (sighting, error) {
 	if !rec.Final {
 		return sighting{rec, notDone}, nil
 	}

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
@@ -200,7 +201,7 @@ func checkName(s string) error {
 // Migrate creates the tables that the guard and the outbox need, unless they are there. It may be called at every start and
 // by many processes at once.
 func (f *Finalizer[Tx]) Migrate(ctx context.Context) error {
-	return f.db.migrate(ctx, func(tx guard.Tx) error {
+	return f.db.migrate(ctx, func(tx endstate.Tx) error {
 		if m, ok := f.cfg.Guard.(guard.Migrator); ok {
 			if err := m.Migrate(ctx, tx); err != nil {
 				return err
@@ -213,7 +214,7 @@ func (f *Finalizer[Tx]) Migrate(ctx context.Context) error {
 // Check says what the database lacks: each missing table, column and index, and what to do. Call it at start, before any
 // trigger fires. The error wraps guard.ErrSchema or outbox.ErrSchema; nil means that all is there.
 func (f *Finalizer[Tx]) Check(ctx context.Context) error {
-	return f.db.query(ctx, func(q guard.Querier) error {
+	return f.db.query(ctx, func(q endstate.Querier) error {
 		var errs []error
 		if c, ok := f.cfg.Guard.(guard.Checker); ok {
 			errs = append(errs, c.Check(ctx, q))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -166,7 +167,7 @@ func TestDiskFullOnSQLite(t *testing.T) {
 		big := completed()
 		big.Events = []outbox.Event{{Type: "batch.completed", ContentType: "text/plain", Payload: make([]byte, 100_000)}}
 		limit(pages)
-		_, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		_, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			return big, write(ctx, tx, "b1")
 		})
 		require.ErrorContains(t, err, "full")
@@ -176,7 +177,7 @@ func TestDiskFullOnSQLite(t *testing.T) {
 		_, err = w.settle(t.Context(), key, "threshold", big)
 		require.ErrorContains(t, err, "full")
 		w.requireOpen("b1")
-		_, err = w.do(t.Context(), key, "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		_, err = w.do(t.Context(), key, "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			require.NoError(t, write(ctx, tx, "b1"))
 			_, err := tx.Exec(ctx, "INSERT INTO writes VALUES ('b1', $1)", string(make([]byte, 100_000)))
 			return completed(), err

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
@@ -78,7 +79,7 @@ func TestDoNotReadyWritesNothingAndTheNextTriggerWins(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("b1")
 		for _, tooEarly := range []error{finalize.ErrNotReady, fmt.Errorf("5 of 10: %w", finalize.ErrNotReady)} {
-			r, err := w.do(t.Context(), key, "periodic", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+			r, err := w.do(t.Context(), key, "periodic", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 				require.NoError(t, write(ctx, tx, "b1"))
 				return completed(), tooEarly
 			})
@@ -105,7 +106,7 @@ func TestDoHandsTheCallbacksErrorOn(t *testing.T) {
 		key := w.open("b1")
 		failure := &workFailed{7}
 		runs := 0
-		r, err := w.do(t.Context(), key, "periodic", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		r, err := w.do(t.Context(), key, "periodic", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			runs++
 			require.NoError(t, write(ctx, tx, "b1"))
 			return completed(), failure
@@ -173,7 +174,7 @@ func TestDoWaitsForTheHolder(t *testing.T) {
 					},
 				}
 				results := make(chan result, len(calls))
-				holder, err := w.do(t.Context(), key, "holder", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+				holder, err := w.do(t.Context(), key, "holder", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 					for _, call := range calls {
 						go func() {
 							r, err := call()
@@ -219,7 +220,7 @@ func TestACallIsBusyAfterClaimTimeout(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		other := connect(t, w.database, w.guard, w.dsn, w.schema, configured(func(c *finalize.Config) { c.ClaimTimeout = 100 * time.Millisecond }))
 		key := w.open("b1")
-		r, err := w.do(t.Context(), key, "holder", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		r, err := w.do(t.Context(), key, "holder", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			_, err := other.do(ctx, key, "other", never(t))
 			require.ErrorIs(t, err, finalize.ErrBusy)
 			_, err = other.settle(ctx, key, "other", completed())
@@ -243,7 +244,7 @@ func TestHoldingOneAggregateLeavesOthersFree(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("b1", "b2")
-		r, err := w.do(t.Context(), key, "holder", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		r, err := w.do(t.Context(), key, "holder", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			r, err := w.do(ctx, guard.Text("b2"), "other", complete("b2"))
 			require.NoError(t, err)
 			require.True(t, r.Won)
@@ -304,7 +305,7 @@ func TestSeveralEventsAreAllOrNone(t *testing.T) {
 				events = append(events, outbox.Event{Type: types[i], Payload: fmt.Appendf(nil, "%d", i), Headers: map[string]string{"n": "é"}})
 			}
 			key := w.open(id, id+"-settled")
-			r, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+			r, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 				return finalize.Outcome{State: "COMPLETE_STABLE", Events: events}, nil
 			})
 			require.NoError(t, err)
@@ -323,7 +324,7 @@ func TestSeveralEventsAreAllOrNone(t *testing.T) {
 				taken[n-1].DedupKey = "batch/t:" + id + "#event.0"
 				_, err = w.settle(t.Context(), key, "sweep", finalize.Outcome{State: "COMPLETE_STABLE", Events: taken})
 				require.ErrorIs(t, err, finalize.ErrEventConflict)
-				_, err = w.do(t.Context(), key, "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+				_, err = w.do(t.Context(), key, "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 					return finalize.Outcome{State: "COMPLETE_STABLE", Events: taken}, write(ctx, tx, id+"-taken")
 				})
 				require.ErrorIs(t, err, finalize.ErrEventConflict)
@@ -350,7 +351,7 @@ func TestEventsAreWrittenAsGiven(t *testing.T) {
 			if settle {
 				_, err = w.settle(t.Context(), key, "sweep", out)
 			} else {
-				_, err = w.do(t.Context(), key, "sweep", func(context.Context, guard.Tx) (finalize.Outcome, error) { return out, nil })
+				_, err = w.do(t.Context(), key, "sweep", func(context.Context, endstate.Tx) (finalize.Outcome, error) { return out, nil })
 			}
 			require.NoError(t, err)
 			var got outbox.Event
@@ -389,7 +390,7 @@ func TestEventConflictNamesTheEarlierEventAndRollsAllBack(t *testing.T) {
 				require.ErrorContains(t, err, earlier.String())
 				require.Zero(t, r)
 			}
-			callback := func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) { return out, write(ctx, tx, "b1") }
+			callback := func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) { return out, write(ctx, tx, "b1") }
 			check(w.do(t.Context(), key, "threshold", callback))
 			w.requireOpen("b1")
 			check(w.settle(t.Context(), key, "threshold", out))
@@ -405,7 +406,7 @@ func TestEventConflictNamesTheEarlierEventAndRollsAllBack(t *testing.T) {
 		}
 		require.Equal(t, [4]int{0, 0, 0, 6}, w.trace.counts())
 
-		r, err := w.do(t.Context(), key, "repair", func(context.Context, guard.Tx) (finalize.Outcome, error) {
+		r, err := w.do(t.Context(), key, "repair", func(context.Context, endstate.Tx) (finalize.Outcome, error) {
 			return finalize.Outcome{State: "COMPLETE_STABLE", Events: []outbox.Event{{Type: "batch.completed", Payload: []byte("1"), DedupKey: "another"}}}, nil
 		})
 		require.NoError(t, err)
@@ -420,9 +421,9 @@ func (w *world) putElsewhere(e outbox.Event) {
 	e.AggregateType, e.AggregateID, e.Type, e.Payload = "elsewhere", "1", "elsewhere", []byte("1")
 	tx, err := w.db.BeginTx(w.t.Context(), nil)
 	require.NoError(w.t, err)
-	wrap := outbox.PostgresTx
+	wrap := endstate.PostgresTx
 	if w.sqlite() {
-		wrap = outbox.SQLiteTx
+		wrap = endstate.SQLiteTx
 	}
 	results, err := outbox.Put(w.t.Context(), wrap(tx), e)
 	require.NoError(w.t, err)
@@ -503,7 +504,7 @@ func TestDoRetriesWhatTheDatabaseBreaksOff(t *testing.T) {
 		for _, code := range []string{"40001", "40P01"} {
 			id := "b" + code
 			runs := 0
-			r, err := w.do(t.Context(), w.open(id), "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+			r, err := w.do(t.Context(), w.open(id), "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 				if err := write(ctx, tx, id); err != nil {
 					return finalize.Outcome{}, err
 				}
@@ -529,7 +530,7 @@ func TestDoGivesUpAfterMaxAttempts(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		runs := 0
-		_, err := w.do(t.Context(), w.open("b1"), "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		_, err := w.do(t.Context(), w.open("b1"), "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			runs++
 			_, err := tx.Exec(ctx, "DO $$ BEGIN RAISE EXCEPTION 'broken off' USING ERRCODE = '40001'; END $$")
 			return finalize.Outcome{}, errors.Join(err, write(ctx, tx, "b1"))
@@ -584,7 +585,7 @@ func TestLedgersOfTwoSchemasDoNotWaitForEachOther(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		other := newWorld(t, w.database, w.guard, w.dsn, configured(func(c *finalize.Config) { c.ClaimTimeout = 5 * time.Second }))
 		other.open("b1")
-		r, err := w.do(t.Context(), w.open("b1"), "holder", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		r, err := w.do(t.Context(), w.open("b1"), "holder", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			r, err := other.do(ctx, guard.Text("b1"), "other", complete("b1"))
 			require.NoError(t, err)
 			require.True(t, r.Won)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 )
@@ -54,7 +55,7 @@ func TestDoTxUndoesTheCallbackAloneUnlessItWins(t *testing.T) {
 			tx, err := w.begin(t.Context(), "")
 			require.NoError(t, err)
 			require.NoError(t, write(t.Context(), tx, "caller "+id))
-			_, err = tx.doTx(t.Context(), key, "periodic", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+			_, err = tx.doTx(t.Context(), key, "periodic", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 				return completed(), errors.Join(reason, write(ctx, tx, id))
 			})
 			require.ErrorIs(t, err, reason)
@@ -78,7 +79,7 @@ func TestDoTxSurvivesABrokenStatement(t *testing.T) {
 		tx, err := w.begin(t.Context(), "")
 		require.NoError(t, err)
 		require.NoError(t, write(t.Context(), tx, "caller"))
-		_, err = tx.doTx(t.Context(), key, "periodic", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		_, err = tx.doTx(t.Context(), key, "periodic", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			_, err := tx.Exec(ctx, "INSERT INTO nowhere VALUES (1)")
 			require.Error(t, err)
 			return completed(), err
@@ -100,13 +101,13 @@ func TestDoTxOfSeveralKeysInOneTransaction(t *testing.T) {
 		tx, err := w.begin(t.Context(), "")
 		require.NoError(t, err)
 		for _, id := range []string{"b1", "b2"} {
-			r, err := tx.doTx(t.Context(), guard.Text(id), "threshold", func(ctx context.Context, inner guard.Tx) (finalize.Outcome, error) {
+			r, err := tx.doTx(t.Context(), guard.Text(id), "threshold", func(ctx context.Context, inner endstate.Tx) (finalize.Outcome, error) {
 				return completed(), write(ctx, inner, id)
 			})
 			require.NoError(t, err)
 			require.True(t, r.Won)
 		}
-		_, err = tx.doTx(t.Context(), guard.Text("b3"), "threshold", func(ctx context.Context, inner guard.Tx) (finalize.Outcome, error) {
+		_, err = tx.doTx(t.Context(), guard.Text("b3"), "threshold", func(ctx context.Context, inner endstate.Tx) (finalize.Outcome, error) {
 			return completed(), errors.Join(write(ctx, inner, "b3"), finalize.ErrNotReady)
 		})
 		require.ErrorIs(t, err, finalize.ErrNotReady)
@@ -153,7 +154,7 @@ func TestDoTxHandsConflictsOn(t *testing.T) {
 			tx, err := w.begin(t.Context(), "")
 			require.NoError(t, err)
 			runs := 0
-			_, err = tx.doTx(t.Context(), w.open("b"+code), "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+			_, err = tx.doTx(t.Context(), w.open("b"+code), "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 				runs++
 				_, err := tx.Exec(ctx, "DO $$ BEGIN RAISE EXCEPTION 'broken off' USING ERRCODE = '"+code+"'; END $$")
 				return finalize.Outcome{}, err

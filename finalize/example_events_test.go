@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
@@ -20,7 +21,7 @@ func ExampleOutcome_events() {
 
 	tx, err := db.BeginTx(ctx, nil)
 	check(err)
-	_, err = outbox.Put(ctx, outbox.SQLiteTx(tx), outbox.Event{
+	_, err = outbox.Put(ctx, endstate.SQLiteTx(tx), outbox.Event{
 		AggregateType: "order", AggregateID: "7", Type: "charged", Payload: []byte(`{"credits":1}`), DedupKey: "charge-7",
 	})
 	check(err)

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
@@ -216,7 +217,7 @@ func ExampleFinalizer_anomaly() {
 // flagGuard is a guard of a service's own, over a boolean column: two methods.
 type flagGuard struct{}
 
-func (flagGuard) Claim(ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+func (flagGuard) Claim(ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 	// On SQLite the first statement has to be a write, so that it waits for other writers.
 	if _, err := tx.Exec(ctx, `UPDATE jobs SET finished = finished WHERE false`); err != nil {
 		return guard.Record{}, err
@@ -229,7 +230,7 @@ func (flagGuard) Claim(ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.R
 	return guard.Record{Final: finished, State: "finished"}, err
 }
 
-func (flagGuard) Settle(ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+func (flagGuard) Settle(ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 	if to.State != "finished" {
 		return guard.Record{}, guard.ErrNotTerminal
 	}

@@ -13,7 +13,9 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
@@ -78,12 +80,9 @@ func NewSQL(db *sql.DB, cfg *Config) (*Finalizer[*sql.Tx], error) {
 	if db == nil {
 		return nil, fmt.Errorf("%w: db is nil", ErrConfig)
 	}
-	dialect := sqltx.Dialect(c.Dialect)
-	if dialect == "" {
-		var known bool
-		if dialect, known = sqltx.Detect(db); !known {
-			return nil, fmt.Errorf("%w: Dialect is empty and driver %T is unknown; set it to postgres or sqlite", ErrConfig, db.Driver())
-		}
+	dialect, err := sqltx.Choose(db, c.Dialect)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	f, err := newCore(c)
 	if err != nil {
@@ -251,8 +250,8 @@ type database[Tx any] interface {
 	claimIn(ctx context.Context, tx Tx, a *attempt) (session[Tx], guard.Record, error)
 	// look asks, outside of any attempt's transaction, what became of one.
 	look(ctx context.Context, a *attempt) (sighting, error)
-	query(ctx context.Context, fn func(guard.Querier) error) error
-	migrate(ctx context.Context, fn func(guard.Tx) error) error
+	query(ctx context.Context, fn func(endstate.Querier) error) error
+	migrate(ctx context.Context, fn func(endstate.Tx) error) error
 }
 
 // settler is a database that can settle without a session; handled is false where the guard has no plan for it.
@@ -267,7 +266,7 @@ type session[Tx any] interface {
 	// finish settles, writes the events and commits (or releases the savepoint), so that all or none of it happens.
 	finish(ctx context.Context, a *attempt) (guard.Record, error)
 	// outside is where to ask once the session was rolled back: the caller's transaction, or the database.
-	outside() guard.Querier
+	outside() endstate.Querier
 	// rollback undoes all unless finish succeeded, also when ctx has ended. It is safe to call twice.
 	rollback(ctx context.Context)
 }
@@ -437,7 +436,7 @@ var errUnanswered = errors.New("commit got no answer")
 var errGone = errors.New("transaction did not commit")
 
 // conflict names the event that met an earlier one.
-func conflict(ctx context.Context, w outbox.Writer, q guard.Querier, a *attempt, cause error) error {
+func conflict(ctx context.Context, w outbox.Writer, q endstate.Querier, a *attempt, cause error) error {
 	holders, err := w.Holders(ctx, q, a.events)
 	if err != nil {
 		return errors.Join(fmt.Errorf("%w: %w", ErrEventConflict, cause), err)
@@ -470,7 +469,7 @@ func (f *core) retry(ctx context.Context, a *attempt, run func() (Receipt, error
 		}
 		wait := pause.NextBackOff()
 		f.retrying(ctx, a, err, wait)
-		if sleep(ctx, wait) != nil {
+		if sleep.For(ctx, wait) != nil {
 			return Receipt{}, errors.Join(context.Cause(ctx), err)
 		}
 	}
@@ -480,17 +479,6 @@ func (f *core) backoff() backoff.BackOff {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval = 2*time.Millisecond, 250*time.Millisecond
 	return b
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }
 
 // end reports how a call ended, and gives its error a context.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sleep"
 )
 
 // GroupConfig says how concurrent Settle calls of one process for different keys are gathered into one statement, which costs
@@ -157,7 +158,7 @@ func (d *pgxDB) lead(ctx context.Context, j *joined, m *member) (settled, error)
 	p := &place{g: &j.group}
 	defer p.pass()
 	if wait := d.cfg.Group.Wait; wait > 0 {
-		_ = sleep(ctx, wait)
+		_ = sleep.For(ctx, wait)
 	}
 	if ctx.Err() != nil {
 		return settled{}, context.Cause(ctx)

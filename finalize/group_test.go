@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -163,7 +164,7 @@ func TestAGroupDoesNotWaitForOne(t *testing.T) {
 				case "another call's claim", "an uncommitted call":
 					callers, err := w.another().begin(t.Context(), "")
 					require.NoError(t, err)
-					_, err = callers.doTx(t.Context(), guard.Text(bad), "elsewhere", func(context.Context, guard.Tx) (finalize.Outcome, error) {
+					_, err = callers.doTx(t.Context(), guard.Text(bad), "elsewhere", func(context.Context, endstate.Tx) (finalize.Outcome, error) {
 						return completed(), nil
 					})
 					require.NoError(t, err)
@@ -181,7 +182,7 @@ func TestAGroupDoesNotWaitForOne(t *testing.T) {
 				case "an uncommitted entry":
 					exec(`INSERT INTO endstate_ledger (aggregate, "key", state, "trigger", token, at) VALUES ('batch', $1, 'X', 'x', gen_random_uuid(), now())`, guard.Text(bad).Encode())
 				case "an uncommitted event":
-					_, err := outbox.Put(t.Context(), outbox.PostgresTx(tx), outbox.Event{AggregateType: "elsewhere", AggregateID: "1", Type: "elsewhere", Payload: []byte("1"), DedupKey: "batch/t:" + bad + "#batch.completed"})
+					_, err := outbox.Put(t.Context(), endstate.PostgresTx(tx), outbox.Event{AggregateType: "elsewhere", AggregateID: "1", Type: "elsewhere", Payload: []byte("1"), DedupKey: "batch/t:" + bad + "#batch.completed"})
 					require.NoError(t, err)
 				}
 				var group sync.WaitGroup

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
@@ -58,7 +59,7 @@ func (s *incidentService) callback() {
 func (s *incidentService) fire(trigger finalize.Trigger) finalize.Receipt {
 	s.t.Helper()
 	s.calls[trigger]++
-	r, err := s.do(s.t.Context(), guard.Text(s.id), trigger, func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+	r, err := s.do(s.t.Context(), guard.Text(s.id), trigger, func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 		var note string
 		if err := tx.QueryRow(ctx, "SELECT note FROM batches WHERE id = $1", s.id).Scan(&note); err != nil {
 			return finalize.Outcome{}, err

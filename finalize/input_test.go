@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -113,7 +114,7 @@ func TestBadInputWritesNothing(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				_, err := w.settle(t.Context(), tt.key, tt.trigger, tt.out)
 				require.ErrorContains(t, err, tt.want)
-				_, err = w.do(t.Context(), tt.key, tt.trigger, func(context.Context, guard.Tx) (finalize.Outcome, error) { return tt.out, nil })
+				_, err = w.do(t.Context(), tt.key, tt.trigger, func(context.Context, endstate.Tx) (finalize.Outcome, error) { return tt.out, nil })
 				require.ErrorContains(t, err, tt.want)
 				if tt.is != nil {
 					require.ErrorIs(t, err, tt.is)
@@ -240,7 +241,7 @@ func callsOfEveryKind(t *testing.T, w *world) {
 	for i, out := range []finalize.Outcome{completed(), several, quietly()} {
 		key := w.open("do" + string(rune('0'+i)))
 		for _, wins := range []bool{true, false} {
-			r, err := w.do(t.Context(), key, "t", func(context.Context, guard.Tx) (finalize.Outcome, error) { return out, nil })
+			r, err := w.do(t.Context(), key, "t", func(context.Context, endstate.Tx) (finalize.Outcome, error) { return out, nil })
 			require.NoError(t, err)
 			require.Equal(t, wins, r.Won)
 			require.Equal(t, out.State, r.State)
@@ -319,12 +320,12 @@ func TestThroughPgBouncer(t *testing.T) {
 
 // Where a transaction is wanted a pool doesn't compile: it isn't one to the compiler.
 func TestAPoolIsNoTransaction(t *testing.T) {
-	tx := reflect.TypeFor[guard.Tx]()
+	tx := reflect.TypeFor[endstate.Tx]()
 	require.True(t, reflect.TypeFor[pgx.Tx]().Implements(tx))
 	require.True(t, reflect.TypeFor[*pgxpool.Tx]().Implements(reflect.TypeFor[pgx.Tx]()))
 	for _, other := range []reflect.Type{reflect.TypeFor[*pgxpool.Pool](), reflect.TypeFor[*pgxpool.Conn](), reflect.TypeFor[*pgx.Conn](), reflect.TypeFor[*sql.DB](), reflect.TypeFor[*sql.Conn]()} {
 		require.False(t, other.Implements(tx), "%v", other)
-		require.False(t, other.Implements(reflect.TypeFor[outbox.Tx]()), "%v", other)
+		require.False(t, other.Implements(reflect.TypeFor[endstate.Tx]()), "%v", other)
 		require.False(t, other.Implements(reflect.TypeFor[pgx.Tx]()), "%v", other)
 		require.False(t, other.AssignableTo(reflect.TypeFor[*sql.Tx]()), "%v", other)
 	}

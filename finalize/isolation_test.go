@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 )
@@ -21,7 +22,7 @@ func TestDefaultIsolationOfTheConnection(t *testing.T) {
 			each(t, func(t *testing.T, w *world) {
 				for i, call := range []func(key guard.Key, trigger finalize.Trigger) (finalize.Receipt, error){
 					func(key guard.Key, trigger finalize.Trigger) (finalize.Receipt, error) {
-						return w.another().do(t.Context(), key, trigger, func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+						return w.another().do(t.Context(), key, trigger, func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 							var level string
 							require.NoError(t, tx.QueryRow(ctx, "SELECT current_setting('transaction_isolation')").Scan(&level))
 							require.Equal(t, "read committed", level)

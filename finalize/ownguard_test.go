@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 )
 
@@ -17,7 +18,7 @@ type ownGuard struct{ sqlite bool }
 
 var _ guard.Guard = ownGuard{}
 
-func (g ownGuard) Claim(ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+func (g ownGuard) Claim(ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 	if g.sqlite {
 		if _, err := tx.Exec(ctx, "UPDATE batches SET status = status WHERE false"); err != nil {
 			return guard.Record{}, err
@@ -37,7 +38,7 @@ func (g ownGuard) Claim(ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.
 	}
 }
 
-func (g ownGuard) read(ctx context.Context, q guard.Querier, ref guard.Ref) (guard.Record, error) {
+func (g ownGuard) read(ctx context.Context, q endstate.Querier, ref guard.Ref) (guard.Record, error) {
 	var state string
 	err := q.QueryRow(ctx, "SELECT status FROM batches WHERE id = $1", ref.Key.String()).Scan(&state)
 	if errors.Is(err, pgx.ErrNoRows) {
@@ -46,7 +47,7 @@ func (g ownGuard) read(ctx context.Context, q guard.Querier, ref guard.Ref) (gua
 	return guard.Record{Final: terminal(state), State: state}, err
 }
 
-func (g ownGuard) Settle(ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+func (g ownGuard) Settle(ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 	if !terminal(to.State) {
 		return guard.Record{}, fmt.Errorf("%w: %s", guard.ErrNotTerminal, to.State)
 	}

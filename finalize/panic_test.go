@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 )
@@ -51,7 +52,7 @@ func TestPanicInTheCallback(t *testing.T) {
 		for name, b := range bails() {
 			key := w.open(name)
 			for _, busy := range []bool{false, true} {
-				callback := func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+				callback := func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 					require.NoError(t, write(ctx, tx, name))
 					if busy && !w.sqlite() {
 						rows, err := tx.Query(ctx, "SELECT generate_series(1, 100000)")
@@ -70,7 +71,7 @@ func TestPanicInTheCallback(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, write(t.Context(), callers, "caller "+name))
 			require.Equal(t, b.value, unwound(t, func() {
-				_, _ = callers.doTx(t.Context(), key, "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+				_, _ = callers.doTx(t.Context(), key, "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 					require.NoError(t, write(ctx, tx, name))
 					b.out()
 					return completed(), nil
@@ -93,7 +94,7 @@ type trapGuard struct {
 	claim, settle *func()
 }
 
-func (g trapGuard) Claim(ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+func (g trapGuard) Claim(ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 	rec, err := g.ownGuard.Claim(ctx, tx, ref)
 	if *g.claim != nil {
 		(*g.claim)()
@@ -101,7 +102,7 @@ func (g trapGuard) Claim(ctx context.Context, tx guard.Tx, ref guard.Ref) (guard
 	return rec, err
 }
 
-func (g trapGuard) Settle(ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+func (g trapGuard) Settle(ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 	rec, err := g.ownGuard.Settle(ctx, tx, ref, to)
 	if *g.settle != nil {
 		(*g.settle)()
@@ -201,13 +202,13 @@ func TestPanicInATraceHook(t *testing.T) {
 			}))
 			key := w.open(name)
 			steps := []work{
-				func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+				func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 					return finalize.Outcome{}, finalize.ErrNotReady
 				},
-				func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+				func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 					return finalize.Outcome{}, &workFailed{2}
 				},
-				func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) { // retried
+				func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) { // retried
 					return finalize.Outcome{}, brokenOff(ctx, tx)
 				},
 			}
@@ -227,7 +228,7 @@ func TestPanicInATraceHook(t *testing.T) {
 }
 
 // brokenOff makes an error for which the whole transaction is run again; on SQLite, where none can be had at will, another.
-func brokenOff(ctx context.Context, tx guard.Tx) error {
+func brokenOff(ctx context.Context, tx endstate.Tx) error {
 	_, err := tx.Exec(ctx, "DO $$ BEGIN RAISE EXCEPTION 'broken off' USING ERRCODE = '40001'; END $$")
 	return err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -42,9 +43,9 @@ func (d *pgxDB) plan(a *attempt) *joined {
 	return j
 }
 
-func (d *pgxDB) query(_ context.Context, fn func(guard.Querier) error) error { return fn(d.pool) }
+func (d *pgxDB) query(_ context.Context, fn func(endstate.Querier) error) error { return fn(d.pool) }
 
-func (d *pgxDB) migrate(ctx context.Context, fn func(guard.Tx) error) error {
+func (d *pgxDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return fn(tx) })
 }
 
@@ -349,7 +350,7 @@ func settleOwnError(err error) error {
 	return fmt.Errorf("settle: %w", err)
 }
 
-func (s *pgxSession) outside() guard.Querier {
+func (s *pgxSession) outside() endstate.Querier {
 	if s.pooled == nil {
 		return s.conn
 	}

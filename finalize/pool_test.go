@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -101,7 +102,7 @@ func TestConflictWithATransactionInFlight(t *testing.T) {
 			other, err := w.db.BeginTx(t.Context(), nil)
 			require.NoError(t, err)
 			event := outbox.Event{AggregateType: "elsewhere", AggregateID: "1", Type: "elsewhere", Payload: []byte("1"), DedupKey: "batch/t:" + id + "#batch.completed"}
-			results, err := outbox.Put(t.Context(), outbox.PostgresTx(other), event)
+			results, err := outbox.Put(t.Context(), endstate.PostgresTx(other), event)
 			require.NoError(t, err)
 			done := make(chan error)
 			go func() {

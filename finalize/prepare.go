@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 )
 
@@ -106,7 +107,7 @@ func (f *Finalizer[Tx]) peek(ctx context.Context, a *attempt) (guard.Record, err
 	defer cancel()
 	if r, ok := f.cfg.Guard.(guard.Reader); ok {
 		var rec guard.Record
-		err := f.db.query(ctx, func(q guard.Querier) (err error) {
+		err := f.db.query(ctx, func(q endstate.Querier) (err error) {
 			rec, err = r.Read(ctx, q, a.ref)
 			return err
 		})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/lock"
@@ -35,7 +36,7 @@ func locked(l finalize.Locker, more ...func(*finalize.Config)) option {
 
 // preparing are the usual stages: Prepare is the test's, Commit writes a row and completes the batch.
 func preparing(id string, prepare func(context.Context) (string, error)) stages {
-	return stages{Prepare: prepare, Commit: func(ctx context.Context, tx guard.Tx, prepared string) (finalize.Outcome, error) {
+	return stages{Prepare: prepare, Commit: func(ctx context.Context, tx endstate.Tx, prepared string) (finalize.Outcome, error) {
 		_, err := tx.Exec(ctx, "INSERT INTO writes (batch, note) VALUES ($1, $2)", id, prepared)
 		return completed(), err
 	}}
@@ -166,7 +167,7 @@ func TestPrepareThatFailsWritesNothing(t *testing.T) {
 		<-exited
 		_, err = w.prepare(t.Context(), key, "trigger", stages{
 			Prepare: func(context.Context) (string, error) { return "", nil },
-			Commit: func(ctx context.Context, tx guard.Tx, _ string) (finalize.Outcome, error) {
+			Commit: func(ctx context.Context, tx endstate.Tx, _ string) (finalize.Outcome, error) {
 				return finalize.Outcome{}, errors.Join(write(ctx, tx, "b"), failed)
 			},
 		})

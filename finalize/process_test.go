@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 )
@@ -110,7 +111,7 @@ func (c caller) call(t *testing.T, released <-chan struct{}) (finalize.Receipt, 
 		callback = spilling(c.ID, released)
 	}
 	if c.Hold == inCallback {
-		callback = func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		callback = func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			out, err := complete(c.ID)(ctx, tx)
 			hold(released)
 			return out, err

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -102,7 +103,7 @@ func TestReadOnlyFromTheCallbackOn(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("b1")
-		_, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		_, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			require.NoError(t, write(ctx, tx, "b1"))
 			_, err := tx.Exec(ctx, "SET TRANSACTION READ ONLY")
 			return completed(), err

@@ -8,6 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 )
@@ -17,7 +18,7 @@ func TestASwallowedErrorIsNoWin(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("b1")
-		swallow := func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		swallow := func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			require.NoError(t, write(ctx, tx, "b1"))
 			_, err := tx.Exec(ctx, "INSERT INTO nowhere VALUES (1)")
 			require.Error(t, err)
@@ -48,7 +49,7 @@ func TestASwallowedErrorOnSQLite(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		swallow := func(id, statement string) work {
-			return func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+			return func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 				require.NoError(t, write(ctx, tx, id))
 				_, err := tx.Exec(ctx, statement)
 				require.Error(t, err)
@@ -84,7 +85,7 @@ func TestADeferredConstraintFailsAtCommit(t *testing.T) {
 		}
 		key := w.open(id)
 		for range 2 {
-			r, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+			r, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 				require.NoError(t, write(ctx, tx, id))
 				_, err := tx.Exec(ctx, violate)
 				return completed(), err
@@ -115,7 +116,7 @@ func TestACallbackThatSettlesByItself(t *testing.T) {
 			"deleted": "DELETE FROM batches WHERE id = 'deleted'",
 		} {
 			key := w.open(id)
-			callback := func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+			callback := func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 				require.NoError(t, write(ctx, tx, id))
 				_, err := tx.Exec(ctx, statement)
 				return completed(), err
@@ -146,7 +147,7 @@ func TestACallbackThatSettlesByItself(t *testing.T) {
 func TestACallbackMaySetAnOpenState(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
-		r, err := w.do(t.Context(), w.open("b1"), "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		r, err := w.do(t.Context(), w.open("b1"), "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			_, err := tx.Exec(ctx, "UPDATE batches SET status = 'PERFORMING_COMPARISONS' WHERE id = 'b1'")
 			return completed(), err
 		})
@@ -167,7 +168,7 @@ func TestACallbackThatLeavesRowsOpen(t *testing.T) {
 				rows.Close()
 			}
 		})
-		leave := func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		leave := func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			require.NoError(t, write(ctx, tx, "b1"))
 			rows, err := tx.Query(ctx, "SELECT generate_series(1, 100000)")
 			require.NoError(t, err)

@@ -8,7 +8,9 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -20,22 +22,22 @@ type sqlDB struct {
 	cfg     Config
 }
 
-func (d *sqlDB) query(_ context.Context, fn func(guard.Querier) error) error {
+func (d *sqlDB) query(_ context.Context, fn func(endstate.Querier) error) error {
 	return fn(sqltx.WrapDB(d.db, d.dialect))
 }
 
-func (d *sqlDB) migrate(ctx context.Context, fn func(guard.Tx) error) error {
+func (d *sqlDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
 	f := &core{cfg: d.cfg}
 	pause := f.backoff()
 	for n := 1; ; n++ {
 		err := d.migrateOnce(ctx, fn)
-		if !sqltx.Conflicted(err) || n >= 10*d.cfg.MaxAttempts || sleep(ctx, pause.NextBackOff()) != nil {
+		if !sqltx.Conflicted(err) || n >= 10*d.cfg.MaxAttempts || sleep.For(ctx, pause.NextBackOff()) != nil {
 			return err
 		}
 	}
 }
 
-func (d *sqlDB) migrateOnce(ctx context.Context, fn func(guard.Tx) error) error {
+func (d *sqlDB) migrateOnce(ctx context.Context, fn func(endstate.Tx) error) error {
 	s, err := d.begin(ctx)
 	if err != nil {
 		return err
@@ -53,7 +55,7 @@ type sqlSession struct {
 	conn    *sql.Conn // nil in the caller's transaction
 	cancel  context.CancelFunc
 	sqlTx   *sql.Tx
-	guardTx guard.Tx
+	guardTx endstate.Tx
 	ended   bool
 }
 
@@ -230,7 +232,7 @@ func (s *sqlSession) commit(ctx context.Context) error {
 	return nil
 }
 
-func (s *sqlSession) outside() guard.Querier {
+func (s *sqlSession) outside() endstate.Querier {
 	if s.conn == nil {
 		return s.guardTx
 	}

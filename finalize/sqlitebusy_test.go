@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 )
@@ -125,7 +126,7 @@ func TestSQLiteLockedTable(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		runs := 0
-		r, err := w.do(t.Context(), w.open("b1", "b2"), "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		r, err := w.do(t.Context(), w.open("b1", "b2"), "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			if runs++; runs == 1 {
 				rows, err := tx.Query(ctx, "SELECT id FROM batches")
 				require.NoError(t, err)

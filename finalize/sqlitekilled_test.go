@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"modernc.org/sqlite"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
-	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
 )
 
@@ -64,7 +64,7 @@ func registerHold(released <-chan struct{}) error {
 // spilling is a callback that writes more than the connection's cache holds, so that SQLite has to write to the file, or to
 // the WAL, before the COMMIT.
 func spilling(id string, released <-chan struct{}) work {
-	return func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+	return func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 		out, err := complete(id)(ctx, tx)
 		for n := 0; n < 100 && err == nil; n++ {
 			_, err = tx.Exec(ctx, "INSERT INTO writes VALUES ($1, $2)", id, strings.Repeat("x", 10_000))

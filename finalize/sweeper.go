@@ -10,7 +10,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sleep"
 )
 
 // SweepFunc is the work of one finalization, as Func is, for whichever aggregate a sweep found.
@@ -107,7 +109,7 @@ func NewSweeper[Tx any](fin *Finalizer[Tx], fn SweepFunc[Tx], config *SweeperCon
 // part of Every. Errors of sweeps are logged and told to Trace.Swept; the next sweep tries again. It may be called by
 // several goroutines, though one does.
 func (s *Sweeper[Tx]) Run(ctx context.Context) error {
-	for pause := rand.N(s.cfg.Every) + 1; sleep(ctx, pause) == nil; pause = s.cfg.Every*3/4 + rand.N(s.cfg.Every/2+1) {
+	for pause := rand.N(s.cfg.Every) + 1; sleep.For(ctx, pause) == nil; pause = s.cfg.Every*3/4 + rand.N(s.cfg.Every/2+1) {
 		s.Sweep(ctx)
 	}
 	return nil
@@ -122,7 +124,7 @@ const sweepWindow = 200
 func (s *Sweeper[Tx]) Sweep(ctx context.Context) Swept {
 	w := &sweep[Tx]{Sweeper: s, places: make(chan struct{}, s.cfg.AtOnce)}
 	start := time.Now()
-	err := s.fin.db.query(ctx, func(q guard.Querier) error { return w.run(ctx, q) })
+	err := s.fin.db.query(ctx, func(q endstate.Querier) error { return w.run(ctx, q) })
 	w.figures.Elapsed = time.Since(start)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -143,7 +145,7 @@ type sweep[Tx any] struct {
 }
 
 // run puts each due key through the door.
-func (w *sweep[Tx]) run(ctx context.Context, q guard.Querier) error {
+func (w *sweep[Tx]) run(ctx context.Context, q endstate.Querier) error {
 	defer w.group.Wait() // also when Due panics
 	window := make([]guard.Key, 0, sweepWindow)
 	for key, err := range w.cfg.Due(ctx, q) {

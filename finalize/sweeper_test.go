@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -50,11 +51,11 @@ func (w *world) stuck(ids ...string) {
 	w.exec("DELETE FROM transitions")
 }
 
-func completeAny(ctx context.Context, tx guard.Tx, key guard.Key) (finalize.Outcome, error) {
+func completeAny(ctx context.Context, tx endstate.Tx, key guard.Key) (finalize.Outcome, error) {
 	return complete(key.String())(ctx, tx)
 }
 
-func (w *world) newSweeper(fn func(ctx context.Context, tx guard.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) sweeper {
+func (w *world) newSweeper(fn func(ctx context.Context, tx endstate.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) sweeper {
 	w.t.Helper()
 	s, err := w.sweeper(fn, cfg)
 	require.NoError(w.t, err)
@@ -107,7 +108,7 @@ func TestASweepGoesOn(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		w.stuck("a", "b", "panics", "exits", "fails", "early", "z")
-		s := w.newSweeper(func(ctx context.Context, tx guard.Tx, key guard.Key) (finalize.Outcome, error) {
+		s := w.newSweeper(func(ctx context.Context, tx endstate.Tx, key guard.Key) (finalize.Outcome, error) {
 			switch key.String() {
 			case "panics":
 				panic("boom")
@@ -138,7 +139,7 @@ func TestASweepIsLogged(t *testing.T) {
 	var logged bytes.Buffer
 	each(t, func(t *testing.T, w *world) {
 		fail := true
-		s := w.newSweeper(func(ctx context.Context, tx guard.Tx, key guard.Key) (finalize.Outcome, error) {
+		s := w.newSweeper(func(ctx context.Context, tx endstate.Tx, key guard.Key) (finalize.Outcome, error) {
 			if fail {
 				return finalize.Outcome{}, errors.New("no such file")
 			}
@@ -158,7 +159,7 @@ func TestASweepIsLogged(t *testing.T) {
 		logged.Reset()
 		w.stuck("b")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		swept := w.newSweeper(func(context.Context, guard.Tx, guard.Key) (finalize.Outcome, error) {
+		swept := w.newSweeper(func(context.Context, endstate.Tx, guard.Key) (finalize.Outcome, error) {
 			cancel(errShutdown)
 			return finalize.Outcome{}, fmt.Errorf("broken off: %w", errShutdown)
 		}, nil).Sweep(ctx)
@@ -268,7 +269,7 @@ func TestRunEndsCleanly(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		w.stuck("b1")
 		working := make(chan struct{})
-		s := w.newSweeper(func(ctx context.Context, tx guard.Tx, key guard.Key) (finalize.Outcome, error) {
+		s := w.newSweeper(func(ctx context.Context, tx endstate.Tx, key guard.Key) (finalize.Outcome, error) {
 			close(working)
 			<-ctx.Done()
 			return completed(), nil
@@ -291,7 +292,7 @@ func TestDueOfOnesOwn(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		w.open("b1", "b2", "b3")
 		boom := errors.New("boom")
-		s := w.newSweeper(completeAny, &finalize.SweeperConfig{Due: func(context.Context, guard.Querier) iter.Seq2[guard.Key, error] {
+		s := w.newSweeper(completeAny, &finalize.SweeperConfig{Due: func(context.Context, endstate.Querier) iter.Seq2[guard.Key, error] {
 			return func(yield func(guard.Key, error) bool) {
 				_ = yield(guard.Text("b1"), nil) && yield(guard.Text("b3"), nil) && yield(guard.Key{}, boom)
 			}

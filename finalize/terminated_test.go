@@ -6,8 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
-	"github.com/endstate-go/endstate/guard"
 )
 
 // F5: the backend is terminated under the callback. Nothing of that transaction is there, and no later one wins twice.
@@ -15,7 +15,7 @@ func TestBackendTerminatedInTheCallback(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("b1")
-		kill := func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		kill := func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			require.NoError(t, write(ctx, tx, "b1"))
 			var pid int
 			require.NoError(t, tx.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid))
@@ -24,7 +24,7 @@ func TestBackendTerminatedInTheCallback(t *testing.T) {
 			return completed(), nil
 		}
 		killed := 0
-		r, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		r, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			if killed++; killed == 1 {
 				return kill(ctx, tx)
 			}
@@ -60,7 +60,7 @@ func TestIdleInTransactionTimeout(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("b1")
-		_, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+		_, err := w.do(t.Context(), key, "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			require.NoError(t, write(ctx, tx, "b1"))
 			var pid int
 			require.NoError(t, tx.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid))

@@ -17,6 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -106,17 +107,17 @@ func newSetup(options []option) setup {
 }
 
 // work is a finalize.Func over whichever transaction the combination has.
-type work func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error)
+type work func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error)
 
 // stages are finalize.Stages over whichever transaction the combination has.
-type stages = finalize.Stages[guard.Tx, string]
+type stages = finalize.Stages[endstate.Tx, string]
 
 // door is a Finalizer of either type.
 type door struct {
 	do      func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error)
 	settle  func(ctx context.Context, key guard.Key, trigger finalize.Trigger, out finalize.Outcome) (finalize.Receipt, error)
 	many    func(ctx context.Context, trigger finalize.Trigger, items []finalize.Item) ([]finalize.Result, error)
-	sweeper func(fn func(ctx context.Context, tx guard.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) (sweeper, error)
+	sweeper func(fn func(ctx context.Context, tx endstate.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) (sweeper, error)
 	forget  func(key guard.Key)
 	queued  func(key guard.Key) int // how many calls wait for another one of the same finalizer
 	prepare func(ctx context.Context, key guard.Key, trigger finalize.Trigger, stages stages) (finalize.Receipt, error)
@@ -133,11 +134,11 @@ type sweeper interface {
 
 // callersTx is a transaction that the test opened, to call DoTx in.
 type callersTx struct {
-	guard.Tx
+	endstate.Tx
 	doTx func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error)
 }
 
-func doorOf[Tx any](f *finalize.Finalizer[Tx], wrap func(Tx) guard.Tx, begin func(ctx context.Context, isolation string) (Tx, error)) door {
+func doorOf[Tx any](f *finalize.Finalizer[Tx], wrap func(Tx) endstate.Tx, begin func(ctx context.Context, isolation string) (Tx, error)) door {
 	adapt := func(fn work) finalize.Func[Tx] {
 		if fn == nil {
 			return nil
@@ -150,7 +151,7 @@ func doorOf[Tx any](f *finalize.Finalizer[Tx], wrap func(Tx) guard.Tx, begin fun
 		},
 		settle: f.Settle,
 		many:   f.SettleMany,
-		sweeper: func(fn func(ctx context.Context, tx guard.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) (sweeper, error) {
+		sweeper: func(fn func(ctx context.Context, tx endstate.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) (sweeper, error) {
 			return finalize.NewSweeper(f, func(ctx context.Context, tx Tx, key guard.Key) (finalize.Outcome, error) {
 				return fn(ctx, wrap(tx), key)
 			}, cfg)
@@ -266,14 +267,14 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 		w.another = func() door {
 			f, err := finalize.New(w.pool, cfg)
 			require.NoError(t, err)
-			return doorOf(f, func(tx pgx.Tx) guard.Tx { return tx }, func(ctx context.Context, isolation string) (pgx.Tx, error) {
+			return doorOf(f, func(tx pgx.Tx) endstate.Tx { return tx }, func(ctx context.Context, isolation string) (pgx.Tx, error) {
 				return w.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.TxIsoLevel(isolation)})
 			})
 		}
 	case "sql", "sqlite":
-		wrap := guard.SQLiteTx
+		wrap := endstate.SQLiteTx
 		if database == "sql" {
-			wrap = guard.PostgresTx
+			wrap = endstate.PostgresTx
 			params := []string{"application_name", w.app}
 			for name, value := range s.params {
 				params = append(params, name, value)
@@ -286,7 +287,7 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 		w.another = func() door {
 			f, err := finalize.NewSQL(w.sqlDB, cfg)
 			require.NoError(t, err)
-			return doorOf(f, wrap, func(ctx context.Context, isolation string) (*sql.Tx, error) {
+			return doorOf(f, func(tx *sql.Tx) endstate.Tx { return wrap(tx) }, func(ctx context.Context, isolation string) (*sql.Tx, error) {
 				levels := map[string]sql.IsolationLevel{"repeatable read": sql.LevelRepeatableRead, "serializable": sql.LevelSerializable}
 				return w.sqlDB.BeginTx(ctx, &sql.TxOptions{Isolation: levels[isolation]})
 			})
@@ -519,20 +520,20 @@ func quietly() finalize.Outcome { return finalize.Outcome{State: "ERROR_QUIET"} 
 
 // complete is a callback that writes a row of its own and completes the batch.
 func complete(id string) work {
-	return func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+	return func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 		return completed(), write(ctx, tx, id)
 	}
 }
 
 // write is a callback's own write.
-func write(ctx context.Context, tx guard.Tx, id string) error {
+func write(ctx context.Context, tx endstate.Tx, id string) error {
 	_, err := tx.Exec(ctx, "INSERT INTO writes (batch, note) VALUES ($1, 'mine')", id)
 	return err
 }
 
 // never is a callback that must not run.
 func never(t *testing.T) work {
-	return func(context.Context, guard.Tx) (finalize.Outcome, error) {
+	return func(context.Context, endstate.Tx) (finalize.Outcome, error) {
 		t.Error("the callback of a loser ran")
 		return finalize.Outcome{}, errors.New("the callback of a loser ran")
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 )
 
@@ -52,7 +53,7 @@ func (g all) Validate() error {
 }
 
 // Check checks each guard.
-func (g all) Check(ctx context.Context, q Querier) error {
+func (g all) Check(ctx context.Context, q endstate.Querier) error {
 	var errs []error
 	for _, guard := range g {
 		if c, ok := guard.(Checker); ok {
@@ -62,11 +63,11 @@ func (g all) Check(ctx context.Context, q Querier) error {
 	return errors.Join(errs...)
 }
 
-func (g all) Claim(ctx context.Context, tx Tx, ref Ref) (Record, error) {
+func (g all) Claim(ctx context.Context, tx endstate.Tx, ref Ref) (Record, error) {
 	return g.merged(ref, func(guard Guard) (Record, error) { return guard.Claim(ctx, tx, ref) })
 }
 
-func (g all) Read(ctx context.Context, q Querier, ref Ref) (Record, error) {
+func (g all) Read(ctx context.Context, q endstate.Querier, ref Ref) (Record, error) {
 	return g.merged(ref, func(guard Guard) (Record, error) {
 		r, ok := guard.(Reader)
 		if !ok {
@@ -122,7 +123,7 @@ func (g all) Merge(ref Ref, records []Record) (Record, error) {
 	return merged, nil
 }
 
-func (g all) Settle(ctx context.Context, tx Tx, ref Ref, to Transition) (Record, error) {
+func (g all) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transition) (Record, error) {
 	// No guard writes a state that a later one refuses.
 	if err := g.CheckTarget(ref, to); err != nil {
 		return Record{}, err

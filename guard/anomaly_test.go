@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/guard/guardtest"
 )
@@ -47,7 +48,7 @@ func TestAnomaliesAreTypedAndNothingIsWritten(t *testing.T) {
 				for _, g := range []guard.Guard{guard.All(s, guard.Ledger{}), guard.All(guard.Ledger{}, s)} {
 					_, err := db.claim(t, g, ref)
 					requireAnomaly(t, err, g, ref, map[string]string{"status": tt.status, "ledger": tt.ledger})
-					db.failing(t, func(ctx context.Context, tx guard.Tx) {
+					db.failing(t, func(ctx context.Context, tx endstate.Tx) {
 						_, err := g.(guard.Reader).Read(ctx, tx, ref)
 						requireAnomaly(t, err, g, ref, map[string]string{"status": tt.status, "ledger": tt.ledger})
 						_, err = g.Settle(ctx, tx, ref, transition("COMPLETE_STABLE"))
@@ -64,7 +65,7 @@ func TestAnomaliesAreTypedAndNothingIsWritten(t *testing.T) {
 func (db *database) rows(t *testing.T, s guard.Status, ref guard.Ref) []guard.Record {
 	t.Helper()
 	var records []guard.Record
-	db.failing(t, func(ctx context.Context, tx guard.Tx) {
+	db.failing(t, func(ctx context.Context, tx endstate.Tx) {
 		for _, r := range []guard.Reader{s, guard.Ledger{}} {
 			rec, err := r.Read(ctx, tx, ref)
 			require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -37,7 +38,7 @@ type BackfillResult struct {
 
 // Backfill gives terminal rows their entries, a bounded number of them, as part of tx. A row that has an entry keeps it, so it
 // may be called again from the beginning, and beside finalizers. PostgreSQL only.
-func (l Ledger) Backfill(ctx context.Context, tx Tx, b Backfill) (BackfillResult, error) {
+func (l Ledger) Backfill(ctx context.Context, tx endstate.Tx, b Backfill) (BackfillResult, error) {
 	r, err := l.backfill(ctx, tx, b)
 	if err != nil {
 		return BackfillResult{}, fmt.Errorf("guard: backfill %s: %w", l.table(), err)
@@ -45,7 +46,7 @@ func (l Ledger) Backfill(ctx context.Context, tx Tx, b Backfill) (BackfillResult
 	return r, nil
 }
 
-func (l Ledger) backfill(ctx context.Context, tx Tx, b Backfill) (r BackfillResult, err error) {
+func (l Ledger) backfill(ctx context.Context, tx endstate.Tx, b Backfill) (r BackfillResult, err error) {
 	if b.Limit == 0 {
 		b.Limit = 1000
 	}
@@ -109,7 +110,7 @@ type keyColumn struct {
 }
 
 // keys finds the kinds of the status table's keys by their columns' types.
-func (b Backfill) keys(ctx context.Context, q Querier) (keys []keyColumn, err error) {
+func (b Backfill) keys(ctx context.Context, q endstate.Querier) (keys []keyColumn, err error) {
 	for _, column := range b.Status.keys() {
 		k := keyColumn{column: sqltx.Quote("", column)}
 		var base string

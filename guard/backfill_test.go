@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 )
 
@@ -24,13 +25,13 @@ func TestBackfill(t *testing.T) {
 		db.exec(t, "INSERT INTO jobs VALUES ($1::text::uuid, 'open', 1, 'PENDING', NULL), ($1::text::uuid, 'none', 1, NULL, NULL), ($1::text::uuid, '', 1, 'ERROR', NULL), ($1::text::uuid, $2, 1, 'ERROR', NULL)", id.String(), strings.Repeat("x", 1500))
 		status := guard.Status{Table: "jobs", Keys: []string{"tenant", "name", "n"}, Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")}
 		var ledger guard.Ledger
-		db.in(t, func(ctx context.Context, tx guard.Tx) { require.NoError(t, ledger.Migrate(ctx, tx)) })
+		db.in(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, ledger.Migrate(ctx, tx)) })
 
 		key := func(i int) guard.Key {
 			return guard.Composite(guard.UUID(id), guard.Text(names[i]), guard.Int(int64(-i)))
 		}
 		token := uuid.New()
-		db.in(t, func(ctx context.Context, tx guard.Tx) { // one has an entry, which stays
+		db.in(t, func(ctx context.Context, tx endstate.Tx) { // one has an entry, which stays
 			_, err := ledger.Settle(ctx, tx, guard.Ref{Aggregate: "job", Key: key(0)}, guard.Transition{State: "COMPLETE_STABLE", Trigger: "first", Token: token})
 			require.NoError(t, err)
 		})
@@ -38,7 +39,7 @@ func TestBackfill(t *testing.T) {
 		b := guard.Backfill{Status: status, Aggregate: "job", At: "ended", Limit: 2}
 		for {
 			var r guard.BackfillResult
-			db.in(t, func(ctx context.Context, tx guard.Tx) {
+			db.in(t, func(ctx context.Context, tx endstate.Tx) {
 				var err error
 				r, err = ledger.Backfill(ctx, tx, b)
 				require.NoError(t, err)
@@ -49,7 +50,7 @@ func TestBackfill(t *testing.T) {
 			}
 		}
 		require.Equal(t, guard.BackfillResult{Rows: int64(len(names)) + 2, Filled: int64(len(names)) - 1, Refused: 2}, total)
-		db.in(t, func(ctx context.Context, tx guard.Tx) {
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
 			for i := range names {
 				rec, err := guard.All(status, ledger).Claim(ctx, tx, guard.Ref{Aggregate: "job", Key: key(i)})
 				require.NoError(t, err, names[i])
@@ -70,7 +71,7 @@ func TestBackfillRefuses(t *testing.T) {
 	status := guard.Status{Table: "jobs", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE")}
 	each(t, []string{"pgx", "sqlite-wal"}, func(t *testing.T, db *database) {
 		db.exec(t, "CREATE TABLE jobs (id float, status text)")
-		db.in(t, func(ctx context.Context, tx guard.Tx) {
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
 			_, err := guard.Ledger{}.Backfill(ctx, tx, guard.Backfill{Status: status, Aggregate: "job"})
 			if db.sqlite {
 				require.ErrorIs(t, err, guard.ErrConfig)

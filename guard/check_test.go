@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 )
 
@@ -42,7 +43,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 						db.exec(t, statement)
 					}
 				}
-				db.in(t, func(ctx context.Context, tx guard.Tx) {
+				db.in(t, func(ctx context.Context, tx endstate.Tx) {
 					err := tt.guard.(guard.Checker).Check(ctx, tx)
 					require.ErrorIs(t, err, guard.ErrSchema)
 					for _, says := range tt.says {
@@ -72,12 +73,14 @@ func TestCheckAcceptsWhatIsThere(t *testing.T) {
 			for statement := range strings.SplitSeq(create, ";") {
 				db.exec(t, statement)
 			}
-			db.in(t, func(ctx context.Context, tx guard.Tx) { require.NoError(t, g.(guard.Checker).Check(ctx, tx), create) })
+			db.in(t, func(ctx context.Context, tx endstate.Tx) {
+				require.NoError(t, g.(guard.Checker).Check(ctx, tx), create)
+			})
 		}
 		if !db.sqlite {
 			db.exec(t, "CREATE TABLE g (id text, status text)")
 			db.exec(t, "CREATE UNIQUE INDEX g_id ON g (id) INCLUDE (status)")
-			db.in(t, func(ctx context.Context, tx guard.Tx) {
+			db.in(t, func(ctx context.Context, tx endstate.Tx) {
 				require.NoError(t, s("g", "id").Check(ctx, tx), "an index that includes more columns is unique over its own")
 				var id string
 				require.NoError(t, tx.QueryRow(ctx, "SELECT coalesce(pg_current_xact_id_if_assigned()::text, '')").Scan(&id))

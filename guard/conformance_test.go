@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/guard/guardtest"
 )
@@ -210,7 +211,7 @@ func TestGuardsInEveryExecMode(t *testing.T) {
 // invoices is a guard that a service wrote by hand: two methods.
 type invoices struct{ sqlite bool }
 
-func (g invoices) Claim(ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+func (g invoices) Claim(ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 	if g.sqlite {
 		if _, err := tx.Exec(ctx, "UPDATE invoices SET paid = paid WHERE 0"); err != nil {
 			return guard.Record{}, err
@@ -241,7 +242,7 @@ func (g invoices) Claim(ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.
 	return guard.Record{Final: paid[0] != "", State: paid[0]}, nil
 }
 
-func (g invoices) Settle(ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+func (g invoices) Settle(ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 	if to.State != "paid" && to.State != "void" {
 		return guard.Record{}, fmt.Errorf("%w: %q", guard.ErrNotTerminal, to.State)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/guard/guardtest"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -23,7 +24,7 @@ type database struct {
 	t      *testing.T
 	name   string
 	sqlite bool
-	begin  func(context.Context) (guard.Tx, error)
+	begin  func(context.Context) (endstate.Tx, error)
 	pool   *pgxpool.Pool // on PostgreSQL
 }
 
@@ -46,7 +47,7 @@ func newDatabase(t *testing.T, name string) *database {
 	db := &database{t: t, name: name, sqlite: strings.HasPrefix(name, "sqlite")}
 	if db.sqlite {
 		dsn := dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), strings.TrimPrefix(name, "sqlite-"))
-		db.begin = guardtest.SQL(dbtest.SQLiteOn(t, dsn+"&_pragma=synchronous(off)"), guard.SQLiteTx)
+		db.begin = guardtest.SQL(dbtest.SQLiteOn(t, dsn+"&_pragma=synchronous(off)"), endstate.SQLiteTx)
 		return db
 	}
 	url := dbtest.Postgres(t)
@@ -55,13 +56,13 @@ func newDatabase(t *testing.T, name string) *database {
 	if name == "sql" {
 		handle := dbtest.SQLOn(t, url)
 		handle.SetMaxOpenConns(16)
-		db.begin = guardtest.SQL(handle, guard.PostgresTx)
+		db.begin = guardtest.SQL(handle, endstate.PostgresTx)
 	}
 	return db
 }
 
 // in runs f in a transaction that commits.
-func (db *database) in(t testing.TB, f func(ctx context.Context, tx guard.Tx)) {
+func (db *database) in(t testing.TB, f func(ctx context.Context, tx endstate.Tx)) {
 	t.Helper()
 	ctx := context.Background()
 	tx, err := db.begin(ctx)
@@ -73,7 +74,7 @@ func (db *database) in(t testing.TB, f func(ctx context.Context, tx guard.Tx)) {
 
 func (db *database) exec(t testing.TB, query string, args ...any) {
 	t.Helper()
-	db.in(t, func(ctx context.Context, tx guard.Tx) {
+	db.in(t, func(ctx context.Context, tx endstate.Tx) {
 		_, err := tx.Exec(ctx, query, args...)
 		require.NoError(t, err, query)
 	})
@@ -81,13 +82,13 @@ func (db *database) exec(t testing.TB, query string, args ...any) {
 
 func (db *database) migrate(t testing.TB, m guard.Migrator) {
 	t.Helper()
-	db.in(t, func(ctx context.Context, tx guard.Tx) { require.NoError(t, m.Migrate(ctx, tx)) })
+	db.in(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, m.Migrate(ctx, tx)) })
 }
 
 // one reads one value.
 func one[T any](t testing.TB, db *database, query string, args ...any) (value T) {
 	t.Helper()
-	db.in(t, func(ctx context.Context, tx guard.Tx) {
+	db.in(t, func(ctx context.Context, tx endstate.Tx) {
 		require.NoError(t, tx.QueryRow(ctx, query, args...).Scan(&value), query)
 	})
 	return value

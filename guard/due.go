@@ -11,13 +11,14 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 // DueFunc yields the keys of aggregates that should have been finalized by now, for finalize.Sweeper. It reads them in pages,
 // so that no statement stays open while the caller works on a key; it takes no locks, and what it yields may be final by the
 // time it is looked at. After an error it ends.
-type DueFunc func(ctx context.Context, q Querier) iter.Seq2[Key, error]
+type DueFunc func(ctx context.Context, q endstate.Querier) iter.Seq2[Key, error]
 
 // DueFinder is what a Guard may implement to find them by itself.
 type DueFinder interface {
@@ -46,7 +47,7 @@ func (s Status) Due(idle time.Duration) (DueFunc, error) {
 	if idle < 0 {
 		return nil, fmt.Errorf("%w: idle is %v", ErrConfig, idle)
 	}
-	return func(ctx context.Context, q Querier) iter.Seq2[Key, error] {
+	return func(ctx context.Context, q endstate.Querier) iter.Seq2[Key, error] {
 		return func(yield func(Key, error) bool) {
 			var after Key
 			for {
@@ -70,7 +71,7 @@ func (s Status) Due(idle time.Duration) (DueFunc, error) {
 }
 
 // duePage reads the keys behind after. The last row's key is where the next page begins; a Func may have refused that row.
-func (s Status) duePage(ctx context.Context, q Querier, idle time.Duration, after Key) (keys []Key, last Key, more bool, err error) {
+func (s Status) duePage(ctx context.Context, q endstate.Querier, idle time.Duration, after Key) (keys []Key, last Key, more bool, err error) {
 	query, args := s.dueQuery(sqltx.Of(q), idle, after)
 	rows, err := q.Query(ctx, query, args...)
 	if err != nil {

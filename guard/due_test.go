@@ -10,12 +10,13 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
-func due(t *testing.T, g guard.DueFinder, q guard.Querier, idle time.Duration) (keys []guard.Key) {
+func due(t *testing.T, g guard.DueFinder, q endstate.Querier, idle time.Duration) (keys []guard.Key) {
 	t.Helper()
 	find, err := g.Due(idle)
 	require.NoError(t, err)
@@ -34,7 +35,7 @@ func TestDueKeysOfEveryKind(t *testing.T) {
 	db := dbtest.SQLOn(t, dbtest.Postgres(t))
 	lite := dbtest.SQLite(t)
 	for name, on := range map[string]struct {
-		q    guard.Querier
+		q    endstate.Querier
 		exec func(query string)
 	}{
 		"pgx":    {pool, func(query string) { _, err := pool.Exec(ctx, query); require.NoError(t, err) }},
@@ -147,7 +148,7 @@ INSERT INTO jobs SELECT n, CASE WHEN n % 1000 = 0 THEN 'OPEN' ELSE 'COMPLETE_''x
 
 // explainer notes how its queries would run, and runs ones that find nothing.
 type explainer struct {
-	guard.Querier
+	endstate.Querier
 	plan string
 }
 

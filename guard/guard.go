@@ -2,16 +2,13 @@ package guard
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate"
 )
 
 // Errors that callers decide on. They arrive wrapped.
@@ -37,27 +34,6 @@ var (
 	// ErrSchema is returned when the database lacks a table, column or index that the guard needs.
 	ErrSchema = errors.New("guard: schema is incomplete")
 )
-
-// Querier runs statements: pgx.Tx, *pgxpool.Pool, *pgx.Conn, or a wrapped *sql.Tx.
-type Querier interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-// Tx is the transaction that a guard works in. Every pgx.Tx is one, a pool is none. PostgresTx and SQLiteTx make one of a
-// *sql.Tx. A guard never ends the transaction.
-type Tx interface {
-	Querier
-	Commit(ctx context.Context) error
-	Rollback(ctx context.Context) error
-}
-
-// PostgresTx makes a Tx of a *sql.Tx on PostgreSQL.
-func PostgresTx(tx *sql.Tx) Tx { return sqltx.Wrap(tx, sqltx.Postgres) }
-
-// SQLiteTx makes a Tx of a *sql.Tx on SQLite.
-func SQLiteTx(tx *sql.Tx) Tx { return sqltx.Wrap(tx, sqltx.SQLite) }
 
 // Ref names one aggregate: its type and its key. Batch 1 and invoice 1 are two aggregates.
 type Ref struct {
@@ -105,19 +81,19 @@ type Guard interface {
 	// before tx has ended. It MUST decide on what is committed after it waited for another transaction, MUST write nothing
 	// to, and take no lock on, an aggregate that is final, and MUST return ErrNotFound when there is no such aggregate. On
 	// SQLite its first statement MUST be a write (of no row), so that it waits for other writers before it reads.
-	Claim(ctx context.Context, tx Tx, ref Ref) (Record, error)
+	Claim(ctx context.Context, tx endstate.Tx, ref Ref) (Record, error)
 
 	// Settle moves a claimed aggregate to its terminal state and returns its record as it now is. It MUST compare and set:
 	// when the aggregate is no longer open it writes nothing and returns ErrNotOpen, and for a state that isn't terminal
 	// it returns ErrNotTerminal.
-	Settle(ctx context.Context, tx Tx, ref Ref, to Transition) (Record, error)
+	Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transition) (Record, error)
 }
 
 // Reader is what a Guard may implement to be asked without a transaction and without a lock. Without it, finalize asks
 // by Claim and rolls back.
 type Reader interface {
 	// Read returns the aggregate's record as committed, or ErrNotFound.
-	Read(ctx context.Context, q Querier, ref Ref) (Record, error)
+	Read(ctx context.Context, q endstate.Querier, ref Ref) (Record, error)
 }
 
 // Validator is what a Guard may implement to have its configuration checked when a finalizer is made. The error names the
@@ -127,7 +103,7 @@ type Validator interface{ Validate() error }
 // Checker is what a Guard may implement to say what the database lacks. The error names the table, column or index, says
 // what to do, and wraps ErrSchema.
 type Checker interface {
-	Check(ctx context.Context, q Querier) error
+	Check(ctx context.Context, q endstate.Querier) error
 }
 
 // AnomalyError says that guards which are kept together disagree about an aggregate: its status is terminal and the ledger

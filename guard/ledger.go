@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -60,7 +61,7 @@ func (l Ledger) table() string { return sqltx.Quote(l.Schema, l.plain()) }
 func (l Ledger) name() string { return "ledger " + l.table() }
 
 // Read implements Reader.
-func (l Ledger) Read(ctx context.Context, q Querier, ref Ref) (Record, error) {
+func (l Ledger) Read(ctx context.Context, q endstate.Querier, ref Ref) (Record, error) {
 	if sqltx.Of(q) == sqltx.Postgres {
 		return readPlan(ctx, q, ledgerPlan{l}, ref)
 	}
@@ -90,7 +91,7 @@ func (l Ledger) record(ref Ref, state, trigger, token, at string, digest []byte)
 }
 
 // Claim implements Guard.
-func (l Ledger) Claim(ctx context.Context, tx Tx, ref Ref) (Record, error) {
+func (l Ledger) Claim(ctx context.Context, tx endstate.Tx, ref Ref) (Record, error) {
 	if sqltx.Of(tx) == sqltx.Postgres {
 		return claimPlan(ctx, tx, ledgerPlan{l}, ref)
 	}
@@ -101,7 +102,7 @@ func (l Ledger) Claim(ctx context.Context, tx Tx, ref Ref) (Record, error) {
 }
 
 // Settle implements Guard.
-func (l Ledger) Settle(ctx context.Context, tx Tx, ref Ref, to Transition) (Record, error) {
+func (l Ledger) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transition) (Record, error) {
 	if err := l.CheckTarget(ref, to); err != nil {
 		return Record{}, err
 	}
@@ -110,7 +111,7 @@ func (l Ledger) Settle(ctx context.Context, tx Tx, ref Ref, to Transition) (Reco
 	if sqltx.Of(tx) == sqltx.SQLite {
 		insert = `INSERT INTO %s (aggregate, "key", state, "trigger", token, digest, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, %s) ON CONFLICT (aggregate, "key") DO NOTHING RETURNING at`
 	}
-	err := tx.QueryRow(ctx, fmt.Sprintf(insert, l.table(), clock(sqltx.Of(tx))),
+	err := tx.QueryRow(ctx, fmt.Sprintf(insert, l.table(), sqltx.Of(tx).Clock()),
 		ref.Aggregate, ref.Key.Encode(), to.State, to.Trigger, to.Token.String(), to.Digest).Scan(&at)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return Record{}, fmt.Errorf("%w: %s has an entry of %v", ErrNotOpen, l.name(), ref)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 )
 
@@ -58,7 +59,7 @@ func TestLedgerWithoutDigest(t *testing.T) {
 		db.migrate(t, guard.Ledger{})
 		ref, to := batch(guard.Int(1)), transition("DONE")
 		to.Digest = nil
-		db.in(t, func(ctx context.Context, tx guard.Tx) {
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
 			_, err := guard.Ledger{}.Settle(ctx, tx, ref, to)
 			require.NoError(t, err)
 		})
@@ -112,7 +113,7 @@ func TestLedgerMigrationsUpAndDown(t *testing.T) {
 				}
 				made = db.schema(t)
 				require.NotEmpty(t, made)
-				db.in(t, func(ctx context.Context, tx guard.Tx) { require.NoError(t, l.Check(ctx, tx)) })
+				db.in(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, l.Check(ctx, tx)) })
 				for _, statement := range down {
 					db.exec(t, statement)
 				}
@@ -137,7 +138,7 @@ func TestLedgerMigrateByTenAtOnce(t *testing.T) {
 		if db.sqlite {
 			l.Schema = ""
 		}
-		errs := db.atOnce(10, func(ctx context.Context, tx guard.Tx) error { return l.Migrate(ctx, tx) })
+		errs := db.atOnce(10, func(ctx context.Context, tx endstate.Tx) error { return l.Migrate(ctx, tx) })
 		require.NoError(t, errors.Join(errs...))
 		_, err := db.settle(t, l, batch(guard.Int(1)), "DONE")
 		require.NoError(t, err)
@@ -148,7 +149,7 @@ func TestLedgerMigrateByTenAtOnce(t *testing.T) {
 func TestLedgerMigrateRolledBack(t *testing.T) {
 	t.Parallel()
 	each(t, databases, func(t *testing.T, db *database) {
-		db.failing(t, func(ctx context.Context, tx guard.Tx) { require.NoError(t, guard.Ledger{}.Migrate(ctx, tx)) })
+		db.failing(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, guard.Ledger{}.Migrate(ctx, tx)) })
 		require.Empty(t, db.schema(t))
 		db.migrate(t, guard.Ledger{})
 		require.NotEmpty(t, db.schema(t))

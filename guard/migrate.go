@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -34,7 +35,7 @@ func (l Ledger) Migrations(dialect string) (fs.FS, error) {
 // Migrate creates the ledger's table, and its schema, unless they are there. It may be called at every start and by many
 // processes at once, which take turns; on SQLite a caller that finds the database busy must run the transaction again.
 // Nothing is done before tx commits.
-func (l Ledger) Migrate(ctx context.Context, tx Tx) error {
+func (l Ledger) Migrate(ctx context.Context, tx endstate.Tx) error {
 	if err := l.Validate(); err != nil {
 		return err
 	}
@@ -50,11 +51,11 @@ func (l Ledger) Migrate(ctx context.Context, tx Tx) error {
 
 // Migrator is what a Guard may implement to create tables of its own.
 type Migrator interface {
-	Migrate(ctx context.Context, tx Tx) error
+	Migrate(ctx context.Context, tx endstate.Tx) error
 }
 
 // Migrate migrates each guard that has tables.
-func (g all) Migrate(ctx context.Context, tx Tx) error {
+func (g all) Migrate(ctx context.Context, tx endstate.Tx) error {
 	for _, guard := range g {
 		if m, ok := guard.(Migrator); ok {
 			if err := m.Migrate(ctx, tx); err != nil {
@@ -66,7 +67,7 @@ func (g all) Migrate(ctx context.Context, tx Tx) error {
 }
 
 // Check implements Checker: the table must exist, with its columns and its primary key.
-func (l Ledger) Check(ctx context.Context, q Querier) error {
+func (l Ledger) Check(ctx context.Context, q endstate.Querier) error {
 	err := migrate.Missing(ctx, q, l.Schema, l.plain(), []string{"aggregate", "key", "state", "trigger", "token", "digest", "at"})
 	if err == nil {
 		var unique bool
@@ -82,7 +83,7 @@ func (l Ledger) Check(ctx context.Context, q Querier) error {
 
 // Check implements Checker: the table and columns must exist, and the key columns must have a unique index, else one key
 // could be several rows.
-func (s Status) Check(ctx context.Context, q Querier) error {
+func (s Status) Check(ctx context.Context, q endstate.Querier) error {
 	columns := append(slices.Clone(s.keys()), s.Column)
 	if s.Touched != "" {
 		columns = append(columns, s.Touched)

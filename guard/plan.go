@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 )
 
@@ -28,7 +29,7 @@ func PlanRecord(plan sqlplan.Guard, row *sqlplan.Row) (Record, error) {
 }
 
 // readPlan runs a plan's Source.
-func readPlan(ctx context.Context, q Querier, plan sqlplan.Guard, ref Ref) (Record, error) {
+func readPlan(ctx context.Context, q endstate.Querier, plan sqlplan.Guard, ref Ref) (Record, error) {
 	var row sqlplan.Row
 	st := sqlplan.Build(plan.Source)
 	err := q.QueryRow(ctx, st.SQL, st.Args(ref.call())...).Scan(plan.Dest(nil, &row)...)
@@ -39,7 +40,7 @@ func readPlan(ctx context.Context, q Querier, plan sqlplan.Guard, ref Ref) (Reco
 }
 
 // claimPlan runs a plan's Claim, a statement at a time, and reads the record if that holds nothing.
-func claimPlan(ctx context.Context, tx Tx, plan sqlplan.Guard, ref Ref) (Record, error) {
+func claimPlan(ctx context.Context, tx endstate.Tx, plan sqlplan.Guard, ref Ref) (Record, error) {
 	statements := plan.Claim(false)
 	hold := sqlplan.Build(statements[len(statements)-1])
 	for {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -37,7 +38,7 @@ const protectionFile = "00011_protect.sql"
 //
 // The trigger doesn't see DELETE and TRUNCATE, SQLite's REPLACE (a DELETE and an INSERT), or sessions for which a superuser
 // switched triggers off.
-func (s Status) Protect(ctx context.Context, tx Tx) error {
+func (s Status) Protect(ctx context.Context, tx endstate.Tx) error {
 	d := sqltx.Of(tx)
 	files, err := s.ProtectionMigrations(string(d))
 	if err != nil {
@@ -49,7 +50,7 @@ func (s Status) Protect(ctx context.Context, tx Tx) error {
 	return nil
 }
 
-func (s Status) protect(ctx context.Context, tx Tx, d sqltx.Dialect, files fs.FS) error {
+func (s Status) protect(ctx context.Context, tx endstate.Tx, d sqltx.Dialect, files fs.FS) error {
 	text, err := fs.ReadFile(files, protectionFile)
 	if err != nil {
 		return err
@@ -86,7 +87,7 @@ func (s Status) protect(ctx context.Context, tx Tx, d sqltx.Dialect, files fs.FS
 }
 
 // protected reports whether the trigger is in place as it should be.
-func (s Status) protected(ctx context.Context, tx Tx) (done bool, err error) {
+func (s Status) protected(ctx context.Context, tx endstate.Tx) (done bool, err error) {
 	err = tx.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_trigger
 WHERE tgrelid = to_regclass($1::text) AND tgname = $2::text AND tgenabled IN ('O', 'A') AND obj_description(oid, 'pg_trigger') = $3::text)`,
 		s.table(), s.triggerName(), s.protectionComment()).Scan(&done)
@@ -94,7 +95,7 @@ WHERE tgrelid = to_regclass($1::text) AND tgname = $2::text AND tgenabled IN ('O
 }
 
 // protectSQLite puts the trigger in place, unless it is; SQLite can't replace one.
-func (s Status) protectSQLite(ctx context.Context, tx Tx, create string) error {
+func (s Status) protectSQLite(ctx context.Context, tx endstate.Tx, create string) error {
 	catalog := "sqlite_schema"
 	if s.Schema != "" {
 		catalog = sqltx.Quote("", s.Schema) + "." + catalog

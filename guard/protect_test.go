@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/guard/guardtest"
 	"github.com/endstate-go/endstate/internal/sqltx"
@@ -20,7 +21,7 @@ import (
 
 func (db *database) protect(t testing.TB, s guard.Status) {
 	t.Helper()
-	db.in(t, func(ctx context.Context, tx guard.Tx) { require.NoError(t, s.Protect(ctx, tx)) })
+	db.in(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, s.Protect(ctx, tx)) })
 }
 
 // attempt runs a statement in a transaction of its own.
@@ -182,7 +183,7 @@ func TestProtectAgainChangesNothing(t *testing.T) {
 		db.protect(t, s)
 		before := db.triggers(t)
 		require.NotEmpty(t, before)
-		db.in(t, func(ctx context.Context, tx guard.Tx) {
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
 			require.NoError(t, s.Protect(ctx, tx))
 			if !db.sqlite {
 				var id, lock string
@@ -217,14 +218,14 @@ func TestProtectByTenAtOnce(t *testing.T) {
 	each(t, []string{"pgx", "sql", "sqlite-wal", "sqlite-delete"}, func(t *testing.T, db *database) {
 		s := db.status(t, "batches", "b1")
 		db.setStatus(t, "b1", "COMPLETE_STABLE")
-		errs := db.atOnce(10, func(ctx context.Context, tx guard.Tx) error { return s.Protect(ctx, tx) })
+		errs := db.atOnce(10, func(ctx context.Context, tx endstate.Tx) error { return s.Protect(ctx, tx) })
 		require.NoError(t, errors.Join(errs...))
 		db.requireProtected(t, db.attempt(t, "UPDATE batches SET status = 'PENDING'"))
 	})
 }
 
 // atOnce runs f in n transactions at once, again when SQLite was busy.
-func (db *database) atOnce(n int, f func(ctx context.Context, tx guard.Tx) error) []error {
+func (db *database) atOnce(n int, f func(ctx context.Context, tx endstate.Tx) error) []error {
 	errs := make([]error, n)
 	start := make(chan struct{})
 	var wg sync.WaitGroup
@@ -295,7 +296,7 @@ func TestProtectSaysWhatIsWrong(t *testing.T) {
 	each(t, []string{"pgx", "sqlite-wal"}, func(t *testing.T, db *database) {
 		s := db.status(t, "batches")
 		protect := func(s guard.Status) error {
-			return errors.Join(db.atOnce(1, func(ctx context.Context, tx guard.Tx) error { return s.Protect(ctx, tx) })...)
+			return errors.Join(db.atOnce(1, func(ctx context.Context, tx endstate.Tx) error { return s.Protect(ctx, tx) })...)
 		}
 		byFunc, noTable, noColumn, invalid := s, s, s, s
 		byFunc.Terminal = fn

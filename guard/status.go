@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -150,7 +151,7 @@ func (s Status) Fits(key Key) error {
 }
 
 // Read implements Reader.
-func (s Status) Read(ctx context.Context, q Querier, ref Ref) (Record, error) {
+func (s Status) Read(ctx context.Context, q endstate.Querier, ref Ref) (Record, error) {
 	observed, err := s.observe(ctx, q, ref)
 	if err != nil {
 		return Record{}, err
@@ -159,7 +160,7 @@ func (s Status) Read(ctx context.Context, q Querier, ref Ref) (Record, error) {
 }
 
 // observe reads the status column; nil is NULL.
-func (s Status) observe(ctx context.Context, q Querier, ref Ref) (*string, error) {
+func (s Status) observe(ctx context.Context, q endstate.Querier, ref Ref) (*string, error) {
 	d := sqltx.Of(q)
 	where, args, err := s.where(d, ref.Key)
 	if err != nil {
@@ -186,7 +187,7 @@ func (s Status) record(state *string) Record {
 
 // Claim implements Guard. It locks an open row with FOR NO KEY UPDATE, which leaves others free to insert rows that
 // reference it.
-func (s Status) Claim(ctx context.Context, tx Tx, ref Ref) (Record, error) {
+func (s Status) Claim(ctx context.Context, tx endstate.Tx, ref Ref) (Record, error) {
 	d := sqltx.Of(tx)
 	where, args, err := s.where(d, ref.Key)
 	if err != nil {
@@ -221,7 +222,7 @@ func (s Status) Claim(ctx context.Context, tx Tx, ref Ref) (Record, error) {
 }
 
 // Settle implements Guard.
-func (s Status) Settle(ctx context.Context, tx Tx, ref Ref, to Transition) (Record, error) {
+func (s Status) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transition) (Record, error) {
 	if err := s.check(to.State); err != nil {
 		return Record{}, err
 	}
@@ -276,7 +277,7 @@ func (s Status) set(d sqltx.Dialect, state string, param func(any) string) strin
 	list := s.column() + " = " + state
 	for _, column := range slices.Sorted(maps.Keys(s.Set)) {
 		value := s.Set[column]
-		expr := clock(d)
+		expr := d.Clock()
 		if value != Now {
 			expr = param(value)
 		}
@@ -285,17 +286,9 @@ func (s Status) set(d sqltx.Dialect, state string, param func(any) string) strin
 	return list
 }
 
-// clock is the database's clock as SQL: a timestamptz, or on SQLite text in RFC 3339 with milliseconds.
-func clock(d sqltx.Dialect) string {
-	if d == sqltx.SQLite {
-		return "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
-	}
-	return "clock_timestamp()"
-}
-
 // writeNothing takes SQLite's write lock: a transaction that reads first and writes later can fail with SQLITE_BUSY at
 // once, whatever the busy timeout.
-func writeNothing(ctx context.Context, tx Tx, table, column string) error {
+func writeNothing(ctx context.Context, tx endstate.Tx, table, column string) error {
 	_, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET %s = %s WHERE 0", table, column, column))
 	return err
 }

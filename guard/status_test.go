@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -102,7 +103,7 @@ func TestStatusWithAnyNames(t *testing.T) {
 				db.exec(t, fmt.Sprintf("INSERT INTO %s VALUES ('b1', 'PENDING', NULL)", table))
 				g := guard.All(s, l)
 				db.migrate(t, g.(guard.Migrator))
-				db.in(t, func(ctx context.Context, tx guard.Tx) { require.NoError(t, g.(guard.Checker).Check(ctx, tx)) })
+				db.in(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, g.(guard.Checker).Check(ctx, tx)) })
 				_, err := db.settle(t, g, batch(guard.Text("b1")), "COMPLETE_STABLE")
 				require.NoError(t, err)
 				require.Equal(t, "COMPLETE_STABLE test", one[string](t, db, fmt.Sprintf("SELECT %s || ' ' || %s FROM %s", q, qo, table)))
@@ -128,7 +129,7 @@ func TestStatusWithAnyValues(t *testing.T) {
 			ref := guard.Ref{Aggregate: value[:min(len(value), 60)], Key: guard.Text(value)}
 			to := transition("COMPLETE" + value)
 			to.Trigger = value
-			db.in(t, func(ctx context.Context, tx guard.Tx) {
+			db.in(t, func(ctx context.Context, tx endstate.Tx) {
 				_, err := g.Claim(ctx, tx, ref)
 				require.NoError(t, err)
 				_, err = g.Settle(ctx, tx, ref, to)
@@ -238,10 +239,10 @@ func TestStatusClaimLetsReferencingRowsIn(t *testing.T) {
 	db := newDatabase(t, "pgx")
 	s := db.status(t, "batches", "b1")
 	db.exec(t, "CREATE TABLE comparisons (batch text REFERENCES batches)")
-	db.in(t, func(ctx context.Context, tx guard.Tx) {
+	db.in(t, func(ctx context.Context, tx endstate.Tx) {
 		_, err := s.Claim(ctx, tx, batch(guard.Text("b1")))
 		require.NoError(t, err)
-		db.in(t, func(ctx context.Context, other guard.Tx) {
+		db.in(t, func(ctx context.Context, other endstate.Tx) {
 			_, err := other.Exec(ctx, "SET LOCAL lock_timeout = '10s'")
 			require.NoError(t, err)
 			_, err = other.Exec(ctx, "INSERT INTO comparisons VALUES ('b1')")
@@ -284,7 +285,7 @@ func (db *database) claimBehind(t *testing.T, g guard.Guard, ref guard.Ref, chan
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	done := make(chan struct{})
-	db.in(t, func(_ context.Context, holder guard.Tx) {
+	db.in(t, func(_ context.Context, holder endstate.Tx) {
 		_, err := holder.Exec(ctx, change)
 		require.NoError(t, err)
 		tx, err := db.begin(ctx)
@@ -351,18 +352,18 @@ func TestErrorsAreNoAnswers(t *testing.T) {
 			_, err := db.claim(t, g, ref)
 			requireError(err)
 			require.True(t, sqltx.Incomplete(err), "%v", err)
-			db.failing(t, func(ctx context.Context, tx guard.Tx) {
+			db.failing(t, func(ctx context.Context, tx endstate.Tx) {
 				_, err := g.Settle(ctx, tx, ref, transition("COMPLETE_STABLE"))
 				requireError(err)
 			})
-			db.failing(t, func(ctx context.Context, tx guard.Tx) {
+			db.failing(t, func(ctx context.Context, tx endstate.Tx) {
 				_, err := g.(guard.Reader).Read(ctx, tx, ref)
 				requireError(err)
 			})
 		}
 		db.migrate(t, guard.Ledger{})
 		for _, g := range []guard.Guard{s, guard.Ledger{}, guard.All(s, guard.Ledger{})} {
-			ask := func(ctx context.Context, tx guard.Tx) {
+			ask := func(ctx context.Context, tx endstate.Tx) {
 				t.Helper()
 				_, err := g.Claim(ctx, tx, ref)
 				requireError(err)
@@ -372,12 +373,12 @@ func TestErrorsAreNoAnswers(t *testing.T) {
 				requireError(err)
 			}
 			// A transaction that has ended, one that is aborted, and a context that is over.
-			db.failing(t, func(ctx context.Context, tx guard.Tx) {
+			db.failing(t, func(ctx context.Context, tx endstate.Tx) {
 				require.NoError(t, tx.Rollback(ctx))
 				ask(ctx, tx)
 			})
 			if !db.sqlite {
-				db.failing(t, func(ctx context.Context, tx guard.Tx) {
+				db.failing(t, func(ctx context.Context, tx endstate.Tx) {
 					_, err := tx.Exec(ctx, "SELECT 1 / 0")
 					require.Error(t, err)
 					_, err = g.Claim(ctx, tx, ref)
@@ -385,7 +386,7 @@ func TestErrorsAreNoAnswers(t *testing.T) {
 					ask(ctx, tx)
 				})
 			}
-			db.failing(t, func(ctx context.Context, tx guard.Tx) {
+			db.failing(t, func(ctx context.Context, tx endstate.Tx) {
 				ctx, cancel := context.WithCancel(ctx)
 				cancel()
 				ask(ctx, tx)
@@ -396,7 +397,7 @@ func TestErrorsAreNoAnswers(t *testing.T) {
 }
 
 // failing runs f in a transaction that is rolled back.
-func (db *database) failing(t testing.TB, f func(ctx context.Context, tx guard.Tx)) {
+func (db *database) failing(t testing.TB, f func(ctx context.Context, tx endstate.Tx)) {
 	t.Helper()
 	ctx := context.Background()
 	tx, err := db.begin(ctx)

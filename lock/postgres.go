@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
@@ -116,7 +117,7 @@ func (p *Postgres) acquire(ctx context.Context, key string, wait bool) (_ *lease
 			return nil, gaveUp(ctx, &HeldError{Key: key})
 		case !wait || !errors.Is(err, ErrHeld):
 			return l, err
-		case sleep(ctx, pause.NextBackOff()) != nil:
+		case sleep.For(ctx, pause.NextBackOff()) != nil:
 			return nil, gaveUp(ctx, &HeldError{Key: key})
 		}
 	}

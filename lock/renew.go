@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/endstate-go/endstate/internal/sleep"
 )
 
 // keeper renews a lease with a TTL until it is stopped, and says when it is lost. A third of the TTL after the last
@@ -55,7 +57,7 @@ func (k *keeper) renewals(ctx context.Context) error {
 				return err
 			case err == nil:
 				k.extend(asked)
-				if sleep(ctx, time.Until(asked.Add(k.ttl/3))) != nil {
+				if sleep.For(ctx, time.Until(asked.Add(k.ttl/3))) != nil {
 					return nil
 				}
 				continue
@@ -65,7 +67,7 @@ func (k *keeper) renewals(ctx context.Context) error {
 		if !time.Now().Before(k.ends) {
 			return fmt.Errorf("%w: it was not renewed in time: %w", ErrLost, last)
 		}
-		if sleep(ctx, min(k.pause, time.Until(k.ends))) != nil {
+		if sleep.For(ctx, min(k.pause, time.Until(k.ends))) != nil {
 			return nil
 		}
 	}
@@ -81,16 +83,4 @@ func (k *keeper) end() error {
 		k.lost = fmt.Errorf("%w: its time is over, and nothing renewed it", ErrLost)
 	}
 	return k.lost
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/bsm/redislock"
+	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/redis/go-redis/v9"
 )
 
@@ -85,7 +86,7 @@ func (r *Redis) giveBackLater(name, value string) {
 		attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.Timeout)
 		err := r.compareAndDelete(attempt, name, value)
 		cancel()
-		if err == nil || errors.Is(err, redislock.ErrLockNotHeld) || sleep(ctx, pause.NextBackOff()) != nil {
+		if err == nil || errors.Is(err, redislock.ErrLockNotHeld) || sleep.For(ctx, pause.NextBackOff()) != nil {
 			return
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -23,7 +24,7 @@ func benchDatabase(b *testing.B) *database {
 	server := dbtest.StartPostgres(b, "shared_buffers=512MB", "autovacuum_naptime=1s", "max_wal_size=4GB")
 	pool := dbtest.PoolOn(b, server.URL())
 	db := &database{url: server.URL(), pool: pool, begin: beginPgx(pool)}
-	db.in(b, func(ctx context.Context, tx outbox.Tx) { require.NoError(b, writer.Migrate(ctx, tx)) })
+	db.in(b, func(ctx context.Context, tx endstate.Tx) { require.NoError(b, writer.Migrate(ctx, tx)) })
 	return db
 }
 

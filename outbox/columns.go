@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -121,7 +122,7 @@ func (w Writer) id() string {
 
 // mappedHolders is Holders on a service's own table, where the aggregate and the type may be what is unique. The arguments'
 // types are left to the server, which takes them from the columns, so that an index over these serves.
-func (w Writer) mappedHolders(ctx context.Context, q Querier, events []Event) ([]uuid.UUID, error) {
+func (w Writer) mappedHolders(ctx context.Context, q endstate.Querier, events []Event) ([]uuid.UUID, error) {
 	c := w.Columns
 	kind, dedup := "''", "''"
 	if c.AggregateType != "" {
@@ -185,7 +186,7 @@ func (w Writer) mappedHolders(ctx context.Context, q Querier, events []Event) ([
 }
 
 // checkMapped is Check on a service's own table: it has the columns, and a unique index that keeps a second event out.
-func (w Writer) checkMapped(ctx context.Context, q Querier) error {
+func (w Writer) checkMapped(ctx context.Context, q endstate.Querier) error {
 	c := w.Columns
 	var names []string
 	for _, f := range c.fields() {

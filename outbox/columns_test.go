@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -29,7 +30,7 @@ func TestPutIntoAServicesTable(t *testing.T) {
 	each(t, []string{"pgx", "sql"}, nil, func(t *testing.T, db *database) {
 		makeTheirs(t, db)
 		put := func(w outbox.Writer, events ...outbox.Event) (results []outbox.Result) {
-			db.in(t, func(ctx context.Context, tx outbox.Tx) {
+			db.in(t, func(ctx context.Context, tx endstate.Tx) {
 				require.NoError(t, w.Check(ctx, tx))
 				require.NoError(t, w.Migrate(ctx, tx))
 				var err error
@@ -61,7 +62,7 @@ func TestPutIntoAServicesTable(t *testing.T) {
 		require.True(t, two[2].Inserted)
 
 		db.exec(t, "DROP INDEX event_outbox_dedup_idx")
-		db.in(t, func(ctx context.Context, tx outbox.Tx) {
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
 			require.ErrorIs(t, keyed.Check(ctx, tx), outbox.ErrSchema)
 			columns.Payload = "nothing"
 			require.ErrorContains(t, keyed.Check(ctx, tx), `no column "nothing"`)
@@ -76,7 +77,7 @@ func TestInsertsIntoAServicesTable(t *testing.T) {
 		makeTheirs(t, db)
 		prepared, err := theirs.Prepare([]outbox.Event{event("completed", "k")})
 		require.NoError(t, err)
-		insert := func(ctx context.Context, tx outbox.Tx) (err error) {
+		insert := func(ctx context.Context, tx endstate.Tx) (err error) {
 			for query, args := range theirs.Inserts(sqltx.Postgres, prepared) {
 				_, err = tx.Exec(ctx, query, args...)
 			}
@@ -106,7 +107,7 @@ func TestColumnsAreChecked(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	each(t, []string{"sqlite-wal"}, nil, func(t *testing.T, db *database) {
-		require.ErrorIs(t, db.try(func(ctx context.Context, tx outbox.Tx) error {
+		require.ErrorIs(t, db.try(func(ctx context.Context, tx endstate.Tx) error {
 			_, err := theirs.Put(ctx, tx, event("completed", ""))
 			return err
 		}), outbox.ErrConfig)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -17,9 +18,9 @@ type Database interface{ *pgxpool.Pool | *sql.DB }
 
 // database is a Database with its dialect. Its Querier runs each statement in a transaction of its own.
 type database struct {
-	sqltx.Querier
+	endstate.Querier
 	dialect sqltx.Dialect
-	begin   func(ctx context.Context) (sqltx.Tx, error)
+	begin   func(ctx context.Context) (endstate.Tx, error)
 }
 
 func open[DB Database](db DB, dialect string) (database, error) {
@@ -31,19 +32,16 @@ func open[DB Database](db DB, dialect string) (database, error) {
 		if dialect == string(sqltx.SQLite) {
 			return database{}, fmt.Errorf("%w: Dialect is sqlite, but a pgx pool is PostgreSQL; use a *sql.DB", ErrConfig)
 		}
-		return database{db, sqltx.Postgres, func(ctx context.Context) (sqltx.Tx, error) { return db.Begin(ctx) }}, nil
+		return database{db, sqltx.Postgres, func(ctx context.Context) (endstate.Tx, error) { return db.Begin(ctx) }}, nil
 	case *sql.DB:
 		if db == nil {
 			return database{}, fmt.Errorf("%w: the database is nil", ErrConfig)
 		}
-		d := sqltx.Dialect(dialect)
-		if d == "" {
-			var known bool
-			if d, known = sqltx.Detect(db); !known {
-				return database{}, fmt.Errorf("%w: Dialect is empty and driver %T is unknown; set it to postgres or sqlite", ErrConfig, db.Driver())
-			}
+		d, err := sqltx.Choose(db, dialect)
+		if err != nil {
+			return database{}, fmt.Errorf("%w: %w", ErrConfig, err)
 		}
-		return database{sqltx.WrapDB(db, d), d, func(ctx context.Context) (sqltx.Tx, error) {
+		return database{sqltx.WrapDB(db, d), d, func(ctx context.Context) (endstate.Tx, error) {
 			tx, err := db.BeginTx(ctx, nil)
 			if err != nil {
 				return nil, err
@@ -55,7 +53,7 @@ func open[DB Database](db DB, dialect string) (database, error) {
 }
 
 // inTx runs f in a transaction.
-func (d database) inTx(ctx context.Context, f func(tx sqltx.Tx) error) error {
+func (d database) inTx(ctx context.Context, f func(tx endstate.Tx) error) error {
 	tx, err := d.begin(ctx)
 	if err != nil {
 		return err
@@ -77,7 +75,7 @@ func (d database) Dialect() sqltx.Dialect { return d.dialect }
 func (d database) sqlite() bool { return d.dialect == sqltx.SQLite }
 
 // clock is the database's time of day.
-func (d database) clock() string { return clock(d.dialect) }
+func (d database) clock() string { return d.dialect.Clock() }
 
 // later is the database's time of day plus a number of seconds, an expression.
 func (d database) later(seconds string) string {

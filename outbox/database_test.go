@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -22,7 +23,7 @@ import (
 type database struct {
 	sqlite bool
 	url    string // a file's DSN on SQLite
-	begin  func(context.Context) (outbox.Tx, error)
+	begin  func(context.Context) (endstate.Tx, error)
 	pool   *pgxpool.Pool // one of the two
 	sql    *sql.DB
 }
@@ -50,12 +51,12 @@ func newDatabase(t *testing.T, name string) *database {
 	if journal, ok := strings.CutPrefix(name, "sqlite-"); ok {
 		dsn := dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), journal)
 		db := dbtest.SQLiteOn(t, dsn+"&_pragma=synchronous(off)")
-		return &database{sqlite: true, url: dsn, sql: db, begin: beginSQL(db, outbox.SQLiteTx)}
+		return &database{sqlite: true, url: dsn, sql: db, begin: beginSQL(db, endstate.SQLiteTx)}
 	}
 	url := dbtest.Postgres(t)
 	if name == "sql" {
 		db := dbtest.SQLOn(t, url)
-		return &database{url: url, sql: db, begin: beginSQL(db, outbox.PostgresTx)}
+		return &database{url: url, sql: db, begin: beginSQL(db, endstate.PostgresTx)}
 	}
 	pool := dbtest.PoolOn(t, url)
 	return &database{url: url, pool: pool, begin: beginPgx(pool)}
@@ -74,12 +75,12 @@ func (db *database) admin(t testing.TB) (admin *outbox.Admin) {
 	return admin
 }
 
-func beginPgx(pool *pgxpool.Pool) func(context.Context) (outbox.Tx, error) {
-	return func(ctx context.Context) (outbox.Tx, error) { return pool.Begin(ctx) }
+func beginPgx(pool *pgxpool.Pool) func(context.Context) (endstate.Tx, error) {
+	return func(ctx context.Context) (endstate.Tx, error) { return pool.Begin(ctx) }
 }
 
-func beginSQL(db *sql.DB, wrap func(*sql.Tx) outbox.Tx) func(context.Context) (outbox.Tx, error) {
-	return func(ctx context.Context) (outbox.Tx, error) {
+func beginSQL(db *sql.DB, wrap func(endstate.SQLTx) endstate.Tx) func(context.Context) (endstate.Tx, error) {
+	return func(ctx context.Context) (endstate.Tx, error) {
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
 			return nil, err
@@ -89,7 +90,7 @@ func beginSQL(db *sql.DB, wrap func(*sql.Tx) outbox.Tx) func(context.Context) (o
 }
 
 // try runs f in a transaction that commits if f returns nil.
-func (db *database) try(f func(ctx context.Context, tx outbox.Tx) error) error {
+func (db *database) try(f func(ctx context.Context, tx endstate.Tx) error) error {
 	ctx := context.Background()
 	tx, err := db.begin(ctx)
 	if err != nil {
@@ -102,14 +103,14 @@ func (db *database) try(f func(ctx context.Context, tx outbox.Tx) error) error {
 	return tx.Commit(ctx)
 }
 
-func (db *database) in(t testing.TB, f func(ctx context.Context, tx outbox.Tx)) {
+func (db *database) in(t testing.TB, f func(ctx context.Context, tx endstate.Tx)) {
 	t.Helper()
-	require.NoError(t, db.try(func(ctx context.Context, tx outbox.Tx) error { f(ctx, tx); return nil }))
+	require.NoError(t, db.try(func(ctx context.Context, tx endstate.Tx) error { f(ctx, tx); return nil }))
 }
 
 func (db *database) exec(t testing.TB, query string, args ...any) {
 	t.Helper()
-	db.in(t, func(ctx context.Context, tx outbox.Tx) {
+	db.in(t, func(ctx context.Context, tx endstate.Tx) {
 		_, err := tx.Exec(ctx, query, args...)
 		require.NoError(t, err, query)
 	})
@@ -117,12 +118,12 @@ func (db *database) exec(t testing.TB, query string, args ...any) {
 
 func (db *database) migrate(t testing.TB, w outbox.Writer) {
 	t.Helper()
-	db.in(t, func(ctx context.Context, tx outbox.Tx) { require.NoError(t, w.Migrate(ctx, tx)) })
+	db.in(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, w.Migrate(ctx, tx)) })
 }
 
 func (db *database) put(t testing.TB, events ...outbox.Event) (results []outbox.Result) {
 	t.Helper()
-	db.in(t, func(ctx context.Context, tx outbox.Tx) {
+	db.in(t, func(ctx context.Context, tx endstate.Tx) {
 		var err error
 		results, err = outbox.Put(ctx, tx, events...)
 		require.NoError(t, err)
@@ -133,7 +134,7 @@ func (db *database) put(t testing.TB, events ...outbox.Event) (results []outbox.
 // one reads one value.
 func one[T any](t testing.TB, db *database, query string, args ...any) (value T) {
 	t.Helper()
-	db.in(t, func(ctx context.Context, tx outbox.Tx) {
+	db.in(t, func(ctx context.Context, tx endstate.Tx) {
 		require.NoError(t, tx.QueryRow(ctx, query, args...).Scan(&value), query)
 	})
 	return value
@@ -152,7 +153,7 @@ func (db *database) stored(t testing.TB, w outbox.Writer) []outbox.Event {
 	if w.Schema != "" {
 		table = pgx.Identifier{w.Schema, w.Name()}.Sanitize()
 	}
-	db.in(t, func(ctx context.Context, tx outbox.Tx) {
+	db.in(t, func(ctx context.Context, tx endstate.Tx) {
 		rows, err := tx.Query(ctx, `SELECT CAST(id AS text), aggregate_type, aggregate_id, type, payload, content_type, CAST(headers AS text), occurred_at, coalesce(dedup_key, ''), schema_version
 FROM `+table+" ORDER BY seq")
 		require.NoError(t, err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -54,7 +55,7 @@ func (a *Admin) intervene(ctx context.Context, action, by, why string, ids []uui
 	var done []uuid.UUID
 	for chunk := range slices.Chunk(ids, chunkSize) {
 		var changed []uuid.UUID
-		err := a.db.inTx(ctx, func(tx sqltx.Tx) (err error) {
+		err := a.db.inTx(ctx, func(tx endstate.Tx) (err error) {
 			changed, err = a.interveneIn(ctx, tx, action, by, why, chunk, do)
 			return err
 		})
@@ -66,7 +67,7 @@ func (a *Admin) intervene(ctx context.Context, action, by, why string, ids []uui
 	return done, nil
 }
 
-func (a *Admin) interveneIn(ctx context.Context, tx sqltx.Tx, action, by, why string, ids []uuid.UUID, do string) ([]uuid.UUID, error) {
+func (a *Admin) interveneIn(ctx context.Context, tx endstate.Tx, action, by, why string, ids []uuid.UUID, do string) ([]uuid.UUID, error) {
 	list, _ := json.Marshal(ids) // can't fail
 	lock := " FOR UPDATE"
 	if a.db.sqlite() {

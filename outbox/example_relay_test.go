@@ -12,6 +12,7 @@ import (
 
 	_ "modernc.org/sqlite"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -24,9 +25,9 @@ func exampleOutbox(types ...string) (db *sql.DB, done func()) {
 	ctx := context.Background()
 	tx, err := db.BeginTx(ctx, nil)
 	check(err)
-	check(outbox.Writer{}.Migrate(ctx, outbox.SQLiteTx(tx)))
+	check(outbox.Writer{}.Migrate(ctx, endstate.SQLiteTx(tx)))
 	for _, t := range types {
-		_, err = outbox.Put(ctx, outbox.SQLiteTx(tx), outbox.Event{AggregateType: "batch", AggregateID: "b1", Type: t, Payload: []byte(`{"batch":"b1"}`)})
+		_, err = outbox.Put(ctx, endstate.SQLiteTx(tx), outbox.Event{AggregateType: "batch", AggregateID: "b1", Type: t, Payload: []byte(`{"batch":"b1"}`)})
 		check(err)
 	}
 	check(tx.Commit())

@@ -9,6 +9,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -31,7 +32,7 @@ func (r *Relay) listen(ctx context.Context) {
 		failures++
 		wait := backoff(minOutage, maxOutage, failures)
 		r.cfg.Logger.WarnContext(ctx, "outbox relay: not listening, polling meanwhile", "relay", r.cfg.Name, "wait", wait, "error", err)
-		_ = sleep(ctx, wait)
+		_ = sleep.For(ctx, wait)
 	}
 }
 

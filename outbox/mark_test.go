@@ -10,13 +10,13 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
-	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 // counted is a transaction that counts its statements.
 type counted struct {
-	sqltx.Tx
+	endstate.Tx
 	statements *int
 }
 
@@ -38,14 +38,14 @@ func TestSQLiteMarksABatchInFewStatements(t *testing.T) {
 	for i := range events {
 		events[i] = Event{AggregateType: "order", AggregateID: fmt.Sprint(i / 2), Type: "paid", Payload: []byte("{}")}
 	}
-	require.NoError(t, db.inTx(ctx, func(tx sqltx.Tx) error {
+	require.NoError(t, db.inTx(ctx, func(tx endstate.Tx) error {
 		err := Writer{}.Migrate(ctx, tx)
 		_, put := Put(ctx, tx, events...)
 		return errors.Join(err, put)
 	}))
 	statements := 0
 	begin := db.begin
-	db.begin = func(ctx context.Context) (sqltx.Tx, error) {
+	db.begin = func(ctx context.Context) (endstate.Tx, error) {
 		tx, err := begin(ctx)
 		return counted{tx, &statements}, err
 	}
@@ -93,7 +93,7 @@ func TestMarkAfterTheEventWasGivenUp(t *testing.T) {
 	require.NoError(t, err)
 	cfg, err := (*RelayConfig)(nil).withDefaults()
 	require.NoError(t, err)
-	require.NoError(t, db.inTx(ctx, func(tx sqltx.Tx) error {
+	require.NoError(t, db.inTx(ctx, func(tx endstate.Tx) error {
 		err := Writer{}.Migrate(ctx, tx)
 		_, put := Put(ctx, tx, Event{AggregateType: "order", AggregateID: "1", Type: "paid", Payload: []byte("{}")})
 		return errors.Join(err, put)

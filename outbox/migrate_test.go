@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -37,7 +38,7 @@ func TestRenamedOutbox(t *testing.T) {
 				db.migrate(t, w)
 				db.migrate(t, w)
 				e := event("completed", "k")
-				db.in(t, func(ctx context.Context, tx outbox.Tx) {
+				db.in(t, func(ctx context.Context, tx endstate.Tx) {
 					require.NoError(t, w.Check(ctx, tx))
 					first, err := w.Put(ctx, tx, e)
 					require.NoError(t, err)
@@ -61,7 +62,7 @@ func TestOutboxesApart(t *testing.T) {
 	each(t, []string{"pgx", "sql"}, nil, func(t *testing.T, db *database) {
 		for _, w := range []outbox.Writer{{}, {Schema: "a"}, {Schema: "b"}, {Schema: "a", Table: "events"}} {
 			db.migrate(t, w)
-			db.in(t, func(ctx context.Context, tx outbox.Tx) {
+			db.in(t, func(ctx context.Context, tx endstate.Tx) {
 				results, err := w.Put(ctx, tx, event("completed", "k"))
 				require.NoError(t, err)
 				require.True(t, results[0].Inserted)
@@ -78,10 +79,10 @@ func TestMigrateByTenAtOnce(t *testing.T) {
 			w.Schema = ""
 		}
 		errs := atOnce(10, func(int) error {
-			return db.retried(func(ctx context.Context, tx outbox.Tx) error { return w.Migrate(ctx, tx) })
+			return db.retried(func(ctx context.Context, tx endstate.Tx) error { return w.Migrate(ctx, tx) })
 		})
 		require.NoError(t, errors.Join(errs...))
-		db.in(t, func(ctx context.Context, tx outbox.Tx) {
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
 			_, err := w.Put(ctx, tx, event("completed", "k"))
 			require.NoError(t, err)
 			require.NoError(t, w.Check(ctx, tx))
@@ -129,7 +130,7 @@ func TestMigrationsUpAndDown(t *testing.T) {
 					db.exec(t, statement)
 				}
 				made = db.objects(t)
-				db.in(t, func(ctx context.Context, tx outbox.Tx) { require.NoError(t, w.Check(ctx, tx)) })
+				db.in(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, w.Check(ctx, tx)) })
 				for _, statement := range down {
 					db.exec(t, statement)
 				}
@@ -193,7 +194,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sql", "sqlite-wal"}, nil, func(t *testing.T, db *database) {
 		check := func() error {
-			return db.try(func(ctx context.Context, tx outbox.Tx) error { return outbox.Writer{}.Check(ctx, tx) })
+			return db.try(func(ctx context.Context, tx endstate.Tx) error { return outbox.Writer{}.Check(ctx, tx) })
 		}
 		requireMissing := func(says string) {
 			t.Helper()
@@ -231,7 +232,7 @@ func TestMigrateRolledBack(t *testing.T) {
 	t.Parallel()
 	each(t, databases, nil, func(t *testing.T, db *database) {
 		undone := errors.New("undone")
-		require.ErrorIs(t, db.try(func(ctx context.Context, tx outbox.Tx) error {
+		require.ErrorIs(t, db.try(func(ctx context.Context, tx endstate.Tx) error {
 			require.NoError(t, outbox.Writer{}.Migrate(ctx, tx))
 			return undone
 		}), undone)

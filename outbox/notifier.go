@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/endstate-go/endstate/internal/sleep"
 )
 
 // Notifier wakes relays in other processes that listen (RelayConfig.ListenURL), with PostgreSQL's NOTIFY. A NOTIFY inside
@@ -80,6 +82,6 @@ func (n *Notifier) Run(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			n.logger.WarnContext(ctx, "outbox notifier: relays not woken, they find the events by polling", "error", err)
 		}
-		_ = sleep(ctx, coalesce)
+		_ = sleep.For(ctx, coalesce)
 	}
 }

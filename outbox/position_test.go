@@ -11,8 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
-	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 // watchedStore counts readings by lane, and loses the answer of a statement.
@@ -59,7 +59,7 @@ func newStepped(t *testing.T) *stepped {
 	require.NoError(t, err)
 	cfg, err := (&RelayConfig{BatchSize: 64}).withDefaults()
 	require.NoError(t, err)
-	require.NoError(t, db.inTx(ctx, func(tx sqltx.Tx) error { return Writer{}.Migrate(ctx, tx) }))
+	require.NoError(t, db.inTx(ctx, func(tx endstate.Tx) error { return Writer{}.Migrate(ctx, tx) }))
 	s := &stepped{t: t, store: &watchedStore{store: newStore(db, &cfg), lanes: map[lane]int{}}}
 	relay := &Relay{db: db, store: s.store, cfg: cfg, publisher: PublisherFunc(func(_ context.Context, e Event) error {
 		s.published = append(s.published, e.AggregateID+" "+e.Type)
@@ -74,7 +74,7 @@ func newStepped(t *testing.T) *stepped {
 }
 
 func (s *stepped) put(events ...Event) {
-	require.NoError(s.t, s.db.inTx(s.t.Context(), func(tx sqltx.Tx) error {
+	require.NoError(s.t, s.db.inTx(s.t.Context(), func(tx endstate.Tx) error {
 		_, err := Put(s.t.Context(), tx, events...)
 		return err
 	}))

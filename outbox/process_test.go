@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -214,7 +215,7 @@ func (db *database) requireDelivered(t *testing.T, record string) {
 		}
 	}
 	want := map[string][]string{}
-	db.in(t, func(ctx context.Context, tx outbox.Tx) {
+	db.in(t, func(ctx context.Context, tx endstate.Tx) {
 		rows, err := tx.Query(ctx, "SELECT aggregate_id, CAST(id AS text) FROM endstate_outbox WHERE dead_at IS NULL ORDER BY seq")
 		require.NoError(t, err)
 		defer rows.Close()

@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,8 +10,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -30,27 +29,6 @@ var (
 	// ErrSchema is returned when the database lacks a table, column or index that the outbox needs.
 	ErrSchema = errors.New("outbox: schema is incomplete")
 )
-
-// Querier runs statements: pgx.Tx, *pgxpool.Pool, *pgx.Conn, or a wrapped *sql.Tx.
-type Querier interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-// Tx is the caller's transaction. Every pgx.Tx is one, a pool is none. PostgresTx and SQLiteTx make one of a *sql.Tx. The
-// outbox never ends it.
-type Tx interface {
-	Querier
-	Commit(ctx context.Context) error
-	Rollback(ctx context.Context) error
-}
-
-// PostgresTx makes a Tx of a *sql.Tx on PostgreSQL.
-func PostgresTx(tx *sql.Tx) Tx { return sqltx.Wrap(tx, sqltx.Postgres) }
-
-// SQLiteTx makes a Tx of a *sql.Tx on SQLite.
-func SQLiteTx(tx *sql.Tx) Tx { return sqltx.Wrap(tx, sqltx.SQLite) }
 
 // DefaultTable is the outbox's table unless Writer.Table says otherwise.
 const DefaultTable = "endstate_outbox"
@@ -77,7 +55,7 @@ type Result struct {
 }
 
 // Put writes events with the default Writer.
-func Put(ctx context.Context, tx Tx, events ...Event) ([]Result, error) {
+func Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Result, error) {
 	return Writer{}.Put(ctx, tx, events...)
 }
 
@@ -89,7 +67,7 @@ func Put(ctx context.Context, tx Tx, events ...Event) ([]Result, error) {
 //
 // Put waits for a transaction that has written the same dedup key and not ended yet. Under REPEATABLE READ and SERIALIZABLE
 // PostgreSQL then raises 40001, which is returned, as is every database error: such an error has aborted the transaction.
-func (w Writer) Put(ctx context.Context, tx Tx, events ...Event) ([]Result, error) {
+func (w Writer) Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Result, error) {
 	if err := w.Validate(); err != nil {
 		return nil, err
 	}
@@ -134,7 +112,7 @@ func (w Writer) Put(ctx context.Context, tx Tx, events ...Event) ([]Result, erro
 const chunkSize = 1000
 
 // insert writes one chunk and returns the ids that went in.
-func (w Writer) insert(ctx context.Context, tx Tx, chunk []Event) (map[uuid.UUID]bool, error) {
+func (w Writer) insert(ctx context.Context, tx endstate.Tx, chunk []Event) (map[uuid.UUID]bool, error) {
 	if w.Columns != nil && sqltx.Of(tx) == sqltx.SQLite {
 		return nil, fmt.Errorf("%w: Writer.Columns is for PostgreSQL", ErrConfig)
 	}
@@ -166,7 +144,7 @@ func (w Writer) insert(ctx context.Context, tx Tx, chunk []Event) (map[uuid.UUID
 }
 
 // insertBulk is insert on pgx. The server names the ids that went in only if some didn't.
-func (w Writer) insertBulk(ctx context.Context, tx Tx, chunk []Event, insert func(values string) string) (map[uuid.UUID]bool, error) {
+func (w Writer) insertBulk(ctx context.Context, tx endstate.Tx, chunk []Event, insert func(values string) string) (map[uuid.UUID]bool, error) {
 	values := w.bulk(func(i int) string { return fmt.Sprintf("$%d", i+1) }, "")
 	query := fmt.Sprintf(`WITH endstate_put (id) AS (%s)
 SELECT (SELECT count(*) FROM endstate_put),
@@ -222,7 +200,7 @@ func (w Writer) values(d sqltx.Dialect, events []Event) (string, []any) {
 				placeholder = fmt.Sprintf("$%d::%s", len(args), columnTypes[j])
 			}
 			if j == occurredAt {
-				placeholder = fmt.Sprintf("coalesce(%s, %s)", placeholder, clock(d))
+				placeholder = fmt.Sprintf("coalesce(%s, %s)", placeholder, d.Clock())
 			}
 			b.WriteString(placeholder)
 		}
@@ -232,13 +210,6 @@ func (w Writer) values(d sqltx.Dialect, events []Event) (string, []any) {
 }
 
 const occurredAt = 7 // among insertColumns
-
-func clock(d sqltx.Dialect) string {
-	if d == sqltx.SQLite {
-		return "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
-	}
-	return "clock_timestamp()"
-}
 
 // row are e's values in the order of insertColumns.
 func (e Event) row() [len(columnTypes)]any {

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
@@ -39,7 +40,7 @@ func TestPutInEveryExecMode(t *testing.T) {
 			db.migrate(t, *writer)
 			requireKept(t, db)
 			db.exec(t, "DELETE FROM endstate_outbox")
-			db.begin = beginSQL(dbtest.SQLOn(t, url), outbox.PostgresTx)
+			db.begin = beginSQL(dbtest.SQLOn(t, url), endstate.PostgresTx)
 			requireKept(t, db)
 		})
 	}
@@ -118,7 +119,7 @@ func TestPutReportsWhoHoldsAKey(t *testing.T) {
 		both := event("both", "k2") // the key is held by one event and the id by another
 		both.ID = first[0].ID
 		fresh := event("fresh", "k4")
-		db.in(t, func(ctx context.Context, tx outbox.Tx) {
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
 			results, err := outbox.Put(ctx, tx, event("a", "k2"), fresh, event("b", "k1"), same)
 			require.NoError(t, err)
 			require.Equal(t, []bool{false, true, false, false}, inserted(results))
@@ -177,7 +178,7 @@ func TestPutIsUndoneByARollback(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		undone := errors.New("undone")
-		require.ErrorIs(t, db.try(func(ctx context.Context, tx outbox.Tx) error {
+		require.ErrorIs(t, db.try(func(ctx context.Context, tx endstate.Tx) error {
 			results, err := outbox.Put(ctx, tx, event("completed", "k"))
 			require.NoError(t, err)
 			require.True(t, results[0].Inserted)
@@ -240,7 +241,7 @@ func TestPutTakesFewStatements(t *testing.T) {
 			events[i] = event("e", fmt.Sprint(tt.events, "/", i))
 		}
 		for _, more := range []int{0, 1} { // the second time all are held, which takes a look at who holds them
-			db.in(t, func(ctx context.Context, tx outbox.Tx) {
+			db.in(t, func(ctx context.Context, tx endstate.Tx) {
 				before := sent.n.Load()
 				_, err := outbox.Put(ctx, tx, events...)
 				require.NoError(t, err)
@@ -261,7 +262,7 @@ func TestPutWritesNoRowForAHeldEvent(t *testing.T) {
 		}
 		db.put(t, event("completed", "k"))
 		for range 40 {
-			db.in(t, func(ctx context.Context, tx outbox.Tx) {
+			db.in(t, func(ctx context.Context, tx endstate.Tx) {
 				var before, after int
 				require.NoError(t, tx.QueryRow(ctx, written).Scan(&before))
 				_, err := outbox.Put(ctx, tx, event("completed", "k"))
@@ -282,7 +283,7 @@ func TestPutTakesNoTransactionIDForAHeldEvent(t *testing.T) {
 	db.exec(t, "ALTER TABLE endstate_outbox ALTER COLUMN seq SET CACHE 1000")
 	db.put(t, event("completed", "k"))
 	for range 10 {
-		db.in(t, func(ctx context.Context, tx outbox.Tx) {
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
 			results, err := outbox.Put(ctx, tx, event("completed", "k"))
 			require.NoError(t, err)
 			require.False(t, results[0].Inserted)
@@ -349,7 +350,7 @@ func TestPutRacesForOneKey(t *testing.T) {
 		const racers = 24
 		results := make([]outbox.Result, racers)
 		errs := atOnce(racers, func(i int) error {
-			return db.retried(func(ctx context.Context, tx outbox.Tx) error {
+			return db.retried(func(ctx context.Context, tx endstate.Tx) error {
 				r, err := outbox.Put(ctx, tx, event(fmt.Sprint(i), "k"))
 				if err == nil {
 					results[i] = r[0]
@@ -392,13 +393,13 @@ func TestPutUnderStricterIsolation(t *testing.T) {
 func TestPutFails(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
-		require.Error(t, db.try(func(ctx context.Context, tx outbox.Tx) error {
+		require.Error(t, db.try(func(ctx context.Context, tx endstate.Tx) error {
 			require.NoError(t, tx.Rollback(ctx))
 			_, err := outbox.Put(ctx, tx, event("completed", "k"))
 			return err
 		}))
 		if !db.sqlite {
-			err := db.try(func(ctx context.Context, tx outbox.Tx) error {
+			err := db.try(func(ctx context.Context, tx endstate.Tx) error {
 				_, err := tx.Exec(ctx, "SELECT 1 / 0")
 				require.Error(t, err)
 				_, err = outbox.Put(ctx, tx, event("completed", "k"))
@@ -406,12 +407,12 @@ func TestPutFails(t *testing.T) {
 			})
 			require.Equal(t, sqltx.FailedTransaction, sqltx.State(err), "%v", err)
 		}
-		err := db.try(func(ctx context.Context, tx outbox.Tx) error {
+		err := db.try(func(ctx context.Context, tx endstate.Tx) error {
 			_, err := outbox.Writer{Table: "nowhere"}.Put(ctx, tx, event("completed", "k"))
 			return err
 		})
 		require.True(t, sqltx.Incomplete(err), "%v", err)
-		require.ErrorIs(t, db.try(func(ctx context.Context, tx outbox.Tx) error {
+		require.ErrorIs(t, db.try(func(ctx context.Context, tx endstate.Tx) error {
 			ctx, cancel := context.WithCancel(ctx)
 			cancel()
 			_, err := outbox.Put(ctx, tx, event("completed", "k"))

@@ -4,8 +4,8 @@ import (
 	"context"
 	"sync"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
-	"github.com/endstate-go/endstate/outbox"
 )
 
 // atOnce runs f n times at once, and returns the errors.
@@ -25,7 +25,7 @@ func atOnce(n int, f func(i int) error) []error {
 }
 
 // retried is try, again for as long as SQLite is busy, which it is only ever for a limited time's wait.
-func (db *database) retried(f func(ctx context.Context, tx outbox.Tx) error) error {
+func (db *database) retried(f func(ctx context.Context, tx endstate.Tx) error) error {
 	for {
 		err := db.try(f)
 		if !db.sqlite || !sqltx.Conflicted(err) {

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/endstate-go/endstate/internal/sleep"
 )
 
 // Relay publishes the events of an outbox: see the package's documentation for what it promises. Any number of relays, in
@@ -89,7 +91,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		failures++
 		wait := backoff(minOutage, maxOutage, failures)
 		r.reconnecting(ctx, err, wait)
-		_ = sleep(ctx, wait)
+		_ = sleep.For(ctx, wait)
 	}
 	return nil
 }
@@ -117,7 +119,7 @@ func (r *Relay) term(ctx context.Context) (err error) {
 	l.keeper.Go(func() {
 		select {
 		case <-ctx.Done():
-			_ = sleep(l.ctx, r.cfg.ShutdownTimeout)
+			_ = sleep.For(l.ctx, r.cfg.ShutdownTimeout)
 			l.cancel(errShutdown)
 		case <-l.ctx.Done():
 		}

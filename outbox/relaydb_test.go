@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/pgfault"
 	"github.com/endstate-go/endstate/outbox"
@@ -37,7 +38,7 @@ func (db *database) writing(t *testing.T) (stop func() []int) {
 			for !ended.Load() {
 				e := event(fmt.Sprint(counts[a]), fmt.Sprint(a, "/", counts[a]))
 				e.AggregateID = fmt.Sprint("a", a)
-				if err := db.try(func(ctx context.Context, tx outbox.Tx) error {
+				if err := db.try(func(ctx context.Context, tx endstate.Tx) error {
 					_, err := outbox.Put(ctx, tx, e)
 					return err
 				}); err == nil {
@@ -457,7 +458,7 @@ func TestDuplicatesAndPurgesRaceTheRelay(t *testing.T) {
 				for i := range n {
 					var results []outbox.Result
 					for {
-						err := db.try(func(ctx context.Context, tx outbox.Tx) (err error) {
+						err := db.try(func(ctx context.Context, tx endstate.Tx) (err error) {
 							results, err = outbox.Put(ctx, tx, event("completed", fmt.Sprint("k", i)))
 							return err
 						})

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/endstate-go/endstate/internal/sleep"
 )
 
 // purgeWindow is how many rows a purge looks at, and at most deletes, in one transaction.
@@ -46,7 +48,7 @@ FROM (SELECT seq, published_at, created_at FROM %[1]s WHERE seq > CAST($1 AS big
 			return deleted, nil
 		}
 		after = last
-		if err := sleep(ctx, pause); err != nil {
+		if err := sleep.For(ctx, pause); err != nil {
 			return deleted, err
 		}
 	}
@@ -55,7 +57,7 @@ FROM (SELECT seq, published_at, created_at FROM %[1]s WHERE seq > CAST($1 AS big
 // retain deletes what is older than the retention, now and then.
 func (r *Relay) retain(ctx context.Context) {
 	const pause = 10 * time.Millisecond // between two batches, for others
-	for sleep(ctx, min(r.cfg.Retention/4, time.Minute)) == nil {
+	for sleep.For(ctx, min(r.cfg.Retention/4, time.Minute)) == nil {
 		n, err := purge(ctx, r.db, r.cfg.Outbox, r.cfg.Retention, pause)
 		switch {
 		case ctx.Err() != nil:
@@ -64,20 +66,5 @@ func (r *Relay) retain(ctx context.Context) {
 		case n > 0:
 			r.cfg.Logger.DebugContext(ctx, "outbox relay: old events deleted", "relay", r.cfg.Name, "events", n)
 		}
-	}
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
 	}
 }

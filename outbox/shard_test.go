@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -37,7 +38,7 @@ func TestPutFillsInTheShard(t *testing.T) {
 			events = append(events, e)
 		}
 		db.put(t, events...)
-		db.in(t, func(ctx context.Context, tx outbox.Tx) {
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
 			rows, err := tx.Query(ctx, "SELECT aggregate_type, aggregate_id, shard FROM endstate_outbox")
 			require.NoError(t, err)
 			defer rows.Close()

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate"
 )
 
 // sqlite is the store on SQLite, where one writer at a time makes each step atomic. A statement takes a whole batch: others
@@ -72,7 +72,7 @@ func (s *sqlite) mark(ctx context.Context, epoch int64, o *outcome) (alive bool,
 	if err != nil {
 		return false, err
 	}
-	err = s.inTx(ctx, func(tx sqltx.Tx) error {
+	err = s.inTx(ctx, func(tx endstate.Tx) error {
 		tag, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET flight_from = NULL, flight_to = NULL WHERE epoch = ?1", s.relays), epoch)
 		if alive = err == nil && tag.RowsAffected() == 1; !alive {
 			return err
@@ -121,7 +121,7 @@ func (s *sqlite) reap(ctx context.Context) ([]string, error) {
 		return nil, err
 	}
 	var names []string
-	err := s.inTx(ctx, func(tx sqltx.Tx) error {
+	err := s.inTx(ctx, func(tx endstate.Tx) error {
 		rows, err := tx.Query(ctx, "DELETE "+gone+" RETURNING epoch, name, coalesce(flight_from, 0), coalesce(flight_to, 0)")
 		if err != nil {
 			return err
@@ -160,7 +160,7 @@ func (s *sqlite) reap(ctx context.Context) ([]string, error) {
 }
 
 // count counts a relay that died with one event.
-func (s *sqlite) count(ctx context.Context, tx sqltx.Tx, seq int64) error {
+func (s *sqlite) count(ctx context.Context, tx endstate.Tx, seq int64) error {
 	_, err := tx.Exec(ctx, fmt.Sprintf(`UPDATE %s SET attempts = attempts + 1, crashes = crashes + 1, last_error = '%s',
 	dead_at = CASE WHEN crashes + 1 >= ?2 THEN %s END, next_attempt_at = CASE WHEN crashes + 1 < ?2 THEN %s END
 WHERE seq = ?1 AND published_at IS NULL AND dead_at IS NULL`, s.outbox, died, s.clock(), s.later("?3 * (1 << crashes)")), seq, s.cfg.MaxCrashes, s.cfg.MinBackoff.Seconds())

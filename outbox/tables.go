@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate"
 )
 
 // tables are the statements of a relay that read the same in both dialects.
@@ -36,7 +36,7 @@ WHERE epoch = CAST($1 AS bigint)`, t.relays, t.later("CAST($2 AS double precisio
 }
 
 func (t *tables) release(ctx context.Context, epoch int64) error {
-	return t.inTx(ctx, func(tx sqltx.Tx) error {
+	return t.inTx(ctx, func(tx endstate.Tx) error {
 		if _, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET epoch = NULL WHERE epoch = CAST($1 AS bigint)", t.shards), epoch); err != nil {
 			return err
 		}

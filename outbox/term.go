@@ -7,6 +7,8 @@ import (
 	"math/bits"
 	"slices"
 	"time"
+
+	"github.com/endstate-go/endstate/internal/sleep"
 )
 
 // term is a relay at work under one lease. All of it runs on one goroutine, so that shards change hands only between
@@ -57,7 +59,7 @@ func (t *term) work(run context.Context) {
 			failures++
 			wait := backoff(minOutage, maxOutage, failures)
 			t.reconnecting(ctx, err, wait)
-			_ = sleep(ctx, wait)
+			_ = sleep.For(ctx, wait)
 		case n > 0:
 			poll, failures = t.cfg.firstPoll, 0
 		case t.wait(ctx, t.idle(poll)):
@@ -332,6 +334,6 @@ func (t *term) mark(o *outcome) error {
 		t.position.rewind()
 		wait := backoff(minOutage, maxOutage, attempt)
 		t.reconnecting(t.lease.ctx, fmt.Errorf("mark events: %w", err), wait)
-		_ = sleep(t.lease.ctx, wait)
+		_ = sleep.For(t.lease.ctx, wait)
 	}
 }

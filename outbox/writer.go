@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -104,7 +105,7 @@ func (w Writer) Prepare(events []Event) ([]Event, error) {
 
 // Holders returns, for each event, the id of the event in the table that holds its dedup key or its id; uuid.Nil where
 // there is none.
-func (w Writer) Holders(ctx context.Context, q Querier, events []Event) ([]uuid.UUID, error) {
+func (w Writer) Holders(ctx context.Context, q endstate.Querier, events []Event) ([]uuid.UUID, error) {
 	if w.Columns != nil {
 		holders, err := w.mappedHolders(ctx, q, events)
 		if err != nil {
@@ -204,7 +205,7 @@ func (w Writer) Migrations(dialect string) (fs.FS, error) {
 // Migrate creates the outbox's tables, and their schema, unless they are there. It may be called at every start and by many
 // processes at once, which take turns; on SQLite a caller that finds the database busy must run the transaction again.
 // Nothing is done before tx commits, nor at all to a table of the service's own (Columns).
-func (w Writer) Migrate(ctx context.Context, tx Tx) error {
+func (w Writer) Migrate(ctx context.Context, tx endstate.Tx) error {
 	if err := w.Validate(); err != nil || w.Columns != nil {
 		return err
 	}
@@ -220,7 +221,7 @@ func (w Writer) Migrate(ctx context.Context, tx Tx) error {
 
 // Check says what the database lacks: the table, a column, or the unique index over dedup_key, without which duplicates go
 // in unnoticed. An index limited to unpublished rows doesn't do: it stops deduplicating at the first publish.
-func (w Writer) Check(ctx context.Context, q Querier) error {
+func (w Writer) Check(ctx context.Context, q endstate.Querier) error {
 	if w.Columns != nil {
 		return w.checkMapped(ctx, q)
 	}
@@ -242,7 +243,7 @@ func (w Writer) Check(ctx context.Context, q Querier) error {
 }
 
 // CheckRelay says which of the tables that a relay needs are missing; Check is for those that only write.
-func (w Writer) CheckRelay(ctx context.Context, q Querier) error {
+func (w Writer) CheckRelay(ctx context.Context, q endstate.Querier) error {
 	for _, table := range []string{w.relays(), w.shards(), w.audit()} {
 		rows, err := q.Query(ctx, "SELECT 1 FROM "+table+" LIMIT 0")
 		if err == nil {

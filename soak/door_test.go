@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
@@ -86,7 +87,7 @@ func (l *library) call(ctx context.Context, r *record) {
 		ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(3000))*time.Microsecond)
 		defer cancel()
 	}
-	callback := func(ctx context.Context, tx guard.Tx) (finalize.Outcome, error) {
+	callback := func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 		switch n := rand.IntN(100); {
 		case n < 8:
 			return finalize.Outcome{}, finalize.ErrNotReady
@@ -102,7 +103,7 @@ func (l *library) call(ctx context.Context, r *record) {
 	}
 	onPGX := func(ctx context.Context, tx pgx.Tx) (finalize.Outcome, error) { return callback(ctx, tx) }
 	onSQL := func(ctx context.Context, tx *sql.Tx) (finalize.Outcome, error) {
-		return callback(ctx, guard.PostgresTx(tx))
+		return callback(ctx, endstate.PostgresTx(tx))
 	}
 	var receipt finalize.Receipt
 	var err error

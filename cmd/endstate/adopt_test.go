@@ -23,31 +23,31 @@ func TestAdopt(t *testing.T) {
 	url := dbtest.Postgres(t)
 	db := dbtest.SQLOn(t, url)
 	incident(t, db)
-	r := endstate(t, url, "adopt", "plan")
+	r := cli(t, url, "adopt", "plan")
 	require.Equal(t, 1, r.status, r.stderr)
 	require.Contains(t, r.stdout, "rows to remove  94\n")
 	require.Contains(t, r.stdout, "CREATE UNIQUE INDEX CONCURRENTLY")
-	r = endstate(t, url, "adopt", "apply", "--add-column", "headers=jsonb")
+	r = cli(t, url, "adopt", "apply", "--add-column", "headers=jsonb")
 	require.Zero(t, r.status, r.stderr)
 	require.Contains(t, r.stdout, "94 rows were moved")
 	require.Contains(t, r.stderr, "unique index", "its log, where no person looks")
-	require.Zero(t, endstate(t, url, "audit", "db").status)
-	require.Zero(t, endstate(t, url, "adopt", "plan").status)
+	require.Zero(t, cli(t, url, "audit", "db").status)
+	require.Zero(t, cli(t, url, "adopt", "plan").status)
 	examine(t, url, []string{"relay-index"}, "--table", "event_outbox")
-	r = endstate(t, url, "adopt", "undo", "--json")
+	r = cli(t, url, "adopt", "undo", "--json")
 	require.EqualValues(t, 94, decode[map[string]any](t, r)["moved"])
-	r = endstate(t, url, "audit", "db", "--json")
+	r = cli(t, url, "audit", "db", "--json")
 	require.Equal(t, 376.0, decode[map[string]any](t, r)["duplicate_percentage"])
-	r = endstate(t, url, "adopt", "undo")
+	r = cli(t, url, "adopt", "undo")
 	require.Equal(t, 2, r.status)
 	require.Contains(t, r.stderr, "nothing to undo")
 
 	path := filepath.Join(t.TempDir(), "x.db")
 	require.NoError(t, os.WriteFile(path, nil, 0o600))
-	r = endstate(t, path, "adopt", "plan")
+	r = cli(t, path, "adopt", "plan")
 	require.Equal(t, 2, r.status)
 	require.Contains(t, r.stderr, "adopt is for PostgreSQL")
-	require.Equal(t, 2, endstate(t, url, "adopt", "apply", "--add-column", "headers").status)
+	require.Equal(t, 2, cli(t, url, "adopt", "apply", "--add-column", "headers").status)
 }
 
 // The ledger is filled from rows that were terminal before it was there, and the doctor is content.
@@ -64,15 +64,15 @@ func TestAdoptTheLedger(t *testing.T) {
 		use            string
 		status, filled int
 	}{{"plan", 1, 2501}, {"apply", 0, 2501}, {"plan", 0, 0}, {"apply", 0, 0}} {
-		r := endstate(t, url, append([]string{"adopt", step.use}, fill...)...)
+		r := cli(t, url, append([]string{"adopt", step.use}, fill...)...)
 		require.Equal(t, step.status, r.status, r.stderr)
 		require.EqualValues(t, step.filled, decode[fillResult](t, r).Filled)
 	}
 	examine(t, url, []string{}, doctor...)
-	r := endstate(t, url, append([]string{"adopt", "undo"}, fill...)...)
+	r := cli(t, url, append([]string{"adopt", "undo"}, fill...)...)
 	require.EqualValues(t, 2501, decode[fillResult](t, r).Filled)
 	examine(t, url, []string{"status-without-ledger"}, doctor...)
-	r = endstate(t, url, "adopt", "apply", "--ledger-from", "batches")
+	r = cli(t, url, "adopt", "apply", "--ledger-from", "batches")
 	require.Equal(t, 2, r.status)
 	require.Contains(t, r.stderr, "--aggregate-type")
 }
@@ -171,7 +171,7 @@ func TestAdoptIsKilled(t *testing.T) {
 					break
 				}
 				kills++
-				r := endstate(t, url, "adopt", "apply", "--batch", "3")
+				r := cli(t, url, "adopt", "apply", "--batch", "3")
 				require.Zero(t, r.status, "after a kill at statement %d: %s", n, r.stderr)
 				a.ready(t)
 				if n%3 != 0 {
@@ -179,7 +179,7 @@ func TestAdoptIsKilled(t *testing.T) {
 				}
 				// And so is undoing, from which all that was written comes back.
 				killed(t, proxy, n/3, "adopt", "undo", "--batch", "5")
-				r = endstate(t, url, "adopt", "undo", "--batch", "5")
+				r = cli(t, url, "adopt", "undo", "--batch", "5")
 				if r.status != 0 { // it was through
 					require.Contains(t, r.stderr, "nothing to undo", "after a kill at statement %d", n/3)
 				}
@@ -265,7 +265,7 @@ func TestAdoptIsKilledWhileItBuilds(t *testing.T) {
 			require.Equal(t, 1, count("SELECT count(*) FROM pg_index WHERE NOT indisvalid"))
 			require.NoError(t, tx.Commit())
 
-			r := endstate(t, url, "adopt", "apply")
+			r := cli(t, url, "adopt", "apply")
 			require.Zero(t, r.status, r.stderr)
 			a.stop()
 			a.written = append(a.written, "held")
@@ -309,6 +309,6 @@ func TestAdoptIsInterrupted(t *testing.T) {
 	require.Equal(t, 2, r.status)
 	require.Contains(t, r.stderr, "interrupt")
 	require.NoError(t, tx.Rollback())
-	require.Zero(t, endstate(t, url, "adopt", "apply").status)
+	require.Zero(t, cli(t, url, "adopt", "apply").status)
 	a.ready(t)
 }

@@ -45,7 +45,7 @@ func TestAuditDB(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, url string, db *sql.DB) {
 		incident(t, db)
-		r := endstate(t, url, "audit", "db")
+		r := cli(t, url, "audit", "db")
 		require.Equal(t, 1, r.status, r.stderr)
 		require.Empty(t, r.stderr)
 		for _, line := range []string{
@@ -63,7 +63,7 @@ func TestAuditDB(t *testing.T) {
 			require.Contains(t, r.stdout, line)
 		}
 
-		r = endstate(t, url, "audit", "db", "--json", "--event-type", "%.completed", "--top", "1")
+		r = cli(t, url, "audit", "db", "--json", "--event-type", "%.completed", "--top", "1")
 		require.Equal(t, 1, r.status)
 		fields := decode[map[string]any](t, r)
 		require.Equal(t, 376.0, fields["duplicate_percentage"])
@@ -71,11 +71,11 @@ func TestAuditDB(t *testing.T) {
 		require.Len(t, fields["worst"], 1)
 
 		// What isn't there is clean; so is what is limited to a single event of each.
-		r = endstate(t, url, "audit", "db", "--event-type", "other")
+		r = cli(t, url, "audit", "db", "--event-type", "other")
 		require.Equal(t, result{stdout: r.stdout}, r)
 		require.Contains(t, r.stdout, "No duplicates in event_outbox.")
-		require.Zero(t, endstate(t, url, "audit", "db", "--since", "2025-11-21").status)
-		require.Zero(t, endstate(t, url, "audit", "db", "--aggregate", "event_id", "--published", "").status)
+		require.Zero(t, cli(t, url, "audit", "db", "--since", "2025-11-21").status)
+		require.Zero(t, cli(t, url, "audit", "db", "--aggregate", "event_id", "--published", "").status)
 	})
 }
 
@@ -91,14 +91,14 @@ func TestAuditDBCannotRun(t *testing.T) {
 			`Window is negative`:                           {"--window", "-5m"},
 			`write ` + page:                                {"--html", page},
 		} {
-			r := endstate(t, url, append([]string{"audit", "db", "--json"}, args...)...)
+			r := cli(t, url, append([]string{"audit", "db", "--json"}, args...)...)
 			require.Equal(t, 2, r.status, "%+v", r)
 			require.Empty(t, r.stdout)
 			require.Contains(t, r.stderr, said)
 		}
 	})
 	missing := filepath.Join(t.TempDir(), "missing.db")
-	require.Equal(t, 2, endstate(t, missing, "audit", "db").status)
+	require.Equal(t, 2, cli(t, missing, "audit", "db").status)
 	require.NoFileExists(t, missing, "to look for it must not make it")
 }
 
@@ -109,10 +109,10 @@ func TestAuditDBNamesATable(t *testing.T) {
 	db := dbtest.SQLOn(t, url)
 	incident(t, db)
 	mustExec(t, db, `CREATE SCHEMA "Own"`, `ALTER TABLE event_outbox SET SCHEMA "Own"`, `CREATE VIEW "a.b" AS SELECT * FROM "Own".event_outbox`)
-	require.Equal(t, 1, endstate(t, url, "audit", "db", "--table", "Own.event_outbox").status)
-	require.Equal(t, 1, endstate(t, url, "audit", "db", "--schema", "Own").status)
-	require.Equal(t, 1, endstate(t, url, "audit", "db", "--table", "a.b").status)
-	r := endstate(t, url, "audit", "db", "--table", "own.event_outbox")
+	require.Equal(t, 1, cli(t, url, "audit", "db", "--table", "Own.event_outbox").status)
+	require.Equal(t, 1, cli(t, url, "audit", "db", "--schema", "Own").status)
+	require.Equal(t, 1, cli(t, url, "audit", "db", "--table", "a.b").status)
+	r := cli(t, url, "audit", "db", "--table", "own.event_outbox")
 	require.Equal(t, 2, r.status)
 	require.Contains(t, r.stderr, `table "own"."event_outbox" does not exist`)
 }
@@ -150,7 +150,7 @@ func TestAuditPage(t *testing.T) {
 		incident(t, db)
 		mustExec(t, db, "INSERT INTO event_outbox SELECT 'x', aggregate_id, event_type, created_at, NULL FROM event_outbox WHERE aggregate_id = '<b>batch</b>-7'")
 		path := filepath.Join(t.TempDir(), "page.html")
-		r := endstate(t, url, "audit", "db", "--html", path)
+		r := cli(t, url, "audit", "db", "--html", path)
 		require.Equal(t, 1, r.status, r.stderr)
 		page, err := os.ReadFile(path)
 		require.NoError(t, err)

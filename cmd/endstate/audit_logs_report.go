@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox/audit"
 )
 
@@ -123,7 +123,7 @@ func (a *app) holdAgainst(ctx context.Context, cfg audit.Config, scan *logScan) 
 	}
 	query := fmt.Sprintf("SELECT DISTINCT %s FROM %s WHERE %s IS NOT NULL GROUP BY %s, %s HAVING count(*) > 1 ORDER BY 1",
 		strings.Join(ids, " || '/' || "), quote(schema, name), quoted(cfg.Aggregate[:1]), quoted(cfg.Aggregate), quoted([]string{cfg.Type}))
-	err = db.read(ctx, func(q outbox.Querier) error {
+	err = db.read(ctx, func(q endstate.Querier) error {
 		rows, err := q.Query(ctx, query)
 		if err != nil {
 			return err

@@ -29,7 +29,7 @@ func logFile(t testing.TB, lines ...string) string {
 
 func auditLogs(t testing.TB, status int, args ...string) logReport {
 	t.Helper()
-	r := endstate(t, "", append([]string{"audit", "logs", "--json"}, args...)...)
+	r := cli(t, "", append([]string{"audit", "logs", "--json"}, args...)...)
 	require.Equal(t, status, r.status, "%+v", r)
 	require.Empty(t, r.stderr)
 	return decode[logReport](t, r)
@@ -141,7 +141,7 @@ func TestBadLines(t *testing.T) {
 	require.Len(t, r.Bad, 5)
 	require.Equal(t, badLine{path, 3, "not a JSON object", `panic: \x1b[31mno\x00`}, r.Bad[1])
 	require.Contains(t, r.Bad[3].Why, "--key")
-	out := endstate(t, "", "audit", "logs", path)
+	out := cli(t, "", "audit", "logs", path)
 	require.Contains(t, out.stdout, path+":2: not a JSON object: ")
 	require.Contains(t, out.stdout, "lines that can't be read   7")
 }
@@ -166,15 +166,15 @@ func TestLogSources(t *testing.T) {
 	require.Contains(t, string(out), `"lines":5,"bad_lines":0,"unique_aggregates":1,"finalizations":5`)
 
 	require.NoError(t, os.WriteFile(path, zipped.Bytes()[:zipped.Len()-10], 0o600))
-	r := endstate(t, "", "audit", "logs", path)
+	r := cli(t, "", "audit", "logs", path)
 	require.Equal(t, 2, r.status)
 	require.Empty(t, r.stdout)
 	require.Contains(t, r.stderr, path+": unexpected EOF")
-	r = endstate(t, "", "audit", "logs", path+".2")
+	r = cli(t, "", "audit", "logs", path+".2")
 	require.Equal(t, 2, r.status)
 	require.Contains(t, r.stderr, path+".2: no such file")
 	for _, args := range [][]string{nil, {"--message", "(", path}, {"--start", "(", path}, {"--pattern", "(", path}, {"--pattern", "x", path}} {
-		require.Equal(t, 2, endstate(t, "", append([]string{"audit", "logs"}, args...)...).status, args)
+		require.Equal(t, 2, cli(t, "", append([]string{"audit", "logs"}, args...)...).status, args)
 	}
 }
 
@@ -196,12 +196,12 @@ func TestLogsAgainstTheOutbox(t *testing.T) {
 			require.EqualValues(t, 1, r.Outbox.Unseen)
 			require.Len(t, r.Outbox.Examples, 2)
 		}
-		out := endstate(t, "", "audit", "logs", path, "--db", url)
+		out := cli(t, "", "audit", "logs", path, "--db", url)
 		require.Contains(t, out.stdout, "the guard worked")
 		// The environment's database isn't looked at unless it is asked for.
-		out = endstate(t, url, "audit", "logs", path, "--json")
+		out = cli(t, url, "audit", "logs", path, "--json")
 		require.NotContains(t, out.stdout, "outbox")
-		out = endstate(t, "", "audit", "logs", path, "--db", url, "--table", "nowhere")
+		out = cli(t, "", "audit", "logs", path, "--db", url, "--table", "nowhere")
 		require.Equal(t, 2, out.status)
 		require.Contains(t, out.stderr, `table "nowhere" does not exist`)
 	})

@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
-	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate"
 )
 
 // dbEnv is where --db's default comes from. The environment is not for everyone's eyes as the command line is.
@@ -131,7 +131,7 @@ func (db *database) table(ctx context.Context, schema, name string) (ownSchema, 
 
 // missing says which table or column isn't there; empty columns are left out.
 func (db *database) missing(ctx context.Context, schema, table string, columns []string) error {
-	return db.read(ctx, func(q outbox.Querier) error {
+	return db.read(ctx, func(q endstate.Querier) error {
 		query, args := "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped", []any{quote(schema, table)}
 		if db.pool == nil {
 			query, args = "SELECT name FROM pragma_table_info(?1)", []any{table}
@@ -165,7 +165,7 @@ func (db *database) missing(ctx context.Context, schema, table string, columns [
 }
 
 // read runs f in a read-only transaction with one snapshot.
-func (db *database) read(ctx context.Context, f func(q outbox.Querier) error) error {
+func (db *database) read(ctx context.Context, f func(q endstate.Querier) error) error {
 	if db.pool != nil {
 		return pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 			if _, err := tx.Exec(ctx, "SET LOCAL lock_timeout = '10s'"); err != nil {
@@ -179,7 +179,7 @@ func (db *database) read(ctx context.Context, f func(q outbox.Querier) error) er
 		return err
 	}
 	defer func() { _ = tx.Rollback() }()
-	return f(outbox.SQLiteTx(tx))
+	return f(endstate.SQLiteTx(tx))
 }
 
 // quote is a name as SQL has it.

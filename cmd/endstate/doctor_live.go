@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -105,7 +106,7 @@ func (d *doctor) protection(ctx context.Context) ([]finding, error) {
 	}
 	fix := strings.NewReplacer(";\n;", ";", "\n;", ";").Replace(strings.Join(statements, "")) // some end with a semicolon of their own
 	there := false
-	err = d.db.read(ctx, func(q outbox.Querier) error {
+	err = d.db.read(ctx, func(q endstate.Querier) error {
 		if d.db.pool != nil {
 			return q.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = to_regclass($1::text) AND tgname LIKE 'zz\_endstate\_%' AND tgenabled IN ('O', 'A')
 	AND tgargs = convert_to($2::text, 'UTF8') || '\x00'::bytea)`, quote(d.status.Schema, d.status.Table), d.status.Column).Scan(&there)

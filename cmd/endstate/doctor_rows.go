@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate"
 )
 
 // ledgerID is the SQL for an aggregate's id, as events have it, from a ledger's key, which also tells the kinds of its parts:
@@ -32,7 +32,7 @@ func (d *doctor) ofEvents() string {
 
 // count runs a query of how many aggregates there are and of one of them, and makes a finding unless there is none.
 func (d *doctor) count(ctx context.Context, query string, args []any, found func(n int64, example string) finding) (list []finding, err error) {
-	err = d.db.read(ctx, func(q outbox.Querier) error {
+	err = d.db.read(ctx, func(q endstate.Querier) error {
 		var n int64
 		var example *string
 		if err := q.QueryRow(ctx, query, args...).Scan(&n, &example); err != nil || n == 0 {
@@ -139,7 +139,7 @@ func literal(text string) string { return "'" + strings.ReplaceAll(text, "'", "'
 // aggregateType is the status table's aggregate type as the first argument of a query.
 func (d *doctor) aggregateType(ctx context.Context) (placeholder string, args []any, err error) {
 	if d.aggregate == "" {
-		err = d.db.read(ctx, func(q outbox.Querier) error {
+		err = d.db.read(ctx, func(q endstate.Querier) error {
 			var n int
 			var only *string
 			err := q.QueryRow(ctx, fmt.Sprintf("SELECT count(DISTINCT aggregate), min(aggregate) FROM %s", quote(d.ledger.Schema, d.ledger.Table))).Scan(&n, &only)

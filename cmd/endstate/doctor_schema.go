@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -15,7 +16,7 @@ const migrateFix = "endstate migrate\n-- which doesn't bring back what was dropp
 
 // tables finds what of the library's tables is missing.
 func (d *doctor) tables(ctx context.Context) (found []finding, err error) {
-	err = d.db.read(ctx, func(q outbox.Querier) error {
+	err = d.db.read(ctx, func(q endstate.Querier) error {
 		for _, err := range []error{d.ledger.Check(ctx, q), d.writer.Check(ctx, q)} {
 			switch {
 			case err == nil:
@@ -50,7 +51,7 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_re
 	(SELECT coalesce(group_concat(coalesce(name, ''), char(1)), '') FROM (SELECT name FROM pragma_index_info(l.name) ORDER BY seqno))
 FROM pragma_index_list(?1) l ORDER BY 1`, []any{table}
 	}
-	err = d.db.read(ctx, func(q outbox.Querier) error {
+	err = d.db.read(ctx, func(q endstate.Querier) error {
 		rows, err := q.Query(ctx, query, args...)
 		if err != nil {
 			return err
@@ -193,7 +194,7 @@ func (d *doctor) relayIndex(ctx context.Context) ([]finding, error) {
 // autovacuum finds settings under which the outbox bloats.
 func (d *doctor) autovacuum(ctx context.Context) (found []finding, err error) {
 	schema, table, _, _ := d.target()
-	err = d.db.read(ctx, func(q outbox.Querier) error {
+	err = d.db.read(ctx, func(q endstate.Querier) error {
 		var on, tracking string
 		var options []string
 		var rows, dead float64

@@ -31,7 +31,7 @@ func (r doctorReport) found() []string {
 // examine runs the doctor, which has to find exactly these, and returns its report.
 func examine(t testing.TB, url string, found []string, args ...string) doctorReport {
 	t.Helper()
-	r := endstate(t, url, append([]string{"doctor", "--json"}, args...)...)
+	r := cli(t, url, append([]string{"doctor", "--json"}, args...)...)
 	require.Empty(t, r.stderr)
 	report := decode[doctorReport](t, r)
 	require.Equal(t, found, report.found(), "%+v", report.Findings)
@@ -47,7 +47,7 @@ func examine(t testing.TB, url string, found []string, args ...string) doctorRep
 // healthy is a database with the library's tables, a relay, and a finalized batch.
 func healthy(t testing.TB, url string, db *sql.DB) {
 	t.Helper()
-	require.Zero(t, endstate(t, url, "migrate").status)
+	require.Zero(t, cli(t, url, "migrate").status)
 	mustExec(t, db,
 		"INSERT INTO endstate_outbox_relays (name, expires_at) VALUES ('test', '2100-01-01T00:00:00.000Z')",
 		"UPDATE endstate_outbox_shards SET epoch = (SELECT epoch FROM endstate_outbox_relays)",
@@ -83,7 +83,7 @@ func TestDoctorFindsNothing(t *testing.T) {
 		report := examine(t, url, []string{})
 		require.Contains(t, report.Checks, "terminal-without-event")
 		require.Equal(t, strings.HasPrefix(url, "postgres"), slices.Contains(report.Checks, "listen"))
-		r := endstate(t, url, "doctor", "--full")
+		r := cli(t, url, "doctor", "--full")
 		require.Contains(t, r.stdout, "0 findings from ")
 		require.Zero(t, r.status)
 	})
@@ -95,7 +95,7 @@ func TestDoctorFindsMissingTables(t *testing.T) {
 		report := examine(t, url, []string{"tables", "tables"})
 		require.Equal(t, []string{"tables"}, report.Checks)
 		require.Equal(t, migrateFix, report.Findings[0].Fix)
-		require.Zero(t, endstate(t, url, "migrate").status)
+		require.Zero(t, cli(t, url, "migrate").status)
 		examine(t, url, []string{"shards"})
 		mustExec(t, db, "ALTER TABLE endstate_outbox DROP COLUMN last_error")
 		require.Contains(t, examine(t, url, []string{"tables"}).Findings[0].What, `no column "last_error"`)
@@ -271,7 +271,7 @@ func TestDoctorCannotRun(t *testing.T) {
 			`Status.Terminal`:                           {"--status-table", "batches", "--terminal", ""},
 			`the ledger has 3 aggregate types`:          {"--status-table", "batches"},
 		} {
-			r := endstate(t, url, append([]string{"doctor"}, args...)...)
+			r := cli(t, url, append([]string{"doctor"}, args...)...)
 			require.Equal(t, 2, r.status, "%+v", r)
 			require.Empty(t, r.stdout)
 			require.Contains(t, r.stderr, said)

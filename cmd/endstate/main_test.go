@@ -43,8 +43,8 @@ type result struct {
 	status         int
 }
 
-// endstate runs the program, with its environment's ENDSTATE_DB as db.
-func endstate(t testing.TB, db string, args ...string) result {
+// cli runs the program, with its environment's ENDSTATE_DB as db.
+func cli(t testing.TB, db string, args ...string) result {
 	t.Helper()
 	return start(t, db, args...).wait(t)
 }
@@ -131,11 +131,11 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, url string, db *sql.DB) {
 		for range 2 {
-			r := endstate(t, url, "migrate")
+			r := cli(t, url, "migrate")
 			require.Equal(t, result{stdout: "up to date: endstate_ledger, endstate_outbox, endstate_inbox\n"}, r)
 		}
 		mustExec(t, db, "SELECT count(*) FROM endstate_ledger", "SELECT count(*) FROM endstate_outbox", "SELECT count(*) FROM endstate_inbox")
-		r := endstate(t, "", "migrate", "--json", "--db", url, "--outbox", "my outbox", "--ledger", "my ledger", "--inbox", "")
+		r := cli(t, "", "migrate", "--json", "--db", url, "--outbox", "my outbox", "--ledger", "my ledger", "--inbox", "")
 		require.Equal(t, []any{"my ledger", "my outbox"}, decode[map[string]any](t, r)["tables"])
 		require.Zero(t, r.status)
 		mustExec(t, db, `SELECT count(*) FROM "my ledger"`, `SELECT count(*) FROM "my outbox"`)
@@ -143,16 +143,16 @@ func TestMigrate(t *testing.T) {
 	t.Run("schema", func(t *testing.T) {
 		t.Parallel()
 		url := dbtest.Postgres(t)
-		require.Zero(t, endstate(t, url, "migrate", "--schema", "Own").status)
+		require.Zero(t, cli(t, url, "migrate", "--schema", "Own").status)
 		mustExec(t, dbtest.SQLOn(t, url), `SELECT count(*) FROM "Own".endstate_ledger`)
 	})
 }
 
 func TestVersion(t *testing.T) {
 	t.Parallel()
-	r := endstate(t, "", "version")
+	r := cli(t, "", "version")
 	require.Regexp(t, `^endstate \S+ \(go1\..*\)\n$`, r.stdout)
-	require.Contains(t, decode[map[string]string](t, endstate(t, "", "version", "--json"))["go"], "go1.")
+	require.Contains(t, decode[map[string]string](t, cli(t, "", "version", "--json"))["go"], "go1.")
 }
 
 // What can't run says why once, on stderr, and ends with 2. No credential is shown.
@@ -181,7 +181,7 @@ func TestErrors(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			r := endstate(t, tt.db, tt.args...)
+			r := cli(t, tt.db, tt.args...)
 			require.Equal(t, 2, r.status, "%+v", r)
 			require.Empty(t, r.stdout)
 			require.Contains(t, r.stderr, tt.said)
@@ -191,7 +191,7 @@ func TestErrors(t *testing.T) {
 	}
 	t.Run("help", func(t *testing.T) {
 		t.Parallel()
-		r := endstate(t, "postgres://root:hunter2@localhost/x", "migrate", "--help")
+		r := cli(t, "postgres://root:hunter2@localhost/x", "migrate", "--help")
 		require.Zero(t, r.status)
 		require.Contains(t, r.stdout, "--outbox")
 		require.NotContains(t, r.stdout, "hunter2")

@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -45,7 +46,7 @@ func (a *app) admin(ctx context.Context, access access, writer *outbox.Writer) (
 		admin, err = outbox.NewAdmin(db.sql, cfg)
 	}
 	if err == nil {
-		err = db.read(ctx, func(q outbox.Querier) error { return writer.CheckRelay(ctx, q) })
+		err = db.read(ctx, func(q endstate.Querier) error { return writer.CheckRelay(ctx, q) })
 	}
 	if err != nil {
 		db.close()

@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -22,10 +23,10 @@ var quiet = slog.New(slog.DiscardHandler)
 // putEvents puts events into the default outbox, which is made if need be.
 func putEvents(t testing.TB, url string, db *sql.DB, events ...outbox.Event) []uuid.UUID {
 	t.Helper()
-	require.Zero(t, endstate(t, url, "migrate").status)
-	wrap := outbox.PostgresTx
+	require.Zero(t, cli(t, url, "migrate").status)
+	wrap := endstate.PostgresTx
 	if strings.HasPrefix(url, "sqlite:") {
-		wrap = outbox.SQLiteTx
+		wrap = endstate.SQLiteTx
 	}
 	tx, err := db.Begin()
 	require.NoError(t, err)
@@ -73,63 +74,63 @@ var refuses = outbox.PublisherFunc(func(_ context.Context, e outbox.Event) error
 func TestOutbox(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, url string, db *sql.DB) {
-		require.Equal(t, 2, endstate(t, url, "outbox", "stats").status, "there is no outbox")
+		require.Equal(t, 2, cli(t, url, "outbox", "stats").status, "there is no outbox")
 		ids := putEvents(t, url, db, event("7", "paid"), event("8", "bad"), event("9", "bad"))
 		bad, other := ids[1].String(), ids[2].String()
 
-		r := endstate(t, url, "outbox", "stats")
+		r := cli(t, url, "outbox", "stats")
 		require.Zero(t, r.status, r.stderr)
 		require.Contains(t, r.stdout, "pending                    3  may go out at once\nretrying                   0  failed")
 		require.Contains(t, r.stdout, "No relay runs.")
 
 		relayUntil(t, db, refuses)
-		r = endstate(t, url, "outbox", "stats", "--json")
+		r = cli(t, url, "outbox", "stats", "--json")
 		require.Equal(t, 1, r.status, "there are dead letters")
 		stats := decode[map[string]any](t, r)
 		require.Equal(t, []any{0.0, 2.0, 64.0}, []any{stats["pending"], stats["dead"], stats["unowned_shards"]})
 
-		r = endstate(t, url, "outbox", "list")
+		r = cli(t, url, "outbox", "list")
 		require.Zero(t, r.status, r.stderr)
 		require.Regexp(t, `^seq  id +type  aggregate  state      created +attempts  last error
   1  [0-9a-f-]{36}  paid  order 7    published  [0-9TZ:-]{20}         0
   2  [0-9a-f-]{36}  bad   order 8    dead       [0-9TZ:-]{20}         1  outbox: permanent failure: no \\x1b\[31mthanks
   3  [0-9a-f-]{36}  bad   order 9    dead       [0-9TZ:-]{20}         1  outbox: permanent failure: no \\x1b\[31mthanks
 $`, r.stdout)
-		r = endstate(t, url, "outbox", "list", "--state", "dead", "--aggregate-id", "9", "--json")
+		r = cli(t, url, "outbox", "list", "--state", "dead", "--aggregate-id", "9", "--json")
 		listed := decode[struct{ Events []map[string]any }](t, r).Events
 		require.Len(t, listed, 1)
 		require.Equal(t, other, listed[0]["id"])
 		require.Equal(t, "outbox: permanent failure: no \x1b[31mthanks", listed[0]["last_error"])
-		require.Contains(t, endstate(t, url, "outbox", "list", "--limit", "1").stdout, "There may be more: --after 1\n")
-		require.Equal(t, "No events.\n", endstate(t, url, "outbox", "list", "--state", "retrying").stdout)
+		require.Contains(t, cli(t, url, "outbox", "list", "--limit", "1").stdout, "There may be more: --after 1\n")
+		require.Equal(t, "No events.\n", cli(t, url, "outbox", "list", "--state", "retrying").stdout)
 
 		// A retry is recorded, and what isn't dead is left.
-		r = endstate(t, url, "outbox", "retry", bad, ids[0].String(), "--by", "ann", "--reason", "mended\x1b")
+		r = cli(t, url, "outbox", "retry", bad, ids[0].String(), "--by", "ann", "--reason", "mended\x1b")
 		require.Equal(t, 1, r.status, r.stderr)
 		require.Equal(t, "1 dead letter pending again\nnot dead, or not there: "+ids[0].String()+"\n", r.stdout)
-		r = endstate(t, url, "outbox", "show", bad)
+		r = cli(t, url, "outbox", "show", bad)
 		require.Zero(t, r.status, r.stderr)
 		for _, part := range []string{"state           pending", "aggregate       order 8", "\npayload, 13 bytes:\n{\"credits\":3}\n", "retry  ann  mended\\x1b         1  outbox: permanent failure: no \\x1b[31mthanks"} {
 			require.Contains(t, r.stdout, part)
 		}
-		shown := decode[map[string]any](t, endstate(t, url, "outbox", "show", bad, "--json"))
+		shown := decode[map[string]any](t, cli(t, url, "outbox", "show", bad, "--json"))
 		require.Equal(t, `{"credits":3}`, shown["payload"])
 		require.Equal(t, "mended\x1b", shown["history"].([]any)[0].(map[string]any)["reason"])
 
-		r = endstate(t, url, "outbox", "retry", "--all", "--type", "good", "--by", "ann", "--reason", "mended")
+		r = cli(t, url, "outbox", "retry", "--all", "--type", "good", "--by", "ann", "--reason", "mended")
 		require.Equal(t, result{stdout: "0 dead letters pending again\n"}, r)
-		r = endstate(t, url, "outbox", "retry", "--all", "--by", "ann", "--reason", "mended", "--json")
+		r = cli(t, url, "outbox", "retry", "--all", "--by", "ann", "--reason", "mended", "--json")
 		require.Equal(t, map[string][]string{"done": {other}, "left": {}}, decode[map[string][]string](t, r))
 		relayUntil(t, db, refuses)
-		r = endstate(t, url, "outbox", "discard", other, "--by", "bob", "--reason", "a test")
+		r = cli(t, url, "outbox", "discard", other, "--by", "bob", "--reason", "a test")
 		require.Equal(t, result{stdout: "1 dead letter deleted\n"}, r)
-		r = endstate(t, url, "outbox", "show", other)
+		r = cli(t, url, "outbox", "show", other)
 		require.Equal(t, 2, r.status)
 		require.Contains(t, r.stderr, "no such event")
 
-		require.Equal(t, result{stdout: "0 events deleted\n"}, endstate(t, url, "outbox", "purge", "--older-than", "1h"))
-		require.Equal(t, result{stdout: "1 event deleted\n"}, endstate(t, url, "outbox", "purge", "--older-than", "0s"))
-		left := decode[struct{ Events []map[string]any }](t, endstate(t, url, "outbox", "list", "--json")).Events
+		require.Equal(t, result{stdout: "0 events deleted\n"}, cli(t, url, "outbox", "purge", "--older-than", "1h"))
+		require.Equal(t, result{stdout: "1 event deleted\n"}, cli(t, url, "outbox", "purge", "--older-than", "0s"))
+		left := decode[struct{ Events []map[string]any }](t, cli(t, url, "outbox", "list", "--json")).Events
 		require.Len(t, left, 1, "a dead letter stays")
 	})
 }
@@ -143,7 +144,7 @@ func TestOutboxRetriesManyDeadLetters(t *testing.T) {
 		}
 		putEvents(t, url, db, events...)
 		mustExec(t, db, "UPDATE endstate_outbox SET dead_at = created_at, attempts = 1")
-		r := endstate(t, url, "outbox", "retry", "--all", "--by", "ann", "--reason", "mended")
+		r := cli(t, url, "outbox", "retry", "--all", "--by", "ann", "--reason", "mended")
 		require.Equal(t, result{stdout: "2500 dead letters pending again\n"}, r)
 	})
 }
@@ -166,7 +167,7 @@ func TestOutboxSaysWhatIsMissing(t *testing.T) {
 			"olderThan is negative":                         {"outbox", "purge", "--older-than", "-1s"},
 			"apply outbox's migration":                      {"outbox", "stats", "--outbox", "nowhere"},
 		} {
-			r := endstate(t, url, args...)
+			r := cli(t, url, args...)
 			require.Equal(t, 2, r.status, "%v: %+v", args, r)
 			require.Empty(t, r.stdout)
 			require.Contains(t, r.stderr, said)

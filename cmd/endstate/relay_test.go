@@ -71,7 +71,7 @@ func TestRelayToRedis(t *testing.T) {
 		require.Eventually(t, func() bool {
 			return strings.Contains(r.stderr.String(), `msg="relay: figures" pending=0 retrying=0 dead=0`)
 		}, time.Minute, 10*time.Millisecond)
-		stats := endstate(t, url, "outbox", "stats")
+		stats := cli(t, url, "outbox", "stats")
 		require.Regexp(t, `(?m)^relay  started +shards  published  rate\ntest   [0-9TZ:-]{20}      64  `, stats.stdout)
 
 		res := r.terminate(t)
@@ -247,7 +247,7 @@ func TestRelayCannotStart(t *testing.T) {
 			"apply outbox's migration":                                        {"--to", "redis://localhost"},
 			`Config.Prefix is "a b"`:                                          {"--to", "nats://user:hunter2@localhost:1", "--subject-prefix", "a b"},
 		} {
-			r := endstate(t, db, append([]string{"relay"}, args...)...)
+			r := cli(t, db, append([]string{"relay"}, args...)...)
 			require.Equal(t, 2, r.status, "%v: %+v", args, r)
 			require.Empty(t, r.stdout)
 			require.Contains(t, r.stderr, said)
@@ -255,7 +255,7 @@ func TestRelayCannotStart(t *testing.T) {
 		}
 	})
 	t.Run("help", func(t *testing.T) {
-		r := endstate(t, "", "relay", "--help", "--to", "redis://user:hunter2@localhost")
+		r := cli(t, "", "relay", "--help", "--to", "redis://user:hunter2@localhost")
 		require.Zero(t, r.status)
 		require.NotContains(t, r.stdout, "hunter2")
 	})

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
 )
@@ -227,11 +228,11 @@ func TestPostgresFourProcessesKept(t *testing.T) {
 // alwaysOpen is a guard that guards nothing.
 type alwaysOpen struct{}
 
-func (alwaysOpen) Claim(context.Context, guard.Tx, guard.Ref) (guard.Record, error) {
+func (alwaysOpen) Claim(context.Context, endstate.Tx, guard.Ref) (guard.Record, error) {
 	return guard.Record{}, nil
 }
 
-func (alwaysOpen) Settle(ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+func (alwaysOpen) Settle(ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 	// Nor does the outbox's dedup help: the service has lost it.
 	_, err := tx.Exec(ctx, `DROP INDEX IF EXISTS endstate_outbox_dedup`)
 	return guard.Record{Final: true, State: to.State}, err

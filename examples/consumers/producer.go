@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
@@ -63,11 +64,11 @@ func (w *world) announce(ctx context.Context, batch string, events []outbox.Even
 	return tx.Commit()
 }
 
-func (w *world) outboxTx(tx *sql.Tx) outbox.Tx {
+func (w *world) outboxTx(tx *sql.Tx) endstate.Tx {
 	if sqlite(w.dsn) {
-		return outbox.SQLiteTx(tx)
+		return endstate.SQLiteTx(tx)
 	}
-	return outbox.PostgresTx(tx)
+	return endstate.PostgresTx(tx)
 }
 
 func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/lock"
@@ -124,7 +125,7 @@ func outcome(id int64, is state) finalize.Outcome {
 
 // refund sends late money back. The webhook comes again and again until it is answered, so the event has a dedup key.
 func (s *settlements) refund(ctx context.Context, id int64) error {
-	return s.store.inTx(ctx, func(tx outbox.Tx) error {
+	return s.store.inTx(ctx, func(tx endstate.Tx) error {
 		_, err := outbox.Put(ctx, tx, outbox.Event{
 			AggregateType: "payment", AggregateID: fmt.Sprint(id), Type: "payment.refund",
 			Payload:  fmt.Appendf(nil, `{"payment":%d}`, id),

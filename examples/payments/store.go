@@ -14,7 +14,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib"
 	_ "modernc.org/sqlite"
 
-	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate"
 )
 
 // store is the service's database: a SQLite file, or a schema in PostgreSQL. Both go at the end.
@@ -118,15 +118,15 @@ func (s *store) expires(ctx context.Context, tx *sql.Tx, id int64) (time.Time, e
 }
 
 // inTx runs fn in a transaction of its own.
-func (s *store) inTx(ctx context.Context, fn func(outbox.Tx) error) error {
+func (s *store) inTx(ctx context.Context, fn func(endstate.Tx) error) error {
 	tx, err := s.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	wrap := outbox.SQLiteTx
+	wrap := endstate.SQLiteTx
 	if s.postgres {
-		wrap = outbox.PostgresTx
+		wrap = endstate.PostgresTx
 	}
 	if err := fn(wrap(tx)); err != nil {
 		return err

@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -31,8 +32,8 @@ type Harness struct {
 	// Guard is the guard to test. Its tables are there.
 	Guard guard.Guard
 	// Begin starts a READ COMMITTED transaction, on a connection of its own; Pgx and SQL make it. At least three must be
-	// possible at a time. The transaction tells the database: SQLite for one made by guard.SQLiteTx, else PostgreSQL.
-	Begin func(ctx context.Context) (guard.Tx, error)
+	// possible at a time. The transaction tells the database: SQLite for one made by endstate.SQLiteTx, else PostgreSQL.
+	Begin func(ctx context.Context) (endstate.Tx, error)
 	// Open makes a new aggregate that is open, commits it, and returns its name: another one at each call.
 	Open func(t testing.TB) guard.Ref
 	// Absent returns the name of an aggregate that doesn't exist. Leave it nil for a guard to which such an aggregate is
@@ -49,16 +50,16 @@ type Harness struct {
 }
 
 // Pgx makes a Harness.Begin of a pool.
-func Pgx(pool *pgxpool.Pool) func(context.Context) (guard.Tx, error) {
-	return func(ctx context.Context) (guard.Tx, error) {
+func Pgx(pool *pgxpool.Pool) func(context.Context) (endstate.Tx, error) {
+	return func(ctx context.Context) (endstate.Tx, error) {
 		return pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 	}
 }
 
-// SQL makes a Harness.Begin of a database handle; wrap is guard.PostgresTx or guard.SQLiteTx. On SQLite, set a busy timeout
+// SQL makes a Harness.Begin of a database handle; wrap is endstate.PostgresTx or endstate.SQLiteTx. On SQLite, set a busy timeout
 // of some seconds.
-func SQL(db *sql.DB, wrap func(*sql.Tx) guard.Tx) func(context.Context) (guard.Tx, error) {
-	return func(ctx context.Context) (guard.Tx, error) {
+func SQL(db *sql.DB, wrap func(endstate.SQLTx) endstate.Tx) func(context.Context) (endstate.Tx, error) {
+	return func(ctx context.Context) (endstate.Tx, error) {
 		tx, err := db.BeginTx(ctx, nil)
 		if err != nil {
 			return nil, err
@@ -115,7 +116,7 @@ type suite struct {
 }
 
 // begin starts a transaction that is rolled back at the test's end unless it ended before.
-func (s *suite) begin() guard.Tx {
+func (s *suite) begin() endstate.Tx {
 	s.t.Helper()
 	tx, err := s.Begin(s.ctx)
 	require.NoError(s.t, err, "Harness.Begin")
@@ -123,12 +124,12 @@ func (s *suite) begin() guard.Tx {
 	return tx
 }
 
-func (s *suite) commit(tx guard.Tx) {
+func (s *suite) commit(tx endstate.Tx) {
 	s.t.Helper()
 	require.NoError(s.t, tx.Commit(s.ctx), "commit")
 }
 
-func (s *suite) rollbackTx(tx guard.Tx) {
+func (s *suite) rollbackTx(tx endstate.Tx) {
 	s.t.Helper()
 	require.NoError(s.t, tx.Rollback(s.ctx), "rollback")
 }
@@ -141,7 +142,7 @@ func (s *suite) to(state string) guard.Transition {
 }
 
 // claim claims in a transaction and expects it open.
-func (s *suite) claimOf(tx guard.Tx, ref guard.Ref) {
+func (s *suite) claimOf(tx endstate.Tx, ref guard.Ref) {
 	s.t.Helper()
 	rec, err := s.Guard.Claim(s.ctx, tx, ref)
 	require.NoError(s.t, err, "Claim of %v", ref)
@@ -204,10 +205,10 @@ func plain(r guard.Record) guard.Record {
 	return r
 }
 
-func (s *suite) postgres(tx guard.Tx) bool { return sqltx.Of(tx) == sqltx.Postgres }
+func (s *suite) postgres(tx endstate.Tx) bool { return sqltx.Of(tx) == sqltx.Postgres }
 
 // scan reads one value in a transaction.
-func scan[T any](s *suite, tx guard.Tx, query string, args ...any) (value T) {
+func scan[T any](s *suite, tx endstate.Tx, query string, args ...any) (value T) {
 	s.t.Helper()
 	require.NoError(s.t, tx.QueryRow(s.ctx, query, args...).Scan(&value), query)
 	return value

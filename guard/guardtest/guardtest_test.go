@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/guard/guardtest"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -24,8 +25,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // defect is a promise that a guard breaks, and the test that must notice.
 type defect struct {
 	name, database, caughtBy string
-	claim                    func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error)
-	settle                   func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error)
+	claim                    func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error)
+	settle                   func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error)
 }
 
 const (
@@ -35,11 +36,11 @@ const (
 
 var defects = []defect{
 	{name: "looks without a lock", caughtBy: "a second claim waits and sees the commit",
-		claim: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+		claim: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 			return g.Read(ctx, tx, ref)
 		}},
 	{name: "returns what it saw before it waited", database: "postgres", caughtBy: "a second claim waits and sees the commit",
-		claim: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+		claim: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 			rec, err := g.Read(ctx, tx, ref)
 			if err == nil && !rec.Final {
 				_, err = tx.Exec(ctx, lock, ref.Key.Args()...)
@@ -47,12 +48,12 @@ var defects = []defect{
 			return rec, err
 		}},
 	{name: "settles without looking", caughtBy: "settle compares and sets",
-		settle: func(_ guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+		settle: func(_ guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 			_, err := tx.Exec(ctx, update, to.State, ref.Key.String())
 			return guard.Record{Final: true, State: to.State}, err
 		}},
 	{name: "looks before it settles, and settles anyway", database: "postgres", caughtBy: "a settle that waited is refused",
-		settle: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+		settle: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 			rec, err := g.Read(ctx, tx, ref)
 			if err != nil || rec.Final {
 				return rec, errors.Join(err, guard.ErrNotOpen)
@@ -61,35 +62,35 @@ var defects = []defect{
 			return guard.Record{Final: true, State: to.State}, err
 		}},
 	{name: "locks what is final", database: "postgres", caughtBy: "a claim of a final aggregate writes and locks nothing",
-		claim: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+		claim: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 			if _, err := tx.Exec(ctx, lock, ref.Key.Args()...); err != nil {
 				return guard.Record{}, err
 			}
 			return g.Claim(ctx, tx, ref)
 		}},
 	{name: "asks for a transaction id", database: "postgres", caughtBy: "a claim of a final aggregate writes and locks nothing",
-		claim: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+		claim: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 			if _, err := tx.Exec(ctx, "SELECT pg_current_xact_id()"); err != nil {
 				return guard.Record{}, err
 			}
 			return g.Claim(ctx, tx, ref)
 		}},
 	{name: "keeps an advisory lock", database: "postgres", caughtBy: "a settle that comes too late writes nothing",
-		settle: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+		settle: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock_shared(1)"); err != nil {
 				return guard.Record{}, err
 			}
 			return g.Settle(ctx, tx, ref, to)
 		}},
 	{name: "writes what is final", caughtBy: "a claim of a final aggregate writes and locks nothing",
-		claim: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+		claim: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 			if _, err := tx.Exec(ctx, "UPDATE batches SET status = status WHERE id = $1", ref.Key.Args()...); err != nil {
 				return guard.Record{}, err
 			}
 			return g.Claim(ctx, tx, ref)
 		}},
 	{name: "takes a missing row for open", caughtBy: "an absent aggregate is never won",
-		claim: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+		claim: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 			rec, err := g.Claim(ctx, tx, ref)
 			if errors.Is(err, guard.ErrNotFound) {
 				err = nil
@@ -97,16 +98,16 @@ var defects = []defect{
 			return rec, err
 		}},
 	{name: "takes any state", caughtBy: "settle refuses a state that is not terminal",
-		settle: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+		settle: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 			g.Terminal = guard.Func(func(state string) bool { return state != "OPEN" })
 			return g.Settle(ctx, tx, ref, to)
 		}},
 	{name: "says that it settled", caughtBy: "settle moves it and says who did",
-		settle: func(_ guard.Status, _ context.Context, _ guard.Tx, _ guard.Ref, to guard.Transition) (guard.Record, error) {
+		settle: func(_ guard.Status, _ context.Context, _ endstate.Tx, _ guard.Ref, to guard.Transition) (guard.Record, error) {
 			return guard.Record{Final: true, State: to.State}, nil
 		}},
 	{name: "settles by claiming", caughtBy: "a claim without settle leaves it open",
-		claim: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+		claim: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 			rec, err := g.Claim(ctx, tx, ref)
 			if err == nil && !rec.Final {
 				_, err = tx.Exec(ctx, update, "COMPLETE_STABLE", ref.Key.String())
@@ -114,12 +115,12 @@ var defects = []defect{
 			return rec, err
 		}},
 	{name: "says open of what is final", caughtBy: "exactly one racer settles",
-		claim: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+		claim: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 			rec, err := g.Claim(ctx, tx, ref)
 			return guard.Record{State: rec.State}, err
 		}},
 	{name: "invents who did it", caughtBy: "settle moves it and says who did",
-		settle: func(g guard.Status, ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+		settle: func(g guard.Status, ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 			rec, err := g.Settle(ctx, tx, ref, to)
 			rec.Provenance = &guard.Provenance{Trigger: "somebody"}
 			return rec, err
@@ -132,14 +133,14 @@ type defective struct {
 	defect
 }
 
-func (d defective) Claim(ctx context.Context, tx guard.Tx, ref guard.Ref) (guard.Record, error) {
+func (d defective) Claim(ctx context.Context, tx endstate.Tx, ref guard.Ref) (guard.Record, error) {
 	if d.claim != nil {
 		return d.claim(d.Status, ctx, tx, ref)
 	}
 	return d.Status.Claim(ctx, tx, ref)
 }
 
-func (d defective) Settle(ctx context.Context, tx guard.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
+func (d defective) Settle(ctx context.Context, tx endstate.Tx, ref guard.Ref, to guard.Transition) (guard.Record, error) {
 	if d.settle != nil {
 		return d.settle(d.Status, ctx, tx, ref, to)
 	}
@@ -155,7 +156,7 @@ func harness(t *testing.T, database string, g guard.Guard) guardtest.Harness {
 		States: [2]string{"COMPLETE_STABLE", "ERROR_PROCESSING"},
 	}
 	if database == "sqlite" {
-		h.Begin = guardtest.SQL(dbtest.SQLiteOn(t, dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), "wal")), guard.SQLiteTx)
+		h.Begin = guardtest.SQL(dbtest.SQLiteOn(t, dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), "wal")), endstate.SQLiteTx)
 	} else {
 		h.Begin = guardtest.Pgx(dbtest.Pool(t))
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -53,7 +54,7 @@ func (s *suite) waitToSettle() {
 	s.claimOf(first, ref)
 	_, err := s.Guard.Settle(s.ctx, first, ref, to)
 	require.NoError(s.t, err)
-	second := s.second(first, func(tx guard.Tx) (guard.Record, error) {
+	second := s.second(first, func(tx endstate.Tx) (guard.Record, error) {
 		return s.Guard.Settle(s.ctx, tx, ref, s.to(s.States[1]))
 	})
 	s.commit(first)
@@ -69,13 +70,13 @@ type told struct {
 	err error
 }
 
-func (s *suite) claimIn(ctx context.Context, ref guard.Ref) func(guard.Tx) (guard.Record, error) {
-	return func(tx guard.Tx) (guard.Record, error) { return s.Guard.Claim(ctx, tx, ref) }
+func (s *suite) claimIn(ctx context.Context, ref guard.Ref) func(endstate.Tx) (guard.Record, error) {
+	return func(tx endstate.Tx) (guard.Record, error) { return s.Guard.Claim(ctx, tx, ref) }
 }
 
 // second calls the guard in another transaction than first, which holds the aggregate, makes sure that the call waits, and
 // returns where its result will arrive.
-func (s *suite) second(first guard.Tx, call func(guard.Tx) (guard.Record, error)) <-chan told {
+func (s *suite) second(first endstate.Tx, call func(endstate.Tx) (guard.Record, error)) <-chan told {
 	s.t.Helper()
 	result := make(chan told, 1)
 	tx := s.begin()
@@ -114,7 +115,7 @@ func (s *suite) second(first guard.Tx, call func(guard.Tx) (guard.Record, error)
 	return result
 }
 
-func (s *suite) setBusyTimeout(tx guard.Tx, milliseconds int) {
+func (s *suite) setBusyTimeout(tx endstate.Tx, milliseconds int) {
 	s.t.Helper()
 	require.Equal(s.t, milliseconds, scan[int](s, tx, fmt.Sprintf("PRAGMA busy_timeout = %d", milliseconds)))
 }

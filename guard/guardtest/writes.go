@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 )
 
@@ -44,7 +45,7 @@ func (s *suite) lateSettleWritesNothing() {
 // requireNothingWritten checks that no row was written since changes were counted; and that PostgreSQL gave the transaction
 // no id, without which it can neither write a row nor lock one, and that it holds no advisory lock. SQLite has one write
 // lock for all, which a claim may take.
-func (s *suite) requireNothingWritten(tx guard.Tx, changes int) {
+func (s *suite) requireNothingWritten(tx endstate.Tx, changes int) {
 	s.t.Helper()
 	require.Equal(s.t, changes, s.changes(tx), "rows were written")
 	if !s.postgres(tx) {
@@ -56,14 +57,14 @@ func (s *suite) requireNothingWritten(tx guard.Tx, changes int) {
 }
 
 // xid is the transaction's id, or empty.
-func (s *suite) xid(tx guard.Tx) string {
+func (s *suite) xid(tx endstate.Tx) string {
 	s.t.Helper()
 	return scan[string](s, tx, "SELECT coalesce(pg_current_xact_id_if_assigned()::text, '')")
 }
 
 // changes counts the rows that were written: on SQLite by the connection, on PostgreSQL by the transaction and those before
 // it on its connection that haven't been added to pg_stat_user_tables yet.
-func (s *suite) changes(tx guard.Tx) int {
+func (s *suite) changes(tx endstate.Tx) int {
 	s.t.Helper()
 	if s.postgres(tx) {
 		return scan[int](s, tx, "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::int FROM pg_stat_xact_user_tables")
@@ -72,7 +73,7 @@ func (s *suite) changes(tx guard.Tx) int {
 }
 
 // clock is the database's clock.
-func (s *suite) clock(tx guard.Tx) time.Time {
+func (s *suite) clock(tx endstate.Tx) time.Time {
 	s.t.Helper()
 	if s.postgres(tx) {
 		return scan[time.Time](s, tx, "SELECT clock_timestamp()")

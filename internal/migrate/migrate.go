@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -25,7 +26,7 @@ const lockKey = 0x656e64737461_01
 
 // Run applies the migrations in fsys that target, a table's quoted and qualified name, hasn't had, in tx. It creates the
 // schema if that is named and absent. The caller commits.
-func Run(ctx context.Context, tx sqltx.Tx, schema, target string, fsys fs.FS) error {
+func Run(ctx context.Context, tx endstate.Tx, schema, target string, fsys fs.FS) error {
 	log := sqltx.Quote(schema, Table)
 	now, param := "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", "?"
 	if sqltx.Of(tx) == sqltx.Postgres {
@@ -75,12 +76,12 @@ func Run(ctx context.Context, tx sqltx.Tx, schema, target string, fsys fs.FS) er
 }
 
 // Lock waits until no other transaction migrates; PostgreSQL only.
-func Lock(ctx context.Context, tx sqltx.Tx) error {
+func Lock(ctx context.Context, tx endstate.Tx) error {
 	_, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock("+strconv.Itoa(lockKey)+")")
 	return err
 }
 
-func prepare(ctx context.Context, tx sqltx.Tx, schema string) error {
+func prepare(ctx context.Context, tx endstate.Tx, schema string) error {
 	if err := Lock(ctx, tx); err != nil {
 		return err
 	}
@@ -182,7 +183,7 @@ func (i fileInfo) Size() int64        { return i.size }
 func (i fileInfo) ModTime() time.Time { return time.Time{} }
 
 // Missing says which of the wanted columns a table lacks, or that there is no such table. It writes nothing.
-func Missing(ctx context.Context, q sqltx.Querier, schema, table string, columns []string) error {
+func Missing(ctx context.Context, q endstate.Querier, schema, table string, columns []string) error {
 	list := "SELECT name FROM pragma_table_info(?1)"
 	args := []any{table}
 	if sqltx.Of(q) == sqltx.Postgres {
@@ -209,7 +210,7 @@ func Missing(ctx context.Context, q sqltx.Querier, schema, table string, columns
 
 // HasUnique reports whether a valid unique index, not limited to some rows, makes the columns together unique: its own are
 // among them.
-func HasUnique(ctx context.Context, q sqltx.Querier, schema, table string, columns []string) (bool, error) {
+func HasUnique(ctx context.Context, q endstate.Querier, schema, table string, columns []string) (bool, error) {
 	indexes := `SELECT string_agg(a.attname, chr(1))
 FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
 WHERE i.indrelid = to_regclass($1::text) AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
@@ -228,7 +229,7 @@ GROUP BY i.indexrelid`
 }
 
 // Strings runs a query of one text column.
-func Strings(ctx context.Context, q sqltx.Querier, query string, args ...any) ([]string, error) {
+func Strings(ctx context.Context, q endstate.Querier, query string, args ...any) ([]string, error) {
 	rows, err := q.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err

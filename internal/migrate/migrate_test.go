@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/migrate"
 	"github.com/endstate-go/endstate/internal/sqltx"
@@ -23,7 +24,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // each runs a test on both databases.
-func each(t *testing.T, run func(t *testing.T, d sqltx.Dialect, in func(func(context.Context, sqltx.Tx) error) error)) {
+func each(t *testing.T, run func(t *testing.T, d sqltx.Dialect, in func(func(context.Context, endstate.Tx) error) error)) {
 	t.Helper()
 	for _, d := range []sqltx.Dialect{sqltx.Postgres, sqltx.SQLite} {
 		t.Run(string(d), func(t *testing.T) {
@@ -34,7 +35,7 @@ func each(t *testing.T, run func(t *testing.T, d sqltx.Dialect, in func(func(con
 			} else {
 				db = dbtest.SQL(t)
 			}
-			run(t, d, func(f func(context.Context, sqltx.Tx) error) error {
+			run(t, d, func(f func(context.Context, endstate.Tx) error) error {
 				ctx := context.Background()
 				tx, err := db.BeginTx(ctx, nil)
 				if err != nil {
@@ -64,12 +65,14 @@ const create, extend = `CREATE TABLE "things" (n int)`, `ALTER TABLE "things" AD
 
 func TestRunAppliesWhatIsNew(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, _ sqltx.Dialect, in func(func(context.Context, sqltx.Tx) error) error) {
+	each(t, func(t *testing.T, _ sqltx.Dialect, in func(func(context.Context, endstate.Tx) error) error) {
 		run := func(fsys fs.FS) error {
-			return in(func(ctx context.Context, tx sqltx.Tx) error { return migrate.Run(ctx, tx, "", `"things"`, fsys) })
+			return in(func(ctx context.Context, tx endstate.Tx) error { return migrate.Run(ctx, tx, "", `"things"`, fsys) })
 		}
 		missing := func(columns ...string) error {
-			return in(func(ctx context.Context, tx sqltx.Tx) error { return migrate.Missing(ctx, tx, "", "things", columns) })
+			return in(func(ctx context.Context, tx endstate.Tx) error {
+				return migrate.Missing(ctx, tx, "", "things", columns)
+			})
 		}
 		require.ErrorContains(t, missing("n"), `table "things" does not exist`)
 		require.NoError(t, run(migrations(create)))
@@ -92,7 +95,7 @@ func TestRunAppliesWhatIsNew(t *testing.T) {
 
 func TestRunByTenAtOnce(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, d sqltx.Dialect, in func(func(context.Context, sqltx.Tx) error) error) {
+	each(t, func(t *testing.T, d sqltx.Dialect, in func(func(context.Context, endstate.Tx) error) error) {
 		schema := "new schema"
 		if d == sqltx.SQLite {
 			schema = "main"
@@ -104,7 +107,7 @@ func TestRunByTenAtOnce(t *testing.T) {
 			wg.Go(func() {
 				<-start
 				for {
-					errs[i] = in(func(ctx context.Context, tx sqltx.Tx) error {
+					errs[i] = in(func(ctx context.Context, tx endstate.Tx) error {
 						return migrate.Run(ctx, tx, schema, sqltx.Quote(schema, "things"), migrate.Rename(migrations(create, extend), d, "things", schema, "things"))
 					})
 					if d != sqltx.SQLite || !sqltx.Conflicted(errs[i]) {
@@ -116,7 +119,7 @@ func TestRunByTenAtOnce(t *testing.T) {
 		close(start)
 		wg.Wait()
 		require.NoError(t, errors.Join(errs...))
-		require.NoError(t, in(func(ctx context.Context, tx sqltx.Tx) error {
+		require.NoError(t, in(func(ctx context.Context, tx endstate.Tx) error {
 			return migrate.Missing(ctx, tx, schema, "things", []string{"n", "more"})
 		}))
 	})
@@ -153,7 +156,7 @@ func TestRenameQuotes(t *testing.T) {
 
 func TestHasUnique(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, d sqltx.Dialect, in func(func(context.Context, sqltx.Tx) error) error) {
+	each(t, func(t *testing.T, d sqltx.Dialect, in func(func(context.Context, endstate.Tx) error) error) {
 		for i, tt := range []struct {
 			create string
 			want   bool
@@ -174,7 +177,7 @@ func TestHasUnique(t *testing.T) {
 				continue
 			}
 			table := fmt.Sprint("t", i)
-			require.NoError(t, in(func(ctx context.Context, tx sqltx.Tx) error {
+			require.NoError(t, in(func(ctx context.Context, tx endstate.Tx) error {
 				for statement := range strings.SplitSeq(fmt.Sprintf(tt.create, table), "; ") {
 					if _, err := tx.Exec(ctx, statement); err != nil {
 						return err

@@ -5,6 +5,7 @@ package sqltx
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -12,20 +13,6 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 )
-
-// Querier runs statements. pgx.Tx, *pgx.Conn, *pgxpool.Pool and the wrappers of this package are Queriers.
-type Querier interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}
-
-// Tx is a Querier that can also end, which is what tells a transaction from a pool.
-type Tx interface {
-	Querier
-	Commit(ctx context.Context) error
-	Rollback(ctx context.Context) error
-}
 
 // Dialect names a database's SQL.
 type Dialect string
@@ -36,49 +23,76 @@ const (
 	SQLite   Dialect = "sqlite"
 )
 
-// Of returns q's dialect: the one it was wrapped with, else Postgres, since pgx speaks nothing else.
-func Of(q Querier) Dialect {
+// Of returns the dialect of what runs statements: the one it was wrapped with, else Postgres, since pgx speaks nothing else.
+func Of(q any) Dialect {
 	if d, ok := q.(interface{ Dialect() Dialect }); ok {
 		return d.Dialect()
 	}
 	return Postgres
 }
 
-// Detect tells the dialect of a *sql.DB by the package of its driver; ok is false for a driver it doesn't know, a wrapping
-// one for instance.
-func Detect(db *sql.DB) (d Dialect, ok bool) {
+// Choose returns the dialect of a *sql.DB: the one that its user named, or, where that is empty, the one that its driver's
+// package tells. The error says what to set.
+func Choose(db *sql.DB, named string) (Dialect, error) {
+	switch d := Dialect(named); d {
+	case Postgres, SQLite:
+		return d, nil
+	case "":
+	default:
+		return "", fmt.Errorf("Dialect is %q; there are postgres and sqlite", named)
+	}
+	if db == nil {
+		return "", errors.New("db is nil")
+	}
 	name := strings.ToLower(fmt.Sprintf("%T %s", db.Driver(), driverPackage(db)))
 	switch {
 	case strings.Contains(name, "sqlite"):
-		return SQLite, true
-	case strings.Contains(name, "pgx"), strings.Contains(name, "lib/pq"):
-		return Postgres, true
+		return SQLite, nil
+	case strings.Contains(name, "pgx"), strings.Contains(name, "lib/pq"), strings.Contains(name, "pgdriver"):
+		return Postgres, nil
 	}
-	return "", false
+	return "", fmt.Errorf("Dialect is empty and driver %T is unknown; set it to postgres or sqlite", db.Driver())
 }
 
-// Wrap makes a *sql.Tx speak the pgx-shaped interface.
-func Wrap(tx *sql.Tx, d Dialect) Tx { return sqlTx{sqlQuerier{tx, d}, tx} }
-
-// WrapDB makes a *sql.DB or a *sql.Conn a Querier.
-func WrapDB(db interface {
-	ExecContext(context.Context, string, ...any) (sql.Result, error)
-	QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-}, d Dialect) Querier {
-	return sqlQuerier{db, d}
+// Clock is the database's time of day as an SQL expression: a timestamptz, or on SQLite text in RFC 3339 with milliseconds.
+func (d Dialect) Clock() string {
+	if d == SQLite {
+		return "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
+	}
+	return "clock_timestamp()"
 }
 
-type sqlQuerier struct {
-	db interface {
-		ExecContext(context.Context, string, ...any) (sql.Result, error)
-		QueryContext(context.Context, string, ...any) (*sql.Rows, error)
-	}
+type executor interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+type ender interface {
+	Commit() error
+	Rollback() error
+}
+
+// Wrap makes a *sql.Tx, or what poses as one, speak the pgx-shaped interface.
+func Wrap(tx interface {
+	executor
+	ender
+}, d Dialect) Tx {
+	return Tx{Querier{tx, d}, tx}
+}
+
+// WrapDB makes a *sql.DB or a *sql.Conn speak it.
+func WrapDB(db executor, d Dialect) Querier { return Querier{db, d} }
+
+// Querier is an endstate.Querier on database/sql.
+type Querier struct {
+	db      executor
 	dialect Dialect
 }
 
-func (q sqlQuerier) Dialect() Dialect { return q.dialect }
+// Dialect is what Of asks for.
+func (q Querier) Dialect() Dialect { return q.dialect }
 
-func (q sqlQuerier) Exec(ctx context.Context, query string, args ...any) (pgconn.CommandTag, error) {
+func (q Querier) Exec(ctx context.Context, query string, args ...any) (pgconn.CommandTag, error) {
 	res, err := q.db.ExecContext(ctx, query, args...)
 	if err != nil {
 		return pgconn.CommandTag{}, err
@@ -90,7 +104,7 @@ func (q sqlQuerier) Exec(ctx context.Context, query string, args ...any) (pgconn
 	return pgconn.NewCommandTag(fmt.Sprintf("OK %d", n)), nil
 }
 
-func (q sqlQuerier) Query(ctx context.Context, query string, args ...any) (pgx.Rows, error) {
+func (q Querier) Query(ctx context.Context, query string, args ...any) (pgx.Rows, error) {
 	r, err := q.db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
@@ -98,18 +112,19 @@ func (q sqlQuerier) Query(ctx context.Context, query string, args ...any) (pgx.R
 	return &rows{Rows: r}, nil
 }
 
-func (q sqlQuerier) QueryRow(ctx context.Context, query string, args ...any) pgx.Row {
+func (q Querier) QueryRow(ctx context.Context, query string, args ...any) pgx.Row {
 	r, err := q.Query(ctx, query, args...)
 	return row{r, err}
 }
 
-type sqlTx struct {
-	sqlQuerier
-	tx *sql.Tx
+// Tx is an endstate.Tx on database/sql.
+type Tx struct {
+	Querier
+	tx ender
 }
 
-func (t sqlTx) Commit(context.Context) error   { return t.tx.Commit() }
-func (t sqlTx) Rollback(context.Context) error { return t.tx.Rollback() }
+func (t Tx) Commit(context.Context) error   { return t.tx.Commit() }
+func (t Tx) Rollback(context.Context) error { return t.tx.Rollback() }
 
 // rows is *sql.Rows in pgx's shape. What only the wire protocol has (field descriptions, raw values) is absent.
 type rows struct {

@@ -28,9 +28,11 @@ func each(t *testing.T, run func(t *testing.T, db *sql.DB, d sqltx.Dialect)) {
 func TestWrapSpeaksLikePgx(t *testing.T) {
 	ctx := context.Background()
 	each(t, func(t *testing.T, db *sql.DB, d sqltx.Dialect) {
-		found, known := sqltx.Detect(db)
-		require.True(t, known)
+		found, err := sqltx.Choose(db, "")
+		require.NoError(t, err)
 		require.Equal(t, d, found)
+		_, err = sqltx.Choose(db, "mysql")
+		require.ErrorContains(t, err, `Dialect is "mysql"`)
 
 		plain, err := db.BeginTx(ctx, nil)
 		require.NoError(t, err)

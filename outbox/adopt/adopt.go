@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox/audit"
@@ -188,7 +189,7 @@ type target struct {
 }
 
 // look reads what the table is like.
-func look(ctx context.Context, q sqltx.Querier, cfg Config) (*target, error) {
+func look(ctx context.Context, q endstate.Querier, cfg Config) (*target, error) {
 	t := &target{cfg: cfg, types: map[string]string{}}
 	var kind string
 	err := q.QueryRow(ctx, `SELECT c.oid, n.nspname::text, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = to_regclass($1::text)`,
@@ -330,7 +331,7 @@ func (t *target) addColumns() string {
 }
 
 // isUnique tells whether a valid unique index covers the keys already, ours or one over all rows.
-func (t *target) isUnique(ctx context.Context, q sqltx.Querier) (bool, error) {
+func (t *target) isUnique(ctx context.Context, q endstate.Querier) (bool, error) {
 	valid, err := t.index(ctx, q, t.unique())
 	if err != nil || valid == yes {
 		return valid == yes, err
@@ -339,7 +340,7 @@ func (t *target) isUnique(ctx context.Context, q sqltx.Querier) (bool, error) {
 }
 
 // checkRemovable says why removing rows would do more than that: what isn't in the backup table, Undo can't bring back.
-func (t *target) checkRemovable(ctx context.Context, q sqltx.Querier) error {
+func (t *target) checkRemovable(ctx context.Context, q endstate.Querier) error {
 	if unique, err := t.isUnique(ctx, q); err != nil || unique {
 		return err // nothing is going to be removed
 	}
@@ -367,7 +368,7 @@ const (
 	yes
 )
 
-func (t *target) index(ctx context.Context, q sqltx.Querier, name string) (presence, error) {
+func (t *target) index(ctx context.Context, q endstate.Querier, name string) (presence, error) {
 	var valid bool
 	err := q.QueryRow(ctx, "SELECT indisvalid AND indisready FROM pg_index WHERE indexrelid = to_regclass($1::text)", sqltx.Quote(t.cfg.Schema, name)).Scan(&valid)
 	switch {
@@ -381,12 +382,12 @@ func (t *target) index(ctx context.Context, q sqltx.Querier, name string) (prese
 	return yes, nil
 }
 
-func (t *target) exists(ctx context.Context, q sqltx.Querier, table string) (exists bool, err error) {
+func (t *target) exists(ctx context.Context, q endstate.Querier, table string) (exists bool, err error) {
 	err = q.QueryRow(ctx, "SELECT to_regclass($1::text) IS NOT NULL", table).Scan(&exists)
 	return exists, err
 }
 
-func (t *target) plan(ctx context.Context, q sqltx.Querier) (*Plan, error) {
+func (t *target) plan(ctx context.Context, q endstate.Querier) (*Plan, error) {
 	p := &Plan{Table: t.table(), Backup: t.backup(), Columns: []string{}, Steps: []string{}}
 	unique, err := t.isUnique(ctx, q)
 	if err != nil {

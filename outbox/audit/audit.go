@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -127,22 +128,22 @@ func (c Config) validate() error {
 
 // Run audits a table on PostgreSQL. It works on a standby, too.
 func Run(ctx context.Context, pool *pgxpool.Pool, cfg Config) (*Report, error) {
-	return run(ctx, cfg, func(ctx context.Context) (sqltx.Tx, error) {
+	return run(ctx, cfg, func(ctx context.Context) (endstate.Tx, error) {
 		return pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	})
 }
 
 // RunSQL audits a table on SQLite, or on PostgreSQL through database/sql.
 func RunSQL(ctx context.Context, db *sql.DB, cfg Config) (*Report, error) {
-	dialect, known := sqltx.Detect(db)
-	if !known {
+	dialect, err := sqltx.Choose(db, "")
+	if err != nil {
 		return nil, fmt.Errorf("%w: driver %T is unknown; use one for SQLite, or PostgreSQL's pgx or lib/pq", ErrConfig, db.Driver())
 	}
 	opts := &sql.TxOptions{ReadOnly: true}
 	if dialect == sqltx.Postgres {
 		opts.Isolation = sql.LevelRepeatableRead
 	}
-	return run(ctx, cfg, func(ctx context.Context) (sqltx.Tx, error) {
+	return run(ctx, cfg, func(ctx context.Context) (endstate.Tx, error) {
 		tx, err := db.BeginTx(ctx, opts)
 		if err != nil {
 			return nil, err
@@ -151,7 +152,7 @@ func RunSQL(ctx context.Context, db *sql.DB, cfg Config) (*Report, error) {
 	})
 }
 
-func run(ctx context.Context, cfg Config, begin func(context.Context) (sqltx.Tx, error)) (*Report, error) {
+func run(ctx context.Context, cfg Config, begin func(context.Context) (endstate.Tx, error)) (*Report, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
 		return nil, err
@@ -171,7 +172,7 @@ func run(ctx context.Context, cfg Config, begin func(context.Context) (sqltx.Tx,
 }
 
 // snapshot counts in a transaction of its own.
-func snapshot(ctx context.Context, cfg Config, begin func(context.Context) (sqltx.Tx, error)) (*Report, error) {
+func snapshot(ctx context.Context, cfg Config, begin func(context.Context) (endstate.Tx, error)) (*Report, error) {
 	tx, err := begin(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("begin: %w", err)
@@ -185,7 +186,7 @@ func snapshot(ctx context.Context, cfg Config, begin func(context.Context) (sqlt
 }
 
 // count reads the figures.
-func count(ctx context.Context, tx sqltx.Tx, cfg Config) (*Report, error) {
+func count(ctx context.Context, tx endstate.Tx, cfg Config) (*Report, error) {
 	if sqltx.Of(tx) == sqltx.Postgres {
 		for _, set := range []string{
 			// The context ends first; this is for a client that is gone.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate"
 )
 
 // duplicates writes the statement that does all but count: one pass that groups, and one more, over the duplicated
@@ -71,7 +71,7 @@ func names(prefix string, n int) []string {
 }
 
 // readDuplicates reads what duplicates selects into r.
-func (s *source) readDuplicates(ctx context.Context, q sqltx.Querier, r *Report) error {
+func (s *source) readDuplicates(ctx context.Context, q endstate.Querier, r *Report) error {
 	query, args := s.duplicates()
 	rows, err := q.Query(ctx, query, args...)
 	if err != nil {

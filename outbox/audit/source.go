@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -19,7 +20,7 @@ type source struct {
 }
 
 // newSource looks at the columns' types.
-func newSource(ctx context.Context, q sqltx.Querier, cfg Config) (*source, error) {
+func newSource(ctx context.Context, q endstate.Querier, cfg Config) (*source, error) {
 	s := &source{cfg: cfg, dialect: sqltx.Of(q), published: "false"}
 	column := sqltx.Quote("", cfg.Time)
 	published := sqltx.Quote("", cfg.Published)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
@@ -31,7 +32,7 @@ func retention(d time.Duration) option {
 func TestCleanDeletesWhatIsOldButDeadLetters(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
 		old, dead, failed, fresh := event(), event(), event(), event()
-		for e, fn := range map[*outbox.Event]work{&old: charge, &failed: poison, &dead: func(context.Context, inbox.Querier, outbox.Event) error { return outbox.Permanent(errPoison) }} {
+		for e, fn := range map[*outbox.Event]work{&old: charge, &failed: poison, &dead: func(context.Context, endstate.Querier, outbox.Event) error { return outbox.Permanent(errPoison) }} {
 			_, _ = c.way(fn)(t.Context(), *e)
 		}
 		c.exec(`INSERT INTO endstate_inbox (consumer, key, digest, state, attempts, at) SELECT 'another', key, digest, state, attempts, at FROM endstate_inbox`)

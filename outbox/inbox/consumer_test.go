@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -28,7 +29,7 @@ var (
 )
 
 // work is a TxFunc over whichever transaction a database has. With Redis there is none, and tx works on the database itself.
-type work func(ctx context.Context, tx inbox.Querier, event outbox.Event) error
+type work func(ctx context.Context, tx endstate.Querier, event outbox.Event) error
 
 // consumer is a consumer of one way on one database, whose effect is a row of the table credits.
 type consumer struct {
@@ -46,7 +47,7 @@ type consumer struct {
 
 // tableOf is a Table of either kind of transaction.
 type tableOf struct {
-	results func(fn func(ctx context.Context, tx inbox.Querier, event outbox.Event) ([]byte, error)) inbox.Handler
+	results func(fn func(ctx context.Context, tx endstate.Querier, event outbox.Event) ([]byte, error)) inbox.Handler
 	retry   func(ctx context.Context, key string, fn work) (inbox.Result, error)
 	letters func(ctx context.Context, limit int) ([]inbox.DeadLetter, error)
 	discard func(ctx context.Context, key string) error
@@ -172,7 +173,7 @@ func (c *consumer) byTable(s *setup) {
 	if c.pool != nil {
 		table, err := inbox.NewTable(c.pool, &s.table)
 		require.NoError(c.t, err)
-		c.way, c.table = doorOf(table, func(tx pgx.Tx) inbox.Querier { return tx })
+		c.way, c.table = doorOf(table, func(tx pgx.Tx) endstate.Querier { return tx })
 	} else {
 		table, err := inbox.NewTableSQL(c.sqlDB, &s.table)
 		require.NoError(c.t, err)
@@ -185,14 +186,14 @@ func (c *consumer) byTable(s *setup) {
 }
 
 // wrap makes a Querier of a *sql.Tx.
-func (c *consumer) wrap(tx *sql.Tx) inbox.Querier {
+func (c *consumer) wrap(tx *sql.Tx) endstate.Querier {
 	if c.sqlite() {
-		return outbox.SQLiteTx(tx)
+		return endstate.SQLiteTx(tx)
 	}
-	return outbox.PostgresTx(tx)
+	return endstate.PostgresTx(tx)
 }
 
-func doorOf[Tx any](table *inbox.Table[Tx], wrap func(Tx) inbox.Querier) (func(work) inbox.Handler, tableOf) {
+func doorOf[Tx any](table *inbox.Table[Tx], wrap func(Tx) endstate.Querier) (func(work) inbox.Handler, tableOf) {
 	adapt := func(fn work) inbox.TxFunc[Tx] {
 		if fn == nil {
 			return nil
@@ -200,7 +201,7 @@ func doorOf[Tx any](table *inbox.Table[Tx], wrap func(Tx) inbox.Querier) (func(w
 		return func(ctx context.Context, tx Tx, event outbox.Event) error { return fn(ctx, wrap(tx), event) }
 	}
 	return func(fn work) inbox.Handler { return inbox.Handle(table, adapt(fn)) }, tableOf{
-		results: func(fn func(context.Context, inbox.Querier, outbox.Event) ([]byte, error)) inbox.Handler {
+		results: func(fn func(context.Context, endstate.Querier, outbox.Event) ([]byte, error)) inbox.Handler {
 			return inbox.Handle(table.Results(), func(ctx context.Context, tx Tx, event outbox.Event) ([]byte, error) {
 				return fn(ctx, wrap(tx), event)
 			})
@@ -223,7 +224,7 @@ func (c *consumer) byStatus() {
 	if c.pool != nil {
 		fin, err := finalize.New(c.pool, cfg)
 		require.NoError(c.t, err)
-		c.way = statusOf(c.t, fin, func(tx pgx.Tx) inbox.Querier { return tx })
+		c.way = statusOf(c.t, fin, func(tx pgx.Tx) endstate.Querier { return tx })
 		return
 	}
 	fin, err := finalize.NewSQL(c.sqlDB, cfg)
@@ -231,7 +232,7 @@ func (c *consumer) byStatus() {
 	c.way = statusOf(c.t, fin, c.wrap)
 }
 
-func statusOf[Tx any](t testing.TB, fin *finalize.Finalizer[Tx], wrap func(Tx) inbox.Querier) func(work) inbox.Handler {
+func statusOf[Tx any](t testing.TB, fin *finalize.Finalizer[Tx], wrap func(Tx) endstate.Querier) func(work) inbox.Handler {
 	require.NoError(t, fin.Migrate(context.Background()))
 	status := inbox.Status[Tx](func(ctx context.Context, event outbox.Event, cause string, effect func(context.Context, Tx) error) (bool, string, error) {
 		receipt, err := fin.Do(ctx, guard.Text(event.AggregateID), finalize.Trigger(cause), func(ctx context.Context, tx Tx) (finalize.Outcome, error) {
@@ -247,7 +248,7 @@ func statusOf[Tx any](t testing.TB, fin *finalize.Finalizer[Tx], wrap func(Tx) i
 func (c *consumer) byRedis(s *setup) {
 	way, err := inbox.NewRedis(dbtest.RedisOn(c.t, c.redisURL), &s.redis)
 	require.NoError(c.t, err)
-	var q inbox.Querier = c.pool
+	var q endstate.Querier = c.pool
 	if c.pool == nil {
 		q = sqltx.WrapDB(c.sqlDB, map[bool]sqltx.Dialect{true: sqltx.SQLite, false: sqltx.Postgres}[c.sqlite()])
 	}
@@ -262,7 +263,7 @@ func event() outbox.Event {
 }
 
 // charge is the effect of an event. It may happen twice, as far as the database is concerned.
-func charge(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+func charge(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 	_, err := tx.Exec(ctx, `INSERT INTO credits (event, batch) VALUES ($1, $2)`, event.ID.String(), event.AggregateID)
 	return err
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
@@ -17,7 +18,7 @@ import (
 var errPoison = errors.New("no such account")
 
 // poison writes its effect, and fails.
-func poison(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+func poison(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 	return errors.Join(charge(ctx, tx, event), errPoison)
 }
 
@@ -59,7 +60,7 @@ func TestAPoisonedEventIsCountedKeptAndRetried(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 4, letters[0].Attempts)
 
-		r, err = c.table.retry(t.Context(), letters[0].Key, func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+		r, err = c.table.retry(t.Context(), letters[0].Key, func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 			require.Equal(t, e, event)
 			return charge(ctx, tx, event)
 		})
@@ -80,7 +81,7 @@ func TestAPoisonedEventIsCountedKeptAndRetried(t *testing.T) {
 
 func TestAPermanentFailureIsADeadLetterAtOnce(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
-		r, err := c.way(func(context.Context, inbox.Querier, outbox.Event) error { return outbox.Permanent(errPoison) })(t.Context(), event())
+		r, err := c.way(func(context.Context, endstate.Querier, outbox.Event) error { return outbox.Permanent(errPoison) })(t.Context(), event())
 		require.NoError(t, err)
 		require.Equal(t, inbox.DeadLettered, r.Outcome)
 		require.Equal(t, "dead", c.text(`SELECT state FROM endstate_inbox`))
@@ -159,7 +160,7 @@ func TestAttemptsAtOnceAreAllCounted(t *testing.T) {
 func TestAFailureAfterASuccessIsNotCounted(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
 		e := event()
-		_, err := c.way(func(context.Context, inbox.Querier, outbox.Event) error { return errPoison })(t.Context(), e)
+		_, err := c.way(func(context.Context, endstate.Querier, outbox.Event) error { return errPoison })(t.Context(), e)
 		require.ErrorIs(t, err, errPoison)
 		_, err = c.way(charge)(t.Context(), e)
 		require.NoError(t, err)
@@ -170,7 +171,7 @@ func TestAFailureAfterASuccessIsNotCounted(t *testing.T) {
 func TestLongErrorsAndStrangeOnesAreKeptAsText(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
 		for _, text := range []string{strings.Repeat("é", 2000), "a\x00b\xffc"} {
-			_, err := c.way(func(context.Context, inbox.Querier, outbox.Event) error { return outbox.Permanent(errors.New(text)) })(t.Context(), event())
+			_, err := c.way(func(context.Context, endstate.Querier, outbox.Event) error { return outbox.Permanent(errors.New(text)) })(t.Context(), event())
 			require.NoError(t, err)
 		}
 		letters, err := c.table.letters(t.Context(), 1)

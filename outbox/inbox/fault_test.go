@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/pgfault"
 	"github.com/endstate-go/endstate/outbox"
@@ -91,7 +92,7 @@ func TestADatabaseThatIsAwayCountsNoAttempt(t *testing.T) {
 	proxy.Refuse(true)
 	proxy.CutAll()
 	called := false
-	_, err := c.way(func(context.Context, inbox.Querier, outbox.Event) error { called = true; return nil })(t.Context(), e)
+	_, err := c.way(func(context.Context, endstate.Querier, outbox.Event) error { called = true; return nil })(t.Context(), e)
 	require.Error(t, err)
 	require.False(t, called)
 	proxy.Refuse(false)

@@ -7,9 +7,6 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -129,13 +126,6 @@ var (
 // what a function marked by outbox.Permanent.
 func Permanent(err error) bool {
 	return errors.Is(err, ErrPayloadMismatch) || errors.Is(err, ErrInvalidEvent) || errors.Is(err, outbox.ErrPermanent)
-}
-
-// Querier runs statements: pgx.Tx, *pgxpool.Pool, *pgx.Conn, or a wrapped *sql.Tx.
-type Querier interface {
-	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
-	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
 }
 
 // until calls try until it returns something else than retry, or wait is over; a negative wait is none. Nothing is held

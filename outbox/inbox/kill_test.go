@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
@@ -56,7 +57,7 @@ func TestKillChild(t *testing.T) {
 	}
 	c := connect(t, spec.Way, spec.Database, spec.DSN, spec.Redis, shortLease(time.Minute))
 	at(beforeClaim)
-	_, err := c.way(func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+	_, err := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 		at(afterClaim)
 		err := errors.Join(charge(ctx, tx, event), chargeByKey(ctx, tx, event))
 		at(afterEffect)
@@ -67,7 +68,7 @@ func TestKillChild(t *testing.T) {
 }
 
 // chargeByKey is an effect that is keyed by what it is for: the remedy where a way repeats.
-func chargeByKey(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+func chargeByKey(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 	_, err := tx.Exec(ctx, `INSERT INTO keyed_credits (batch) VALUES ($1) ON CONFLICT DO NOTHING`, event.AggregateID)
 	return err
 }
@@ -102,7 +103,7 @@ func TestKilledAtEachStep(t *testing.T) {
 				e := event()
 				killed(t, killSpec{Way: tt.way, Database: database, DSN: c.dsn, Redis: c.redisURL, Step: tt.step, Event: e})
 				require.Equal(t, tt.then, c.credits())
-				work := func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+				work := func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 					return errors.Join(charge(ctx, tx, event), chargeByKey(ctx, tx, event))
 				}
 				if tt.inProgress {

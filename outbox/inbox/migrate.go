@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
-	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 //go:embed migrations
@@ -37,7 +37,7 @@ func (t *Table[Tx]) Migrate(ctx context.Context) error {
 	files = migrate.Rename(files, t.sql.dialect, DefaultTable, t.cfg.Schema, t.cfg.Table)
 	// At its start a service can't wait for another delivery, as its handlers can.
 	err = t.retry(ctx, 10*maxRuns, func() error {
-		return t.db.migrate(ctx, func(tx sqltx.Tx) error { return migrate.Run(ctx, tx, t.cfg.Schema, t.sql.table, files) })
+		return t.db.migrate(ctx, func(tx endstate.Tx) error { return migrate.Run(ctx, tx, t.cfg.Schema, t.sql.table, files) })
 	})
 	if err != nil {
 		return fmt.Errorf("inbox: migrate %s: %w", t.sql.table, err)

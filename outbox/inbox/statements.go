@@ -73,10 +73,7 @@ SELECT {1:text}, {2:text}, {3:uuid}, {4:bytea}, 'handled', 1, {now} WHERE `
 
 // text fills in the table's name, the clock, and the parameters, which PostgreSQL gets with their types.
 func (s *statements) text(template string) string {
-	pairs := []string{"{table}", s.table, "{now}", "clock_timestamp()"}
-	if s.dialect == sqltx.SQLite {
-		pairs[3] = "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')"
-	}
+	pairs := []string{"{table}", s.table, "{now}", s.dialect.Clock()}
 	for n := 1; n <= 7; n++ {
 		for _, t := range []string{"text", "uuid", "bytea", "int4", "int8", "float8"} {
 			param := fmt.Sprintf("?%d", n)

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -142,12 +143,9 @@ func NewTableSQL(db *sql.DB, cfg *TableConfig) (*Table[*sql.Tx], error) {
 	if db == nil {
 		return nil, fmt.Errorf("%w: db is nil", ErrConfig)
 	}
-	dialect := sqltx.Dialect(c.Dialect)
-	if dialect == "" {
-		var known bool
-		if dialect, known = sqltx.Detect(db); !known {
-			return nil, fmt.Errorf("%w: TableConfig.Dialect is empty and driver %T is unknown; set it to postgres or sqlite", ErrConfig, db.Driver())
-		}
+	dialect, err := sqltx.Choose(db, c.Dialect)
+	if err != nil {
+		return nil, fmt.Errorf("%w: TableConfig.%w", ErrConfig, err)
 	}
 	s := newStatements(&c, dialect)
 	return &Table[*sql.Tx]{c, s, &sqlDB{db, dialect, s}}, nil
@@ -189,8 +187,8 @@ type database[Tx any] interface {
 	begin(ctx context.Context, d *delivery) (s session[Tx], records []record, err error)
 	// reopen opens a transaction for a key that has a row already, tries to lock the key, and reads its row.
 	reopen(ctx context.Context, d *delivery) (s session[Tx], records []record, held bool, err error)
-	querier() Querier
-	migrate(ctx context.Context, fn func(sqltx.Tx) error) error
+	querier() endstate.Querier
+	migrate(ctx context.Context, fn func(endstate.Tx) error) error
 }
 
 // session is the transaction of one delivery.

@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
@@ -107,7 +108,7 @@ func TestASecondDeliveryWaitsOrIsToldToComeBack(t *testing.T) {
 						c := newConsumer(t, way, database, tableConfig(func(cfg *inbox.TableConfig) { cfg.Wait = wait }), redisConfig(func(cfg *inbox.RedisConfig) { cfg.Wait = wait }))
 						e := event()
 						inside, finish := make(chan struct{}), make(chan struct{})
-						handle := c.way(func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+						handle := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 							close(inside)
 							<-finish
 							return charge(ctx, tx, event)
@@ -162,7 +163,7 @@ func TestWaitingDeliveriesLeaveThePoolToOthers(t *testing.T) {
 	c := newConsumer(t, "table", "pgx", func(s *setup) { s.maxConns = 2 })
 	busy, other := event(), event()
 	inside, finish := make(chan struct{}), make(chan struct{})
-	handle := c.way(func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+	handle := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 		if event.ID == busy.ID {
 			close(inside)
 			<-finish
@@ -194,7 +195,7 @@ func TestWaitingDeliveriesLeaveThePoolToOthers(t *testing.T) {
 func TestTheResultOfTheFirstHandlingIsHandedToRepeats(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
 		n := 0
-		handle := c.table.results(func(ctx context.Context, tx inbox.Querier, event outbox.Event) ([]byte, error) {
+		handle := c.table.results(func(ctx context.Context, tx endstate.Querier, event outbox.Event) ([]byte, error) {
 			n++
 			return []byte{'n', byte(n), 0}, charge(ctx, tx, event)
 		})
@@ -226,7 +227,7 @@ func TestAFailureIsRolledBackAndMayBeRepeated(t *testing.T) {
 	boom := errors.New("boom")
 	eachWay(t, func(t *testing.T, c *consumer, way string) {
 		e := event()
-		r, err := c.way(func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+		r, err := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 			if way == "redis" {
 				return boom // there is nothing to roll back
 			}
@@ -253,12 +254,12 @@ func TestAPanicAndAGoexitGoOnAndLeaveNothing(t *testing.T) {
 	eachWay(t, func(t *testing.T, c *consumer, way string) {
 		e := event()
 		require.PanicsWithValue(t, "boom", func() {
-			_, _ = c.way(func(context.Context, inbox.Querier, outbox.Event) error { panic("boom") })(t.Context(), e)
+			_, _ = c.way(func(context.Context, endstate.Querier, outbox.Event) error { panic("boom") })(t.Context(), e)
 		})
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			_, _ = c.way(func(context.Context, inbox.Querier, outbox.Event) error { runtime.Goexit(); return nil })(context.Background(), e)
+			_, _ = c.way(func(context.Context, endstate.Querier, outbox.Event) error { runtime.Goexit(); return nil })(context.Background(), e)
 		}()
 		<-done
 		if way == "table" {
@@ -275,7 +276,7 @@ func TestAPanicAndAGoexitGoOnAndLeaveNothing(t *testing.T) {
 func TestAStoppedConsumerCountsNoAttempt(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
 		ctx, cancel := context.WithCancel(t.Context())
-		_, err := c.way(func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+		_, err := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 			cancel()
 			<-ctx.Done()
 			return ctx.Err()
@@ -291,7 +292,7 @@ func TestACancelledContextCommitsNothing(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
 		ctx, cancel := context.WithCancel(t.Context())
 		e := event()
-		_, err := c.way(func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+		_, err := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 			defer cancel()
 			return charge(ctx, tx, event)
 		})(ctx, e)
@@ -325,7 +326,7 @@ func TestASwallowedErrorIsNoSuccess(t *testing.T) {
 		t.Run(database, func(t *testing.T) {
 			t.Parallel()
 			c := newConsumer(t, "table", database)
-			_, err := c.way(func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+			_, err := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 				_, err := tx.Exec(ctx, "SELECT 1 / 0")
 				require.Error(t, err)
 				return nil
@@ -344,7 +345,7 @@ func TestAFailureAtCommitIsTheEvents(t *testing.T) {
 			c := newConsumer(t, "table", database)
 			c.exec(`CREATE TABLE parents (id int PRIMARY KEY)`)
 			c.exec(`CREATE TABLE children (parent int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)`)
-			_, err := c.way(func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+			_, err := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 				_, err := tx.Exec(ctx, `INSERT INTO children VALUES (1)`)
 				return err
 			})(t.Context(), event())
@@ -377,7 +378,7 @@ func TestADeadlockRunsTheFunctionAgain(t *testing.T) {
 			errs := make([]error, 2)
 			atOnce(2, func(i int) {
 				order := [][]string{{"batch-1", "batch-2"}, {"batch-2", "batch-1"}}[i]
-				_, errs[i] = c.way(func(ctx context.Context, tx inbox.Querier, event outbox.Event) error {
+				_, errs[i] = c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 					runs <- i
 					for n, id := range order {
 						if _, err := tx.Exec(ctx, `UPDATE batches SET status = status WHERE id = $1`, id); err != nil {

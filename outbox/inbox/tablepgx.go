@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -19,9 +20,9 @@ type pgxDB struct {
 	sql  *statements
 }
 
-func (d *pgxDB) querier() Querier { return d.pool }
+func (d *pgxDB) querier() endstate.Querier { return d.pool }
 
-func (d *pgxDB) migrate(ctx context.Context, fn func(sqltx.Tx) error) error {
+func (d *pgxDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return fn(tx) })
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -16,9 +17,9 @@ type sqlDB struct {
 	sql     *statements
 }
 
-func (d *sqlDB) querier() Querier { return sqltx.WrapDB(d.db, d.dialect) }
+func (d *sqlDB) querier() endstate.Querier { return sqltx.WrapDB(d.db, d.dialect) }
 
-func (d *sqlDB) migrate(ctx context.Context, fn func(sqltx.Tx) error) error {
+func (d *sqlDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
 	tx, err := d.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
@@ -101,7 +102,7 @@ func (d *sqlDB) open(ctx context.Context) (*sqlSession, error) {
 	return &sqlSession{db: d, conn: conn, sqlTx: tx}, nil
 }
 
-func (s *sqlSession) wrapped() sqltx.Tx { return sqltx.Wrap(s.sqlTx, s.db.dialect) }
+func (s *sqlSession) wrapped() endstate.Tx { return sqltx.Wrap(s.sqlTx, s.db.dialect) }
 
 // begun gives the error of a first statement its meaning: on SQLite, where that waits for every other writer, busy is one in
 // progress.
@@ -112,7 +113,7 @@ func (s *sqlSession) begun(err error) error {
 	return fmt.Errorf("begin: %w", err)
 }
 
-func (d *sqlDB) look(ctx context.Context, q Querier, dl *delivery) ([]record, error) {
+func (d *sqlDB) look(ctx context.Context, q endstate.Querier, dl *delivery) ([]record, error) {
 	rows, err := q.Query(ctx, d.sql.lookup, dl.looked()...)
 	if err != nil {
 		return nil, fmt.Errorf("look up: %w", err)

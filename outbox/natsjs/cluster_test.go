@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -35,14 +36,14 @@ func TestALeaderDiesUnderLoad(t *testing.T) {
 
 	// More is put while the relay runs, so that the leader dies with calls in flight.
 	db := dbtest.SQLite(t)
-	in := func(do func(tx outbox.Tx) error) {
+	in := func(do func(tx endstate.Tx) error) {
 		tx, err := db.Begin()
 		require.NoError(t, err)
 		defer func() { _ = tx.Rollback() }()
-		require.NoError(t, do(outbox.SQLiteTx(tx)))
+		require.NoError(t, do(endstate.SQLiteTx(tx)))
 		require.NoError(t, tx.Commit())
 	}
-	in(func(tx outbox.Tx) error { return outbox.Writer{}.Migrate(ctx, tx) })
+	in(func(tx endstate.Tx) error { return outbox.Writer{}.Migrate(ctx, tx) })
 	p, err := New(conn, &Config{AckTimeout: 2 * time.Second})
 	require.NoError(t, err)
 	var mu sync.Mutex
@@ -67,7 +68,7 @@ func TestALeaderDiesUnderLoad(t *testing.T) {
 		for i := range events {
 			events[i] = outbox.Event{AggregateType: "batch", AggregateID: fmt.Sprint(i), Type: "step", Payload: fmt.Append(nil, n)}
 		}
-		in(func(tx outbox.Tx) error {
+		in(func(tx endstate.Tx) error {
 			_, err := outbox.Put(ctx, tx, events...)
 			return err
 		})

@@ -9,6 +9,7 @@ import (
 
 	_ "modernc.org/sqlite"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/outboxtest"
 )
@@ -33,7 +34,7 @@ func ExampleRecorder() {
 
 // pay is code of a service, which a test looks at from within its transaction.
 func pay(ctx context.Context, tx *sql.Tx, order string, credits int) error {
-	_, err := outbox.Put(ctx, outbox.SQLiteTx(tx), outbox.Event{
+	_, err := outbox.Put(ctx, endstate.SQLiteTx(tx), outbox.Event{
 		AggregateType: "order", AggregateID: order, Type: "order.paid", Payload: fmt.Appendf(nil, `{"credits":%d}`, credits),
 	})
 	return err
@@ -47,10 +48,10 @@ func ExampleRequirePut() {
 		t.Fatal(err)
 	}
 	type paid struct{ Credits int }
-	e := outboxtest.RequirePut(t, outbox.SQLiteTx(tx), outboxtest.Match{
+	e := outboxtest.RequirePut(t, endstate.SQLiteTx(tx), outboxtest.Match{
 		Type: "order.paid", AggregateID: "7", Payload: outboxtest.JSON(func(p paid) bool { return p.Credits == 3 }),
 	})
-	outboxtest.RequireNotPut(t, outbox.SQLiteTx(tx), outboxtest.Match{Type: "order.cancelled"})
+	outboxtest.RequireNotPut(t, endstate.SQLiteTx(tx), outboxtest.Match{Type: "order.cancelled"})
 	fmt.Println(e.Type, e.AggregateID)
 	// Output: order.paid 7
 }
@@ -64,7 +65,7 @@ func exampleTest() (t testing.TB, tx *sql.Tx, done func()) {
 		panic(err)
 	}
 	t = &failing{}
-	if err := (outbox.Writer{}).Migrate(t.Context(), outbox.SQLiteTx(tx)); err != nil {
+	if err := (outbox.Writer{}).Migrate(t.Context(), endstate.SQLiteTx(tx)); err != nil {
 		panic(err)
 	}
 	return t, tx, func() { _ = errors.Join(tx.Rollback(), db.Close()) }

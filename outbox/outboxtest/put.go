@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -28,8 +29,8 @@ type Match struct {
 
 // RequirePut ends the test unless exactly one event that matches is in the outbox, and returns that event. It looks at what
 // tx sees: the events that were put in it, and those that were committed before. Where a test's database keeps the events of
-// other tests, match the aggregate, too. A *sql.Tx is wrapped by outbox.PostgresTx or outbox.SQLiteTx.
-func RequirePut(t testing.TB, tx outbox.Tx, m Match) outbox.Event {
+// other tests, match the aggregate, too. A *sql.Tx is wrapped by endstate.PostgresTx or endstate.SQLiteTx.
+func RequirePut(t testing.TB, tx endstate.Tx, m Match) outbox.Event {
 	t.Helper()
 	all := Events(t, tx, m.Outbox)
 	var found []outbox.Event
@@ -52,7 +53,7 @@ func RequirePut(t testing.TB, tx outbox.Tx, m Match) outbox.Event {
 }
 
 // RequireNotPut ends the test if an event that matches is in the outbox, as tx sees it (see RequirePut).
-func RequireNotPut(t testing.TB, tx outbox.Tx, m Match) {
+func RequireNotPut(t testing.TB, tx endstate.Tx, m Match) {
 	t.Helper()
 	for _, e := range Events(t, tx, m.Outbox) {
 		if m.differs(e) == "" {
@@ -62,7 +63,7 @@ func RequireNotPut(t testing.TB, tx outbox.Tx, m Match) {
 }
 
 // Events returns all events in an outbox, as tx sees it, in the order in which they were put.
-func Events(t testing.TB, tx outbox.Tx, in outbox.Writer) []outbox.Event {
+func Events(t testing.TB, tx endstate.Tx, in outbox.Writer) []outbox.Event {
 	t.Helper()
 	events, err := read(t.Context(), tx, in)
 	if err != nil {
@@ -71,7 +72,7 @@ func Events(t testing.TB, tx outbox.Tx, in outbox.Writer) []outbox.Event {
 	return events
 }
 
-func read(ctx context.Context, tx outbox.Tx, in outbox.Writer) ([]outbox.Event, error) {
+func read(ctx context.Context, tx endstate.Tx, in outbox.Writer) ([]outbox.Event, error) {
 	if err := in.Validate(); err != nil {
 		return nil, err
 	}

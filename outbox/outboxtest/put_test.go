@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/outboxtest"
@@ -29,14 +30,14 @@ func (f *failing) Fatalf(format string, args ...any) {
 }
 
 // transactions begin on new databases.
-var transactions = map[string]func(t *testing.T) outbox.Tx{
-	"pgx": func(t *testing.T) outbox.Tx {
+var transactions = map[string]func(t *testing.T) endstate.Tx{
+	"pgx": func(t *testing.T) endstate.Tx {
 		tx, err := dbtest.Pool(t).Begin(context.Background())
 		require.NoError(t, err)
 		return tx
 	},
-	"sql":    func(t *testing.T) outbox.Tx { return outbox.PostgresTx(begin(t, dbtest.SQL(t))) },
-	"sqlite": func(t *testing.T) outbox.Tx { return outbox.SQLiteTx(begin(t, dbtest.SQLite(t))) },
+	"sql":    func(t *testing.T) endstate.Tx { return endstate.PostgresTx(begin(t, dbtest.SQL(t))) },
+	"sqlite": func(t *testing.T) endstate.Tx { return endstate.SQLiteTx(begin(t, dbtest.SQLite(t))) },
 }
 
 func begin(t *testing.T, db *sql.DB) *sql.Tx {

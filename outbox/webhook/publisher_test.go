@@ -20,6 +20,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/outboxtest"
@@ -181,8 +182,8 @@ func TestARelayWaitsAsLongAsTheReceiverAsks(t *testing.T) {
 	db := dbtest.SQLite(t)
 	tx, err := db.Begin()
 	require.NoError(t, err)
-	require.NoError(t, outbox.Writer{}.Migrate(ctx, outbox.SQLiteTx(tx)))
-	_, err = outbox.Put(ctx, outbox.SQLiteTx(tx), event())
+	require.NoError(t, outbox.Writer{}.Migrate(ctx, endstate.SQLiteTx(tx)))
+	_, err = outbox.Put(ctx, endstate.SQLiteTx(tx), event())
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit())
 

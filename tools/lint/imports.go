@@ -30,6 +30,7 @@ func rules() []rule {
 	return []rule{
 		{production, forTests, "it is for tests, and would end up in every user's binary"},
 		{production, under("modernc.org/sqlite", "github.com/mattn/go-sqlite3"), "the caller chooses the SQLite driver"},
+		{func(path string) bool { return path == module }, below("guard", "outbox", "lock", "finalize", "cmd"), "all of them import the root package"},
 		{below("guard"), below("outbox", "lock", "finalize", "cmd"), "dependencies point from finalize to guard and outbox"},
 		{below("outbox"), below("guard", "lock", "finalize", "cmd"), "dependencies point from finalize to guard and outbox"},
 		{below("lock"), below("guard", "outbox", "finalize", "cmd"), "the lock knows nothing of what it locks"},

@@ -1,4 +1,4 @@
-package outbox_test
+package endstate_test
 
 import (
 	"os"
