@@ -17,6 +17,7 @@ import (
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/inbox/inboxredis"
 )
 
 // The steps at which a process is killed.
@@ -154,12 +155,16 @@ func entitlements(db *sql.DB, crash *crasher) (inbox.Handler, error) {
 	if err != nil {
 		return nil, errors.New("the Redis URL can't be used") // unquoted: it may hold a password
 	}
-	way, err := inbox.NewRedis(redis.NewClient(opts), &inbox.RedisConfig{Consumer: "entitlements", Key: byBatch, Logger: quiet(),
-		Prefix: "endstate:example:" + os.Getenv(runEnv), Lease: 500 * time.Millisecond, Retention: 10 * time.Minute})
+	store, err := inboxredis.New(redis.NewClient(opts), "endstate:example:"+os.Getenv(runEnv))
 	if err != nil {
 		return nil, err
 	}
-	return inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
+	claims, err := inbox.NewClaims(store, &inbox.ClaimsConfig{Consumer: "entitlements", Key: byBatch, Logger: quiet(),
+		Lease: 500 * time.Millisecond, Retention: 10 * time.Minute})
+	if err != nil {
+		return nil, err
+	}
+	return inbox.Handle(claims, func(ctx context.Context, event outbox.Event) error {
 		return crash.around(func() error { return charge(ctx, db, event.AggregateID) })
 	}), nil
 }

@@ -4,7 +4,7 @@
 //	consumer      way            what it does
 //	lifecycle     inbox.Status   moves its own copy of the batch to COMPLETE; the state machine refuses a second time
 //	results       inbox.Table    stores the result; the record that it did commits with it
-//	entitlements  inbox.Redis    charges a credit; Redis saves work, and the credit's row is keyed by the batch, so that a
+//	entitlements  inbox.Claims   charges a credit; Redis saves work, and the credit's row is keyed by the batch, so that a
 //	                             crash can't charge twice
 //
 // Deliveries are repeated, reordered, run in parallel by two processes of each consumer, and cut off: processes are killed

@@ -36,7 +36,7 @@ func (w *world) report(ctx context.Context, b *broker) (report, error) {
 	for _, c := range []struct{ name, way, effects, credits string }{
 		{"lifecycle", "inbox.Status", "lifecycle_moves", "0"},
 		{"results", "inbox.Table", "results", "0"},
-		{"entitlements", "inbox.Redis", "credits", "(SELECT charged FROM accounts)"},
+		{"entitlements", "inbox.Claims", "credits", "(SELECT charged FROM accounts)"},
 	} {
 		counts := b.counts[c.name]
 		f := consumerFigures{Name: c.name, way: c.way, ids: len(counts.ids), cut: counts.cut, delivered: counts.delivered}

@@ -2,62 +2,62 @@ package inbox
 
 import (
 	"context"
-	_ "embed"
 	"errors"
 	"fmt"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
-// A claim's life in Redis, at one key, decided by the scripts:
-//
-//	(none) ── claim ──> claimed ── handle ──> handled ── Retention ──> (none)
-//	                      │  ↑ renew
-//	                      └── release, or Lease after the process died ──> (none)
-//
-// Each step but the first names the claim's token, and does nothing where another delivery's is.
-var (
-	//go:embed claim.lua
-	claimText string
-	//go:embed renew.lua
-	renewText string
-	//go:embed handle.lua
-	handleText string
-	//go:embed release.lua
-	releaseText string
+// Claim is what a ClaimStore keeps of an event under a key: that a delivery is handling it, or that one has handled it.
+type Claim struct {
+	EventID string // the event's id, as text
+	Digest  []byte // of the event's content
+	Token   string // names the delivery; a store needn't return it
+	Handled bool   // false: the delivery is at it
+	Value   []byte // what the function returned, where Handled; nil for none, which isn't the same as an empty one
+}
 
-	claimScript   = redis.NewScript(claimText)
-	renewScript   = redis.NewScript(renewText)
-	handleScript  = redis.NewScript(handleText)
-	releaseScript = redis.NewScript(releaseText)
-)
+// ClaimStore keeps claims outside of any transaction: inboxredis.Store, or your own. Implementations MUST be safe for
+// concurrent use by several processes, MUST take each step atomically, and MUST NOT hold a call much beyond the end of its
+// context. An error means that the store couldn't be asked, or that what became of the step is unknown.
+type ClaimStore interface {
+	// Claim keeps c, for lease, unless there is a claim under key that has another token; then it changes nothing and returns
+	// that one.
+	Claim(ctx context.Context, key string, c Claim, lease time.Duration) (other *Claim, err error)
+	// Renew keeps c for lease from now on, also if there was no claim any more. It reports false, and changes nothing, where
+	// another delivery's claim is, or c was handled.
+	Renew(ctx context.Context, key string, c Claim, lease time.Duration) (ours bool, err error)
+	// Handle keeps c as handled, with its Value, for retention, also if there was no claim any more. It reports false, and
+	// changes nothing, where another delivery's claim is.
+	Handle(ctx context.Context, key string, c Claim, retention time.Duration) (ours bool, err error)
+	// Release removes the claim if it has c's token and isn't handled.
+	Release(ctx context.Context, key string, c Claim) error
+}
 
 // claim is one delivery's claim. The token is known before it is sent, so that one whose answer got lost can be taken back.
 type claim struct {
-	*Redis
+	*Claims
 	*delivery
-	redisKey string
-	token    string
+	storeKey string
+	own      Claim
 }
 
 // take claims the event, or tells what an earlier delivery did; over is false if the function must be called.
 func (c *claim) take(ctx context.Context) (result Result, over bool, err error) {
 	err = until(ctx, c.cfg.Wait, func() (retry bool, err error) {
-		reply, err := claimScript.Run(ctx, c.client, []string{c.redisKey}, c.token, c.event.ID.String(), c.digest, c.cfg.Lease.Milliseconds()).Slice()
+		other, err := c.store.Claim(ctx, c.storeKey, c.own, c.cfg.Lease)
 		if err != nil {
-			_, _ = c.end(ctx, releaseScript, c.token) // it may have been claimed
+			c.release(ctx) // it may have been claimed
 			if ctx.Err() != nil {
 				return false, context.Cause(ctx)
 			}
 			return false, fmt.Errorf("%w: %w", ErrUnavailable, err)
 		}
-		if len(reply) == 0 {
+		if other == nil {
 			return false, nil
 		}
-		r, err := parseRecord(c.key, reply)
-		if err != nil {
-			return false, err
+		r := record{key: c.key, state: claimed, id: other.EventID, digest: other.Digest, value: other.Value}
+		if other.Handled {
+			r.state = handled
 		}
 		if result, over, err = c.judge([]record{r}); over {
 			return false, err
@@ -65,22 +65,6 @@ func (c *claim) take(ctx context.Context) (result Result, over bool, err error) 
 		return true, ErrInProgress
 	})
 	return result, over, err
-}
-
-// parseRecord reads what claim.lua returns of another delivery.
-func parseRecord(key string, reply []any) (record, error) {
-	var fields [4]string
-	for i := range min(len(reply), len(fields)) {
-		fields[i], _ = reply[i].(string)
-	}
-	r := record{key: key, state: fields[0], id: fields[1], digest: []byte(fields[2])}
-	if len(reply) == len(fields) && reply[3] != nil {
-		r.value = []byte(fields[3])
-	}
-	if r.state != claimed && r.state != handled {
-		return r, fmt.Errorf("inbox: Redis returned a record in state %q", r.state)
-	}
-	return r, nil
 }
 
 // run calls fn under the claim, and marks the event as handled or gives the claim back.
@@ -97,14 +81,14 @@ func (c *claim) run(ctx context.Context, fn ResultFunc) (value []byte, err error
 		lose(nil)
 		<-stopped
 		if !succeeded {
-			_, _ = c.end(ctx, releaseScript, c.token) // else the lease ends it
+			c.release(ctx) // else the lease ends it
 			return
 		}
-		args := []any{c.token, c.event.ID.String(), c.digest, c.cfg.Retention.Milliseconds()}
-		if value != nil {
-			args = append(args, value)
-		}
-		if ours, err := c.end(ctx, handleScript, args...); err != nil || !ours {
+		own := c.own
+		own.Handled, own.Value = true, value
+		ctx, cancel := c.detached(ctx)
+		defer cancel()
+		if ours, err := c.store.Handle(ctx, c.storeKey, own, c.cfg.Retention); err != nil || !ours {
 			c.cfg.Logger.WarnContext(ctx, "an event was handled, but could not be marked so: a repeat may be applied again", c.attrs("error", err)...)
 		}
 	}()
@@ -116,8 +100,8 @@ func (c *claim) run(ctx context.Context, fn ResultFunc) (value []byte, err error
 	return value, err
 }
 
-// renew renews the claim until stop is closed, and loses it when another delivery has it, or when Redis hasn't answered for a
-// lease and the way fails closed.
+// renew renews the claim until stop is closed, and loses it when another delivery has it, or when the store hasn't answered
+// for a lease and the way fails closed.
 func (c *claim) renew(ctx context.Context, stop <-chan struct{}, lose context.CancelCauseFunc) {
 	ticker := time.NewTicker(c.cfg.Lease / 3)
 	defer ticker.Stop()
@@ -132,7 +116,7 @@ func (c *claim) renew(ctx context.Context, stop <-chan struct{}, lose context.Ca
 		}
 		sent := time.Now()
 		ask, cancel := context.WithDeadline(ctx, last.Add(c.cfg.Lease))
-		ours, err := renewScript.Run(ask, c.client, []string{c.redisKey}, c.token, c.event.ID.String(), c.digest, c.cfg.Lease.Milliseconds()).Bool()
+		ours, err := c.store.Renew(ask, c.storeKey, c.own, c.cfg.Lease)
 		cancel()
 		switch {
 		case err == nil && ours:
@@ -149,10 +133,13 @@ func (c *claim) renew(ctx context.Context, stop <-chan struct{}, lose context.Ca
 	}
 }
 
-// end runs the last script of a claim, whose answer tells whether the claim was ours. It is detached from the caller's
-// context, which may be what ended the function.
-func (c *claim) end(ctx context.Context, script *redis.Script, args ...any) (ours bool, err error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), min(c.cfg.Lease, 2*time.Second))
+func (c *claim) release(ctx context.Context) {
+	ctx, cancel := c.detached(ctx)
 	defer cancel()
-	return script.Run(ctx, c.client, []string{c.redisKey}, args...).Bool()
+	_ = c.store.Release(ctx, c.storeKey, c.own)
+}
+
+// detached is for a claim's last step, apart from the caller's context, which may be what ended the function.
+func (c *claim) detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), min(c.cfg.Lease, 2*time.Second))
 }

@@ -50,7 +50,7 @@ func TestANilFunctionIsAnError(t *testing.T) {
 	})
 	_, err := inbox.Handle[inbox.TxFunc[*sql.Tx]](inbox.Status[*sql.Tx](nil), nil)(t.Context(), event())
 	require.ErrorContains(t, err, "the function is nil")
-	_, err = inbox.Handle(newRedis(t, dbtest.Redis(t)), nil)(t.Context(), event())
+	_, err = inbox.Handle(newClaims(t, dbtest.Redis(t)), nil)(t.Context(), event())
 	require.ErrorContains(t, err, "the function is nil")
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/inbox/inboxredis"
 )
 
 // The ways to a database, and the ways to handle an event once.
@@ -59,7 +60,7 @@ type tableOf struct {
 // setup is what a test may change about its consumer.
 type setup struct {
 	table    inbox.TableConfig
-	redis    inbox.RedisConfig
+	claims   inbox.ClaimsConfig
 	maxConns int32
 	via      func(url string) string // another way to the database, for the consumer alone
 	bare     bool                    // no tables
@@ -67,8 +68,8 @@ type setup struct {
 
 type option func(*setup)
 
-func tableConfig(f func(*inbox.TableConfig)) option { return func(s *setup) { f(&s.table) } }
-func redisConfig(f func(*inbox.RedisConfig)) option { return func(s *setup) { f(&s.redis) } }
+func tableConfig(f func(*inbox.TableConfig)) option   { return func(s *setup) { f(&s.table) } }
+func claimsConfig(f func(*inbox.ClaimsConfig)) option { return func(s *setup) { f(&s.claims) } }
 
 // eachTable runs a test on a Table on each database.
 func eachTable(t *testing.T, run func(t *testing.T, c *consumer), options ...option) {
@@ -129,7 +130,7 @@ func connect(t testing.TB, way, database, dsn, redisURL string, options ...optio
 	t.Helper()
 	s := setup{
 		table:    inbox.TableConfig{Consumer: "entitlements", Logger: discard()},
-		redis:    inbox.RedisConfig{Consumer: "entitlements", Logger: discard()},
+		claims:   inbox.ClaimsConfig{Consumer: "entitlements", Logger: discard()},
 		maxConns: 4,
 		via:      func(url string) string { return url },
 	}
@@ -246,7 +247,9 @@ func statusOf[Tx any](t testing.TB, fin *finalize.Finalizer[Tx], wrap func(Tx) e
 }
 
 func (c *consumer) byRedis(s *setup) {
-	way, err := inbox.NewRedis(dbtest.RedisOn(c.t, c.redisURL), &s.redis)
+	store, err := inboxredis.New(dbtest.RedisOn(c.t, c.redisURL), "")
+	require.NoError(c.t, err)
+	way, err := inbox.NewClaims(store, &s.claims)
 	require.NoError(c.t, err)
 	var q endstate.Querier = c.pool
 	if c.pool == nil {

@@ -86,7 +86,7 @@ type record struct {
 
 // The states of a record.
 const (
-	claimed = "claimed" // Redis
+	claimed = "claimed" // Claims
 	handled = "handled"
 	failed  = "failed" // Table
 	dead    = "dead"   // Table

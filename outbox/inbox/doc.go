@@ -8,15 +8,15 @@
 //     exactly once, whatever dies at any point, as long as all of it is in that transaction.
 //   - Status leaves it to the consumer's aggregate: its state machine (package guard, through package finalize) refuses the
 //     second transition. Exactly once as well, for consumers that move a state.
-//   - Redis claims the event, renews the claim while the function runs, and marks it as handled afterwards. That is usually
-//     once, for effects that no transaction of ours can hold: repeats of a handled event are dropped, concurrent ones wait.
-//     The effect happens again if the process dies between the effect and the mark, if it stops for longer than the claim
-//     lasts, or if Redis loses its data. The remedy is to key the effect itself: a credit's row by the batch that it is for, a
-//     payment by the idempotency key that its provider takes.
+//   - Claims, kept in Redis by package inboxredis, are for effects that no transaction of ours can hold: the event is claimed,
+//     the claim renewed while the function runs, and the event marked as handled afterwards. That is usually once: repeats of
+//     a handled event are dropped, concurrent ones wait. The effect happens again if the process dies between the effect and
+//     the mark, if it stops for longer than the claim lasts, or if Redis loses its data. The remedy is to key the effect
+//     itself: a credit's row by the batch that it is for, a payment by the idempotency key that its provider takes.
 //
 // With each way:
 //
-//   - Two deliveries of one event are never in the function at once, with the exceptions named for Redis. The second one
+//   - Two deliveries of one event are never in the function at once, with the exceptions named for Claims. The second one
 //     waits for the first, or fails with ErrInProgress: see Wait.
 //   - When the function fails, nothing of the inbox remains that would keep a later delivery from handling the event.
 //   - A repeat of one id with another type, aggregate or payload is told apart, also if it had to wait: ErrPayloadMismatch.
@@ -53,7 +53,7 @@
 //
 // # Retention
 //
-// Table.Clean deletes old records, and Redis forgets them. An event that is published once more after that is applied once
+// Table.Clean deletes old records, and a store of claims forgets them. An event that is published once more after that is applied once
 // more. So keep them for longer than the producer's longest retry: from an event's first publication until nobody, neither
 // relay nor operator, will publish it again.
 package inbox

@@ -18,6 +18,7 @@ import (
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/inbox/inboxredis"
 )
 
 // exampleDB is a SQLite database with an empty table of credits.
@@ -203,15 +204,17 @@ func ExampleStatus() {
 
 // An effect that no transaction of ours holds: Redis drops the repeats, and the provider's idempotency key is for the crash
 // between the effect and the mark.
-func ExampleRedis() {
+func ExampleClaims() {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:6379"})
 	defer client.Close()
-	way, err := inbox.NewRedis(client, &inbox.RedisConfig{
+	store, err := inboxredis.New(client, "")
+	check(err)
+	claims, err := inbox.NewClaims(store, &inbox.ClaimsConfig{
 		Consumer: "payments",
 		Key:      func(e outbox.Event) (string, error) { return "payment/" + e.AggregateID, nil },
 	})
 	check(err)
-	handler := inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
+	handler := inbox.Handle(claims, func(ctx context.Context, event outbox.Event) error {
 		return pay(ctx, "payment/"+event.AggregateID) // keyed
 	})
 	_ = handler

@@ -17,7 +17,7 @@ import (
 // and outbox/natsjs call, and safe for concurrent use.
 type Handler func(ctx context.Context, event outbox.Event) (Result, error)
 
-// Way is one of the ways to handle each event once: *Table, Status, *Redis, or your own. F is the function that it guards:
+// Way is one of the ways to handle each event once: *Table, Status, *Claims, or your own. F is the function that it guards:
 // TxFunc or Func, or the forms of these that return a result.
 type Way[F any] interface {
 	// Apply calls fn for the event, unless it was handled before.
@@ -27,7 +27,7 @@ type Way[F any] interface {
 // Handle makes a Handler of a way and the function that it guards.
 //
 //	inbox.Handle(table, func(ctx context.Context, tx pgx.Tx, event outbox.Event) error { … })
-//	inbox.Handle(redis, func(ctx context.Context, event outbox.Event) error { … })
+//	inbox.Handle(claims, func(ctx context.Context, event outbox.Event) error { … })
 func Handle[F any](way Way[F], fn F) Handler {
 	return func(ctx context.Context, event outbox.Event) (Result, error) { return way.Apply(ctx, event, fn) }
 }
@@ -99,10 +99,10 @@ var (
 	// ErrNotFound is returned by Table.Retry and Table.Discard when there is no such dead letter.
 	ErrNotFound = errors.New("inbox: no such dead letter")
 
-	// ErrUnavailable is returned when Redis doesn't answer and the way fails closed. Deliver the event again later.
-	ErrUnavailable = errors.New("inbox: Redis is unavailable")
+	// ErrUnavailable is returned when the store of claims doesn't answer and the way fails closed. Deliver the event again later.
+	ErrUnavailable = errors.New("inbox: the store of claims is unavailable")
 
-	// ErrClaimLost is the cause with which a handler's context ends when its claim in Redis went to another delivery.
+	// ErrClaimLost is the cause with which a handler's context ends when its claim went to another delivery.
 	ErrClaimLost = errors.New("inbox: the claim was lost")
 
 	// ErrTxOwned is returned by Commit and Rollback of the transaction that a function gets: the inbox ends it.

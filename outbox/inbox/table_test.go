@@ -105,7 +105,7 @@ func TestASecondDeliveryWaitsOrIsToldToComeBack(t *testing.T) {
 						if way == "table" && database == "sqlite" && wait < 0 {
 							return // the busy_timeout decides there: TestABusySQLiteIsInProgress
 						}
-						c := newConsumer(t, way, database, tableConfig(func(cfg *inbox.TableConfig) { cfg.Wait = wait }), redisConfig(func(cfg *inbox.RedisConfig) { cfg.Wait = wait }))
+						c := newConsumer(t, way, database, tableConfig(func(cfg *inbox.TableConfig) { cfg.Wait = wait }), claimsConfig(func(cfg *inbox.ClaimsConfig) { cfg.Wait = wait }))
 						e := event()
 						inside, finish := make(chan struct{}), make(chan struct{})
 						handle := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
@@ -404,7 +404,7 @@ func TestABusinessKeyTellsThatTwoIdsMeanTheSame(t *testing.T) {
 	byBatch := func(e outbox.Event) (string, error) { return "credit/" + e.AggregateID, nil }
 	options := []option{
 		tableConfig(func(cfg *inbox.TableConfig) { cfg.Key = byBatch }),
-		redisConfig(func(cfg *inbox.RedisConfig) { cfg.Key = byBatch }),
+		claimsConfig(func(cfg *inbox.ClaimsConfig) { cfg.Key = byBatch }),
 	}
 	for _, way := range []string{"table", "redis"} {
 		for _, database := range databases {

@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
-	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -35,7 +34,7 @@ func TestALeaderDiesUnderLoad(t *testing.T) {
 	stream := createStream(t, js, jetstream.StreamConfig{Name: "EVENTS", Subjects: []string{"events.>"}, Replicas: len(nodes)})
 
 	// More is put while the relay runs, so that the leader dies with calls in flight.
-	db := dbtest.SQLite(t)
+	db := newSQLite(t)
 	in := func(do func(tx endstate.Tx) error) {
 		tx, err := db.Begin()
 		require.NoError(t, err)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,7 +16,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
-	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
@@ -117,7 +115,7 @@ func eventually(t *testing.T, what string, cond func() bool) {
 func TestConsumersApplyEachEventOnce(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, jetstream.StreamConfig{Duplicates: 100 * time.Millisecond})
-	db := dbtest.SQLiteOn(t, dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), "wal"))
+	db := newSQLite(t)
 	_, err := db.Exec(`CREATE TABLE credits (event text)`)
 	require.NoError(t, err)
 	table, err := inbox.NewTableSQL(db, &inbox.TableConfig{Consumer: "results", Logger: slog.New(slog.DiscardHandler)})

@@ -9,8 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/endstate-go/endstate/internal/cloudevents"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/cloudevents"
 )
 
 const (
@@ -53,7 +53,7 @@ func Decode(header nats.Header, data []byte) (outbox.Event, error) {
 		}
 		attributes[attribute] = value
 	}
-	e, err := cloudevents.Event(attributes, data)
+	e, err := cloudevents.FromAttributes(attributes, data)
 	if err != nil {
 		return outbox.Event{}, fmt.Errorf("%w: %w", ErrNotEvent, err)
 	}

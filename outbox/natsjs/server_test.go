@@ -2,9 +2,11 @@ package natsjs
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -86,6 +89,15 @@ func connect(t *testing.T, urls ...string) *nats.Conn {
 	require.NoError(t, err)
 	t.Cleanup(func() { conn.Close(); <-closed })
 	return conn
+}
+
+// newSQLite opens a new SQLite database. This module has no part of the root's internal packages: their versions may differ.
+func newSQLite(t *testing.T) *sql.DB {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(t.TempDir(), "test.db")+"?_pragma=busy_timeout(10000)&_pragma=journal_mode(wal)")
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, db.Close()) })
+	return db
 }
 
 // stored returns what a stream holds.

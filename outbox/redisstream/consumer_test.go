@@ -17,6 +17,7 @@ import (
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/inbox/inboxredis"
 )
 
 // sink is an inbox's Handler that counts.
@@ -104,7 +105,9 @@ func TestAGroupHandlesEachEventOnce(t *testing.T) {
 	batch := events(200)
 	publish(t, rdb, batch)
 	publish(t, rdb, batch)
-	way, err := inbox.NewRedis(rdb, &inbox.RedisConfig{Consumer: "results", Wait: -1, Logger: slog.New(slog.DiscardHandler)})
+	store, err := inboxredis.New(rdb, "")
+	require.NoError(t, err)
+	way, err := inbox.NewClaims(store, &inbox.ClaimsConfig{Consumer: "results", Wait: -1, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(t, err)
 	var s sink
 	handle := inbox.Handle(way, func(ctx context.Context, e outbox.Event) error { _, err := s.handle(ctx, e); return err })

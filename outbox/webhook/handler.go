@@ -19,7 +19,7 @@ import (
 //	401         not signed, wrongly, or too long ago
 //	405         not a POST
 //	422         the inbox will never take it: another payload under a known id, or outbox.Permanent
-//	503         another delivery of it is in progress, or Redis is unavailable: again in a second (Retry-After)
+//	503         another delivery of it is in progress, or the store of claims is away: again in a second (Retry-After)
 //	500         handling it failed: again
 //
 // Nothing of the event remains applied unless the status is 200 or 204. The header Endstate-Outcome tells the inbox's outcome.

@@ -15,8 +15,8 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/endstate-go/endstate/internal/cloudevents"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/cloudevents"
 )
 
 // Config says how to publish. The zero Config, or nil, is ready for use: structured mode, not signed.

@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/endstate-go/endstate/internal/cloudevents"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/cloudevents"
 )
 
 // Receiver is the receiving side: it reads, verifies and decodes requests. It is safe for concurrent use as long as nobody
@@ -131,7 +131,7 @@ func decodeBinary(header http.Header, body []byte) (outbox.Event, error) {
 		return outbox.Event{}, fmt.Errorf("content type is %q, not %s, and no header begins with ce-", header.Get(contentType), cloudevents.StructuredType)
 	}
 	attributes[cloudevents.DataContentType] = header.Get(contentType)
-	return cloudevents.Event(attributes, body)
+	return cloudevents.FromAttributes(attributes, body)
 }
 
 // Status is the HTTP status to answer to an error of Receiver.Event: 401, 413, 400 or, for one that isn't about the request,

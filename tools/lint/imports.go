@@ -36,7 +36,13 @@ func rules() []rule {
 		{below("lock"), below("guard", "outbox", "finalize", "cmd"), "the lock knows nothing of what it locks"},
 		{below("finalize"), below("lock", "cmd"), "finalize takes any lock, by an interface of its own"},
 		{below("guard", "finalize"), under("github.com/redis", "github.com/bsm"), "the lock, and with it Redis, is optional"},
+		{withoutRedis, under("github.com/redis"), "Redis is optional: only its own packages import its client"},
 	}
+}
+
+// withoutRedis reports whether a package is of the outbox and not about Redis.
+func withoutRedis(path string) bool {
+	return below("outbox")(path) && !below("outbox/redisstream", "outbox/inbox/inboxredis")(path)
 }
 
 // forTests reports whether a package is only for tests.

@@ -13,6 +13,7 @@ import (
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/inbox/inboxredis"
 )
 
 // recorder counts the calls of a Func.
@@ -23,60 +24,22 @@ func (r *recorder) count(context.Context, outbox.Event) error {
 	return nil
 }
 
-func newRedis(t *testing.T, client redis.UniversalClient, configure ...func(*inbox.RedisConfig)) *inbox.Redis {
+func newClaims(t *testing.T, client redis.UniversalClient, configure ...func(*inbox.ClaimsConfig)) *inbox.Claims {
 	t.Helper()
-	cfg := &inbox.RedisConfig{Consumer: "entitlements", Logger: discard()}
+	cfg := &inbox.ClaimsConfig{Consumer: "entitlements", Logger: discard()}
 	for _, f := range configure {
 		f(cfg)
 	}
-	way, err := inbox.NewRedis(client, cfg)
+	store, err := inboxredis.New(client, "")
+	require.NoError(t, err)
+	way, err := inbox.NewClaims(store, cfg)
 	require.NoError(t, err)
 	return way
 }
 
-func TestWhatIsInRedis(t *testing.T) {
-	t.Parallel()
-	client := dbtest.Redis(t)
-	way := newRedis(t, client, func(cfg *inbox.RedisConfig) { cfg.Lease, cfg.Retention = time.Minute, time.Hour })
-	e := event()
-	key := "endstate:inbox:entitlements:" + e.ID.String()
-	_, err := inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
-		require.Equal(t, "claimed", client.HGet(ctx, key, "state").Val())
-		require.InDelta(t, time.Minute, client.PTTL(ctx, key).Val(), float64(10*time.Second))
-		return nil
-	})(t.Context(), e)
-	require.NoError(t, err)
-	require.Equal(t, "handled", client.HGet(t.Context(), key, "state").Val())
-	require.InDelta(t, time.Hour, client.PTTL(t.Context(), key).Val(), float64(10*time.Second))
-
-	// A failure gives the claim back, also when the consumer is being stopped.
-	ctx, cancel := context.WithCancel(t.Context())
-	_, err = inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
-		cancel()
-		return ctx.Err()
-	})(ctx, event())
-	require.ErrorIs(t, err, context.Canceled)
-	require.Equal(t, []string{key}, client.Keys(t.Context(), "*").Val())
-}
-
-func TestConsumersWithColonsDoNotShareKeysInRedis(t *testing.T) {
-	t.Parallel()
-	client := dbtest.Redis(t)
-	for consumer, key := range map[string]string{"credit": "refund:1", "credit:refund": "1", "credit%3Arefund": "1"} {
-		way := newRedis(t, client, func(cfg *inbox.RedisConfig) {
-			cfg.Consumer, cfg.Key = consumer, func(outbox.Event) (string, error) { return key, nil }
-		})
-		var effect recorder
-		result, err := inbox.Handle(way, effect.count)(t.Context(), event())
-		require.NoError(t, err)
-		require.Equal(t, inbox.Applied, result.Outcome, "%s, %s", consumer, key)
-		require.Equal(t, 1, effect.calls)
-	}
-}
-
 func TestTheResultIsKeptInRedis(t *testing.T) {
 	t.Parallel()
-	way := newRedis(t, dbtest.Redis(t))
+	way := newClaims(t, dbtest.Redis(t))
 	e := event()
 	for _, value := range [][]byte{{'r', 0, 0xff}, {}, nil} {
 		e.ID[0]++
@@ -92,7 +55,7 @@ func TestTheResultIsKeptInRedis(t *testing.T) {
 func TestTheClaimIsRenewed(t *testing.T) {
 	t.Parallel()
 	client := dbtest.Redis(t)
-	way := newRedis(t, client, func(cfg *inbox.RedisConfig) { cfg.Lease, cfg.Wait = 300*time.Millisecond, -1 })
+	way := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease, cfg.Wait = 300*time.Millisecond, -1 })
 	e := event()
 	var r recorder
 	_, err := inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
@@ -111,7 +74,7 @@ func TestTheClaimIsRenewed(t *testing.T) {
 func TestAFlushForgetsWhatWasHandled(t *testing.T) {
 	t.Parallel()
 	client := dbtest.Redis(t)
-	way := newRedis(t, client)
+	way := newClaims(t, client)
 	e := event()
 	var rec recorder
 	for range 2 {
@@ -127,7 +90,7 @@ func TestAFlushForgetsWhatWasHandled(t *testing.T) {
 func TestAFlushWhileTheFunctionRunsIsMended(t *testing.T) {
 	t.Parallel()
 	client := dbtest.Redis(t)
-	way := newRedis(t, client, func(cfg *inbox.RedisConfig) { cfg.Lease = 300 * time.Millisecond })
+	way := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease = 300 * time.Millisecond })
 	e := event()
 	_, err := inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
 		require.NoError(t, client.FlushDB(ctx).Err())
@@ -145,7 +108,7 @@ func TestAFlushWhileTheFunctionRunsIsMended(t *testing.T) {
 func TestALostClaimEndsTheFunctionsContext(t *testing.T) {
 	t.Parallel()
 	client := dbtest.Redis(t)
-	slow := newRedis(t, client, func(cfg *inbox.RedisConfig) { cfg.Lease = time.Second })
+	slow := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease = time.Second })
 	e := event()
 	_, err := inbox.Handle(slow, func(ctx context.Context, event outbox.Event) error {
 		require.NoError(t, client.FlushDB(ctx).Err())
@@ -167,7 +130,7 @@ func TestAnotherDeliverysClaimIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	for _, outcome := range []error{nil, errPoison} {
 		client := dbtest.Redis(t)
-		way := newRedis(t, client, func(cfg *inbox.RedisConfig) { cfg.Wait = -1 })
+		way := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Wait = -1 })
 		e := event()
 		inside, finish, done := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 		_, err := inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
@@ -196,7 +159,7 @@ func TestAnotherDeliverysClaimIsLeftAlone(t *testing.T) {
 func TestAPauseBeyondTheLeaseRepeats(t *testing.T) {
 	t.Parallel()
 	client := dbtest.Redis(t)
-	way := newRedis(t, client, func(cfg *inbox.RedisConfig) { cfg.Lease = time.Minute })
+	way := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease = time.Minute })
 	e := event()
 	key := "endstate:inbox:entitlements:" + e.ID.String()
 	var second recorder
@@ -218,8 +181,8 @@ func TestRedisDownFailsClosedOrOpen(t *testing.T) {
 	server := dbtest.StartRedis(t)
 	client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
-	closed := newRedis(t, client)
-	open := newRedis(t, client, func(cfg *inbox.RedisConfig) { cfg.FailOpen = true })
+	closed := newClaims(t, client)
+	open := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.FailOpen = true })
 	e := event()
 	server.Kill()
 
@@ -246,7 +209,7 @@ func TestRedisGoneWhileTheFunctionRuns(t *testing.T) {
 	for _, failOpen := range []bool{false, true} {
 		server := dbtest.StartRedis(t)
 		client := redis.NewClient(&redis.Options{Addr: server.Addr(), MaxRetries: -1})
-		way := newRedis(t, client, func(cfg *inbox.RedisConfig) { cfg.Lease, cfg.FailOpen = 300*time.Millisecond, failOpen })
+		way := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease, cfg.FailOpen = 300*time.Millisecond, failOpen })
 		_, err := inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
 			server.Kill()
 			if failOpen {
@@ -268,20 +231,22 @@ func TestRedisGoneWhileTheFunctionRuns(t *testing.T) {
 	}
 }
 
-func TestRedisConfigSaysWhatIsWrong(t *testing.T) {
+func TestClaimsConfigSaysWhatIsWrong(t *testing.T) {
 	client := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1"})
 	defer client.Close()
-	for want, cfg := range map[string]*inbox.RedisConfig{
-		"RedisConfig is nil":                              nil,
-		"RedisConfig.Consumer is empty":                   {},
-		"RedisConfig.Consumer is 201 bytes long":          {Consumer: strings.Repeat("c", 201)},
-		"RedisConfig.Lease is 1µs":                        {Consumer: "c", Lease: time.Microsecond},
-		"RedisConfig.Retention is 1s, shorter than Lease": {Consumer: "c", Retention: time.Second},
+	store, err := inboxredis.New(client, "")
+	require.NoError(t, err)
+	for want, cfg := range map[string]*inbox.ClaimsConfig{
+		"ClaimsConfig is nil":                              nil,
+		"ClaimsConfig.Consumer is empty":                   {},
+		"ClaimsConfig.Consumer is 201 bytes long":          {Consumer: strings.Repeat("c", 201)},
+		"ClaimsConfig.Lease is 1µs":                        {Consumer: "c", Lease: time.Microsecond},
+		"ClaimsConfig.Retention is 1s, shorter than Lease": {Consumer: "c", Retention: time.Second},
 	} {
-		_, err := inbox.NewRedis(client, cfg)
+		_, err := inbox.NewClaims(store, cfg)
 		require.ErrorIs(t, err, inbox.ErrConfig)
 		require.ErrorContains(t, err, want)
 	}
-	_, err := inbox.NewRedis(nil, &inbox.RedisConfig{Consumer: "c"})
-	require.ErrorContains(t, err, "client is nil")
+	_, err = inbox.NewClaims(nil, &inbox.ClaimsConfig{Consumer: "c"})
+	require.ErrorContains(t, err, "the ClaimStore is nil")
 }

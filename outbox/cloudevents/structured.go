@@ -31,7 +31,7 @@ func Structured(e outbox.Event, from string) []byte {
 		b = append(b, ',')
 	}
 	attributes := len(b)
-	if IsJSON(e.ContentType) && len(bytes.TrimSpace(e.Payload)) == len(e.Payload) && utf8.Valid(e.Payload) && json.Valid(e.Payload) {
+	if isJSON(e.ContentType) && len(bytes.TrimSpace(e.Payload)) == len(e.Payload) && utf8.Valid(e.Payload) && json.Valid(e.Payload) {
 		b = append(b, `"data":`...)
 		b = append(b, e.Payload...)
 		b = append(b, '}')
@@ -49,13 +49,14 @@ func appendString(b []byte, s string) []byte {
 	return append(b, text...)
 }
 
-// IsJSON tells whether a media type is JSON. The empty one is: it is the default of events and of CloudEvents' JSON format.
-func IsJSON(contentType string) bool {
+// isJSON reports whether a media type is JSON. The empty one is: it is the default of events and of CloudEvents' JSON format.
+func isJSON(contentType string) bool {
 	media, _, err := mime.ParseMediaType(contentType)
 	return contentType == "" || err == nil && (media == "application/json" || media == "text/json" || strings.HasSuffix(media, "+json"))
 }
 
-// ParseStructured reads what Structured, or another producer, wrote.
+// ParseStructured reads what Structured, or another producer, wrote. Its errors are those of FromAttributes, and what is wrong
+// with the JSON text. Data of a JSON content type is returned byte for byte; a string of another one is its text.
 func ParseStructured(text []byte) (outbox.Event, error) {
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(text, &members); err != nil {
@@ -80,11 +81,11 @@ func ParseStructured(text []byte) (outbox.Event, error) {
 			attributes[name] = string(raw)
 		}
 	}
-	payload, err := payload(data, encoded, IsJSON(attributes[DataContentType]))
+	payload, err := payload(data, encoded, isJSON(attributes[DataContentType]))
 	if err != nil {
 		return outbox.Event{}, err
 	}
-	return Event(attributes, payload)
+	return FromAttributes(attributes, payload)
 }
 
 // payload is what one of two members holds.

@@ -17,29 +17,32 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// The names of attributes. Every other one is a header.
+// DataContentType is the attribute that bindings to a transport carry as the transport's own content type.
+const DataContentType = "datacontenttype"
+
+// The names of the other attributes. Every one that isn't among them is a header.
 const (
-	specVersion     = "specversion"
-	id              = "id"
-	source          = "source"
-	eventType       = "type"
-	subject         = "subject"
-	occurredAt      = "time"
-	DataContentType = "datacontenttype"
-	dataSchema      = "dataschema"
-	aggregateType   = "aggregatetype"
-	schemaVersion   = "schemaversion"
-	headers         = "headers"
+	specVersion   = "specversion"
+	id            = "id"
+	source        = "source"
+	eventType     = "type"
+	subject       = "subject"
+	occurredAt    = "time"
+	dataSchema    = "dataschema"
+	aggregateType = "aggregatetype"
+	schemaVersion = "schemaversion"
+	headers       = "headers"
 )
 
 var reserved = []string{specVersion, id, source, eventType, subject, occurredAt, DataContentType, dataSchema, "data", aggregateType, schemaVersion, headers}
 
 const version = "1.0"
 
-// Attribute is one attribute of an event, as text.
+// Attribute is one attribute of an event: its name of a-z and 0-9, and its value as text, not escaped.
 type Attribute struct{ Name, Value string }
 
-// Attributes returns all there is of an event from a source, save its data. Optional ones that are empty are left out.
+// Attributes returns all that there is of an event except its data, in a fixed order. The source is a URI reference that says
+// where it comes from. Optional attributes that are empty are left out.
 func Attributes(e outbox.Event, from string) []Attribute {
 	all := []Attribute{
 		{specVersion, version},
@@ -74,7 +77,7 @@ func Attributes(e outbox.Event, from string) []Attribute {
 	return slices.DeleteFunc(all, func(a Attribute) bool { return a.Value == "" })
 }
 
-// isExtension tells whether CloudEvents allows a header as an attribute, and every transport carries it unchanged.
+// isExtension reports whether CloudEvents allows a header as an attribute, and every transport carries it unchanged.
 func isExtension(name, value string) bool {
 	if name == "" || len(name) > 20 || value == "" || slices.Contains(reserved, name) {
 		return false
@@ -109,8 +112,10 @@ func ascii(text []byte) string {
 	return b.String()
 }
 
-// Event makes an event of its attributes and data. Its id must be a UUID.
-func Event(attributes map[string]string, data []byte) (outbox.Event, error) {
+// FromAttributes makes an event of its attributes and data, as Attributes gives them or another producer sends them. The error
+// names the attribute: the id must be a UUID, source and type must not be empty, and specversion must be 1.0. Attributes that
+// another producer leaves out are empty fields; those that aren't ours are headers. The data isn't copied.
+func FromAttributes(attributes map[string]string, data []byte) (outbox.Event, error) {
 	e := outbox.Event{
 		Type:          attributes[eventType],
 		AggregateType: attributes[aggregateType],

@@ -1,4 +1,8 @@
-// Package cloudevents maps an event to CloudEvents 1.0 and back, for the publishers that speak it.
+// Package cloudevents maps an event to CloudEvents 1.0 and back, for packages that publish to a broker or read from one.
+//
+// In structured mode an event is one JSON text: Structured and ParseStructured. In binary mode its payload is the message's
+// data, and each attribute a header of the message, with the prefix that the transport's binding names: Attributes and
+// FromAttributes, with Escape and Unescape for transports whose headers are ASCII (HTTP, NATS). Kafka's are UTF-8, unescaped.
 //
 //	CloudEvents               outbox.Event
 //	id, type, time            ID, Type, OccurredAt

@@ -92,7 +92,7 @@ func TestAttributesAreRead(t *testing.T) {
 				require.Equal(t, a.Value, value)
 				attributes[a.Name] = value
 			}
-			got, err := Event(attributes, e.Payload)
+			got, err := FromAttributes(attributes, e.Payload)
 			require.NoError(t, err)
 			require.Equal(t, e, got)
 		})
