@@ -211,7 +211,7 @@ func (f *Finalizer[Tx]) ready(ctx context.Context, key guard.Key, trigger Trigge
 	}
 	a, err := f.newAttempt(key, trigger)
 	if err == nil {
-		err = f.prepare(a, outcome)
+		err = f.prepare(ctx, a, outcome)
 	}
 	if err != nil {
 		return nil, Receipt{}, err
@@ -326,7 +326,7 @@ func (f *core) checkState(ref guard.Ref, state string) error {
 }
 
 // prepare puts an outcome into the attempt, or says what is wrong with it.
-func (f *core) prepare(a *attempt, out Outcome) error {
+func (f *core) prepare(ctx context.Context, a *attempt, out Outcome) error {
 	if err := f.checkState(a.ref, out.State); err != nil {
 		return err
 	}
@@ -343,7 +343,7 @@ func (f *core) prepare(a *attempt, out Outcome) error {
 		}
 		events[i] = e
 	}
-	events, err := f.cfg.Outbox.Prepare(events)
+	events, err := f.cfg.Outbox.Prepare(ctx, events)
 	if err != nil {
 		return fmt.Errorf("finalize: %v: Outcome.Events: %w", a.ref, err)
 	}
@@ -383,7 +383,7 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 	if err != nil {
 		return Receipt{}, err
 	}
-	if err := f.prepare(a, out); err != nil {
+	if err := f.prepare(ctx, a, out); err != nil {
 		return Receipt{}, err
 	}
 	if err := ctx.Err(); err != nil {

@@ -75,7 +75,7 @@ func TestInsertsIntoAServicesTable(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sql"}, nil, func(t *testing.T, db *database) {
 		makeTheirs(t, db)
-		prepared, err := theirs.Prepare([]outbox.Event{event("completed", "k")})
+		prepared, err := theirs.Prepare(t.Context(), []outbox.Event{event("completed", "k")})
 		require.NoError(t, err)
 		insert := func(ctx context.Context, tx endstate.Tx) (err error) {
 			for query, args := range theirs.Inserts(sqltx.Postgres, prepared) {
@@ -85,7 +85,7 @@ func TestInsertsIntoAServicesTable(t *testing.T) {
 		}
 		require.NoError(t, db.try(insert))
 		require.True(t, outbox.Taken(db.try(insert)))
-		prepared, err = theirs.Prepare([]outbox.Event{event("completed", "k")})
+		prepared, err = theirs.Prepare(t.Context(), []outbox.Event{event("completed", "k")})
 		require.NoError(t, err)
 		require.True(t, outbox.Taken(db.try(insert)), "by its aggregate and type")
 	})

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"mime"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -30,7 +28,8 @@ type Event struct {
 	Payload []byte
 	// ContentType is the payload's media type. Empty: "application/json". A payload declared as JSON must be valid JSON.
 	ContentType string
-	// Headers travel beside the payload, such as trace context.
+	// Headers travel beside the payload, such as trace context; see also Writer.Headers. Names and values together may have
+	// MaxHeaders bytes.
 	Headers map[string]string
 	// OccurredAt is when it happened. Zero: the database's clock at the insert. Microseconds are kept.
 	OccurredAt time.Time
@@ -39,6 +38,8 @@ type Event struct {
 	DedupKey string
 	// SchemaVersion is the payload's version, from 1. Zero: 1.
 	SchemaVersion int
+
+	carried map[string]string // what Writer.Headers added to Headers; the events of one call may share it
 }
 
 // The limits on an event's fields, in bytes. They keep every index entry well under a btree page's limit.
@@ -46,6 +47,7 @@ const (
 	MaxName     = 200  // AggregateType, Type, ContentType
 	MaxID       = 1000 // AggregateID
 	MaxDedupKey = 2000
+	MaxHeaders  = 16 << 10 // names and values of all headers together, with those that Writer.Headers adds
 	// DefaultMaxPayload applies unless Writer.MaxPayload says otherwise.
 	DefaultMaxPayload = 1 << 20
 )
@@ -97,13 +99,8 @@ func (e Event) validate(maxPayload int) error {
 			return e.invalid(f.name, err.Error())
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(e.Headers)) {
-		if err := sqltx.CheckText(key); err != nil {
-			return e.invalid("Headers", "has a key that "+err.Error())
-		}
-		if err := sqltx.CheckText(e.Headers[key]); err != nil {
-			return e.invalid("Headers", fmt.Sprintf("[%q] %v", key, err))
-		}
+	if err := e.validateHeaders(); err != nil {
+		return err
 	}
 	if e.SchemaVersion < 0 || e.SchemaVersion > 1<<31-1 {
 		return e.invalid("SchemaVersion", fmt.Sprintf("is %d", e.SchemaVersion))

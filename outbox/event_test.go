@@ -111,10 +111,10 @@ func TestMaxPayload(t *testing.T) {
 	e.ContentType, e.Payload = "text/plain", make([]byte, 11)
 	_, err := outbox.Writer{MaxPayload: 10}.Put(t.Context(), untouched{t}, e)
 	require.ErrorContains(t, err, "Payload is 11 bytes long, Writer.MaxPayload is 10")
-	_, err = outbox.Writer{MaxPayload: 11}.Prepare([]outbox.Event{e})
+	_, err = outbox.Writer{MaxPayload: 11}.Prepare(t.Context(), []outbox.Event{e})
 	require.NoError(t, err)
 	e.Payload = make([]byte, 2<<20)
-	_, err = outbox.Writer{MaxPayload: 2 << 20}.Prepare([]outbox.Event{e})
+	_, err = outbox.Writer{MaxPayload: 2 << 20}.Prepare(t.Context(), []outbox.Event{e})
 	require.NoError(t, err)
 }
 
@@ -138,14 +138,14 @@ func TestPutRefusesTwoOfOneKey(t *testing.T) {
 	id := uuid.New()
 	a, b := event("a", ""), event("b", "ID "+id.String())
 	a.ID = id
-	_, err := outbox.Writer{}.Prepare([]outbox.Event{a, b})
+	_, err := outbox.Writer{}.Prepare(t.Context(), []outbox.Event{a, b})
 	require.NoError(t, err)
 }
 
 func TestPrepareLeavesTheCallersEventsAlone(t *testing.T) {
 	t.Parallel()
 	events := []outbox.Event{event("completed", "")}
-	prepared, err := outbox.Writer{}.Prepare(events)
+	prepared, err := outbox.Writer{}.Prepare(t.Context(), events)
 	require.NoError(t, err)
 	require.Equal(t, uuid.Nil, events[0].ID)
 	require.NotEqual(t, uuid.Nil, prepared[0].ID)

@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -39,6 +38,11 @@ type Writer struct {
 	Schema     string // the table's schema; empty: the connection's search path
 	Table      string // default DefaultTable
 	MaxPayload int    // the longest payload in bytes; default DefaultMaxPayload
+	// Headers adds headers to the events of a Put or a finalization, from the context that this was called with: a trace's,
+	// for instance. It is called once for all events of a call, and again when a transaction is run again. An event's own
+	// headers win, whatever the case of their names. What it adds is no part of what was asked for: finalize's digests, and
+	// so Receipt.Differs, leave it out. It must be safe for concurrent use.
+	Headers func(ctx context.Context) map[string]string
 	// Columns is for a table of the service's own. Nil: the library's, which Migrate makes.
 	Columns *Columns
 }
@@ -74,7 +78,7 @@ func (w Writer) Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Res
 	if tx == nil {
 		return nil, errors.New("outbox: Put: tx is nil")
 	}
-	events, err := w.Prepare(events)
+	events, err := w.Prepare(ctx, events)
 	if err != nil {
 		return nil, err
 	}
@@ -228,11 +232,3 @@ func (e Event) dedupKey() any {
 }
 
 func (e Event) shard() int16 { return int16(Shard(e.AggregateType, e.AggregateID)) }
-
-func (e Event) headers() string {
-	if len(e.Headers) == 0 {
-		return "{}"
-	}
-	text, _ := json.Marshal(e.Headers) // a map of strings can't fail
-	return string(text)
-}

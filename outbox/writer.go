@@ -34,6 +34,9 @@ func (w Writer) Validate() error {
 		return fmt.Errorf("%w: Writer.MaxPayload is %d", ErrConfig, w.MaxPayload)
 	}
 	if w.Columns != nil {
+		if w.Headers != nil && w.Columns.Headers == "" {
+			return fmt.Errorf("%w: Writer.Headers is set, but Writer.Columns.Headers names no column for what it adds", ErrConfig)
+		}
 		return w.Columns.validate()
 	}
 	return nil
@@ -70,14 +73,20 @@ func (w Writer) maxPayload() int {
 }
 
 // Prepare returns a copy of events with their zero fields filled in (ids among them), or says which field of which event
-// can't be stored, or which two share a key. It sends nothing.
-func (w Writer) Prepare(events []Event) ([]Event, error) {
+// can't be stored, or which two share a key. They carry what Writer.Headers takes from ctx, beside their own Headers. It sends
+// nothing.
+func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
 	prepared := make([]Event, len(events))
+	var carried map[string]string
+	if w.Headers != nil && len(events) > 0 {
+		carried = w.Headers(ctx)
+	}
 	for i, e := range events {
 		e, err := e.withDefaults()
 		if err != nil {
 			return nil, err
 		}
+		e.carry(carried)
 		if err := e.validate(w.maxPayload()); err != nil {
 			return nil, err
 		}

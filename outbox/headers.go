@@ -1,0 +1,78 @@
+package outbox
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// carry adds headers to e, but for those that it has itself. Brokers and HTTP don't tell names by their case, so neither
+// does this.
+func (e *Event) carry(headers map[string]string) {
+	e.carried = headers
+	for name := range e.Headers {
+		if _, taken := lookup(e.carried, name); taken {
+			e.carried = maps.Clone(headers)
+			maps.DeleteFunc(e.carried, func(theirs, _ string) bool {
+				_, taken := lookup(e.Headers, theirs)
+				return taken
+			})
+			return
+		}
+	}
+}
+
+// lookup finds a header by its name in any case.
+func lookup(headers map[string]string, name string) (value string, found bool) {
+	if value, found = headers[name]; found {
+		return value, true
+	}
+	for other, value := range headers {
+		if strings.EqualFold(other, name) {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+// validateHeaders says which header can't be stored.
+func (e Event) validateHeaders() error {
+	size := 0
+	for _, source := range []struct {
+		field   string
+		headers map[string]string
+	}{{"Headers", e.Headers}, {"Headers, with those of Writer.Headers,", e.carried}} {
+		for _, name := range slices.Sorted(maps.Keys(source.headers)) {
+			value := source.headers[name]
+			if err := sqltx.CheckText(name); err != nil {
+				return e.invalid(source.field, "has a key that "+err.Error())
+			}
+			if err := sqltx.CheckText(value); err != nil {
+				return e.invalid(source.field, fmt.Sprintf("[%q] %v", name, err))
+			}
+			size += len(name) + len(value)
+		}
+		if size > MaxHeaders {
+			return e.invalid(source.field, fmt.Sprintf("is %d bytes long, the limit is %d", size, MaxHeaders))
+		}
+	}
+	return nil
+}
+
+// headers are all headers of e as JSON.
+func (e Event) headers() string {
+	all := e.Headers
+	if len(e.carried) > 0 {
+		all = maps.Clone(e.carried)
+		maps.Copy(all, e.Headers)
+	}
+	if len(all) == 0 {
+		return "{}"
+	}
+	text, _ := json.Marshal(all) // a map of strings can't fail
+	return string(text)
+}
