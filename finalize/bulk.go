@@ -48,7 +48,7 @@ func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
 		clauses = append(clauses, plan.HoldMany(b, name, from, i > 0))
 		from = name
 	}
-	clauses = append(clauses, fmt.Sprintf("endstate_held AS MATERIALIZED (SELECT %s.*, clock_timestamp() AS at FROM %s)", from, from))
+	clauses = append(clauses, fmt.Sprintf("endstate_held AS MATERIALIZED (SELECT %s.*, clock_timestamp() AS endstate_at FROM %s)", from, from))
 	from = "endstate_held"
 	var moved []string
 	for i, plan := range plans {
@@ -68,13 +68,13 @@ func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
 	for i, plan := range plans {
 		for _, column := range plan.Columns() {
 			nulls.WriteString(", NULL")
-			columns = append(columns, fmt.Sprintf("p%d.%s", i, column))
+			columns = append(columns, fmt.Sprintf("endstate_p%d.%s", i, column))
 		}
-		sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS p%d ON true", plan.SourceMany(b, sqlplan.Item), i))
+		sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS endstate_p%d ON true", plan.SourceMany(b, sqlplan.Item), i))
 	}
 	return strings.Join(clauses, ",\n") + fmt.Sprintf(`
-SELECT %[1]s.n, NULL::boolean, NULL::timestamptz, %[2]s FROM %[1]s %[3]s WHERE %[1]s.n NOT IN (SELECT n FROM endstate_settle0)
-UNION ALL SELECT n, %[4]s, at%[5]s FROM endstate_settle0`, sqlplan.Item, strings.Join(columns, ", "), strings.Join(sources, " "), won, nulls.String())
+SELECT %[1]s.endstate_n, NULL::boolean, NULL::timestamptz, %[2]s FROM %[1]s %[3]s WHERE %[1]s.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
+UNION ALL SELECT endstate_n, %[4]s, endstate_at%[5]s FROM endstate_settle0`, sqlplan.Item, strings.Join(columns, ", "), strings.Join(sources, " "), won, nulls.String())
 }
 
 // sameAsFirst are conditions that all counts are the same.

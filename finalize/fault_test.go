@@ -53,7 +53,7 @@ func faultCases() []faultCase {
 // commit is the statement at which the case's outcome takes effect.
 func (c faultCase) commit() string {
 	if c.call == "settle" {
-		return "WITH settle0"
+		return "WITH endstate_settle0"
 	}
 	return "commit"
 }
@@ -197,7 +197,7 @@ func TestConnectionLostWhileTheServerWorksOnTheCommit(t *testing.T) {
 func TestPipelineCutBeforeItsSettle(t *testing.T) {
 	c := faultCase{"do/all", guard.All(statusGuard(), guard.Ledger{}), true, "do"}
 	f := c.setUp(t)
-	fault := f.proxy.Arm(&pgfault.Fault{SQL: "WITH settle0", Do: pgfault.CutBefore})
+	fault := f.proxy.Arm(&pgfault.Fault{SQL: "WITH endstate_settle0", Do: pgfault.CutBefore})
 	r, err := f.call(t.Context())
 	fault.RequireFired(t)
 	require.NoError(t, err)
@@ -354,7 +354,7 @@ func TestSettleArrivesLate(t *testing.T) {
 			t.Parallel()
 			f := c.setUp(t)
 			ctx, cancel := context.WithCancel(t.Context())
-			fault := f.proxy.Arm(&pgfault.Fault{SQL: "WITH settle0", Do: pgfault.Hold})
+			fault := f.proxy.Arm(&pgfault.Fault{SQL: "WITH endstate_settle0", Do: pgfault.Hold})
 			go f.cancelOnceHeld(ctx, fault, cancel)
 			r, err := f.call(ctx)
 			fault.RequireFired(t)

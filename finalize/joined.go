@@ -75,12 +75,12 @@ func (j *joined) batch(a *attempt) outbox.Batch {
 // may come.
 func (j *joined) sources(a *sqlplan.Args) string {
 	var columns []string
-	from := "(VALUES (1)) AS one (n)"
+	from := "(VALUES (1)) AS endstate_one (n)"
 	for i, plan := range j.plans {
 		for _, column := range plan.Columns() {
-			columns = append(columns, fmt.Sprintf("p%d.%s", i, column))
+			columns = append(columns, fmt.Sprintf("endstate_p%d.%s", i, column))
 		}
-		source := fmt.Sprintf("(%s) AS p%d", plan.Source(a), i)
+		source := fmt.Sprintf("(%s) AS endstate_p%d", plan.Source(a), i)
 		if i == 0 && plan.Absent() != nil {
 			from = source
 		} else {
@@ -105,7 +105,7 @@ func (j *joined) clauses(a *sqlplan.Args) (with, last string) {
 	return "WITH " + strings.Join(clauses, ",\n"), last
 }
 
-func settleName(plan int) string { return fmt.Sprintf("settle%d", plan) }
+func settleName(plan int) string { return fmt.Sprintf("endstate_settle%d", plan) }
 
 // settledAt is when the aggregate was settled: the time that the ledger recorded.
 func (j *joined) settledAt() string { return fmt.Sprintf("(SELECT at FROM %s)", settleName(j.ledger)) }
@@ -134,7 +134,7 @@ func (j *joined) mayWin(a *sqlplan.Args, form outbox.Form) string {
 	with, last := j.clauses(a)
 	won := fmt.Sprintf("(SELECT true FROM %s)", last)
 	if form != 0 {
-		with += fmt.Sprintf(",\nevents AS (\n\t%s)", j.outbox.Insert(a, form, won))
+		with += fmt.Sprintf(",\nendstate_events AS (\n\t%s)", j.outbox.Insert(a, form, won))
 	}
 	if first := settleName(0); first != last {
 		won = fmt.Sprintf("(SELECT 1 / (SELECT count(*) FROM %s)::int = 1 FROM %s)", last, first)

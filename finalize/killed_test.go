@@ -48,7 +48,7 @@ func killSteps() []killStep {
 	everywhere := func(*world) bool { return true }
 	joined := func(w *world) bool { return w.database == "pgx" && w.guard != "own" }
 	apart := func(w *world) bool { return !joined(w) } // settle and events are statements of their own
-	begin, commit, settle := beginsWith("begin"), beginsWith("commit"), beginsWith("WITH settle0")
+	begin, commit, settle := beginsWith("begin"), beginsWith("commit"), beginsWith("WITH endstate_settle0")
 	return []killStep{
 		{name: "before the claim", call: "do", at: begin, do: pgfault.Hold, arrives: true, where: everywhere},
 		{name: "after the claim", call: "do", at: claims, do: pgfault.HoldReply, holds: true, where: everywhere},

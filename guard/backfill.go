@@ -85,17 +85,18 @@ func (l Ledger) backfill(ctx context.Context, tx endstate.Tx, b Backfill) (r Bac
 		}
 		beyond = fmt.Sprintf(" AND (%s) > (%s)", key(keys, "%s"), strings.Join(values, ", "))
 	}
-	batch := fmt.Sprintf(`SELECT %s AS "key", %s AS usable, %s::text AS state, %s AS at, ARRAY[%s] AS parts, row_number() OVER (ORDER BY %s) AS n
+	batch := fmt.Sprintf(`SELECT %s AS endstate_key, %s AS endstate_usable, %s::text AS endstate_state, %s AS endstate_at, ARRAY[%s] AS endstate_parts, row_number() OVER (ORDER BY %s) AS endstate_n
 	FROM %s WHERE NOT %s%s ORDER BY %[6]s LIMIT %[10]d`, strings.Join(encoded(keys), ` || '/' || `), usable(keys), b.Status.column(), at,
 		key(keys, "%s::text"), key(keys, "%s"), b.Status.table(), b.Status.Terminal.open(b.Status.column()), beyond, b.Limit)
 	var last *string // as JSON, which every driver reads
-	err = tx.QueryRow(ctx, fmt.Sprintf(`WITH batch AS MATERIALIZED (
+	err = tx.QueryRow(ctx, fmt.Sprintf(`WITH endstate_batch AS MATERIALIZED (
 	%s),
-filled AS (
+endstate_filled AS (
 	INSERT INTO %s (aggregate, "key", state, "trigger", token, at)
-	SELECT $1::text, "key", state, '%s', gen_random_uuid(), coalesce(at, clock_timestamp()) FROM batch WHERE usable AND octet_length("key") <= %d
+	SELECT $1::text, endstate_key, endstate_state, '%s', gen_random_uuid(), coalesce(endstate_at, clock_timestamp()) FROM endstate_batch WHERE endstate_usable AND octet_length(endstate_key) <= %d
 	ON CONFLICT (aggregate, "key") DO NOTHING RETURNING 1)
-SELECT count(*), (SELECT count(*) FROM filled), count(*) FILTER (WHERE NOT usable OR octet_length("key") > %[4]d), (SELECT to_json(parts)::text FROM batch ORDER BY n DESC LIMIT 1) FROM batch`,
+SELECT count(*), (SELECT count(*) FROM endstate_filled), count(*) FILTER (WHERE NOT endstate_usable OR octet_length(endstate_key) > %[4]d),
+	(SELECT to_json(endstate_parts)::text FROM endstate_batch ORDER BY endstate_n DESC LIMIT 1) FROM endstate_batch`,
 		batch, l.table(), BackfillTrigger, MaxKey), args...).Scan(&r.Rows, &r.Filled, &r.Refused, &last)
 	if err != nil || r.Rows < int64(b.Limit) {
 		return r, err

@@ -2,6 +2,7 @@ package guard_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -64,6 +65,32 @@ func TestBackfill(t *testing.T) {
 			}
 		})
 	})
+}
+
+// Pages follow one another in the order of the key column's type, whatever the column is called.
+func TestBackfillPagesByColumnsOfAnyName(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, "pgx")
+	db.migrate(t, guard.Ledger{})
+	for _, column := range []string{"key", "usable", "at", "parts", "n", "batch"} {
+		db.exec(t, fmt.Sprintf(`CREATE TABLE batch_%[1]s (%[1]q bigint PRIMARY KEY, status text)`, column))
+		db.exec(t, fmt.Sprintf(`INSERT INTO batch_%s SELECT n, 'COMPLETE' FROM generate_series(7, 13) AS n`, column))
+		b := guard.Backfill{Status: guard.Status{Table: "batch_" + column, Key: column, Column: "status", Terminal: terminal}, Aggregate: column, Limit: 2}
+		var filled int64
+		for {
+			var r guard.BackfillResult
+			db.in(t, func(ctx context.Context, tx endstate.Tx) {
+				var err error
+				r, err = guard.Ledger{}.Backfill(ctx, tx, b)
+				require.NoError(t, err)
+			})
+			filled += r.Filled
+			if b.After = r.Next; b.After == nil {
+				break
+			}
+		}
+		require.EqualValues(t, 7, filled, column)
+	}
 }
 
 func TestBackfillRefuses(t *testing.T) {

@@ -116,7 +116,7 @@ func (s Status) dueQuery(d sqltx.Dialect, idle time.Duration, after Key) (string
 	columns := []string{fmt.Sprintf("CAST(%s AS text)", s.column())}
 	var order, bounds []string
 	for _, key := range s.keys() {
-		column := "t." + sqltx.Quote("", key) // an ORDER BY takes a bare name for the column of text that is selected
+		column := "endstate_row." + sqltx.Quote("", key) // an ORDER BY takes a bare name for the column of text that is selected
 		columns = append(columns, fmt.Sprintf("CAST(%s AS text), CAST(%s(%s) AS text)", column, typeOf, column))
 		order = append(order, column)
 	}
@@ -131,7 +131,7 @@ func (s Status) dueQuery(d sqltx.Dialect, idle time.Duration, after Key) (string
 		due += fmt.Sprintf(" AND (%s) > (%s)", strings.Join(order, ", "), strings.Join(bounds, ", "))
 		args = append(args, after.Args()...)
 	}
-	return fmt.Sprintf("SELECT %s FROM %s AS t WHERE %s ORDER BY %s LIMIT %d",
+	return fmt.Sprintf("SELECT %s FROM %s AS endstate_row WHERE %s ORDER BY %s LIMIT %d",
 		strings.Join(columns, ", "), s.table(), due, strings.Join(order, ", "), duePage), args
 }
 

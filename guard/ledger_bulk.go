@@ -9,7 +9,7 @@ import (
 var _ sqlplan.BulkGuard = ledgerPlan{}
 
 func (p ledgerPlan) SourceMany(b *sqlplan.Bulk, from string) string {
-	return `SELECT state, "trigger" AS trigger, token::text AS token, at, digest FROM ` + p.where(b.Aggregate(), from+"."+b.Key()) + " LIMIT 1"
+	return `SELECT state, "trigger", token::text, at, digest FROM ` + p.where(b.Aggregate(), from+"."+b.Key()) + " LIMIT 1"
 }
 
 // HoldMany looks for entries first, one by one through the index (the LIMIT keeps them from being joined, and a ledger that
@@ -20,7 +20,7 @@ func (p ledgerPlan) HoldMany(b *sqlplan.Bulk, name, from string, behind bool) st
 		open += "_open"
 	}
 	clauses := fmt.Sprintf(`%s AS MATERIALIZED (
-	SELECT %s.* FROM %s LEFT JOIN LATERAL (SELECT true AS there FROM %s LIMIT 1) AS entry ON true WHERE entry.there IS NULL)`,
+	SELECT %s.* FROM %s LEFT JOIN LATERAL (SELECT true FROM %s LIMIT 1) AS endstate_entry (there) ON true WHERE endstate_entry.there IS NULL)`,
 		open, from, from, p.where(b.Aggregate(), from+"."+b.Key()))
 	if behind {
 		return clauses
@@ -30,7 +30,7 @@ func (p ledgerPlan) HoldMany(b *sqlplan.Bulk, name, from string, behind bool) st
 
 func (p ledgerPlan) SettleMany(b *sqlplan.Bulk, name, from, _ string) string {
 	return fmt.Sprintf(`%[1]s_entry AS (
-	INSERT INTO %[2]s (aggregate, "key", state, "trigger", token, digest, at) SELECT %[3]s, %[4]s, %[5]s, %[6]s, %[7]s::uuid, %[8]s, at FROM %[9]s
+	INSERT INTO %[2]s (aggregate, "key", state, "trigger", token, digest, at) SELECT %[3]s, %[4]s, %[5]s, %[6]s, %[7]s::uuid, %[8]s, endstate_at FROM %[9]s
 	ON CONFLICT (aggregate, "key") DO NOTHING RETURNING "key"),
 %[1]s AS MATERIALIZED (
 	SELECT * FROM %[9]s WHERE (%[4]s IN (SELECT "key" FROM %[1]s_entry)) IS TRUE)`,

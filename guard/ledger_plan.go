@@ -33,7 +33,7 @@ func (p ledgerPlan) where(aggregate, key string) string {
 }
 
 func (p ledgerPlan) Source(a *sqlplan.Args) string {
-	return `SELECT state, "trigger" AS trigger, token::text AS token, at, digest FROM ` + p.where(ledgerKey(a))
+	return `SELECT state, "trigger", token::text, at, digest FROM ` + p.where(ledgerKey(a))
 }
 
 // ledgerSeed keeps our advisory locks apart from those of others who hash the same text. The table's oid, added to it, keeps

@@ -10,7 +10,7 @@ import (
 
 var _ sqlplan.BulkGuard = statusPlan{}
 
-// whereMany finds the row of the table, named t, that belongs to a row of from.
+// whereMany finds the row of the table, named endstate_row, that belongs to a row of from.
 func (p statusPlan) whereMany(b *sqlplan.Bulk, from string) string {
 	terms := make([]string, len(p.shape))
 	for i := range p.shape {
@@ -18,22 +18,22 @@ func (p statusPlan) whereMany(b *sqlplan.Bulk, from string) string {
 		if p.shape[i] == kindInt {
 			part = b.IntPart
 		}
-		terms[i] = fmt.Sprintf("t.%s = %s.%s%s", sqltx.Quote("", p.keys()[i]), from, part(i), cast(p.shape[i]))
+		terms[i] = fmt.Sprintf("endstate_row.%s = %s.%s%s", sqltx.Quote("", p.keys()[i]), from, part(i), cast(p.shape[i]))
 	}
 	return strings.Join(terms, " AND ")
 }
 
 func (p statusPlan) SourceMany(b *sqlplan.Bulk, from string) string {
-	return fmt.Sprintf("SELECT coalesce(t.%s::text, '') AS state FROM %s AS t WHERE %s LIMIT 1", p.column(), p.table(), p.whereMany(b, from))
+	return fmt.Sprintf("SELECT coalesce(endstate_row.%s::text, '') AS endstate_state FROM %s AS endstate_row WHERE %s LIMIT 1", p.column(), p.table(), p.whereMany(b, from))
 }
 
 // HoldMany locks row by row, in the order of from, each through the key's index: a join might be planned while the table is
 // small, and scan it when it has grown. A LATERAL that locks can't be turned into a join.
 func (p statusPlan) HoldMany(b *sqlplan.Bulk, name, from string, _ bool) string {
 	return fmt.Sprintf(`%s AS MATERIALIZED (
-	SELECT %s.*, held.* FROM %s CROSS JOIN LATERAL (
-		SELECT t.ctid AS %s FROM %s AS t WHERE %s AND %s FOR NO KEY UPDATE SKIP LOCKED) AS held)`,
-		name, from, from, tid(name), p.table(), p.whereMany(b, from), p.Terminal.open("t."+p.column()))
+	SELECT %s.*, endstate_found.* FROM %s CROSS JOIN LATERAL (
+		SELECT endstate_row.ctid AS %s FROM %s AS endstate_row WHERE %s AND %s FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found)`,
+		name, from, from, tid(name), p.table(), p.whereMany(b, from), p.Terminal.open("endstate_row."+p.column()))
 }
 
 // tid is the column in which the HoldMany of this name notes where a row is.
@@ -45,13 +45,13 @@ func tid(hold string) string { return hold + "_tid" }
 // lock is not found there, and stays as it is.
 func (p statusPlan) SettleMany(b *sqlplan.Bulk, name, from, hold string) string {
 	states, place := b.StateFor()
-	state := fmt.Sprintf("(array_cat(ARRAY[t.%s], %s))[2 + r.%s]", p.column(), states, place)
+	state := fmt.Sprintf("(array_cat(ARRAY[endstate_row.%s], %s))[2 + endstate_call.%s]", p.column(), states, place)
 	set := p.set(sqltx.Postgres, state, func(v any) string {
 		if v == By {
-			return "r." + b.Trigger()
+			return "endstate_call." + b.Trigger()
 		}
 		return b.Value(func(*sqlplan.Call) any { return v })
 	})
-	return fmt.Sprintf("%s AS (\n\tUPDATE %s AS t SET %s FROM %s AS r WHERE t.ctid = ANY (ARRAY(SELECT %s FROM %s)) AND t.ctid = r.%s AND %s AND %s RETURNING r.*)",
-		name, p.table(), set, from, tid(hold), from, tid(hold), p.whereMany(b, "r"), p.Terminal.open("t."+p.column()))
+	return fmt.Sprintf("%s AS (\n\tUPDATE %s AS endstate_row SET %s FROM %s AS endstate_call WHERE endstate_row.ctid = ANY (ARRAY(SELECT %s FROM %s)) AND endstate_row.ctid = endstate_call.%s AND %s AND %s RETURNING endstate_call.*)",
+		name, p.table(), set, from, tid(hold), from, tid(hold), p.whereMany(b, "endstate_call"), p.Terminal.open("endstate_row."+p.column()))
 }

@@ -18,7 +18,7 @@ type statusPlan struct {
 
 var _ sqlplan.Guard = statusPlan{}
 
-func (p statusPlan) Columns() []string { return []string{"state"} }
+func (p statusPlan) Columns() []string { return []string{"endstate_state"} }
 
 func (p statusPlan) Dest(dest []any, row *sqlplan.Row) []any { return append(dest, &row.State) }
 
@@ -36,7 +36,7 @@ func (p statusPlan) where(a *sqlplan.Args) string {
 }
 
 func (p statusPlan) Source(a *sqlplan.Args) string {
-	return fmt.Sprintf("SELECT coalesce(%s::text, '') AS state FROM %s WHERE %s", p.column(), p.table(), p.where(a))
+	return fmt.Sprintf("SELECT coalesce(%s::text, '') AS endstate_state FROM %s WHERE %s", p.column(), p.table(), p.where(a))
 }
 
 // Claim locks the row if it is open, and that alone takes a transaction id: a loser gets none. One who waited for the lock

@@ -52,7 +52,7 @@ func (w Writer) bulk(param func(column int) string, where string) string {
 	for i, t := range columnTypes {
 		arrays[i] = param(i) + "::" + sent(t) + "[]"
 	}
-	return w.insertInto(fmt.Sprintf("\nSELECT %s\nFROM unnest(%s) AS e%s%s", received(arrays), strings.Join(arrays, ", "), insertColumns, where))
+	return w.insertInto(fmt.Sprintf("\nSELECT %s\nFROM unnest(%s) AS endstate_event %s%s", received(arrays), strings.Join(arrays, ", "), insertColumns, where))
 }
 
 // sent is the type as which values of an array are sent: text where a driver that isn't told the types couldn't.
@@ -63,11 +63,13 @@ func sent(t string) string {
 	return t
 }
 
-// received are insertColumns of the arrays' relation, e. In what all events share, an unnest gives NULL from the second row on.
+// received are insertColumns of the arrays' relation, endstate_event. In what all events share, an unnest gives NULL from the second row on.
 func received(arrays []string) string {
-	same := func(name string, i int) string { return fmt.Sprintf("coalesce(e.%s, (%s)[1])", name, arrays[i]) }
-	return strings.Join([]string{"e.id::uuid", same("aggregate_type", 1), "e.aggregate_id", same("type", 3), "e.payload", same("content_type", 5),
-		same("headers", 6) + "::jsonb", "coalesce(e.occurred_at, clock_timestamp())", "e.dedup_key", same("schema_version", 9), "e.shard"}, ", ")
+	same := func(name string, i int) string {
+		return fmt.Sprintf("coalesce(endstate_event.%s, (%s)[1])", name, arrays[i])
+	}
+	return strings.Join([]string{"endstate_event.id::uuid", same("aggregate_type", 1), "endstate_event.aggregate_id", same("type", 3), "endstate_event.payload", same("content_type", 5),
+		same("headers", 6) + "::jsonb", "coalesce(endstate_event.occurred_at, clock_timestamp())", "endstate_event.dedup_key", same("schema_version", 9), "endstate_event.shard"}, ", ")
 }
 
 // FewEvents events or fewer are passed as scalars, which the server takes faster than arrays. The number also bounds how

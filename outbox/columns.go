@@ -99,7 +99,7 @@ func (w Writer) insertInto(source string) string {
 	var columns, values []string
 	for _, f := range w.Columns.fields() {
 		columns = append(columns, sqltx.Quote("", f.theirs))
-		value := "mapped." + f.own
+		value := "endstate_event." + f.own
 		if f.own == "payload" && w.Columns.PayloadType != "" && w.Columns.PayloadType != "bytea" {
 			value = fmt.Sprintf("convert_from(%s, 'UTF8')::%s", value, w.Columns.PayloadType)
 		}
@@ -109,7 +109,7 @@ func (w Writer) insertInto(source string) string {
 		columns = append(columns, sqltx.Quote("", name))
 		values = append(values, sqltx.Literal(w.Columns.Set[name]))
 	}
-	return fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s FROM (%s) AS mapped %s", w.table(), strings.Join(columns, ", "), strings.Join(values, ", "), source, insertColumns)
+	return fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s FROM (%s) AS endstate_event %s", w.table(), strings.Join(columns, ", "), strings.Join(values, ", "), source, insertColumns)
 }
 
 // id is the column of an event's id.

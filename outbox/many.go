@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// ClauseMany returns a WITH clause, for finalize to join with a guard's, that inserts the events of those calls whose n the
+// ClauseMany returns a WITH clause, for finalize to join with a guard's, that inserts the events of those calls whose endstate_n the
 // clause named prev has. Its arguments are what ColumnsMany returns, and are the statement's first. A taken dedup key or id is
 // an error there.
 func (w Writer) ClauseMany(name, prev string) string {
@@ -18,7 +18,7 @@ func (w Writer) ClauseMany(name, prev string) string {
 	// In the arrays' order, so that seq follows it. IS TRUE keeps the look into prev a hashed one: a join of two relations
 	// whose sizes can't be known could be planned as a nested loop.
 	return fmt.Sprintf("%s AS (\n\t%s)", name, w.insertInto(fmt.Sprintf(`
-	SELECT %s FROM unnest(%s) WITH ORDINALITY AS e%s, owner, place) WHERE (e.owner IN (SELECT n FROM %s)) IS TRUE ORDER BY e.place`,
+	SELECT %s FROM unnest(%s) WITH ORDINALITY AS endstate_event %s, owner, place) WHERE (endstate_event.owner IN (SELECT endstate_n FROM %s)) IS TRUE ORDER BY endstate_event.place`,
 		received(arrays), strings.Join(append(arrays, owners), ", "), columns, prev)))
 }
 

@@ -11,7 +11,7 @@ import (
 const Item = "endstate_item"
 
 // Bulk collects what a statement over many calls needs while its text is written. The calls are the rows of a relation, Item,
-// with the column n, a call's place from 0, and a column for each field of Call that is asked for. The columns keep their
+// with the column endstate_n, a call's place from 0, and a column for each field of Call that is asked for. The columns keep their
 // names in relations that are made of Item's.
 type Bulk struct {
 	given   int
@@ -109,8 +109,8 @@ func (b *Bulk) once(name string, make func() string) string {
 func (b *Bulk) column(name, sqlType string, arg func([]*Call) any) string {
 	return b.once(name, func() string {
 		b.arrays = append(b.arrays, b.param(arg)+"::"+sqlType+"[]")
-		b.columns = append(b.columns, "call_"+name)
-		return "call_" + name
+		b.columns = append(b.columns, "endstate_"+name)
+		return "endstate_" + name
 	})
 }
 
@@ -136,7 +136,7 @@ func BuildBulk(given int, before string, write func(*Bulk) string) BulkStatement
 	b := Bulk{given: given, shared: map[string]string{}}
 	rest := write(&b)
 	names := strings.Join(b.columns, ", ")
-	sql := fmt.Sprintf("WITH %s"+Item+" AS MATERIALIZED (\n\tSELECT (n - 1)::int4 AS n, %s FROM unnest(%s) WITH ORDINALITY AS calls (%s, n)),\n%s",
+	sql := fmt.Sprintf("WITH %s"+Item+" AS MATERIALIZED (\n\tSELECT (n - 1)::int4 AS endstate_n, %s FROM unnest(%s) WITH ORDINALITY AS endstate_calls (%s, n)),\n%s",
 		before, names, strings.Join(b.arrays, ", "), names, rest)
 	return BulkStatement{sql, b.args}
 }
@@ -163,6 +163,6 @@ type BulkGuard interface {
 	// just look.
 	HoldMany(b *Bulk, name, from string, behind bool) string
 	// SettleMany returns WITH clauses, the last of them called name: the rows of the relation from, which are held by the
-	// clause called hold and have a column at, that it moved to their terminal states.
+	// clause called hold and have a column endstate_at, that it moved to their terminal states.
 	SettleMany(b *Bulk, name, from, hold string) string
 }

@@ -297,12 +297,12 @@ func (s *session) removeBatch(ctx context.Context, tx pgx.Tx, batch [][]string) 
 		}
 	}
 	columns := quoted(s.order, "")
-	tag, err := tx.Exec(ctx, fmt.Sprintf(`WITH ranked AS (
-	SELECT ctid AS at, row_number() OVER (PARTITION BY %s ORDER BY %s) AS n FROM %s WHERE %s),
-removed AS (
-	DELETE FROM %[3]s t USING ranked r WHERE t.ctid = r.at AND r.n > 1 RETURNING %[5]s)
-INSERT INTO %[6]s (%[7]s) SELECT %[7]s FROM removed`,
-		quoted(s.keys(), ""), order, s.table(), these, quoted(s.order, "t."), s.backup(), columns), args...)
+	tag, err := tx.Exec(ctx, fmt.Sprintf(`WITH endstate_ranked AS (
+	SELECT ctid AS endstate_ctid, row_number() OVER (PARTITION BY %s ORDER BY %s) AS endstate_n FROM %s WHERE %s),
+endstate_removed AS (
+	DELETE FROM %[3]s AS endstate_row USING endstate_ranked WHERE endstate_row.ctid = endstate_ctid AND endstate_n > 1 RETURNING %[5]s)
+INSERT INTO %[6]s (%[7]s) SELECT %[7]s FROM endstate_removed`,
+		quoted(s.keys(), ""), order, s.table(), these, quoted(s.order, "endstate_row."), s.backup(), columns), args...)
 	return tag.RowsAffected(), err
 }
 

@@ -54,9 +54,9 @@ func (s *session) undo(ctx context.Context) (*Result, error) {
 	}
 	for moved := int64(1); backed && moved > 0; r.Moved += moved {
 		err := s.locked(ctx, func(tx pgx.Tx) error {
-			tag, err := tx.Exec(ctx, fmt.Sprintf(`WITH back AS (
+			tag, err := tx.Exec(ctx, fmt.Sprintf(`WITH endstate_back AS (
 	DELETE FROM %[1]s WHERE ctid IN (SELECT ctid FROM %[1]s LIMIT %[2]d) RETURNING %[3]s)
-INSERT INTO %[4]s (%[3]s) OVERRIDING SYSTEM VALUE SELECT %[3]s FROM back`, s.backup(), s.cfg.Batch, quoted(s.order, ""), s.table()))
+INSERT INTO %[4]s (%[3]s) OVERRIDING SYSTEM VALUE SELECT %[3]s FROM endstate_back`, s.backup(), s.cfg.Batch, quoted(s.order, ""), s.table()))
 			moved = tag.RowsAffected()
 			return err
 		})

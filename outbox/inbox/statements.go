@@ -35,15 +35,15 @@ func newStatements(cfg *TableConfig, d sqltx.Dialect) *statements {
 		s.lookup += s.text(` UNION ALL SELECT ` + columns + ` FROM {table} WHERE consumer = {1:text} AND event_id = {3:uuid} AND "key" <> {2:text}`)
 	}
 	s.keep = s.text(`UPDATE {table} SET result = {3:bytea} WHERE consumer = {1:text} AND "key" = {2:text}`)
-	s.handle = s.text(`INSERT INTO {table} AS i (consumer, "key", event_id, digest, result, state, attempts, at)
+	s.handle = s.text(`INSERT INTO {table} AS endstate_row (consumer, "key", event_id, digest, result, state, attempts, at)
 VALUES ({1:text}, {2:text}, {3:uuid}, {4:bytea}, {5:bytea}, 'handled', 1, {now})
 ON CONFLICT (consumer, "key") DO UPDATE SET event_id = excluded.event_id, digest = excluded.digest, result = excluded.result,
-	state = 'handled', attempts = i.attempts + 1, at = excluded.at, event = NULL, error = NULL WHERE i.state <> 'handled'`)
-	s.fail = s.text(`INSERT INTO {table} AS i (consumer, "key", event_id, digest, event, error, state, attempts, at)
+	state = 'handled', attempts = endstate_row.attempts + 1, at = excluded.at, event = NULL, error = NULL WHERE endstate_row.state <> 'handled'`)
+	s.fail = s.text(`INSERT INTO {table} AS endstate_row (consumer, "key", event_id, digest, event, error, state, attempts, at)
 VALUES ({1:text}, {2:text}, {3:uuid}, {4:bytea}, {5:bytea}, {6:text}, CASE WHEN {7:int4} <= 1 THEN 'dead' ELSE 'failed' END, 1, {now})
 ON CONFLICT (consumer, "key") DO UPDATE SET event_id = excluded.event_id, digest = excluded.digest, event = excluded.event, error = excluded.error,
-	state = CASE WHEN i.state = 'dead' OR i.attempts + 1 >= {7:int4} THEN 'dead' ELSE 'failed' END, attempts = i.attempts + 1, at = excluded.at
-	WHERE i.state <> 'handled'
+	state = CASE WHEN endstate_row.state = 'dead' OR endstate_row.attempts + 1 >= {7:int4} THEN 'dead' ELSE 'failed' END, attempts = endstate_row.attempts + 1, at = excluded.at
+	WHERE endstate_row.state <> 'handled'
 RETURNING state, attempts`)
 	const letter = `SELECT "key", event, coalesce(error, ''), attempts, at FROM {table} WHERE consumer = {1:text} AND state = 'dead' `
 	s.list = s.text(letter + `ORDER BY at, "key" LIMIT {2:int4}`)
@@ -57,7 +57,7 @@ SELECT {1:text}, {2:text}, {3:uuid}, {4:bytea}, 'handled', 1, {now} WHERE `
 		try := `pg_try_advisory_xact_lock({5:int8} # ` + sqltx.Literal(s.table) + `::regclass::oid::int8)`
 		s.insert = s.text(insert + try + ` ON CONFLICT DO NOTHING`)
 		s.lock = s.text("SELECT " + strings.Replace(try, "{5", "{1", 1))
-		s.must = "WITH done AS (" + s.handle + "\nRETURNING 1) SELECT 1 / count(*)::int FROM done"
+		s.must = "WITH endstate_done AS (" + s.handle + "\nRETURNING 1) SELECT 1 / count(*)::int FROM endstate_done"
 		// SKIP LOCKED, so that several clean-ups share the work, and none waits for a delivery.
 		s.clean = s.text(`DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table}
 	WHERE consumer = {1:text} AND state <> 'dead' AND at < clock_timestamp() - make_interval(secs => {2:float8}) ORDER BY at LIMIT {3:int4} FOR UPDATE SKIP LOCKED))`)
