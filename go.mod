@@ -3,7 +3,6 @@ module github.com/endstate-go/endstate
 go 1.26.0
 
 require (
-	github.com/bsm/redislock v0.9.4
 	github.com/cenkalti/backoff/v5 v5.0.3
 	github.com/google/uuid v1.6.0
 	github.com/hashicorp/golang-lru/v2 v2.0.7

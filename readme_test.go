@@ -16,7 +16,7 @@ import (
 
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
-	"github.com/endstate-go/endstate/lock"
+	"github.com/endstate-go/endstate/lock/lockredis"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
 	"github.com/endstate-go/endstate/outbox/redisstream"
@@ -93,15 +93,20 @@ func credit(ctx context.Context, tx pgx.Tx, event outbox.Event) error { return n
 func batchOf(event outbox.Event) (key string, err error)              { return event.AggregateID, nil }
 
 func scoring(ctx context.Context, rdb redis.UniversalClient, fin *finalize.Finalizer[pgx.Tx], batchID uuid.UUID) (finalize.Receipt, error) {
-	locks, err := lock.NewRedis(rdb, nil) // or lock.NewPostgres, lock.NewLocal; Config.Lock of the finalizer
+	locks, err := lockredis.New(rdb, nil) // or lock.NewPostgres, lock.NewLocal; Config.Lock.Locker of the finalizer
 	if err != nil {
 		return finalize.Receipt{}, err
 	}
 	defer locks.Close()
 
-	receipt, err := finalize.DoPrepared(ctx, fin, guard.UUID(batchID), "sweep", finalize.Stages[pgx.Tx, ranking]{
-		Prepare: func(ctx context.Context) (ranking, error) { return score(ctx, batchID) }, // long, in no transaction
-		Commit:  save,                                                                      // short, in the one that finalizes
+	receipt, err := fin.DoPrepared(ctx, guard.UUID(batchID), "sweep", func(ctx context.Context) (finalize.Func[pgx.Tx], error) {
+		result, err := score(ctx, batchID) // long, in no transaction
+		if err != nil {
+			return nil, err
+		}
+		return func(ctx context.Context, tx pgx.Tx) (finalize.Outcome, error) {
+			return save(ctx, tx, result) // short, in the one that finalizes
+		}, nil
 	})
 	return receipt, err
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/endstate-go/endstate/internal/testserver"
-	"github.com/endstate-go/endstate/lock"
+	"github.com/endstate-go/endstate/lock/lockredis"
 )
 
 // locks are the cases of a Redis lock that nobody else wants. The returned function stops its Redis.
@@ -28,7 +28,7 @@ func (b *bencher) locks() ([]bcase, func(), error) {
 	}
 	options.PoolSize = connections
 	client := redis.NewClient(options)
-	ours, err := lock.NewRedis(client, &lock.RedisConfig{Logger: slog.New(slog.DiscardHandler)})
+	ours, err := lockredis.New(client, &lockredis.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		server.Close()
 		return nil, nil, err

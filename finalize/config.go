@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"reflect"
 	"time"
 
 	"github.com/endstate-go/endstate"
@@ -47,17 +46,8 @@ type Config struct {
 	// state. A Settle that is answered from the cache then computes its outcome's digest, which takes several times as long
 	// as the rest.
 	CompareEvents bool
-	// Lock keeps triggers from preparing the same aggregate at the same time, in DoPrepared; lock.NewRedis, NewPostgres and
-	// NewLocal make one. Its key is the aggregate's name and the encoded key. Do, DoTx and Settle don't use it: their
-	// callbacks run while the guard holds the aggregate, one after another in any case. Default: none.
-	Lock Locker
-	// OnContention says what DoPrepared does when another call holds the lock. Default WaitForHolder.
-	OnContention Contention
-	// LockTimeout bounds how long DoPrepared waits for another call that holds the lock; then it fails with ErrInProgress.
-	// Default 1 min.
-	LockTimeout time.Duration
-	// OnLockFailure says what DoPrepared does when the lock service is away. Default FailOpen.
-	OnLockFailure LockFailure
+	// Lock keeps triggers from preparing the same aggregate at the same time, in DoPrepared. The zero value has no lock.
+	Lock LockConfig
 	// Logger gets a line at info level for each win, at warn level for what needs eyes, and at debug level for the rest.
 	// Default slog.Default().
 	Logger *slog.Logger
@@ -94,8 +84,8 @@ func (c *Config) withDefaults() (Config, error) {
 	if cfg.Hot.Window == 0 {
 		cfg.Hot.Window = time.Minute
 	}
-	if cfg.LockTimeout == 0 {
-		cfg.LockTimeout = time.Minute
+	if cfg.Lock.Timeout == 0 {
+		cfg.Lock.Timeout = time.Minute
 	}
 	if cfg.Group.From == 0 {
 		cfg.Group.From = 16
@@ -152,20 +142,8 @@ func (c *Config) validate() error {
 	if c.Hot.Window < 0 {
 		return fail("Hot.Window", "is negative")
 	}
-	if v := reflect.ValueOf(c.Lock); v.Kind() == reflect.Pointer && v.IsNil() {
-		return fail("Lock", fmt.Sprintf("is a nil %T; leave the field out where there is no lock", c.Lock))
-	}
-	if c.LockTimeout < 0 {
-		return fail("LockTimeout", "is negative")
-	}
-	if c.OnContention != WaitForHolder && c.OnContention != ReturnInProgress {
-		return fail("OnContention", "is neither WaitForHolder nor ReturnInProgress")
-	}
-	if _, ok := c.Lock.(tryLocker); c.OnContention == ReturnInProgress && !ok {
-		return fail("OnContention", fmt.Sprintf("is ReturnInProgress, but Lock (%T) has no method Try", c.Lock))
-	}
-	if c.OnLockFailure != FailOpen && c.OnLockFailure != FailClosed {
-		return fail("OnLockFailure", "is neither FailOpen nor FailClosed")
+	if field, why := c.Lock.check(); field != "" {
+		return fail("Lock."+field, why)
 	}
 	if c.Group.Max < 0 {
 		return fail("Group.Max", "is negative; to turn grouping off, set Group.Off")

@@ -14,13 +14,13 @@ import (
 )
 
 // Work that takes long is done before the transaction, and with a lock once, however many triggers there are.
-func ExampleDoPrepared() {
+func ExampleFinalizer_DoPrepared() {
 	db, done := exampleDB()
 	defer done()
 	fin, err := finalize.NewSQL(db, &finalize.Config{
 		Aggregate: "batch",
 		Guard:     guard.All(batchStatus(), guard.Ledger{}),
-		Lock:      lock.NewLocal(), // several processes share lock.NewRedis or lock.NewPostgres
+		Lock:      finalize.LockConfig{Locker: lock.NewLocal()}, // several processes share lock.NewPostgres or lockredis.New
 		Logger:    slog.New(slog.DiscardHandler),
 	})
 	check(err)
@@ -29,16 +29,14 @@ func ExampleDoPrepared() {
 	var triggers sync.WaitGroup
 	for _, trigger := range []finalize.Trigger{"periodic", "threshold", "sweep"} {
 		triggers.Go(func() {
-			_, err := finalize.DoPrepared(context.Background(), fin, guard.Text("b1"), trigger, finalize.Stages[*sql.Tx, float64]{
-				Prepare: func(ctx context.Context) (score float64, err error) {
-					fmt.Println("scoring") // long, with no transaction open
-					return 0.75, nil
-				},
-				Commit: func(ctx context.Context, tx *sql.Tx, score float64) (finalize.Outcome, error) {
+			_, err := fin.DoPrepared(context.Background(), guard.Text("b1"), trigger, func(ctx context.Context) (finalize.Func[*sql.Tx], error) {
+				fmt.Println("scoring") // long, with no transaction open
+				score := 0.75
+				return func(ctx context.Context, tx *sql.Tx) (finalize.Outcome, error) { // short, in the one that finalizes
 					return finalize.Outcome{State: "COMPLETE_STABLE", Events: []outbox.Event{
 						{Type: "assessment.completed", Payload: fmt.Appendf(nil, `{"score":%v}`, score)},
 					}}, nil
-				},
+				}, nil
 			})
 			check(err)
 		})

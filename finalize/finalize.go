@@ -110,7 +110,8 @@ var (
 	// rolled back, the state too. The error is an EventConflictError.
 	ErrEventConflict = errors.New("finalize: event conflict")
 
-	// ErrInProgress is returned by DoPrepared when another call holds the lock, at once or after LockTimeout, as Config says.
+	// ErrInProgress is returned by DoPrepared when another call holds the lock, at once or after LockConfig.Timeout, as
+	// OnContention says.
 	// Nothing was written. The error is an InProgressError.
 	ErrInProgress = errors.New("finalize: another call is preparing the aggregate")
 

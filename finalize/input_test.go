@@ -44,12 +44,14 @@ func TestConfigErrorsNameTheField(t *testing.T) {
 		"claim timeout":      {func(c *finalize.Config) { c.ClaimTimeout = -time.Second }, "ClaimTimeout is negative"},
 		"attempts":           {func(c *finalize.Config) { c.MaxAttempts = -1 }, "MaxAttempts is negative"},
 		"resolve timeout":    {func(c *finalize.Config) { c.ResolveTimeout = -1 }, "ResolveTimeout is negative"},
-		"lock timeout":       {func(c *finalize.Config) { c.LockTimeout = -1 }, "LockTimeout is negative"},
-		"nil lock":           {func(c *finalize.Config) { c.Lock = (*lock.Redis)(nil) }, "Lock is a nil *lock.Redis"},
-		"contention":         {func(c *finalize.Config) { c.OnContention = 7 }, "OnContention is neither"},
-		"contention, no try": {func(c *finalize.Config) { c.OnContention, c.Lock = finalize.ReturnInProgress, lockFunc(nil) }, "Lock (finalize_test.lockFunc) has no method Try"},
-		"contention, alone":  {func(c *finalize.Config) { c.OnContention = finalize.ReturnInProgress }, "Lock (<nil>) has no method Try"},
-		"lock failure":       {func(c *finalize.Config) { c.OnLockFailure = -1 }, "OnLockFailure is neither"},
+		"lock timeout":       {func(c *finalize.Config) { c.Lock.Timeout = -1 }, "Lock.Timeout is negative"},
+		"nil lock":           {func(c *finalize.Config) { c.Lock.Locker = (*lock.Local)(nil) }, "Lock.Locker is a nil *lock.Local"},
+		"contention":         {func(c *finalize.Config) { c.Lock.OnContention = 7 }, "Lock.OnContention is neither"},
+		"contention, no try": {func(c *finalize.Config) {
+			c.Lock.OnContention, c.Lock.Locker = finalize.ReturnInProgress, lockFunc(nil)
+		}, "Lock.Locker (finalize_test.lockFunc) has no method Try"},
+		"contention, alone": {func(c *finalize.Config) { c.Lock.OnContention = finalize.ReturnInProgress }, "Lock.Locker (<nil>) has no method Try"},
+		"lock failure":      {func(c *finalize.Config) { c.Lock.OnFailure = -1 }, "Lock.OnFailure is neither"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := good()

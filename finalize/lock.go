@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"time"
 
 	"github.com/endstate-go/endstate/guard"
-	"github.com/endstate-go/endstate/internal/holder"
+	"github.com/endstate-go/endstate/internal/lease"
 )
 
 // Locker is a lock that keeps triggers of one aggregate from doing its long work at the same time: those of package lock, or
@@ -22,6 +23,41 @@ type Locker interface {
 	Do(ctx context.Context, key string, fn func(context.Context) error) error
 }
 
+// LockConfig says which lock DoPrepared uses, and how. Do, DoTx and Settle don't use it: their callbacks run while the guard
+// holds the aggregate, one after another in any case.
+type LockConfig struct {
+	// Locker is the lock: lock.NewPostgres, lock.NewLocal and lockredis.New make one. Its key is the aggregate's name and the
+	// encoded key. Default: none.
+	Locker Locker
+	// OnContention says what to do when another call holds the lock. Default WaitForHolder.
+	OnContention Contention
+	// Timeout bounds how long a call waits for another one that holds the lock; then it fails with ErrInProgress. Default
+	// 1 min.
+	Timeout time.Duration
+	// OnFailure says what to do when the lock service is away. Default FailOpen.
+	OnFailure LockFailure
+}
+
+// check returns the field that doesn't make sense, if there is one.
+func (c LockConfig) check() (field, why string) {
+	if v := reflect.ValueOf(c.Locker); v.Kind() == reflect.Pointer && v.IsNil() {
+		return "Locker", fmt.Sprintf("is a nil %T; leave the field out where there is no lock", c.Locker)
+	}
+	if c.Timeout < 0 {
+		return "Timeout", "is negative"
+	}
+	if c.OnContention != WaitForHolder && c.OnContention != ReturnInProgress {
+		return "OnContention", "is neither WaitForHolder nor ReturnInProgress"
+	}
+	if _, ok := c.Locker.(tryLocker); c.OnContention == ReturnInProgress && !ok {
+		return "OnContention", fmt.Sprintf("is ReturnInProgress, but Lock.Locker (%T) has no method Try", c.Locker)
+	}
+	if c.OnFailure != FailOpen && c.OnFailure != FailClosed {
+		return "OnFailure", "is neither FailOpen nor FailClosed"
+	}
+	return "", ""
+}
+
 // tryLocker is a Locker that needn't wait.
 type tryLocker interface {
 	Try(ctx context.Context, key string, fn func(context.Context) error) error
@@ -33,7 +69,7 @@ type Contention int
 const (
 	// WaitForHolder waits for the other call, then looks at the guard again: most often that has won.
 	WaitForHolder Contention = iota
-	// ReturnInProgress returns ErrInProgress at once. It needs a Lock that also has a method Try with Do's parameters.
+	// ReturnInProgress returns ErrInProgress at once. It needs a Locker that also has a method Try with Do's parameters.
 	ReturnInProgress
 )
 
@@ -64,34 +100,34 @@ func (e *InProgressError) Error() string {
 // Is makes errors.Is(err, ErrInProgress) hold.
 func (e *InProgressError) Is(target error) bool { return target == ErrInProgress }
 
-// errLockWait ends a wait for the lock after Config.LockTimeout.
-var errLockWait = errors.New("finalize: LockTimeout is over")
+// errLockWait ends a wait for the lock after LockConfig.Timeout.
+var errLockWait = errors.New("finalize: Lock.Timeout is over")
 
 // locked runs work under the lock. Its context is the lease's.
 func (f *core) locked(ctx context.Context, a *attempt, work func(context.Context) (Receipt, error)) (r Receipt, err error) {
-	if f.cfg.Lock == nil {
+	if f.cfg.Lock.Locker == nil {
 		return work(ctx)
 	}
-	acquire := f.cfg.Lock.Do
-	if f.cfg.OnContention == ReturnInProgress {
-		acquire = f.cfg.Lock.(tryLocker).Try // config.validate has seen to it
+	acquire := f.cfg.Lock.Locker.Do
+	if f.cfg.Lock.OnContention == ReturnInProgress {
+		acquire = f.cfg.Lock.Locker.(tryLocker).Try // config.validate has seen to it
 	}
 	// The time limit is on waiting, not on the work.
-	waiting, giveUp := context.WithCancelCause(holder.With(ctx, a.Trigger))
+	waiting, giveUp := context.WithCancelCause(lease.WithHolder(ctx, a.Trigger))
 	defer giveUp(nil)
-	limit := time.AfterFunc(f.cfg.LockTimeout, func() { giveUp(errLockWait) })
+	limit := time.AfterFunc(f.cfg.Lock.Timeout, func() { giveUp(errLockWait) })
 	defer limit.Stop()
 	ran, late := false, false
 	var lost error
-	lockErr := acquire(waiting, a.lockKey(), func(lease context.Context) error {
+	lockErr := acquire(waiting, a.lockKey(), func(leased context.Context) error {
 		if !limit.Stop() {
 			late = true
 			return errLockWait
 		}
 		ran = true
-		r, err = work(lease)
-		if lease.Err() != nil && waiting.Err() == nil {
-			lost = context.Cause(lease)
+		r, err = work(leased)
+		if leased.Err() != nil && waiting.Err() == nil {
+			lost = context.Cause(leased)
 		}
 		return err
 	})
@@ -116,7 +152,7 @@ func (f *core) locked(ctx context.Context, a *attempt, work func(context.Context
 		lockErr = errors.New("the Locker returned nil without running the work")
 	}
 	f.lockUnavailable(ctx, a, lockErr)
-	if f.cfg.OnLockFailure == FailClosed {
+	if f.cfg.Lock.OnFailure == FailClosed {
 		return Receipt{}, fmt.Errorf("%w: %w", ErrLockUnavailable, lockErr)
 	}
 	return work(ctx)
@@ -128,7 +164,7 @@ func (a *attempt) lockKey() string { return escape.Replace(a.Aggregate) + "/" + 
 func (f *core) lockUnavailable(ctx context.Context, a *attempt, err error) {
 	if f.logs(ctx, slog.LevelWarn) {
 		message := "lock unavailable, going on without it"
-		if f.cfg.OnLockFailure == FailClosed {
+		if f.cfg.Lock.OnFailure == FailClosed {
 			message = "lock unavailable"
 		}
 		f.cfg.Logger.WarnContext(ctx, message, a.attrs("error", err)...)

@@ -16,11 +16,12 @@ import (
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/testserver"
 	"github.com/endstate-go/endstate/lock"
+	"github.com/endstate-go/endstate/lock/lockredis"
 )
 
 // severalLocks is one lock service seen by several processes: each call uses the next one's client.
 type severalLocks struct {
-	clients []*lock.Redis
+	clients []*lockredis.Lock
 	calls   atomic.Int64
 }
 
@@ -108,7 +109,7 @@ func TestRedisFaultsNeverBreakThePromise(t *testing.T) {
 					require.Equal(t, 1, won)
 					require.Equal(t, 1, w.count("SELECT count(*) FROM writes WHERE note = 'scored'"))
 					w.requireFinal("b", "COMPLETE_STABLE", "batch.completed")
-				}, on("pgx"), guardedBy("all"), locked(locks, func(c *finalize.Config) { c.OnLockFailure = onFailure }))
+				}, on("pgx"), guardedBy("all"), locked(locks, func(c *finalize.Config) { c.Lock.OnFailure = onFailure }))
 			})
 		}
 	}
@@ -142,7 +143,7 @@ func TestRedisAwayFromTheStart(t *testing.T) {
 				}
 				away, _ := w.trace.locks()
 				require.Len(t, away, 5)
-			}, on("pgx"), guardedBy("all"), locked(l, func(c *finalize.Config) { c.OnLockFailure = onFailure }))
+			}, on("pgx"), guardedBy("all"), locked(l, func(c *finalize.Config) { c.Lock.OnFailure = onFailure }))
 		})
 	}
 }

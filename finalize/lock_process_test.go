@@ -20,7 +20,7 @@ import (
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
-	"github.com/endstate-go/endstate/lock"
+	"github.com/endstate-go/endstate/lock/lockredis"
 )
 
 // lockEnv tells a process of its own to make calls of DoPrepared under a Redis lock.
@@ -88,9 +88,9 @@ func (w *world) prepared(id string) int {
 	return w.count("SELECT count(*) FROM writes WHERE batch = $1 AND note = 'prepared'", id)
 }
 
-func redisLock(t testing.TB, url string, ttl time.Duration) *lock.Redis {
+func redisLock(t testing.TB, url string, ttl time.Duration) *lockredis.Lock {
 	t.Helper()
-	l, err := lock.NewRedis(dbtest.RedisOn(t, url), &lock.RedisConfig{TTL: ttl, Timeout: ttl / 4, Logger: discard()}) // machines that test are busy
+	l, err := lockredis.New(dbtest.RedisOn(t, url), &lockredis.Config{TTL: ttl, Timeout: ttl / 4, Logger: discard()}) // machines that test are busy
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, l.Close()) })
 	return l

@@ -9,20 +9,8 @@ import (
 	"github.com/endstate-go/endstate/guard"
 )
 
-// Stages is the work of a finalization that takes long: scoring, rendering, calling a model. P is what the first stage hands
-// to the second. Both are required.
-type Stages[Tx, P any] struct {
-	// Prepare does the long work, with no transaction open. It runs under the Finalizer's Lock, so that it runs once where
-	// triggers overlap, most of the time; its context ends when the lease is lost, upon which it should stop. With package
-	// lock's locks, lock.Token(ctx) is the lease's fencing token. ErrNotReady and other errors are handed to the caller, and
-	// nothing was written.
-	Prepare func(ctx context.Context) (P, error)
-	// Commit writes, in the transaction that finalizes: what Func says holds for it. It may run several times with what
-	// Prepare returned.
-	Commit func(ctx context.Context, tx Tx, prepared P) (Outcome, error)
-}
-
-// DoPrepared is Do for work that takes long, in two stages:
+// DoPrepared is Do for work that takes long: scoring, rendering, calling a model. Prepare does that work, with no transaction
+// open, and returns the Func that writes what came of it, in the transaction that finalizes:
 //
 //	look at the guard ── final ──> receipt of the winner
 //	  │ open
@@ -30,29 +18,29 @@ type Stages[Tx, P any] struct {
 //	  │
 //	look again ── final ──> receipt of the winner
 //	  │ open
-//	Prepare, then Do with Commit as its callback
+//	prepare, then Do with what it returned as the callback
 //
-// Without a Config.Lock it is the same but for the lock: every trigger prepares that finds the aggregate open. A lease that
-// is lost, or a lock service that is away, costs duplicated work. It never lets two calls win: the one whose Commit comes
-// late is told the winner's receipt.
-func DoPrepared[Tx, P any](ctx context.Context, f *Finalizer[Tx], key guard.Key, trigger Trigger, stages Stages[Tx, P]) (Receipt, error) {
-	if known, now := f.known(key, trigger); known != nil && stages.Prepare != nil && stages.Commit != nil {
+// Prepare runs under the lock of Config.Lock, so that it runs once where triggers overlap, most of the time; its context ends
+// when the lease is lost, upon which it should stop. With the locks of package lock, lock.Token(ctx) is the lease's fencing
+// token. ErrNotReady and other errors are handed to the caller, and nothing was written.
+//
+// Without a lock every trigger prepares that finds the aggregate open. A lease that is lost, or a lock service that is away,
+// costs duplicated work. It never lets two calls win: the one whose commit comes late gets the winner's receipt.
+func (f *Finalizer[Tx]) DoPrepared(ctx context.Context, key guard.Key, trigger Trigger, prepare func(context.Context) (Func[Tx], error)) (Receipt, error) {
+	if known, now := f.known(key, trigger); known != nil && prepare != nil {
 		return f.repeated(ctx, key, trigger, known, now, false), nil
 	}
 	a, err := f.newAttempt(key, trigger)
-	switch {
-	case err == nil && stages.Prepare == nil:
-		err = fmt.Errorf("finalize: %v: Stages.Prepare is nil", a.ref)
-	case err == nil && stages.Commit == nil:
-		err = fmt.Errorf("finalize: %v: Stages.Commit is nil", a.ref)
+	if err == nil && prepare == nil {
+		err = fmt.Errorf("finalize: %v: prepare is nil", a.ref)
 	}
 	if err != nil {
 		return Receipt{}, err
 	}
 	return f.end(ctx, a)(f.ifOpen(ctx, a, func() (Receipt, error) {
 		return f.locked(ctx, a, func(lease context.Context) (Receipt, error) {
-			work := func() (Receipt, error) { return twoStages(ctx, lease, f, a, stages) }
-			if f.cfg.Lock == nil {
+			work := func() (Receipt, error) { return f.prepared(ctx, lease, a, prepare) }
+			if f.cfg.Lock.Locker == nil {
 				return work() // nobody was waited for
 			}
 			return f.ifOpen(ctx, a, work)
@@ -60,17 +48,19 @@ func DoPrepared[Tx, P any](ctx context.Context, f *Finalizer[Tx], key guard.Key,
 	}))
 }
 
-func twoStages[Tx, P any](ctx, lease context.Context, f *Finalizer[Tx], a *attempt, stages Stages[Tx, P]) (Receipt, error) {
-	prepared, err := stages.Prepare(lease)
-	if err != nil {
+func (f *Finalizer[Tx]) prepared(ctx, lease context.Context, a *attempt, prepare func(context.Context) (Func[Tx], error)) (Receipt, error) {
+	fn, err := prepare(lease)
+	switch {
+	case err != nil:
 		return Receipt{}, withCause(lease, err)
+	case fn == nil:
+		return Receipt{}, errors.New("prepare returned neither a Func nor an error")
 	}
 	ctx, stop := outliving(ctx, lease)
 	defer stop()
 	return f.inTurn(ctx, a, func() (Receipt, error) {
 		return f.retry(ctx, a, func() (Receipt, error) {
-			return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) },
-				func(ctx context.Context, tx Tx) (Outcome, error) { return stages.Commit(ctx, tx, prepared) })
+			return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, fn)
 		})
 	})
 }

@@ -27,7 +27,7 @@ func (f lockFunc) Do(ctx context.Context, key string, fn func(context.Context) e
 // locked has the worlds' finalizers use a lock.
 func locked(l finalize.Locker, more ...func(*finalize.Config)) option {
 	return configured(func(c *finalize.Config) {
-		c.Lock = l
+		c.Lock.Locker = l
 		for _, change := range more {
 			change(c)
 		}
@@ -256,15 +256,15 @@ func TestLockServiceAway(t *testing.T) {
 				require.NoError(t, err)
 				require.True(t, r.Won)
 				w.requireFinal("b", "COMPLETE_STABLE", "batch.completed")
-			}, locked(away, func(c *finalize.Config) { c.OnLockFailure = policy }))
+			}, locked(away, func(c *finalize.Config) { c.Lock.OnFailure = policy }))
 		})
 	}
 }
 
 func TestContention(t *testing.T) {
 	for name, change := range map[string]func(*finalize.Config){
-		"return at once":  func(c *finalize.Config) { c.OnContention = finalize.ReturnInProgress },
-		"wait for a time": func(c *finalize.Config) { c.LockTimeout = 50 * time.Millisecond },
+		"return at once":  func(c *finalize.Config) { c.Lock.OnContention = finalize.ReturnInProgress },
+		"wait for a time": func(c *finalize.Config) { c.Lock.Timeout = 50 * time.Millisecond },
 	} {
 		t.Run(name, func(t *testing.T) {
 			each(t, func(t *testing.T, w *world) {
@@ -333,11 +333,11 @@ func TestPrepareBadInput(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("b")
 		good := preparing("b", neverPrepare(t))
-		for want, s := range map[string]stages{"Stages.Prepare is nil": {Commit: good.Commit}} {
-			_, err := w.prepare(t.Context(), key, "trigger", s)
-			require.ErrorContains(t, err, want)
-		}
-		_, err := w.prepare(t.Context(), guard.Key{}, "trigger", good)
+		_, err := w.prepare(t.Context(), key, "trigger", stages{Commit: good.Commit})
+		require.ErrorContains(t, err, "prepare is nil")
+		_, err = w.prepare(t.Context(), key, "trigger", stages{Prepare: func(context.Context) (string, error) { return "", nil }})
+		require.ErrorContains(t, err, "prepare returned neither a Func nor an error")
+		_, err = w.prepare(t.Context(), guard.Key{}, "trigger", good)
 		require.ErrorIs(t, err, guard.ErrInvalidKey)
 		_, err = w.prepare(t.Context(), key, "", good)
 		require.ErrorContains(t, err, "trigger is empty")

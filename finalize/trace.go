@@ -30,7 +30,7 @@ type Trace struct {
 	Retry func(ctx context.Context, call Call, cause error, wait time.Duration)
 	// Resolving is called when a COMMIT got no answer and the database is going to be asked what became of it.
 	Resolving func(ctx context.Context, call Call, cause error)
-	// LockUnavailable is called when Config.Lock could not lock, before the call goes on without it (FailOpen) or fails.
+	// LockUnavailable is called when the lock could not be had, before the call goes on without it (FailOpen) or fails.
 	LockUnavailable func(ctx context.Context, call Call, err error)
 	// LockLost is called after work during which the lease was lost, whatever became of the work.
 	LockLost func(ctx context.Context, call Call, err error)

@@ -109,8 +109,12 @@ func newSetup(options []option) setup {
 // work is a finalize.Func over whichever transaction the combination has.
 type work func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error)
 
-// stages are finalize.Stages over whichever transaction the combination has.
-type stages = finalize.Stages[endstate.Tx, string]
+// stages are the two parts of a DoPrepared over whichever transaction the combination has. Without a Commit, Prepare returns no
+// Func.
+type stages struct {
+	Prepare func(context.Context) (string, error)
+	Commit  func(ctx context.Context, tx endstate.Tx, prepared string) (finalize.Outcome, error)
+}
 
 // door is a Finalizer of either type.
 type door struct {
@@ -159,11 +163,15 @@ func doorOf[Tx any](f *finalize.Finalizer[Tx], wrap func(Tx) endstate.Tx, begin 
 		forget: f.Forget,
 		queued: f.Queued,
 		prepare: func(ctx context.Context, key guard.Key, trigger finalize.Trigger, s stages) (finalize.Receipt, error) {
-			return finalize.DoPrepared(ctx, f, key, trigger, finalize.Stages[Tx, string]{
-				Prepare: s.Prepare,
-				Commit: func(ctx context.Context, tx Tx, prepared string) (finalize.Outcome, error) {
-					return s.Commit(ctx, wrap(tx), prepared)
-				},
+			if s.Prepare == nil {
+				return f.DoPrepared(ctx, key, trigger, nil)
+			}
+			return f.DoPrepared(ctx, key, trigger, func(ctx context.Context) (finalize.Func[Tx], error) {
+				prepared, err := s.Prepare(ctx)
+				if err != nil || s.Commit == nil {
+					return nil, err
+				}
+				return func(ctx context.Context, tx Tx) (finalize.Outcome, error) { return s.Commit(ctx, wrap(tx), prepared) }, nil
 			})
 		},
 		migrate: f.Migrate,

@@ -1,5 +1,6 @@
 // Package lock has locks that save work: of several callers that are about to do the same expensive thing, one does it while
-// the others wait. Redis, Postgres and Local differ in where the lock is; what uses them needn't know which it has.
+// the others wait. Postgres, Local and, in package lockredis, Redis differ in where the lock is; what uses them needn't know
+// which it has.
 //
 // # What it promises
 //
@@ -22,30 +23,13 @@
 //
 // # Use
 //
-//	locks, err := lock.NewRedis(client, nil)
+//	locks, err := lock.NewPostgres(pool, nil)
 //	...
-//	defer locks.Close()
 //	err = locks.Do(ctx, "report/42", func(ctx context.Context) error {
 //		return render(ctx, 42) // ctx ends when the lease is lost
 //	})
 //
-// A Finalizer takes any of them as its Config.Lock.
-//
-// # Redis
-//
-// The lock is that of github.com/bsm/redislock: one key with a TTL, set if it isn't there, deleted if it still has the
-// holder's random value. Around it, Redis adds
-//
-//   - renewal, at a third of the TTL, repeated after a failure;
-//   - the loss of a lease, by Redis's word or by the clock;
-//   - a fencing token, which is Redis's time in microseconds, read in the trip that takes the lock: no key is left behind;
-//   - waiting: in a process one waiter for a key asks, with jittered backoff, and the others queue behind it in the order in
-//     which they came; a release wakes waiters by a message (pub/sub), which is a hint, so that losing it costs a poll;
-//   - a time limit for each trip, that doesn't depend on the client's options;
-//   - an attempt's value that is known beforehand, so that a lock whose answer got lost is deleted and not left to its TTL.
-//
-// Taking and giving back a lock that nobody else wants are one trip each. Each lock is one key, so Cluster needs no hash
-// tags; in keys with braces what is inside them chooses the slot, as ever.
+// A Finalizer takes any of them as its Config.Lock.Locker.
 //
 // # Postgres
 //

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/endstate-go/endstate/internal/holder"
+	"github.com/endstate-go/endstate/internal/lease"
 )
 
-// Locker is what Redis, Postgres and Local are. Implementations are safe for concurrent use; locktest.Run tests them.
+// Locker is what Postgres, Local and lockredis.Lock are. Implementations are safe for concurrent use; locktest.Run tests them.
 type Locker interface {
 	// Do waits until nobody else holds the lock of this key, and runs fn under it. The context that fn gets carries the
 	// lease's Token, and ends with the cause ErrLost when the lease is lost. The lock is given back when fn is done,
@@ -41,17 +41,14 @@ var (
 	ErrLost = errors.New("lock: lease lost")
 
 	// ErrInvalidKey is returned for a key that is empty or longer than MaxKey.
-	ErrInvalidKey = errors.New("lock: invalid key")
+	ErrInvalidKey = lease.ErrInvalidKey
 
-	// ErrConfig is returned by NewRedis and NewPostgres for what doesn't make sense; the message names the field.
-	ErrConfig = errors.New("lock: invalid configuration")
+	// ErrConfig is returned by NewPostgres and lockredis.New for what doesn't make sense; the message names the field.
+	ErrConfig = lease.ErrConfig
 )
 
 // MaxKey is the longest key, in bytes. It has room for an aggregate's name and the longest key that package guard knows.
-const MaxKey = 2048
-
-// maxHolder is the longest name of a holder, in bytes.
-const maxHolder = 200
+const MaxKey = lease.MaxKey
 
 // HeldError says that somebody else holds the lock.
 type HeldError struct {
@@ -75,7 +72,7 @@ func (e *HeldError) HeldBy() string { return e.Holder }
 // WithHolder returns a context in which locks are asked for under a name, such as a trigger's or a host's, that others who
 // meet the lock are told (HeldError). It is cut at 200 bytes.
 func WithHolder(ctx context.Context, name string) context.Context {
-	return holder.With(ctx, name[:min(len(name), maxHolder)])
+	return lease.WithHolder(ctx, name)
 }
 
 // Token returns the fencing token of the lease that ctx was made for (of the innermost, if there are several). For each
@@ -84,35 +81,20 @@ func WithHolder(ctx context.Context, name string) context.Context {
 // server's clock in microseconds, so that no counter is left behind; only a clock that is set back breaks the order. Local
 // counts.
 func Token(ctx context.Context) (token int64, ok bool) {
-	token, ok = ctx.Value(tokenKey{}).(int64)
-	return token, ok
+	return lease.Token(ctx)
 }
 
-type tokenKey struct{}
-
-// holderOf is who asks for the lock, cut to what is stored.
-func holderOf(ctx context.Context) string {
-	name := holder.Of(ctx)
-	return name[:min(len(name), maxHolder)]
-}
-
-// do is Do and Try of every kind of lock: acquire is what differs.
-func do(ctx context.Context, key string, fn func(context.Context) error, acquire func() (*lease, error)) error {
-	switch {
-	case key == "":
-		return fmt.Errorf("%w: it is empty", ErrInvalidKey)
-	case len(key) > MaxKey:
-		return fmt.Errorf("%w: it is %d bytes long, the limit is %d", ErrInvalidKey, len(key), MaxKey)
-	case fn == nil:
-		return fmt.Errorf("lock: key %q: fn is nil", key)
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
+// inLine waits for a key within this process.
+func inLine(ctx context.Context, queues *lease.Queues, key string, wait bool) (leave func(), err error) {
+	leave, holder := queues.Enter(ctx, key, wait)
+	switch held := (&HeldError{key, holder}); {
+	case leave != nil:
+		return leave, nil
+	case wait:
+		return nil, gaveUp(ctx, held)
+	default:
+		return nil, held
 	}
-	l, err := acquire()
-	if err != nil {
-		return err
-	}
-	return l.run(fn)
 }
 
 // gaveUp is the error of a caller whose context ended while it waited.

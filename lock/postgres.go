@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -10,9 +11,11 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/endstate-go/endstate/internal/lease"
+	"github.com/endstate-go/endstate/internal/sleep"
 )
 
 // Postgres is a lock in PostgreSQL, by advisory locks, for services without Redis. A lease keeps one connection of the pool
@@ -24,7 +27,7 @@ import (
 type Postgres struct {
 	pool   *pgxpool.Pool
 	cfg    PostgresConfig
-	queues queues
+	queues lease.Queues
 	places chan struct{} // as many as connections may be taken
 }
 
@@ -62,9 +65,9 @@ func NewPostgres(pool *pgxpool.Pool, cfg *PostgresConfig) (*Postgres, error) {
 	if c.Prefix == "" {
 		c.Prefix = "endstate:lock:"
 	}
-	if err := defaults(
-		duration{"Timeout", &c.Timeout, 5 * time.Second}, duration{"Check", &c.Check, 5 * time.Second},
-		duration{"MinPoll", &c.MinPoll, 10 * time.Millisecond}, duration{"MaxPoll", &c.MaxPoll, 500 * time.Millisecond},
+	if err := cmp.Or(
+		lease.Default("Timeout", &c.Timeout, 5*time.Second), lease.Default("Check", &c.Check, 5*time.Second),
+		lease.Default("MinPoll", &c.MinPoll, 10*time.Millisecond), lease.Default("MaxPoll", &c.MaxPoll, 500*time.Millisecond),
 	); err != nil {
 		return nil, err
 	}
@@ -89,17 +92,17 @@ func NewPostgres(pool *pgxpool.Pool, cfg *PostgresConfig) (*Postgres, error) {
 
 // Do implements Locker.
 func (p *Postgres) Do(ctx context.Context, key string, fn func(context.Context) error) error {
-	return do(ctx, key, fn, func() (*lease, error) { return p.acquire(ctx, key, true) })
+	return lease.Do(ctx, key, fn, func() (*lease.Lease, error) { return p.acquire(ctx, key, true) })
 }
 
 // Try implements Locker. It waits for a connection, though not for the lock.
 func (p *Postgres) Try(ctx context.Context, key string, fn func(context.Context) error) error {
-	return do(ctx, key, fn, func() (*lease, error) { return p.acquire(ctx, key, false) })
+	return lease.Do(ctx, key, fn, func() (*lease.Lease, error) { return p.acquire(ctx, key, false) })
 }
 
 // acquire waits for the key within this process, then at the server.
-func (p *Postgres) acquire(ctx context.Context, key string, wait bool) (_ *lease, err error) {
-	leave, err := p.queues.enter(ctx, key, wait)
+func (p *Postgres) acquire(ctx context.Context, key string, wait bool) (_ *lease.Lease, err error) {
+	leave, err := inLine(ctx, &p.queues, key, wait)
 	if err != nil {
 		return nil, err
 	}
@@ -108,8 +111,8 @@ func (p *Postgres) acquire(ctx context.Context, key string, wait bool) (_ *lease
 			leave()
 		}
 	}()
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = p.cfg.MinPoll, p.cfg.MaxPoll
+	polls := backoff.NewExponentialBackOff()
+	polls.InitialInterval, polls.MaxInterval = p.cfg.MinPoll, p.cfg.MaxPoll
 	for seen := false; ; seen = true {
 		l, err := p.ask(ctx, key, leave)
 		switch {
@@ -117,7 +120,7 @@ func (p *Postgres) acquire(ctx context.Context, key string, wait bool) (_ *lease
 			return nil, gaveUp(ctx, &HeldError{Key: key})
 		case !wait || !errors.Is(err, ErrHeld):
 			return l, err
-		case sleep.For(ctx, pause.NextBackOff()) != nil:
+		case sleep.For(ctx, polls.NextBackOff()) != nil:
 			return nil, gaveUp(ctx, &HeldError{Key: key})
 		}
 	}
@@ -129,7 +132,7 @@ const tryLock = `SELECT pg_backend_pid() = $2::int4,
 	CASE WHEN pg_backend_pid() = $2::int4 AND pg_try_advisory_lock($1::int8) THEN (extract(epoch FROM clock_timestamp()) * 1000000)::int8 END`
 
 // ask asks the server once, on a connection that becomes the lease's.
-func (p *Postgres) ask(ctx context.Context, key string, leave func()) (*lease, error) {
+func (p *Postgres) ask(ctx context.Context, key string, leave func()) (*lease.Lease, error) {
 	select {
 	case p.places <- struct{}{}:
 	case <-ctx.Done():
@@ -182,8 +185,8 @@ func (p *Postgres) id(key string) int64 {
 }
 
 // hold makes a lease, which watches its connection until it is released.
-func (p *Postgres) hold(ctx context.Context, key string, id, token int64, conn *pgxpool.Conn, leave func()) *lease {
-	l := newLease(ctx, token, leave)
+func (p *Postgres) hold(ctx context.Context, key string, id, token int64, conn *pgxpool.Conn, leave func()) *lease.Lease {
+	l := lease.New(ctx, token, leave)
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	watched := make(chan error, 1)
 	go func() {
@@ -191,11 +194,11 @@ func (p *Postgres) hold(ctx context.Context, key string, id, token int64, conn *
 		if err != nil {
 			err = fmt.Errorf("%w: key %q: its connection failed: %w", ErrLost, key, err)
 			p.cfg.Logger.WarnContext(ctx, "lease lost", "key", key, "error", err)
-			l.lose(err)
+			l.Lose(err)
 		}
 		watched <- err
 	}()
-	l.release = func() error {
+	l.Release = func() error {
 		defer func() { <-p.places }()
 		defer conn.Release()
 		stop()

@@ -100,19 +100,19 @@ func TestPostgresSilentWhileHeld(t *testing.T) {
 	t.Parallel()
 	u, err := url.Parse(dbtest.Postgres(t))
 	require.NoError(t, err)
-	p := newProxy(t, u.Host)
-	u.Host = p.addr()
+	p := dbtest.NewProxy(t, u.Host)
+	u.Host = p.Addr()
 	pool := dbtest.PoolOn(t, u.String())
 	l := postgresLock(t, pool, lock.PostgresConfig{Timeout: 250 * time.Millisecond, Check: 100 * time.Millisecond})
 	err = l.Do(t.Context(), "k", func(ctx context.Context) error {
-		p.noReplies.Store(true)
+		p.NoReplies.Store(true)
 		requireLost(t, ctx)
-		require.Positive(t, p.lostReply.Load(), "the fault fired")
+		require.Positive(t, p.LostReplies.Load(), "the fault fired")
 		return nil
 	})
 	require.ErrorIs(t, err, lock.ErrLost)
-	p.noReplies.Store(false)
-	p.cut()
+	p.NoReplies.Store(false)
+	p.Cut()
 }
 
 // What the function does can't take the lock from the lease's session; an operator can, and the holder is told.

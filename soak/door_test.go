@@ -111,10 +111,7 @@ func (l *library) call(ctx context.Context, r *record) {
 	case 0, 1:
 		receipt, err = l.pgx[n].Do(ctx, key, trigger, onPGX)
 	case 2:
-		receipt, err = finalize.DoPrepared(ctx, l.pgx[n], key, trigger, finalize.Stages[pgx.Tx, string]{
-			Prepare: func(context.Context) (string, error) { return out.State, nil },
-			Commit:  func(ctx context.Context, tx pgx.Tx, _ string) (finalize.Outcome, error) { return onPGX(ctx, tx) },
-		})
+		receipt, err = l.pgx[n].DoPrepared(ctx, key, trigger, func(context.Context) (finalize.Func[pgx.Tx], error) { return onPGX, nil })
 	case 3, 4, 5, 6:
 		receipt, err = l.pgx[n].Settle(ctx, key, trigger, out)
 	case 7:

@@ -32,7 +32,7 @@ func newGuarded(s *store, o options, lock finalize.Locker, tampered tamper) (*gu
 		Aggregate:   "batch",
 		Guard:       g,
 		Cache:       finalize.CacheConfig{Off: tampered != nil}, // which would hide a broken guard from its test
-		Lock:        lock,                                       // saves scoring a batch twice; the guard alone keeps it right
+		Lock:        finalize.LockConfig{Locker: lock},          // saves scoring a batch twice; the guard alone keeps it right
 		MaxAttempts: 50,                                         // SQLite has one writer at a time
 		Logger:      slog.New(slog.DiscardHandler),
 	})
@@ -43,25 +43,25 @@ func newGuarded(s *store, o options, lock finalize.Locker, tampered tamper) (*gu
 }
 
 func (g *guarded) finalize(ctx context.Context, id, trigger string) (string, error) {
-	receipt, err := finalize.DoPrepared(ctx, g.fin, guard.Text(id), finalize.Trigger(trigger), finalize.Stages[*sql.Tx, progress]{
+	receipt, err := g.fin.DoPrepared(ctx, guard.Text(id), finalize.Trigger(trigger), func(ctx context.Context) (finalize.Func[*sql.Tx], error) {
 		// The long work: under the lock, if there is one, and with no transaction open.
-		Prepare: func(ctx context.Context) (progress, error) {
-			p, err := g.progress(ctx, g, id)
-			if err != nil {
-				return p, err
-			}
-			if !p.ready(g.thresholdPercent) {
-				return p, finalize.ErrNotReady
-			}
-			return p, g.score(ctx, id, trigger, g.scoring)
-		},
+		p, err := g.progress(ctx, g, id)
+		if err != nil {
+			return nil, err
+		}
+		if !p.ready(g.thresholdPercent) {
+			return nil, finalize.ErrNotReady
+		}
+		if err := g.score(ctx, id, trigger, g.scoring); err != nil {
+			return nil, err
+		}
 		// The short work: it writes what was prepared, in the transaction that finalizes.
-		Commit: func(ctx context.Context, tx *sql.Tx, p progress) (finalize.Outcome, error) {
+		return func(ctx context.Context, tx *sql.Tx) (finalize.Outcome, error) {
 			if err := g.note(ctx, tx, id, trigger, p, g.thresholdPercent); err != nil {
 				return finalize.Outcome{}, err
 			}
 			return finalize.Outcome{State: "COMPLETE_STABLE", Events: completionEvents(id)}, nil
-		},
+		}, nil
 	})
 	switch {
 	case errors.Is(err, finalize.ErrNotReady):

@@ -11,6 +11,7 @@ import (
 
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/lock"
+	"github.com/endstate-go/endstate/lock/lockredis"
 )
 
 // openLock opens the lock that the options name; for none it is nil.
@@ -28,7 +29,7 @@ func openLock(ctx context.Context, o options) (l finalize.Locker, closeLock func
 		}
 		// A service keeps the default Timeout, so that a hanging Redis can't stall it. This one counts scorings, and would
 		// rather wait on a busy machine than do one more without the lock.
-		locks, err := lock.NewRedis(client, &lock.RedisConfig{Timeout: 2 * time.Second, Logger: quiet})
+		locks, err := lockredis.New(client, &lockredis.Config{Timeout: 2 * time.Second, Logger: quiet})
 		if err != nil {
 			return nil, nil, errors.Join(err, client.Close())
 		}

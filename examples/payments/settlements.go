@@ -49,8 +49,8 @@ func newSettlements(s *store, p *provider) (*settlements, error) {
 			guard.Status{Table: "payments", Key: "id", Column: "status", Terminal: guard.Names(string(captured), string(declined), string(expired))},
 			guard.Ledger{}, // disputes ask who settled a payment, and when
 		),
-		Lock:        lock.NewLocal(), // spares the provider questions; several processes would share lock.NewRedis
-		MaxAttempts: 50,              // SQLite has one writer at a time
+		Lock:        finalize.LockConfig{Locker: lock.NewLocal()}, // spares the provider questions; several processes would share lockredis.New
+		MaxAttempts: 50,                                           // SQLite has one writer at a time
 		Logger:      slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -76,15 +76,15 @@ func (s *settlements) notified(ctx context.Context, id int64, is state) (settled
 
 // poll asks the provider, which takes long: outside of any transaction, and once where several pollers overlap.
 func (s *settlements) poll(ctx context.Context, id int64) (settled, error) {
-	r, err := finalize.DoPrepared(ctx, s.fin, guard.Int(id), "poller", finalize.Stages[*sql.Tx, state]{
-		Prepare: func(ctx context.Context) (state, error) {
-			is, err := s.provider.ask(ctx, id)
-			if errors.Is(err, errPending) {
-				return "", finalize.ErrNotReady // the next poll may know more
-			}
-			return is, err
-		},
-		Commit: func(_ context.Context, _ *sql.Tx, is state) (finalize.Outcome, error) { return outcome(id, is), nil },
+	r, err := s.fin.DoPrepared(ctx, guard.Int(id), "poller", func(ctx context.Context) (finalize.Func[*sql.Tx], error) {
+		is, err := s.provider.ask(ctx, id)
+		if errors.Is(err, errPending) {
+			return nil, finalize.ErrNotReady // the next poll may know more
+		}
+		if err != nil {
+			return nil, err
+		}
+		return func(context.Context, *sql.Tx) (finalize.Outcome, error) { return outcome(id, is), nil }, nil
 	})
 	return s.pending(r, err)
 }

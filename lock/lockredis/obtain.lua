@@ -1,4 +1,4 @@
--- Takes a lock, as redislock's own script does, and returns besides what that can't tell, so that it costs no trip.
+-- Takes a lock that nobody holds.
 --
 -- KEYS[1] the lock
 -- ARGV[1] its value: the holder's token, then the holder's name

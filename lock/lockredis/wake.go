@@ -1,4 +1,4 @@
-package lock
+package lockredis
 
 import (
 	"context"
@@ -96,18 +96,18 @@ func (w *wakeUps) close() error {
 }
 
 // awaitRelease subscribes to a lock's releases. The waiter doesn't wait for that: until it is done, and if it fails, it polls.
-func (r *Redis) awaitRelease(name string) (woken <-chan struct{}, stop func()) {
+func (l *Lock) awaitRelease(name string) (woken <-chan struct{}, stop func()) {
 	tell := func() {
-		r.running.Go(func() {
-			ctx, cancel := context.WithTimeout(context.Background(), r.cfg.Timeout)
+		l.running.Go(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), l.cfg.Timeout)
 			defer cancel()
-			r.wakeUps.tell(ctx, name)
+			l.wakeUps.tell(ctx, name)
 		})
 	}
-	woken = r.wakeUps.await(name)
+	woken = l.wakeUps.await(name)
 	tell()
 	return woken, func() {
-		r.wakeUps.forget(name)
+		l.wakeUps.forget(name)
 		tell()
 	}
 }

@@ -1,4 +1,4 @@
-package lock_test
+package lockredis_test
 
 import (
 	"context"
@@ -12,12 +12,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/lock"
+	"github.com/endstate-go/endstate/lock/lockredis"
 )
 
 // counting notes the commands that a client sends; each is a trip of its own.
@@ -57,28 +57,19 @@ func (c *counting) take() []string {
 	return c.commands
 }
 
-func TestTripsAreRedislocks(t *testing.T) {
+func TestOneTripToTakeAndOneToGiveBack(t *testing.T) {
 	opts := *dbtest.Redis(t).Options()
 	opts.ContextTimeoutEnabled = true // hooks are called
 	rdb := redis.NewClient(&opts)
 	defer rdb.Close()
 	hook := &counting{}
 	rdb.AddHook(hook)
-	l := redisLock(t, rdb, quick())
-	bare := redislock.New(rdb)
+	l := newLock(t, rdb, quick())
 	n := 0
 	require.NoError(t, l.Do(t.Context(), "warm", ran(&n))) // Redis learns the scripts
-	both := func() {
-		got, err := bare.Obtain(t.Context(), "bare", time.Second, nil)
-		require.NoError(t, err)
-		require.NoError(t, got.Release(t.Context()))
-	}
-	both()
 	hook.take()
-	both()
-	require.Equal(t, []string{"evalsha", "evalsha"}, hook.take(), "bare redislock")
 	require.NoError(t, l.Do(t.Context(), "k", ran(&n)))
-	require.Equal(t, []string{"evalsha", "evalsha"}, hook.take(), "ours")
+	require.Equal(t, []string{"evalsha", "evalsha"}, hook.take())
 	require.NoError(t, l.Do(t.Context(), "k", func(ctx context.Context) error {
 		hook.take()
 		require.ErrorIs(t, l.Try(ctx, "k", never(t)), lock.ErrHeld)
@@ -91,11 +82,11 @@ func TestTripsAreRedislocks(t *testing.T) {
 func TestWakeUps(t *testing.T) {
 	url := dbtest.RedisURL(t)
 	const clients, each = 10, 10
-	cfg := &lock.RedisConfig{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
+	cfg := &lockredis.Config{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
 	begin := make(chan struct{})
 	var all sync.WaitGroup
 	for range clients {
-		l := redisLock(t, dbtest.RedisOn(t, url), cfg)
+		l := newLock(t, dbtest.RedisOn(t, url), cfg)
 		for range each {
 			all.Go(func() {
 				<-begin
@@ -116,8 +107,8 @@ func TestWakeUps(t *testing.T) {
 func TestWakeUpsAfterARestart(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
-	cfg := &lock.RedisConfig{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
-	holder, waiter := redisLock(t, client(t, server.Addr()), cfg), redisLock(t, client(t, server.Addr()), cfg)
+	cfg := &lockredis.Config{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
+	holder, waiter := newLock(t, client(t, server.Addr()), cfg), newLock(t, client(t, server.Addr()), cfg)
 	rdb := client(t, server.Addr())
 	subscribed := func() bool {
 		return rdb.PubSubNumSub(t.Context(), "endstate:lock:k").Val()["endstate:lock:k"] == 1
@@ -143,73 +134,37 @@ var keys = flag.Int("keys", 2_000, "how many keys TestBackToIdle locks")
 
 func TestBackToIdle(t *testing.T) {
 	rdb := dbtest.Redis(t)
-	for name, l := range map[string]interface {
-		lock.Locker
-		Keys() int
-	}{"redis": redisLock(t, rdb, nil), "local": lock.NewLocal()} {
-		lockAll := func(n int) {
-			var all sync.WaitGroup
-			const workers = 16
-			for w := range workers {
-				all.Go(func() {
-					for i := w; i < n; i += workers {
-						if err := l.Do(t.Context(), fmt.Sprint("key-", i), func(context.Context) error { return nil }); err != nil {
-							t.Errorf("%s: %v", name, err)
-						}
+	l := newLock(t, rdb, nil)
+	lockAll := func(n int) {
+		var all sync.WaitGroup
+		const workers = 16
+		for w := range workers {
+			all.Go(func() {
+				for i := w; i < n; i += workers {
+					if err := l.Do(t.Context(), fmt.Sprint("key-", i), func(context.Context) error { return nil }); err != nil {
+						t.Errorf("Do: %v", err)
 					}
-				})
-			}
-			all.Wait()
+				}
+			})
 		}
-		lockAll(100) // connections, scripts
-		idle := func() (goroutines int, heap uint64) {
-			runtime.GC()
-			runtime.GC()
-			var m runtime.MemStats
-			runtime.ReadMemStats(&m)
-			return runtime.NumGoroutine(), m.HeapAlloc
-		}
-		goroutines, heap := idle()
-		lockAll(*keys)
-		require.Zero(t, l.Keys())
-		eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+2 }, "goroutines end")
-		after, heapAfter := idle()
-		t.Logf("%s: %d keys, goroutines %d -> %d, heap %d -> %d KiB", name, *keys, goroutines, after, heap>>10, heapAfter>>10)
-		require.Less(t, heapAfter, heap+1<<20, "%s: memory", name)
+		all.Wait()
 	}
+	lockAll(100) // connections, scripts
+	idle := func() (goroutines int, heap uint64) {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return runtime.NumGoroutine(), m.HeapAlloc
+	}
+	goroutines, heap := idle()
+	lockAll(*keys)
+	require.Zero(t, l.Keys())
+	eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+2 }, "goroutines end")
+	after, heapAfter := idle()
+	t.Logf("%d keys, goroutines %d -> %d, heap %d -> %d KiB", *keys, goroutines, after, heap>>10, heapAfter>>10)
+	require.Less(t, heapAfter, heap+1<<20, "memory")
 	empty(t, rdb)
-}
-
-// BenchmarkLock compares taking and giving back a lock with bare redislock, in turns, so that both have the same machine.
-// Medians, since that machine may be busy.
-func BenchmarkLock(b *testing.B) {
-	rdb := dbtest.Redis(b)
-	l := redisLock(b, rdb, nil)
-	bare := redislock.New(rdb)
-	ctx := b.Context()
-	both := [2]func() error{
-		func() error { return l.Do(ctx, "ours", func(context.Context) error { return nil }) },
-		func() error {
-			got, err := bare.Obtain(ctx, "theirs", 10*time.Second, nil)
-			return errors.Join(err, got.Release(ctx))
-		},
-	}
-	var times [2][]time.Duration
-	for i := 0; b.Loop(); i++ {
-		for n := range both {
-			n = (i + n) % 2 // who goes first changes
-			began := time.Now()
-			if err := both[n](); err != nil {
-				b.Fatal(err)
-			}
-			times[n] = append(times[n], time.Since(began))
-		}
-	}
-	median := func(of []time.Duration) float64 { slices.Sort(of); return of[len(of)/2].Seconds() }
-	ours, theirs := median(times[0]), median(times[1])
-	b.ReportMetric(ours*1e6, "µs-ours")
-	b.ReportMetric(theirs*1e6, "µs-bare")
-	b.ReportMetric(theirs/ours, "of-bare-rate")
 }
 
 // BenchmarkHandOver measures how long after a release the next of a hundred waiters has the lock.
@@ -218,9 +173,9 @@ func BenchmarkHandOver(b *testing.B) {
 	for _, clients := range []int{1, 4, 100} {
 		b.Run(fmt.Sprint(clients, "-clients"), func(b *testing.B) {
 			url := dbtest.RedisURL(b)
-			locks := make([]*lock.Redis, clients)
+			locks := make([]*lockredis.Lock, clients)
 			for i := range locks {
-				locks[i] = redisLock(b, dbtest.RedisOn(b, url), nil)
+				locks[i] = newLock(b, dbtest.RedisOn(b, url), nil)
 			}
 			var gaps []time.Duration // the holder's alone
 			for b.Loop() {

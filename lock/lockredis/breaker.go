@@ -1,9 +1,11 @@
-package lock
+package lockredis
 
 import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/endstate-go/endstate/lock"
 )
 
 // breaker keeps callers from asking a service that doesn't answer: after so many failures in a row nobody asks for a while,
@@ -27,7 +29,7 @@ func (b *breaker) allow(now time.Time) error {
 	}
 	if now.Before(b.until) {
 		return fmt.Errorf("%w: not asked for another %v, since it failed %d times in a row, the last time with: %w",
-			ErrUnavailable, b.until.Sub(now).Round(time.Millisecond), b.failed, b.last)
+			lock.ErrUnavailable, b.until.Sub(now).Round(time.Millisecond), b.failed, b.last)
 	}
 	b.until = now.Add(b.pause) // this caller asks, the others wait for what comes of it
 	return nil

@@ -1,4 +1,4 @@
-package lock_test
+package lockredis_test
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/lock"
+	"github.com/endstate-go/endstate/lock/lockredis"
 )
 
 // patience bounds what should happen soon.
@@ -66,8 +67,8 @@ func requireLost(t testing.TB, ctx context.Context) {
 func TestRedisKilledWhileHeld(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
-	l := redisLock(t, client(t, server.Addr()), quick())
-	other := redisLock(t, client(t, server.Addr()), quick())
+	l := newLock(t, client(t, server.Addr()), quick())
+	other := newLock(t, client(t, server.Addr()), quick())
 	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
 		held := time.Now()
 		server.Kill()
@@ -89,8 +90,8 @@ func TestRedisKilledWhileHeld(t *testing.T) {
 func TestRedisRestartedEmptyWhileHeld(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
-	cfg := &lock.RedisConfig{TTL: 6 * time.Second, Logger: discard()}
-	l := redisLock(t, client(t, server.Addr()), cfg)
+	cfg := &lockredis.Config{TTL: 6 * time.Second, Logger: discard()}
+	l := newLock(t, client(t, server.Addr()), cfg)
 	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
 		asked := time.Now()
 		server.Kill()
@@ -106,7 +107,7 @@ func TestFlushAllWhileHeld(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
 	rdb := client(t, server.Addr())
-	l, other := redisLock(t, client(t, server.Addr()), quick()), redisLock(t, client(t, server.Addr()), quick())
+	l, other := newLock(t, client(t, server.Addr()), quick()), newLock(t, client(t, server.Addr()), quick())
 	var first, second int64
 	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
 		first, _ = lock.Token(ctx)
@@ -128,7 +129,7 @@ func TestReleaseOfALockThatAnotherTook(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
 	rdb := client(t, server.Addr())
-	l := redisLock(t, client(t, server.Addr()), quick())
+	l := newLock(t, client(t, server.Addr()), quick())
 	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
 		return rdb.Set(ctx, "endstate:lock:k", "another's", 0).Err()
 	})
@@ -140,7 +141,7 @@ func TestRenewalHoldsForLongerThanTheTTL(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
 	rdb := client(t, server.Addr())
-	l, other := redisLock(t, client(t, server.Addr()), quick()), redisLock(t, client(t, server.Addr()), quick())
+	l, other := newLock(t, client(t, server.Addr()), quick()), newLock(t, client(t, server.Addr()), quick())
 	require.NoError(t, l.Do(t.Context(), "k", func(ctx context.Context) error {
 		// Redis itself tells when three renewals have been there.
 		renewed, last := 0, time.Duration(0)
@@ -185,12 +186,12 @@ func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn fu
 		t.Run("replies lost"+name, func(t *testing.T) {
 			t.Parallel()
 			server := dbtest.StartRedis(t)
-			p := newProxy(t, server.Addr())
-			run(t, client(t, server.Addr()), func() { p.noReplies.Store(true) }, func() {
-				require.Positive(t, p.lostReply.Load(), "the fault fired")
-				p.noReplies.Store(false)
-				p.cut() // what was swallowed will never be answered
-			}, connect(t, p.addr()))
+			p := dbtest.NewProxy(t, server.Addr())
+			run(t, client(t, server.Addr()), func() { p.NoReplies.Store(true) }, func() {
+				require.Positive(t, p.LostReplies.Load(), "the fault fired")
+				p.NoReplies.Store(false)
+				p.Cut() // what was swallowed will never be answered
+			}, connect(t, p.Addr()))
 		})
 	}
 	t.Run("client pause", func(t *testing.T) {
@@ -204,12 +205,12 @@ func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn fu
 	t.Run("black hole", func(t *testing.T) {
 		t.Parallel()
 		server := dbtest.StartRedis(t)
-		p := newProxy(t, server.Addr())
-		run(t, client(t, server.Addr()), func() { p.noRequests.Store(true) }, func() {
-			require.Positive(t, p.lostRequests.Load(), "the fault fired")
-			p.noRequests.Store(false)
-			p.cut()
-		}, client(t, p.addr()))
+		p := dbtest.NewProxy(t, server.Addr())
+		run(t, client(t, server.Addr()), func() { p.NoRequests.Store(true) }, func() {
+			require.Positive(t, p.LostRequests.Load(), "the fault fired")
+			p.NoRequests.Store(false)
+			p.Cut()
+		}, client(t, p.Addr()))
 	})
 }
 
@@ -219,7 +220,7 @@ func TestRedisHangs(t *testing.T) {
 		cfg := quick()
 		cfg.Pause = 100 * time.Millisecond
 		cfg.TTL = 10 * time.Minute // so that it is deleted, and not just over
-		l := redisLock(t, locks, cfg)
+		l := newLock(t, locks, cfg)
 		n := 0
 		require.NoError(t, l.Do(t.Context(), "warm", ran(&n)))
 
@@ -245,7 +246,7 @@ func TestRedisHangs(t *testing.T) {
 func TestRedisHangsWhileHeld(t *testing.T) {
 	t.Parallel()
 	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient) {
-		l := redisLock(t, locks, quick())
+		l := newLock(t, locks, quick())
 		err := l.Do(t.Context(), "k", func(ctx context.Context) error {
 			hang()
 			requireLost(t, ctx)
@@ -261,7 +262,7 @@ func TestRedisHangsWhileHeld(t *testing.T) {
 func TestRedisHangsAtRelease(t *testing.T) {
 	t.Parallel()
 	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient) {
-		l := redisLock(t, locks, &lock.RedisConfig{Logger: discard()})
+		l := newLock(t, locks, &lockredis.Config{Logger: discard()})
 		var began time.Time
 		require.NoError(t, l.Do(t.Context(), "k", func(context.Context) error {
 			hang()
@@ -281,7 +282,7 @@ func TestRedisDownFromTheStart(t *testing.T) {
 	server.Kill()
 	cfg := quick()
 	cfg.Pause = 50 * time.Millisecond
-	l := redisLock(t, client(t, server.Addr()), cfg)
+	l := newLock(t, client(t, server.Addr()), cfg)
 	for range 5 {
 		began := time.Now()
 		err := l.Do(t.Context(), "k", never(t))
@@ -305,7 +306,7 @@ func TestRedisRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := dbtest.StartRedis(t, args...)
-			l := redisLock(t, client(t, server.Addr()), quick())
+			l := newLock(t, client(t, server.Addr()), quick())
 			err := l.Do(t.Context(), "k", never(t))
 			require.ErrorIs(t, err, lock.ErrUnavailable)
 			require.NotContains(t, err.Error(), "secret")
@@ -318,7 +319,7 @@ func port(addr string) string { return addr[len("127.0.0.1:"):] }
 func TestAKeyOfSomethingElse(t *testing.T) {
 	rdb := dbtest.Redis(t)
 	require.NoError(t, rdb.LPush(t.Context(), "endstate:lock:k", "a list").Err())
-	l := redisLock(t, rdb, quick())
+	l := newLock(t, rdb, quick())
 	err := l.Do(t.Context(), "k", never(t))
 	require.ErrorIs(t, err, lock.ErrUnavailable)
 	require.ErrorContains(t, err, "WRONGTYPE")
@@ -328,10 +329,10 @@ func TestCancelledWaitersLeaveNothing(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
 	rdb := client(t, server.Addr())
-	holder := redisLock(t, client(t, server.Addr()), quick())
-	var waiters []*lock.Redis
+	holder := newLock(t, client(t, server.Addr()), quick())
+	var waiters []*lockredis.Lock
 	for range 5 {
-		waiters = append(waiters, redisLock(t, client(t, server.Addr()), quick()))
+		waiters = append(waiters, newLock(t, client(t, server.Addr()), quick()))
 	}
 	require.NoError(t, holder.Do(t.Context(), "k", func(context.Context) error {
 		ctx, cancel := context.WithCancel(t.Context())

@@ -1,13 +1,17 @@
-package lock
+package lockredis
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"time"
+
+	"github.com/endstate-go/endstate/internal/lease"
+	"github.com/endstate-go/endstate/lock"
 )
 
-// RedisConfig says how a Redis lock works. A nil one has the defaults.
-type RedisConfig struct {
+// Config says how a Lock works. A nil one has the defaults.
+type Config struct {
 	// Prefix goes before each key in Redis. Default "endstate:lock:". At most 200 bytes.
 	Prefix string
 	// TTL is how long a lock outlives a holder who vanished. It is renewed at a third of it for as long as fn runs, and at
@@ -29,18 +33,18 @@ type RedisConfig struct {
 	Logger *slog.Logger
 }
 
-func (c *RedisConfig) withDefaults() (RedisConfig, error) {
-	cfg := RedisConfig{}
+func (c *Config) withDefaults() (Config, error) {
+	cfg := Config{}
 	if c != nil {
 		cfg = *c
 	}
 	if cfg.Prefix == "" {
 		cfg.Prefix = "endstate:lock:"
 	}
-	if err := defaults(
-		duration{"TTL", &cfg.TTL, 10 * time.Second}, duration{"Timeout", &cfg.Timeout, 250 * time.Millisecond},
-		duration{"MinPoll", &cfg.MinPoll, 20 * time.Millisecond}, duration{"MaxPoll", &cfg.MaxPoll, 500 * time.Millisecond},
-		duration{"Pause", &cfg.Pause, time.Second},
+	if err := cmp.Or(
+		lease.Default("TTL", &cfg.TTL, 10*time.Second), lease.Default("Timeout", &cfg.Timeout, 250*time.Millisecond),
+		lease.Default("MinPoll", &cfg.MinPoll, 20*time.Millisecond), lease.Default("MaxPoll", &cfg.MaxPoll, 500*time.Millisecond),
+		lease.Default("Pause", &cfg.Pause, time.Second),
 	); err != nil {
 		return cfg, err
 	}
@@ -52,16 +56,16 @@ func (c *RedisConfig) withDefaults() (RedisConfig, error) {
 	}
 	switch {
 	case len(cfg.Prefix) > 200:
-		return cfg, fmt.Errorf("%w: Prefix is %d bytes long, the limit is 200", ErrConfig, len(cfg.Prefix))
+		return cfg, fmt.Errorf("%w: Prefix is %d bytes long, the limit is 200", lock.ErrConfig, len(cfg.Prefix))
 	case cfg.TTL%time.Millisecond != 0:
-		return cfg, fmt.Errorf("%w: TTL is %v; Redis counts whole milliseconds", ErrConfig, cfg.TTL)
+		return cfg, fmt.Errorf("%w: TTL is %v; Redis counts whole milliseconds", lock.ErrConfig, cfg.TTL)
 	case cfg.TTL < 4*cfg.Timeout:
 		return cfg, fmt.Errorf("%w: TTL is %v; it must be at least four times Timeout (%v), so that a renewal that fails can be repeated before the lease ends",
-			ErrConfig, cfg.TTL, cfg.Timeout)
+			lock.ErrConfig, cfg.TTL, cfg.Timeout)
 	case cfg.MinPoll > cfg.MaxPoll:
-		return cfg, fmt.Errorf("%w: MinPoll is %v, which is more than MaxPoll (%v)", ErrConfig, cfg.MinPoll, cfg.MaxPoll)
+		return cfg, fmt.Errorf("%w: MinPoll is %v, which is more than MaxPoll (%v)", lock.ErrConfig, cfg.MinPoll, cfg.MaxPoll)
 	case cfg.Failures < 0:
-		return cfg, fmt.Errorf("%w: Failures is negative", ErrConfig)
+		return cfg, fmt.Errorf("%w: Failures is negative", lock.ErrConfig)
 	}
 	return cfg, nil
 }

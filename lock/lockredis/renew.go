@@ -1,4 +1,4 @@
-package lock
+package lockredis
 
 import (
 	"context"
@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"github.com/endstate-go/endstate/internal/sleep"
+	"github.com/endstate-go/endstate/lock"
 )
 
 // keeper renews a lease with a TTL until it is stopped, and says when it is lost. A third of the TTL after the last
 // renewal it asks for the next, and again after each failure, until the lease may have ended at the service.
 type keeper struct {
-	ttl, margin, pause time.Duration
-	renew              func(context.Context) error // ErrLost is the service's word that the lease is gone
+	ttl, margin, again time.Duration
+	renew              func(context.Context) error // lock.ErrLost is the service's word that the lease is gone
 	lose               func(error)
 
 	timer *time.Timer
@@ -53,7 +54,7 @@ func (k *keeper) renewals(ctx context.Context) error {
 			switch {
 			case ctx.Err() != nil:
 				return nil
-			case errors.Is(err, ErrLost):
+			case errors.Is(err, lock.ErrLost):
 				return err
 			case err == nil:
 				k.extend(asked)
@@ -65,9 +66,9 @@ func (k *keeper) renewals(ctx context.Context) error {
 			last = err
 		}
 		if !time.Now().Before(k.ends) {
-			return fmt.Errorf("%w: it was not renewed in time: %w", ErrLost, last)
+			return fmt.Errorf("%w: it was not renewed in time: %w", lock.ErrLost, last)
 		}
-		if sleep.For(ctx, min(k.pause, time.Until(k.ends))) != nil {
+		if sleep.For(ctx, min(k.again, time.Until(k.ends))) != nil {
 			return nil
 		}
 	}
@@ -80,7 +81,7 @@ func (k *keeper) end() error {
 		<-k.done
 	}
 	if k.lost == nil && !time.Now().Before(k.ends) {
-		k.lost = fmt.Errorf("%w: its time is over, and nothing renewed it", ErrLost)
+		k.lost = fmt.Errorf("%w: its time is over, and nothing renewed it", lock.ErrLost)
 	}
 	return k.lost
 }

@@ -1,4 +1,4 @@
-package lock_test
+package lockredis_test
 
 import (
 	"context"
@@ -17,6 +17,7 @@ import (
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/testserver"
 	"github.com/endstate-go/endstate/lock"
+	"github.com/endstate-go/endstate/lock/lockredis"
 	"github.com/endstate-go/endstate/lock/locktest"
 )
 
@@ -52,7 +53,7 @@ func TestRedisCluster(t *testing.T) {
 		return c
 	}
 	locktest.Run(t, locktest.Harness{
-		New: func(t testing.TB) lock.Locker { return redisLock(t, connect(t), quick()) },
+		New: func(t testing.TB) lock.Locker { return newLock(t, connect(t), quick()) },
 		Lose: func(t testing.TB, key string) {
 			require.EqualValues(t, 1, connect(t).Del(t.Context(), "endstate:lock:"+key).Val())
 		},
@@ -61,8 +62,8 @@ func TestRedisCluster(t *testing.T) {
 	// Keys live on both nodes, and waiters are woken though they may listen at another node than the one that has the key.
 	for i := range 20 {
 		key := fmt.Sprint("key-", i)
-		cfg := &lock.RedisConfig{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
-		holder, waiter := redisLock(t, connect(t), cfg), redisLock(t, connect(t), cfg)
+		cfg := &lockredis.Config{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
+		holder, waiter := newLock(t, connect(t), cfg), newLock(t, connect(t), cfg)
 		done := make(chan error, 1)
 		require.NoError(t, holder.Do(t.Context(), key, func(ctx context.Context) error {
 			go func() { done <- waiter.Do(t.Context(), key, func(context.Context) error { return nil }) }()
@@ -99,7 +100,7 @@ func TestRedisSentinelFailover(t *testing.T) {
 	sentinel := startSentinel(t, primary.Addr())
 	rdb := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{sentinel}})
 	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
-	l := redisLock(t, rdb, &lock.RedisConfig{TTL: 30 * time.Second, Logger: discard()})
+	l := newLock(t, rdb, &lockredis.Config{TTL: 30 * time.Second, Logger: discard()})
 	n := 0
 	require.NoError(t, l.Do(t.Context(), "k", ran(&n)))
 	require.Equal(t, 1, n)
@@ -111,7 +112,7 @@ func TestRedisSentinelFailover(t *testing.T) {
 		eventually(t, func() bool {
 			return strings.Contains(client(t, replica.Addr()).Info(t.Context(), "replication").Val(), "role:master")
 		}, "the failover")
-		require.ErrorIs(t, redisLock(t, client(t, replica.Addr()), nil).Try(ctx, "k", never(t)), lock.ErrHeld)
+		require.ErrorIs(t, newLock(t, client(t, replica.Addr()), nil).Try(ctx, "k", never(t)), lock.ErrHeld)
 		// The client learns of the new primary by itself.
 		eventually(t, func() bool { return rdb.Ping(ctx).Err() == nil }, "the client connects to the new primary")
 		return ctx.Err()

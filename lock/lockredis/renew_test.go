@@ -1,4 +1,4 @@
-package lock
+package lockredis
 
 import (
 	"context"
@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/lock"
 )
 
 // keeping starts a keeper of a lease of nine seconds whose renewals a test answers, and notes when they came.
@@ -15,7 +17,7 @@ func keeping(answer func(n int) error) (k *keeper, asked *[]time.Duration, lost 
 	asked, lost = new([]time.Duration), new(error)
 	start := time.Now()
 	k = keep(context.Background(), start, &keeper{
-		ttl: 9 * time.Second, margin: 900 * time.Millisecond, pause: time.Second,
+		ttl: 9 * time.Second, margin: 900 * time.Millisecond, again: time.Second,
 		renew: func(context.Context) error {
 			*asked = append(*asked, time.Since(start))
 			return answer(len(*asked))
@@ -58,7 +60,7 @@ func TestLostBeforeTheTTLEnds(t *testing.T) {
 		start, away := time.Now(), errors.New("away")
 		var lostAfter time.Duration
 		k := keep(t.Context(), start, &keeper{
-			ttl: 9 * time.Second, margin: 900 * time.Millisecond, pause: time.Second,
+			ttl: 9 * time.Second, margin: 900 * time.Millisecond, again: time.Second,
 			renew: func(ctx context.Context) error { <-ctx.Done(); return errors.Join(away, ctx.Err()) }, // it hangs
 			lose:  func(error) { lostAfter = time.Since(start) },
 		})
@@ -66,26 +68,26 @@ func TestLostBeforeTheTTLEnds(t *testing.T) {
 		synctest.Wait()
 		require.Equal(t, 8100*time.Millisecond, lostAfter)
 		err := k.end()
-		require.ErrorIs(t, err, ErrLost)
+		require.ErrorIs(t, err, lock.ErrLost)
 		require.ErrorIs(t, err, away)
 	})
 }
 
 func TestLostByTheServicesWord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, asked, lost := keeping(func(int) error { return ErrLost })
+		k, asked, lost := keeping(func(int) error { return lock.ErrLost })
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		require.Len(t, *asked, 1)
-		require.ErrorIs(t, *lost, ErrLost)
-		require.ErrorIs(t, k.end(), ErrLost)
+		require.ErrorIs(t, *lost, lock.ErrLost)
+		require.ErrorIs(t, k.end(), lock.ErrLost)
 	})
 }
 
 // A process that was stopped finds its lease over when it goes on, and asks for nothing.
 func TestLostWhileNobodyLooked(t *testing.T) {
 	k := &keeper{ttl: 9 * time.Second, margin: time.Second, renew: func(context.Context) error { panic("asked") }, lose: func(error) {}}
-	require.ErrorIs(t, keep(t.Context(), time.Now().Add(-time.Minute), k).end(), ErrLost)
+	require.ErrorIs(t, keep(t.Context(), time.Now().Add(-time.Minute), k).end(), lock.ErrLost)
 }
 
 func TestBreaker(t *testing.T) {
@@ -96,7 +98,7 @@ func TestBreaker(t *testing.T) {
 		b.report(now, away)
 	}
 	err := b.allow(now.Add(999 * time.Millisecond))
-	require.ErrorIs(t, err, ErrUnavailable)
+	require.ErrorIs(t, err, lock.ErrUnavailable)
 	require.ErrorIs(t, err, away)
 
 	now = now.Add(time.Second)

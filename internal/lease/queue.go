@@ -1,4 +1,4 @@
-package lock
+package lease
 
 import (
 	"container/list"
@@ -6,10 +6,10 @@ import (
 	"sync"
 )
 
-// queues lets one caller of this process at a time have a key, the others wait in the order in which they came. Redis and
-// Postgres have one too: of a hundred waiters in a process only the first asks the service, and hand-over within the
-// process waits for nobody's timer. The zero value is ready.
-type queues struct {
+// Queues lets one caller of this process at a time have a key, the others wait in the order in which they came. Locks of a
+// service have one too: of a hundred waiters in a process only the first asks the service, and hand-over within the process
+// waits for nobody's timer. The zero value is ready.
+type Queues struct {
 	mu    sync.Mutex
 	byKey map[string]*queue // only keys that somebody has
 }
@@ -25,10 +25,10 @@ type ticket struct {
 	turn   chan struct{} // closed when the key is handed over
 }
 
-// enter waits for the key, and returns the function that hands it on, which must be called once. Without wait, or when ctx
-// ends first, it returns a HeldError.
-func (q *queues) enter(ctx context.Context, key string, wait bool) (leave func(), err error) {
-	me := &ticket{holder: holderOf(ctx)}
+// Enter waits for the key, and returns the function that hands it on, which must be called once. Without wait, or when ctx
+// ends first, that is nil, and holder is the name of who has the key.
+func (q *Queues) Enter(ctx context.Context, key string, wait bool) (leave func(), holder string) {
+	me := &ticket{holder: Holder(ctx)}
 	q.mu.Lock()
 	at := q.byKey[key]
 	if at == nil {
@@ -37,12 +37,11 @@ func (q *queues) enter(ctx context.Context, key string, wait bool) (leave func()
 		}
 		q.byKey[key] = &queue{holder: me.holder}
 		q.mu.Unlock()
-		return func() { q.leave(key) }, nil
+		return func() { q.leave(key) }, ""
 	}
 	if !wait {
-		held := &HeldError{key, at.holder}
-		q.mu.Unlock()
-		return nil, held
+		defer q.mu.Unlock()
+		return nil, at.holder
 	}
 	me.turn = make(chan struct{})
 	place := at.waiting.PushBack(me)
@@ -50,11 +49,11 @@ func (q *queues) enter(ctx context.Context, key string, wait bool) (leave func()
 
 	select {
 	case <-me.turn:
-		return func() { q.leave(key) }, nil
+		return func() { q.leave(key) }, ""
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
-	held := &HeldError{key, at.holder}
+	holder = at.holder
 	select {
 	case <-me.turn: // it was handed over meanwhile
 		q.mu.Unlock()
@@ -63,11 +62,11 @@ func (q *queues) enter(ctx context.Context, key string, wait bool) (leave func()
 		at.waiting.Remove(place)
 		q.mu.Unlock()
 	}
-	return nil, gaveUp(ctx, held)
+	return nil, holder
 }
 
 // leave hands the key on to the first who waits, or forgets it.
-func (q *queues) leave(key string) {
+func (q *Queues) leave(key string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	at := q.byKey[key]
@@ -78,4 +77,11 @@ func (q *queues) leave(key string) {
 		return
 	}
 	delete(q.byKey, key)
+}
+
+// Len returns how many keys callers of this process hold or wait for.
+func (q *Queues) Len() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return len(q.byKey)
 }

@@ -1,4 +1,4 @@
-package lock_test
+package dbtest
 
 import (
 	"net"
@@ -9,36 +9,38 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// proxy stands between a client and Redis. It can swallow what either sends, and counts that; connections stay.
-type proxy struct {
-	listener                net.Listener
-	target                  string
-	noRequests, noReplies   atomic.Bool
-	lostRequests, lostReply atomic.Int64
+// Proxy stands between a client and a server. It can swallow what either sends, and counts that; connections stay.
+type Proxy struct {
+	NoRequests, NoReplies     atomic.Bool
+	LostRequests, LostReplies atomic.Int64 // bytes
+
+	listener net.Listener
+	target   string
 
 	mu    sync.Mutex
 	conns []net.Conn
 	all   sync.WaitGroup
 }
 
-// newProxy returns a proxy that ends with the test.
-func newProxy(t testing.TB, target string) *proxy {
+// NewProxy returns a proxy that ends with the test.
+func NewProxy(t testing.TB, target string) *Proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	p := &proxy{listener: listener, target: target}
+	p := &Proxy{listener: listener, target: target}
 	p.all.Go(p.accept)
 	t.Cleanup(func() {
 		require.NoError(t, listener.Close())
-		p.cut()
+		p.Cut()
 		p.all.Wait()
 	})
 	return p
 }
 
-func (p *proxy) addr() string { return p.listener.Addr().String() }
+// Addr is where clients connect to.
+func (p *Proxy) Addr() string { return p.listener.Addr().String() }
 
-func (p *proxy) accept() {
+func (p *Proxy) accept() {
 	for {
 		client, err := p.listener.Accept()
 		if err != nil {
@@ -52,8 +54,8 @@ func (p *proxy) accept() {
 		p.mu.Lock()
 		p.conns = append(p.conns, client, server)
 		p.mu.Unlock()
-		p.all.Go(func() { pump(server, client, &p.noRequests, &p.lostRequests) })
-		p.all.Go(func() { pump(client, server, &p.noReplies, &p.lostReply) })
+		p.all.Go(func() { pump(server, client, &p.NoRequests, &p.LostRequests) })
+		p.all.Go(func() { pump(client, server, &p.NoReplies, &p.LostReplies) })
 	}
 }
 
@@ -74,8 +76,8 @@ func pump(to, from net.Conn, swallow *atomic.Bool, swallowed *atomic.Int64) {
 	}
 }
 
-// cut closes every connection.
-func (p *proxy) cut() {
+// Cut closes every connection.
+func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.conns {

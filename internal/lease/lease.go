@@ -1,0 +1,78 @@
+// Package lease is what every lock of this library is made of: a lease that ends however its function ends, the line of
+// callers within one process, and the values that contexts carry. It knows no lock service.
+package lease
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// MaxKey is lock.MaxKey.
+const MaxKey = 2048
+
+// ErrInvalidKey is lock.ErrInvalidKey.
+var ErrInvalidKey = errors.New("lock: invalid key")
+
+// Lease is a lock that is held. Its context ends, with an error that wraps lock.ErrLost as its cause, when it is lost.
+type Lease struct {
+	// Release gives the lock back. It returns an error that wraps lock.ErrLost if the lease was lost by then.
+	Release func() error
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	free   func()
+}
+
+// New makes a lease for a caller's context. Leave lets the next one of this process have the key: it runs once, when the
+// lease ends or as soon as it is lost.
+func New(ctx context.Context, token int64, leave func()) *Lease {
+	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, tokenKey{}, token))
+	return &Lease{ctx: ctx, cancel: cancel, free: sync.OnceFunc(leave)}
+}
+
+// Lose ends the lease's context. The error wraps lock.ErrLost.
+func (l *Lease) Lose(err error) {
+	l.cancel(err)
+	l.free()
+}
+
+// run runs fn under the lease and ends it, however fn ends.
+func (l *Lease) run(fn func(context.Context) error) (err error) {
+	defer func() {
+		defer l.free()
+		if lost := l.Release(); lost != nil && !errors.Is(err, lost) {
+			err = errors.Join(err, lost)
+		}
+		l.cancel(nil)
+	}()
+	return fn(l.ctx)
+}
+
+// Do is Do and Try of every kind of lock: acquire is what differs.
+func Do(ctx context.Context, key string, fn func(context.Context) error, acquire func() (*Lease, error)) error {
+	switch {
+	case key == "":
+		return fmt.Errorf("%w: it is empty", ErrInvalidKey)
+	case len(key) > MaxKey:
+		return fmt.Errorf("%w: it is %d bytes long, the limit is %d", ErrInvalidKey, len(key), MaxKey)
+	case fn == nil:
+		return fmt.Errorf("lock: key %q: fn is nil", key)
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	l, err := acquire()
+	if err != nil {
+		return err
+	}
+	return l.run(fn)
+}
+
+type tokenKey struct{}
+
+// Token is lock.Token.
+func Token(ctx context.Context) (token int64, ok bool) {
+	token, ok = ctx.Value(tokenKey{}).(int64)
+	return token, ok
+}
