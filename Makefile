@@ -1,6 +1,6 @@
 # The commands of this project. make test needs only Go, make and Debian's packages: it installs what it lacks.
 
-.PHONY: help test soak bench bench-quick lint fmt bin
+.PHONY: help test soak bench bench-quick lint release-check tidy fmt bin
 
 DURATION ?= 10m
 
@@ -12,10 +12,13 @@ help:
 	@echo "make soak   recorded histories of four processes under faults, checked for an order of the calls, again and"
 	@echo "            again for DURATION=$(DURATION): cut COMMITs, kill -9, terminated backends, a server that stops"
 	@echo "make bench  the library beside hand-written pgx, River, Watermill-SQL, DBOS and redislock, on servers of its own:"
-	@echo "            a table of rates and ratios, docs/bench.json and docs/bench.svg; about twenty minutes. The machine"
+	@echo "            a table of rates and ratios, bench/results/bench.json and bench.svg; about twenty minutes. The machine"
 	@echo "            should have nothing else to do. make bench-quick prints the JSON in less than one; ARGS='-only relay'"
 	@echo "            runs less, ARGS='-full 10000000' compares so many finalized keys with an empty database"
 	@echo "make lint   gofmt, go vet, staticcheck, each go.mod, and the rules on imports"
+	@echo "make release-check   what a release promises, of each module that users install: installable by its version, what"
+	@echo "            its API breaks since the last tag, golden vectors, its dependencies' licences, a small zip"
+	@echo "make tidy   go mod tidy in every module, as if the version to come were published"
 	@echo "make fmt    format the code"
 
 test: bin
@@ -28,8 +31,8 @@ soak:
 		go test -buildvcs=false -race -count=1 -timeout 0 -v -run '^TestHistories$$' .
 
 bench:
-	@mkdir -p docs
-	cd bench && go run -buildvcs=false . -out ../docs/bench.json -chart ../docs/bench.svg $(ARGS)
+	@mkdir -p bench/results
+	cd bench && go run -buildvcs=false . -out results/bench.json -chart results/bench.svg $(ARGS)
 
 bench-quick:
 	@cd bench && go run -buildvcs=false . -quick -json $(ARGS)
@@ -37,9 +40,15 @@ bench-quick:
 lint: bin
 	bin/lint
 
+release-check: bin
+	bin/release
+
+tidy: bin
+	bin/tidy
+
 fmt:
 	gofmt -w .
 
 # Built rather than run by go run, which keeps signals and exit statuses to itself, and without a look at git.
 bin:
-	@go build -buildvcs=false -o bin/ ./tools/lint ./tools/testall
+	@go build -buildvcs=false -o bin/ ./tools/lint ./tools/testall ./tools/release ./tools/tidy

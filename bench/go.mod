@@ -7,7 +7,7 @@ require (
 	github.com/ThreeDotsLabs/watermill-sql/v4 v4.1.2
 	github.com/bsm/redislock v0.9.4
 	github.com/dbos-inc/dbos-transact-golang v1.8.0
-	github.com/endstate-go/endstate v0.0.0
+	github.com/endstate-go/endstate v0.1.0
 	github.com/google/uuid v1.6.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/redis/go-redis/v9 v9.23.0
@@ -43,5 +43,3 @@ require (
 	golang.org/x/sys v0.49.0 // indirect
 	golang.org/x/text v0.43.0 // indirect
 )
-
-replace github.com/endstate-go/endstate => ../

@@ -3,8 +3,8 @@ module github.com/endstate-go/endstate/cmd/endstate
 go 1.26.0
 
 require (
-	github.com/endstate-go/endstate v0.0.0
-	github.com/endstate-go/endstate/outbox/natsjs v0.0.0
+	github.com/endstate-go/endstate v0.1.0
+	github.com/endstate-go/endstate/outbox/natsjs v0.1.0
 	github.com/google/uuid v1.6.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats-server/v2 v2.15.2
@@ -53,9 +53,4 @@ require (
 	modernc.org/libc v1.80.1 // indirect
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.12.1 // indirect
-)
-
-replace (
-	github.com/endstate-go/endstate => ../../
-	github.com/endstate-go/endstate/outbox/natsjs => ../../outbox/natsjs
 )

@@ -3,7 +3,7 @@ module github.com/endstate-go/endstate/outbox/natsjs
 go 1.26.0
 
 require (
-	github.com/endstate-go/endstate v0.0.0
+	github.com/endstate-go/endstate v0.1.0
 	github.com/google/uuid v1.6.0
 	github.com/jackc/pgx/v5 v5.12.0
 	github.com/nats-io/nats-server/v2 v2.15.2
@@ -39,5 +39,3 @@ require (
 	modernc.org/mathutil v1.7.1 // indirect
 	modernc.org/memory v1.12.1 // indirect
 )
-
-replace github.com/endstate-go/endstate => ../../

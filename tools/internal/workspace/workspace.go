@@ -1,4 +1,4 @@
-// Package workspace tells of the modules that go.work joins.
+// Package workspace lists the modules that go.work joins.
 package workspace
 
 import (
