@@ -27,6 +27,7 @@ func rules() []rule {
 	production := func(path string) bool {
 		return below("guard", "outbox", "lock", "finalize", "cmd")(path) && !testSupport(path)
 	}
+	library := exactly("", "guard", "finalize", "lock", "migrations", "outbox", "outbox/relay", "outbox/inbox", "outbox/webhook", "outbox/cloudevents")
 	return []rule{
 		{production, forTests, "it is for tests, and would end up in every user's binary"},
 		{production, under("modernc.org/sqlite", "github.com/mattn/go-sqlite3"), "the caller chooses the SQLite driver"},
@@ -35,7 +36,7 @@ func rules() []rule {
 		{below("outbox"), below("guard", "lock", "finalize", "cmd"), "dependencies point from finalize to guard and outbox"},
 		{below("lock"), below("guard", "outbox", "finalize", "cmd"), "the lock knows nothing of what it locks"},
 		{below("finalize"), below("lock", "cmd"), "finalize takes any lock, by an interface of its own"},
-		{below("guard", "finalize"), under("github.com/redis", "github.com/bsm"), "the lock, and with it Redis, is optional"},
+		{library, outside(allowed...), "users of a library compile what it imports: what it may import stands in tools/lint/imports.go"},
 		{withoutRedis, under("github.com/redis"), "Redis is optional: only its own packages import its client"},
 	}
 }
@@ -43,6 +44,15 @@ func rules() []rule {
 // withoutRedis reports whether a package is of the outbox and not about Redis.
 func withoutRedis(path string) bool {
 	return below("outbox")(path) && !below("outbox/redisstream", "outbox/inbox/inboxredis")(path)
+}
+
+// allowed are the modules that everybody compiles who finalizes, publishes or consumes, besides this one: the driver, with what
+// it imports itself, and three small libraries. A client of a broker or of Redis stands in a package of its own.
+var allowed = []string{
+	module,
+	"github.com/jackc/pgx/v5", "github.com/jackc/pgpassfile", "github.com/jackc/pgservicefile", "github.com/jackc/puddle/v2",
+	"golang.org/x/sync", "golang.org/x/text",
+	"github.com/google/uuid", "github.com/cenkalti/backoff/v5", "github.com/hashicorp/golang-lru/v2",
 }
 
 // forTests reports whether a package is only for tests.
@@ -61,6 +71,22 @@ func below(folders ...string) func(path string) bool {
 		roots[i] = path.Join(module, folder)
 	}
 	return under(roots...)
+}
+
+// exactly returns whether a package is in one of the module's folders, and not deeper.
+func exactly(folders ...string) func(path string) bool {
+	return func(p string) bool {
+		return slices.ContainsFunc(folders, func(folder string) bool { return p == path.Join(module, folder) })
+	}
+}
+
+// outside returns whether a package belongs neither to the standard library nor to one of the roots.
+func outside(roots ...string) func(path string) bool {
+	inside := under(roots...)
+	return func(path string) bool {
+		first, _, _ := strings.Cut(path, "/")
+		return strings.Contains(first, ".") && !inside(path)
+	}
 }
 
 // under returns whether a package is one of the roots or inside of one.

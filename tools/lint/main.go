@@ -1,5 +1,5 @@
 // Command lint checks every module of the workspace: gofmt, go vet, staticcheck, that each module has all that it needs
-// without the others, and the project's rules on imports. It prints what it finds and exits with 1, or with 2 if it couldn't
+// without the others, the project's rules on imports and on what users see, and the list of faults. It prints what it finds and exits with 1, or with 2 if it couldn't
 // look.
 package main
 
@@ -47,7 +47,11 @@ func lint(ctx context.Context) (found int, err error) {
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(alone)) }()
-	checks, err := checks(ctx, alone)
+	tagged, err := workspace.Tagged(ctx)
+	if err != nil {
+		return 0, err
+	}
+	checks, err := checks(ctx, tagged, alone)
 	if err != nil {
 		return 0, err
 	}
@@ -62,25 +66,30 @@ func lint(ctx context.Context) (found int, err error) {
 			fmt.Println(findings)
 		}
 	}
-	fmt.Println("lint: imports")
-	broken, err := brokenImports(ctx)
-	if err != nil {
-		return found, err
-	}
-	for _, b := range broken {
-		found++
-		fmt.Println(b)
+	for _, rules := range []struct {
+		about string
+		find  func() (lines []string, err error)
+	}{
+		{"imports", func() ([]string, error) { return brokenImports(ctx) }},
+		{"public names", func() ([]string, error) { return brokenPublic(ctx, tagged) }},
+		{"invariants and faults", func() ([]string, error) { return brokenFaults(".") }},
+	} {
+		fmt.Println("lint:", rules.about)
+		broken, err := rules.find()
+		if err != nil {
+			return found, err
+		}
+		for _, b := range broken {
+			found++
+			fmt.Println(b)
+		}
 	}
 	return found, nil
 }
 
 // checks returns the commands to run; they need what is written to the folder alone.
-func checks(ctx context.Context, alone string) ([]check, error) {
+func checks(ctx context.Context, tagged []workspace.Module, alone string) ([]check, error) {
 	modules, err := workspace.Modules(ctx)
-	if err != nil {
-		return nil, err
-	}
-	tagged, err := workspace.Tagged(ctx)
 	if err != nil {
 		return nil, err
 	}
