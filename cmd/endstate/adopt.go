@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,12 +19,14 @@ import (
 // newAdopt groups the commands that move an existing outbox over.
 func newAdopt(a *app) *cobra.Command {
 	return group("adopt", "Remove an outbox table's duplicates and keep new ones out, or fill the ledger",
-		a.adoption("plan", "Say what apply would do", `Say what apply would do: the rows to remove, the columns to add, the index.
+		a.adoption("plan", "Say what apply would do", `Say what apply would do: the rows to remove, which of each aggregate's stays and why, the columns to add, the index.
 
 It only reads (with --ledger-from it tries, and rolls back). Exit status: 0 there is nothing to do, 1 there is, 2 could not run to its end.`, a.adoptPlan),
 		a.adoption("apply", "Remove duplicates into a backup table, and build the unique index", `Remove duplicates into a backup table, and build the unique index.
 
-Of each aggregate's events the one published first stays, or the oldest. Writers go on meanwhile; from the barrier on, one that
+Of each aggregate's events the one published first stays, or the oldest if none was. What is published is said by a column
+that is NULL or false until then, or by a condition (--published 'status = SENT'); a column that doesn't say it, such as a
+status or a time that is never NULL, is refused. Writers go on meanwhile; from the barrier on, one that
 writes a second event of an aggregate gets SQLSTATE 23505. It may be killed at any point and run again; two at once take turns.
 It needs the rights of the table's owner, and a session: not a pooler in transaction mode.`, a.adoptApply),
 		a.adoption("undo", "Drop the unique index, and put the removed rows back", `Drop the unique index, and put the removed rows back.
@@ -73,17 +76,23 @@ func (a *app) adoption(use, short, long string, run func(context.Context, *adopt
 		if progress.out == nil { // nobody looks at a bar: a log then
 			cfg.Logger = slog.New(slog.NewTextHandler(a.stderr, nil))
 		}
+		if use == "plan" && cfg.Show == 0 {
+			cfg.Show = -1
+		}
 		adoption, err := adopt.New(db.pool, cfg)
 		if err != nil {
 			return err
 		}
 		return run(ctx, adoption)
 	}}
-	tableFlags(cmd, &table)
+	tableFlags(cmd, &table, "event_outbox")
 	flags := cmd.Flags()
 	flags.StringArrayVar(&cfg.EventTypes, "event-type", nil, "only types that match this `PATTERN` of SQL's LIKE; may be repeated; default: all types")
 	flags.StringArrayVar(&columns, "add-column", nil, "add this column, `NAME=TYPE`, unless it is there; may be repeated")
 	flags.IntVar(&cfg.Batch, "batch", 500, "how many aggregates lose their duplicates in one transaction")
+	if use == "plan" {
+		flags.IntVar(&cfg.Show, "show", 20, "show of the `N` aggregates with the most events which one stays, and why")
+	}
 	flags.DurationVar(&cfg.LockTimeout, "lock-timeout", 2*time.Second, "how long writers may have to wait for a step")
 	fill.flags(cmd)
 	return cmd
@@ -100,6 +109,7 @@ func (a *app) adoptPlan(ctx context.Context, adoption *adopt.Adoption) error {
 		t.row("rows to remove", plan.Duplicates)
 		t.row("of aggregates", plan.Aggregates)
 		t.row("published ones", plan.Published)
+		t.row("published if", cmp.Or(plan.Condition, "never"))
 		t.row("removed before", plan.Removed)
 		t.row("backup table", plan.Backup)
 		if plan.Step != "" {
@@ -113,6 +123,19 @@ func (a *app) adoptPlan(ctx context.Context, adoption *adopt.Adoption) error {
 		for _, step := range plan.Steps {
 			fmt.Fprintln(w, step)
 		}
+		if len(plan.Choices) == 0 {
+			return
+		}
+		fmt.Fprintf(w, "\nWhat stays and what goes, of %d of %d aggregates:\n\n", len(plan.Choices), plan.Aggregates)
+		t = newTable("aggregate", "type", "events", "published", "stays", "why", "go")
+		for _, c := range plan.Choices {
+			gone := strings.Join(c.Go, " ")
+			if more := c.Events - 1 - int64(len(c.Go)); more > 0 {
+				gone = fmt.Sprintf("%d rows, such as %s", c.Events-1, gone)
+			}
+			t.row(c.Aggregate, c.Type, c.Events, c.Published, c.Stays, c.Why, gone)
+		}
+		t.write(w)
 	})
 	if err == nil && len(plan.Steps) > 0 {
 		return errFound

@@ -45,12 +45,13 @@ func TestAuditDB(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, url string, db *sql.DB) {
 		incident(t, db)
-		r := cli(t, url, "audit", "db")
+		r := cli(t, url, "audit", "db", "--table", "event_outbox")
 		require.Equal(t, 1, r.status, r.stderr)
 		require.Empty(t, r.stderr)
 		for _, line := range []string{
 			`unique aggregates            25  pairs of an id and an event type`,
 			`events                      119`,
+			`published events             83`,
 			`duplicates                   94`,
 			`duplicates, percent      376.00  of the unique aggregates`,
 			`events per aggregate       4.76`,
@@ -63,7 +64,7 @@ func TestAuditDB(t *testing.T) {
 			require.Contains(t, r.stdout, line)
 		}
 
-		r = cli(t, url, "audit", "db", "--json", "--event-type", "%.completed", "--top", "1")
+		r = cli(t, url, "audit", "db", "--table", "event_outbox", "--json", "--event-type", "%.completed", "--top", "1")
 		require.Equal(t, 1, r.status)
 		fields := decode[map[string]any](t, r)
 		require.Equal(t, 376.0, fields["duplicate_percentage"])
@@ -71,11 +72,11 @@ func TestAuditDB(t *testing.T) {
 		require.Len(t, fields["worst"], 1)
 
 		// What isn't there is clean; so is what is limited to a single event of each.
-		r = cli(t, url, "audit", "db", "--event-type", "other")
+		r = cli(t, url, "audit", "db", "--table", "event_outbox", "--event-type", "other")
 		require.Equal(t, result{stdout: r.stdout}, r)
 		require.Contains(t, r.stdout, "No duplicates in event_outbox.")
-		require.Zero(t, cli(t, url, "audit", "db", "--since", "2025-11-21").status)
-		require.Zero(t, cli(t, url, "audit", "db", "--aggregate", "event_id", "--published", "").status)
+		require.Zero(t, cli(t, url, "audit", "db", "--table", "event_outbox", "--since", "2025-11-21").status)
+		require.Zero(t, cli(t, url, "audit", "db", "--table", "event_outbox", "--aggregate", "event_id", "--published", "").status)
 	})
 }
 
@@ -91,7 +92,7 @@ func TestAuditDBCannotRun(t *testing.T) {
 			`Window is negative`:                           {"--window", "-5m"},
 			`write ` + page:                                {"--html", page},
 		} {
-			r := cli(t, url, append([]string{"audit", "db", "--json"}, args...)...)
+			r := cli(t, url, append([]string{"audit", "db", "--table", "event_outbox", "--json"}, args...)...)
 			require.Equal(t, 2, r.status, "%+v", r)
 			require.Empty(t, r.stdout)
 			require.Contains(t, r.stderr, said)
@@ -110,7 +111,7 @@ func TestAuditDBNamesATable(t *testing.T) {
 	incident(t, db)
 	mustExec(t, db, `CREATE SCHEMA "Own"`, `ALTER TABLE event_outbox SET SCHEMA "Own"`, `CREATE VIEW "a.b" AS SELECT * FROM "Own".event_outbox`)
 	require.Equal(t, 1, cli(t, url, "audit", "db", "--table", "Own.event_outbox").status)
-	require.Equal(t, 1, cli(t, url, "audit", "db", "--schema", "Own").status)
+	require.Equal(t, 1, cli(t, url, "audit", "db", "--table", "event_outbox", "--schema", "Own").status)
 	require.Equal(t, 1, cli(t, url, "audit", "db", "--table", "a.b").status)
 	r := cli(t, url, "audit", "db", "--table", "own.event_outbox")
 	require.Equal(t, 2, r.status)
@@ -130,7 +131,7 @@ func TestAuditDBLosesItsConnection(t *testing.T) {
 	require.NoError(t, err)
 
 	page := filepath.Join(t.TempDir(), "page.html")
-	run := start(t, url, "audit", "db", "--json", "--html", page)
+	run := start(t, url, "audit", "db", "--table", "event_outbox", "--json", "--html", page)
 	require.Eventually(t, func() bool {
 		var cut bool
 		err := db.QueryRow("SELECT coalesce(bool_or(pg_terminate_backend(pid)), false) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'endstate' AND wait_event_type = 'Lock'").Scan(&cut)
@@ -150,7 +151,7 @@ func TestAuditPage(t *testing.T) {
 		incident(t, db)
 		mustExec(t, db, "INSERT INTO event_outbox SELECT 'x', aggregate_id, event_type, created_at, NULL FROM event_outbox WHERE aggregate_id = '<b>batch</b>-7'")
 		path := filepath.Join(t.TempDir(), "page.html")
-		r := cli(t, url, "audit", "db", "--html", path)
+		r := cli(t, url, "audit", "db", "--table", "event_outbox", "--html", path)
 		require.Equal(t, 1, r.status, r.stderr)
 		page, err := os.ReadFile(path)
 		require.NoError(t, err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/audit"
 )
 
@@ -70,7 +71,7 @@ Exit status: 0 no aggregate is repeated, 1 some are, 2 could not run to its end.
 			return a.auditLogs(cmd.Context(), cfg, files, nil)
 		},
 	}
-	tableFlags(cmd, &table)
+	tableFlags(cmd, &table, outbox.DefaultTable)
 	flags := cmd.Flags()
 	flags.StringVar(&message, "message", ownCompletions, "count lines whose message matches this `REGEX`; default: what the library's own logger writes")
 	flags.StringVar(&starts, "start", ownStarts, "count lines whose message matches this `REGEX` as starts of a finalization; '' for none")

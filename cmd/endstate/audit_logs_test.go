@@ -190,13 +190,13 @@ func TestLogsAgainstTheOutbox(t *testing.T) {
 		}
 		path := logFile(t, lines...)
 		for _, args := range [][]string{nil, {"--aggregate", "kind", "--aggregate", "aggregate_id"}} {
-			r := auditLogs(t, 1, append(args, "--db", url, path)...)
+			r := auditLogs(t, 1, append(args, "--db", url, "--table", "event_outbox", path)...)
 			require.EqualValues(t, 1, r.Outbox.Guarded)
 			require.EqualValues(t, 1, r.Outbox.Both)
 			require.EqualValues(t, 1, r.Outbox.Unseen)
 			require.Len(t, r.Outbox.Examples, 2)
 		}
-		out := cli(t, "", "audit", "logs", path, "--db", url)
+		out := cli(t, "", "audit", "logs", path, "--db", url, "--table", "event_outbox")
 		require.Contains(t, out.stdout, "the guard worked")
 		// The environment's database isn't looked at unless it is asked for.
 		out = cli(t, url, "audit", "logs", path, "--json")

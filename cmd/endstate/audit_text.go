@@ -56,6 +56,7 @@ func auditFigures(r *audit.Report) []figure {
 		{"duplicates, percent", r.Percentage, "of the unique aggregates"},
 		{"events per aggregate", r.Average, ""},
 		{"duplicated aggregates", r.Duplicated, ""},
+		{"published events", r.PublishedEvents, ""},
 		{"published duplicates", r.Published, "consumers have seen them"},
 		{"pairs within the window", r.PairsWithinWindow, "neighbours at most " + shortDuration(r.Window) + " apart"},
 	}

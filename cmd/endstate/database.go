@@ -129,9 +129,10 @@ func (db *database) table(ctx context.Context, schema, name string) (ownSchema, 
 	return before, after, nil
 }
 
-// missing says which table or column isn't there; empty columns are left out.
-func (db *database) missing(ctx context.Context, schema, table string, columns []string) error {
-	return db.read(ctx, func(q endstate.Querier) error {
+// columns are a table's; none if there is no such table.
+func (db *database) columns(ctx context.Context, schema, table string) (have map[string]bool, err error) {
+	have = map[string]bool{}
+	err = db.read(ctx, func(q endstate.Querier) error {
 		query, args := "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped", []any{quote(schema, table)}
 		if db.pool == nil {
 			query, args = "SELECT name FROM pragma_table_info(?1)", []any{table}
@@ -141,7 +142,6 @@ func (db *database) missing(ctx context.Context, schema, table string, columns [
 			return err
 		}
 		defer rows.Close()
-		have := map[string]bool{}
 		for rows.Next() {
 			var name string
 			if err := rows.Scan(&name); err != nil {
@@ -149,19 +149,26 @@ func (db *database) missing(ctx context.Context, schema, table string, columns [
 			}
 			have[name] = true
 		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		if len(have) == 0 {
-			return fmt.Errorf("table %s does not exist", quote(schema, table))
-		}
-		for _, column := range columns {
-			if column != "" && !have[column] {
-				return fmt.Errorf("table %s has no column %s", quote(schema, table), quote("", column))
-			}
-		}
-		return nil
+		return rows.Err()
 	})
+	return have, err
+}
+
+// missing says which table or column isn't there; empty columns are left out.
+func (db *database) missing(ctx context.Context, schema, table string, columns []string) error {
+	have, err := db.columns(ctx, schema, table)
+	if err != nil {
+		return err
+	}
+	if len(have) == 0 {
+		return fmt.Errorf("table %s does not exist", quote(schema, table))
+	}
+	for _, column := range columns {
+		if column != "" && !have[column] {
+			return fmt.Errorf("table %s has no column %s", quote(schema, table), quote("", column))
+		}
+	}
+	return nil
 }
 
 // read runs f in a read-only transaction with one snapshot.

@@ -39,6 +39,8 @@ type doctor struct {
 	// table is the outbox of somebody else's that is looked at instead of ours, if foreign.
 	table   audit.Config
 	foreign bool
+	// published is the column that table.Published is about.
+	published string
 
 	status    guard.Status // the service's status table, if its Table is set
 	terminal  []string     // prefixes of terminal states
@@ -68,7 +70,12 @@ Exit status: 0 nothing found, 1 something found, 2 could not look at everything.
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			d.foreign = cmd.Flags().Changed("table")
 			d.writer.Schema, d.ledger.Schema = d.table.Schema, d.table.Schema
-			d.table.NoPublished = d.table.Published == ""
+			if d.table.Published != "" {
+				var err error
+				if d.published, err = audit.PublishedColumn(d.table.Published); err != nil {
+					return err
+				}
+			}
 			if full {
 				d.sample = 0
 			}
@@ -82,7 +89,7 @@ Exit status: 0 nothing found, 1 something found, 2 could not look at everything.
 			return err
 		},
 	}
-	tableFlags(cmd, &d.table)
+	tableFlags(cmd, &d.table, "event_outbox")
 	flags := cmd.Flags()
 	flags.Lookup("table").Usage = "look at this outbox `TABLE` of somebody else's instead of the library's"
 	flags.StringVar(&d.writer.Table, "outbox", outbox.DefaultTable, "the library's outbox `TABLE`")

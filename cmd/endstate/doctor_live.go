@@ -40,10 +40,24 @@ func (d *doctor) deadEvents(ctx context.Context) ([]finding, error) {
 	return []finding{{
 		What: fmt.Sprintf("%d events in %s are dead letters.", stats.Dead, table),
 		Why:  "The relay gave them up: consumers haven't seen them, and won't.",
-		Fix: fmt.Sprintf("SELECT id, aggregate_type, aggregate_id, type, attempts, last_error FROM %s WHERE dead_at IS NOT NULL ORDER BY seq;\n"+
-			"-- once the cause is mended: outbox.Admin's Retry, or Discard", table),
+		Fix: fmt.Sprintf("endstate outbox list --state dead%[1]s\n-- once the cause is fixed:\n"+
+			"endstate outbox retry --all --by WHO --reason WHY%[1]s\n-- or, for those that nobody needs any more: endstate outbox discard", d.outboxFlags()),
 	}}, nil
 }
+
+// outboxFlags are those by which commands find the outbox that the doctor looks at.
+func (d *doctor) outboxFlags() (flags string) {
+	if d.writer.Schema != "" {
+		flags += " --schema " + shellQuoted(d.writer.Schema)
+	}
+	if d.writer.Name() != outbox.DefaultTable {
+		flags += " --outbox " + shellQuoted(d.writer.Name())
+	}
+	return flags
+}
+
+// shellQuoted is a text as a shell takes it for one argument.
+func shellQuoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
 // shards finds shards whose events nobody publishes.
 func (d *doctor) shards(ctx context.Context) ([]finding, error) {
@@ -72,7 +86,7 @@ func (d *doctor) shards(ctx context.Context) ([]finding, error) {
 	return []finding{{
 		What: fmt.Sprintf("%d of %d shards have no owner, and %d relays run; %s.", stats.Unowned, outbox.Shards, len(stats.Relays), waiting),
 		Why:  "Events of a shard without an owner are not published.",
-		Fix:  "Start a relay (outbox.NewRelay). Those that run take free shards by themselves: if they don't, look at their logs.",
+		Fix:  "Start a relay: in the service, or endstate relay --to URL" + d.outboxFlags() + ". Those that run take free shards by themselves: if they don't, look at their logs.",
 	}}, nil
 }
 
@@ -198,6 +212,6 @@ func (d *doctor) listen(ctx context.Context) ([]finding, error) {
 	return []finding{{
 		What: "A notification didn't arrive at the connection that listened for it.",
 		Why:  "LISTEN needs a session of its own, and a pooler in transaction mode (PgBouncer) gives it to another client at once: the relay finds events by polling only, which is correct but later.",
-		Fix:  "Set outbox.RelayConfig.ListenURL to an address of the server itself, and try it with: endstate doctor --listen-url URL",
+		Fix:  "Give the relay an address of the server itself to listen on (endstate relay --listen-url URL; a service's own: outbox.RelayConfig.ListenURL),\nand try it with: endstate doctor --listen-url URL",
 	}}, nil
 }

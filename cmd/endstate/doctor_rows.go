@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/guard"
 )
 
 // ledgerID is the SQL for an aggregate's id, as events have it, from a ledger's key, which also tells the kinds of its parts:
@@ -199,5 +200,16 @@ func (d *doctor) fillLedger() string {
 	if d.status.Table == "" {
 		return "endstate adopt apply --ledger-from TABLE --aggregate-type NAME -- the service's table with the status column"
 	}
-	return fmt.Sprintf("endstate adopt apply --ledger-from '%s' --status-key '%s' --status-column '%s' --aggregate-type '%s'", d.status.Table, d.status.Key, d.status.Column, d.aggregate)
+	command := fmt.Sprintf("endstate adopt apply --ledger-from %s --status-key %s --status-column %s --aggregate-type %s",
+		shellQuoted(d.status.Table), shellQuoted(d.status.Key), shellQuoted(d.status.Column), shellQuoted(d.aggregate))
+	for _, prefix := range d.terminal {
+		command += " --terminal " + shellQuoted(prefix)
+	}
+	if d.ledger.Schema != "" {
+		command += " --schema " + shellQuoted(d.ledger.Schema)
+	}
+	if d.ledger.Table != guard.DefaultLedger {
+		command += " --ledger " + shellQuoted(d.ledger.Table)
+	}
+	return command
 }

@@ -76,7 +76,7 @@ func (d *doctor) target() (schema, table string, keys []string, published string
 	if !d.foreign {
 		return d.writer.Schema, d.writer.Name(), []string{"dedup_key"}, "published_at"
 	}
-	return d.table.Schema, d.table.Table, append(append([]string{}, d.table.Aggregate...), d.table.Type), d.table.Published
+	return d.table.Schema, d.table.Table, append(append([]string{}, d.table.Aggregate...), d.table.Type), d.published
 }
 
 func quoted(names []string) string {
@@ -180,6 +180,9 @@ func (d *doctor) relayIndex(ctx context.Context) ([]finding, error) {
 		quote("", table+"_pending"), quote(schema, table))
 	if d.foreign {
 		fix = fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (%s) WHERE %s IS NULL;", quote("", table+"_pending"), quote(schema, table), quote("", d.table.Time), quote("", published))
+		if d.table.Published != published { // a condition, which may be about any of its values
+			fix = fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (%s, %s);", quote("", table+"_pending"), quote(schema, table), quote("", published), quote("", d.table.Time))
+		}
 	}
 	if d.db.pool == nil {
 		fix = strings.ReplaceAll(fix, " CONCURRENTLY", "")

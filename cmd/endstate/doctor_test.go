@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -152,9 +153,28 @@ func TestDoctorLooksAtTheRelay(t *testing.T) {
 		report := examine(t, url, []string{"dead-events", "shards"})
 		require.Contains(t, report.Findings[0].What, "3 events")
 		require.Contains(t, report.Findings[1].What, "64 of 64 shards have no owner, and 0 relays run")
-		query, _, _ := strings.Cut(report.Findings[0].Fix, ";")
-		mustExec(t, db, query)
+		// What to do is said in commands, which do it.
+		require.Contains(t, report.Findings[1].Fix, "endstate relay --to URL")
+		commands := 0
+		for line := range strings.Lines(report.Findings[0].Fix) {
+			if command, is := strings.CutPrefix(strings.TrimSpace(line), "endstate "); is {
+				r := cli(t, url, strings.Fields(command)...)
+				require.Zero(t, r.status, "%s: %s", command, r.stderr)
+				commands++
+			}
+		}
+		require.Equal(t, 2, commands)
+		examine(t, url, []string{"shards"})
 	})
+}
+
+func TestShellQuoted(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"plain", "it's", "$(rm) `x` \\ \"", ""} {
+		out, err := exec.Command("sh", "-c", "printf %s "+shellQuoted(text)).Output()
+		require.NoError(t, err)
+		require.Equal(t, text, string(out))
+	}
 }
 
 // Ledger, outbox and status table, each against the others.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/published"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox/audit"
 )
@@ -27,8 +28,8 @@ var (
 	// table was begun with.
 	ErrConfig = errors.New("adopt: invalid configuration")
 
-	// ErrSchema is returned when a table can't be adopted: it or a column isn't there, it is partitioned or inherited from, or
-	// a foreign key would have more deleted or changed than the duplicates.
+	// ErrSchema is returned when a table can't be adopted: it or a column isn't there, it is partitioned or inherited from, what
+	// is published can't be told, or a foreign key would have more deleted or changed than the duplicates.
 	ErrSchema = errors.New("adopt: the table can't be adopted")
 
 	// ErrNothing is returned by Undo when the table was not adopted.
@@ -43,8 +44,11 @@ type Config struct {
 	Aggregate []string
 	Type      string // the column of the event's type; default "event_type"
 	Time      string // the column of the time when the event was written; default "created_at"
-	Published string // the column that is NULL (or false) until the event is published; default "published_at"
-	// NoPublished says that the table has no such column.
+	// Published says which events were published, as audit.Config.Published does: a column whose type says so, or a condition
+	// such as "status = SENT". What can't be judged is refused, since of two duplicates the published one has to stay; so is a
+	// condition that no row of the table meets, which may well be misspelt. Default "published_at".
+	Published string
+	// NoPublished says that the table has no such column, or that nothing in it was published yet.
 	NoPublished bool
 	// EventTypes limits the adoption, and with it the index, to types that match one of these patterns of SQL's LIKE. Empty:
 	// all types.
@@ -61,6 +65,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Progress is called, on the caller's goroutine, at the beginning of each step, and within the longer ones. Optional.
 	Progress func(step string, done int64)
+	// Show is how many aggregates Plan lists with what stays of each. Default 20; below zero: none.
+	Show int
 }
 
 // Column is a column to add.
@@ -90,6 +96,9 @@ func (c Config) withDefaults() Config {
 	if c.LockTimeout == 0 {
 		c.LockTimeout = 2 * time.Second
 	}
+	if c.Show == 0 {
+		c.Show = 20
+	}
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
@@ -106,6 +115,11 @@ func (c Config) validate() error {
 		}
 		if column.Type == "" {
 			return fmt.Errorf("%w: Add: column %q has no Type", ErrConfig, column.Name)
+		}
+	}
+	if c.Published != "" {
+		if _, err := published.Parse(c.Published); err != nil {
+			return fmt.Errorf("%w: Published %w", ErrConfig, err)
 		}
 	}
 	if c.Batch < 0 || c.Batch > 100_000 {
@@ -153,16 +167,18 @@ type Plan struct {
 	Step       string   `json:"step,omitempty"`  // of an adoption that was begun before, and "done" of one that is finished
 	Removed    int64    `json:"already_removed"` // rows in the backup table
 	Steps      []string `json:"steps"`           // the statements of the steps, abridged
+	// Condition is how published events are told from others; empty: none is taken for published.
+	Condition string   `json:"published_if"`
+	Choices   []Choice `json:"choices"` // of Config.Show aggregates, those with the most events first
 }
 
 // Plan says what Apply would do. It only reads.
 func (a *Adoption) Plan(ctx context.Context) (*Plan, error) {
-	report, err := audit.Run(ctx, a.pool, a.cfg.audit())
-	if err != nil {
-		return nil, err
-	}
 	var plan *Plan
-	err = pgx.BeginTxFunc(ctx, a.pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+	err := pgx.BeginTxFunc(ctx, a.pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, "SET LOCAL TimeZone = 'UTC'"); err != nil {
+			return err
+		}
 		t, err := look(ctx, tx, a.cfg)
 		if err != nil {
 			return err
@@ -170,11 +186,24 @@ func (a *Adoption) Plan(ctx context.Context) (*Plan, error) {
 		if err := t.checkRemovable(ctx, tx); err != nil {
 			return err
 		}
-		plan, err = t.plan(ctx, tx)
+		if err := t.judge(ctx, tx); err != nil {
+			return err
+		}
+		if plan, err = t.plan(ctx, tx); err != nil || plan.Index == "" {
+			return err
+		}
+		plan.Choices, err = t.choices(ctx, tx)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("adopt: plan: %w", err)
+	}
+	if plan.Index == "" {
+		return plan, nil // the index there is lets no duplicate in
+	}
+	report, err := audit.Run(ctx, a.pool, a.cfg.audit())
+	if err != nil {
+		return nil, err
 	}
 	plan.Duplicates, plan.Aggregates, plan.Published = report.Duplicates, report.Duplicated, report.Published
 	return plan, nil
@@ -186,6 +215,9 @@ type target struct {
 	oid   uint32
 	types map[string]string // of the columns
 	order []string          // the columns, but for generated ones
+
+	condition published.Condition
+	published published.Verdict // once judge has looked; its SQL is empty if nothing is published
 }
 
 // look reads what the table is like.
@@ -209,7 +241,10 @@ func look(ctx context.Context, q endstate.Querier, cfg Config) (*target, error) 
 	}
 	columns := append([]string{cfg.Type, cfg.Time}, cfg.Aggregate...)
 	if cfg.Published != "" {
-		columns = append(columns, cfg.Published)
+		if t.condition, err = published.Parse(cfg.Published); err != nil {
+			return nil, err
+		}
+		columns = append(columns, t.condition.Column)
 	}
 	if err := migrate.Missing(ctx, q, t.cfg.Schema, t.cfg.Table, columns); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSchema, err)
@@ -307,7 +342,7 @@ func (t *target) createUnique() string { return t.createIndex("UNIQUE ", t.uniqu
 
 // fingerprint is what two runs on one table must agree on.
 func (t *target) fingerprint() string {
-	text, _ := json.Marshal(map[string]any{"aggregate": t.cfg.Aggregate, "type": t.cfg.Type, "time": t.cfg.Time, "published": t.cfg.Published, "event_types": t.cfg.EventTypes})
+	text, _ := json.Marshal(map[string]any{"aggregate": t.cfg.Aggregate, "type": t.cfg.Type, "time": t.cfg.Time, "published": t.publishedIf(), "event_types": t.cfg.EventTypes})
 	return string(text)
 }
 
@@ -388,7 +423,7 @@ func (t *target) exists(ctx context.Context, q endstate.Querier, table string) (
 }
 
 func (t *target) plan(ctx context.Context, q endstate.Querier) (*Plan, error) {
-	p := &Plan{Table: t.table(), Backup: t.backup(), Columns: []string{}, Steps: []string{}}
+	p := &Plan{Table: t.table(), Backup: t.backup(), Columns: []string{}, Steps: []string{}, Condition: t.publishedIf(), Choices: []Choice{}}
 	unique, err := t.isUnique(ctx, q)
 	if err != nil {
 		return nil, err

@@ -40,6 +40,9 @@ func (s *session) apply(ctx context.Context) (*Result, error) {
 	if err := s.checkRemovable(ctx, s.Conn); err != nil {
 		return nil, err
 	}
+	if err := s.judge(ctx, s.Conn); err != nil {
+		return nil, err
+	}
 	if err := s.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -287,22 +290,13 @@ func (s *session) removeBatch(ctx context.Context, tx pgx.Tx, batch [][]string) 
 	if _, err := tx.Exec(ctx, fmt.Sprintf("SELECT FROM %s WHERE %s ORDER BY %s FOR UPDATE", s.table(), these, quoted(s.keys(), "")), args...); err != nil {
 		return 0, err
 	}
-	order := sqltx.Quote("", s.cfg.Time) + " NULLS LAST, ctid"
-	if s.cfg.Published != "" {
-		published := sqltx.Quote("", s.cfg.Published)
-		if s.types[s.cfg.Published] == "boolean" {
-			order = published + " IS TRUE DESC, " + order
-		} else {
-			order = published + " NULLS LAST, " + order
-		}
-	}
 	columns := quoted(s.order, "")
 	tag, err := tx.Exec(ctx, fmt.Sprintf(`WITH endstate_ranked AS (
 	SELECT ctid AS endstate_ctid, row_number() OVER (PARTITION BY %s ORDER BY %s) AS endstate_n FROM %s WHERE %s),
 endstate_removed AS (
 	DELETE FROM %[3]s AS endstate_row USING endstate_ranked WHERE endstate_row.ctid = endstate_ctid AND endstate_n > 1 RETURNING %[5]s)
 INSERT INTO %[6]s (%[7]s) SELECT %[7]s FROM endstate_removed`,
-		quoted(s.keys(), ""), order, s.table(), these, quoted(s.order, "endstate_row."), s.backup(), columns), args...)
+		quoted(s.keys(), ""), s.best(), s.table(), these, quoted(s.order, "endstate_row."), s.backup(), columns), args...)
 	return tag.RowsAffected(), err
 }
 

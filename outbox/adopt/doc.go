@@ -7,7 +7,10 @@
 //   - No row is lost. A removed row moves to the backup table in one statement, so the table and its backup together are the
 //     original, whenever one looks, and Undo puts the rows back. A table whose removed rows would take others along (by ON
 //     DELETE CASCADE, say) is refused: ErrSchema.
-//   - Of each aggregate's events the one that was published first stays, or the oldest if none was.
+//   - Of each aggregate's events the one that was published first stays, or the oldest if none was: the service's relay would
+//     publish another one again. Config.Published says which are published. A column that doesn't say it by its type (a status,
+//     a number, a time that is never NULL) needs a condition, and a table that can't be judged is refused untouched: ErrSchema.
+//   - Plan lists which of an aggregate's events stays, and why.
 //   - Writers go on. What takes a lock that they would wait for is short, and gives up after Config.LockTimeout to try again
 //     later. Indexes are built concurrently.
 //   - It may be killed at any point, and run again: each step looks at what is there. Two at once take turns.

@@ -43,10 +43,10 @@ func (s *session) close(ctx context.Context) {
 
 func (s *session) begin(ctx context.Context, cfg Config) error {
 	_, err := s.Exec(ctx, fmt.Sprintf(`SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '%d' WHEN 'client_connection_check_interval' THEN '1s'
-	WHEN 'idle_in_transaction_session_timeout' THEN '1min' ELSE '0' END, false)
-FROM pg_settings WHERE name IN ('lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'client_connection_check_interval')`, cfg.LockTimeout.Milliseconds()))
+	WHEN 'idle_in_transaction_session_timeout' THEN '1min' WHEN 'TimeZone' THEN 'UTC' ELSE '0' END, false)
+FROM pg_settings WHERE name IN ('TimeZone', 'lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'client_connection_check_interval')`, cfg.LockTimeout.Milliseconds()))
 	if sqltx.State(err) == sqltx.InvalidParameter { // the interval, on a platform that can't
-		_, err = s.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d", cfg.LockTimeout.Milliseconds()))
+		_, err = s.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d; SET TimeZone = 'UTC'", cfg.LockTimeout.Milliseconds()))
 	}
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/published"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -21,8 +22,9 @@ var (
 	// ErrConfig is returned for a Config whose fields don't make sense; the message names the field.
 	ErrConfig = errors.New("audit: invalid configuration")
 
-	// ErrSchema is returned when there is no such table or column; the message names it.
-	ErrSchema = errors.New("audit: no such table or column")
+	// ErrSchema is returned when there is no such table or column, or when a column can't say what it is asked for; the message
+	// names it.
+	ErrSchema = errors.New("audit: the table can't be audited")
 
 	// ErrTimeout is returned when the audit took longer than Config.Timeout.
 	ErrTimeout = errors.New("audit: took longer than its timeout")
@@ -36,8 +38,10 @@ type Config struct {
 	Aggregate []string
 	Type      string // the column of the event's type; default "event_type"
 	Time      string // the column of the time when the event was written; default "created_at"
-	// Published is the column that tells whether an event was published: one that is NULL until then, or a boolean.
-	// Default "published_at".
+	// Published says which events were published. A column alone is judged by its type: a boolean that is true, or a time that
+	// is NULL until then. Of any other (a status, a number, a time that is never NULL) say what a published event has in it, as
+	// in SQL: "status = SENT", "state <> 0", "status IN ('SENT', 'ACKED')", "status NOT IN (NEW)", "sent IS NOT NULL"; names
+	// and values that have others than letters and digits in them go in "…" and '…'. Default "published_at".
 	Published string
 	// NoPublished says that the table has no such column.
 	NoPublished bool
@@ -98,12 +102,14 @@ func (c Config) validate() error {
 	if c.Schema != "" {
 		names = append(names, struct{ field, name string }{"Schema", c.Schema})
 	}
-	if c.Published != "" {
-		names = append(names, struct{ field, name string }{"Published", c.Published})
-	}
 	for _, n := range names {
 		if err := sqltx.CheckIdent(n.name); err != nil {
 			return fmt.Errorf("%w: %s %w", ErrConfig, n.field, err)
+		}
+	}
+	if c.Published != "" {
+		if _, err := published.Parse(c.Published); err != nil {
+			return fmt.Errorf("%w: Published %w", ErrConfig, err)
 		}
 	}
 	for _, pattern := range c.EventTypes {
@@ -124,6 +130,15 @@ func (c Config) validate() error {
 		return fmt.Errorf("%w: Timeout is negative", ErrConfig)
 	}
 	return nil
+}
+
+// PublishedColumn returns the column that a Config.Published is about, or ErrConfig.
+func PublishedColumn(condition string) (string, error) {
+	c, err := published.Parse(condition)
+	if err != nil {
+		return "", fmt.Errorf("%w: Published %w", ErrConfig, err)
+	}
+	return c.Column, nil
 }
 
 // Run audits a table on PostgreSQL. It works on a standby, too.
@@ -205,7 +220,11 @@ func count(ctx context.Context, tx endstate.Tx, cfg Config) (*Report, error) {
 	cfg.Progress(0, steps, "looking at the columns")
 	columns := append([]string{cfg.Type, cfg.Time}, cfg.Aggregate...)
 	if cfg.Published != "" {
-		columns = append(columns, cfg.Published)
+		column, err := PublishedColumn(cfg.Published)
+		if err != nil {
+			return nil, err
+		}
+		columns = append(columns, column)
 	}
 	if err := migrate.Missing(ctx, tx, cfg.Schema, cfg.Table, columns); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrSchema, err)
@@ -217,7 +236,7 @@ func count(ctx context.Context, tx endstate.Tx, cfg Config) (*Report, error) {
 	cfg.Progress(1, steps, "counting events")
 	report := &Report{Window: cfg.Window, Worst: []Aggregate{}}
 	query, args := source.totals()
-	if err := tx.QueryRow(ctx, query, args...).Scan(&report.Events, &report.NullKeys, &report.NullTimes); err != nil {
+	if err := tx.QueryRow(ctx, query, args...).Scan(&report.Events, &report.NullKeys, &report.NullTimes, &report.PublishedEvents); err != nil {
 		return nil, err
 	}
 	cfg.Progress(2, steps, "looking for duplicates")

@@ -97,7 +97,7 @@ func TestEmptyAndClean(t *testing.T) {
 		text, err := json.Marshal(r)
 		require.NoError(t, err)
 		require.JSONEq(t, `{"total_events":0,"unique_aggregates":0,"duplicates":0,"duplicate_percentage":0,"average_per_aggregate":0,"duplicated_aggregates":0,
-			"published_duplicates":0,"pairs_within_window":0,"null_times":0,"null_keys":0,"worst":[]}`, string(text))
+			"published_events":0,"published_duplicates":0,"pairs_within_window":0,"null_times":0,"null_keys":0,"worst":[]}`, string(text))
 		db.put(t, "b1", "x", start, nil)
 		db.put(t, "b1", "y", start, nil) // of another type, thus of another aggregate
 		db.put(t, "b2", "x", start, nil)
@@ -230,8 +230,9 @@ func TestHostileNames(t *testing.T) {
 	each(t, func(t *testing.T, db *database) {
 		quote := func(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 		cfg := audit.Config{Table: `Evil".tbl; DROP TABLE x--`, Aggregate: []string{`Agg'"\`, "second id"}, Type: "SELECT", Time: "größe $1 ?", Published: "%s"}
-		text := "text"
+		text, time := "text", "datetime"
 		if db.postgres() {
+			time = "timestamp"
 			cfg.Schema = `My "Schema"`
 			db.exec(t, "CREATE SCHEMA "+quote(cfg.Schema))
 		}
@@ -240,7 +241,7 @@ func TestHostileNames(t *testing.T) {
 			table = quote(cfg.Schema) + "." + table
 		}
 		db.exec(t, fmt.Sprintf("CREATE TABLE %s (%s text, %s integer, %s text, %s %s, %s %s)", table, quote(cfg.Aggregate[0]), quote(cfg.Aggregate[1]), quote(cfg.Type),
-			quote(cfg.Time), text, quote(cfg.Published), text))
+			quote(cfg.Time), text, quote(cfg.Published), time))
 		ids := []string{`it's "quoted" \`, "日本語 \u202e", "new\nline", "", strings.Repeat("x", 5000)}
 		for _, id := range ids {
 			for range 2 {

@@ -15,6 +15,8 @@ type Report struct {
 	Average    float64 `json:"average_per_aggregate"`
 	// Duplicated is the number of aggregates with duplicates.
 	Duplicated int64 `json:"duplicated_aggregates"`
+	// PublishedEvents counts all that were published. None, where some were, shows that Config.Published is wrong.
+	PublishedEvents int64 `json:"published_events"`
 	// Published counts the published events beyond the first published one of each aggregate: consumers have seen them.
 	Published int64 `json:"published_duplicates"`
 	// PairsWithinWindow counts neighbours, in an aggregate's order of time, that are at most the window apart.

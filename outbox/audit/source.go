@@ -2,11 +2,13 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/published"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -22,21 +24,28 @@ type source struct {
 // newSource looks at the columns' types.
 func newSource(ctx context.Context, q endstate.Querier, cfg Config) (*source, error) {
 	s := &source{cfg: cfg, dialect: sqltx.Of(q), published: "false"}
+	if cfg.Published != "" {
+		condition, err := published.Parse(cfg.Published)
+		if err != nil {
+			return nil, err
+		}
+		verdict, err := condition.Judge(ctx, q, cfg.Schema, cfg.Table, sqliteTime)
+		if errors.Is(err, published.ErrUnclear) {
+			return nil, fmt.Errorf("%w: %w", ErrSchema, err)
+		}
+		if err != nil {
+			return nil, err
+		}
+		s.published = verdict.SQL
+	}
 	column := sqltx.Quote("", cfg.Time)
-	published := sqltx.Quote("", cfg.Published)
 	if s.dialect == sqltx.SQLite {
 		s.time = sqliteTime(column)
-		if cfg.Published != "" {
-			s.published = published + " IS NOT NULL AND " + published + " <> 0" // a boolean is a number there
-		}
 		return s, nil
 	}
-	category := func(column string) (category string, err error) {
-		err = q.QueryRow(ctx, `SELECT typcategory::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
-WHERE attrelid = to_regclass($1::text) AND attname = $2::text`, sqltx.Quote(cfg.Schema, cfg.Table), column).Scan(&category)
-		return category, err
-	}
-	kind, err := category(cfg.Time)
+	var kind string
+	err := q.QueryRow(ctx, `SELECT typcategory::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE attrelid = to_regclass($1::text) AND attname = $2::text`, sqltx.Quote(cfg.Schema, cfg.Table), cfg.Time).Scan(&kind)
 	if err != nil {
 		return nil, err
 	}
@@ -47,15 +56,6 @@ WHERE attrelid = to_regclass($1::text) AND attname = $2::text`, sqltx.Quote(cfg.
 		s.time = fmt.Sprintf("CASE WHEN isfinite(%[1]s::timestamptz) THEN (date_part('epoch', %[1]s::timestamptz) * 1000000)::int8 END", column)
 	default:
 		return nil, fmt.Errorf("%w: column %s holds no time", ErrSchema, column)
-	}
-	if cfg.Published != "" {
-		if kind, err = category(cfg.Published); err != nil {
-			return nil, err
-		}
-		s.published = published + " IS NOT NULL"
-		if kind == "B" {
-			s.published = published + " IS TRUE"
-		}
 	}
 	return s, nil
 }
@@ -176,7 +176,7 @@ func (s *source) within(args *arguments) string {
 	return "(" + strings.Join(terms, " AND ") + ")"
 }
 
-// totals counts the events, the rows without a key, and those without a time.
+// totals counts the events, the rows without a key, the events without a time, and the published ones.
 func (s *source) totals() (string, []any) {
 	args := &arguments{dialect: s.dialect}
 	within, typed := s.within(args), s.typed(args)
@@ -184,6 +184,7 @@ func (s *source) totals() (string, []any) {
 	if within != "true" {
 		where += fmt.Sprintf(" AND (%s OR %s IS NULL)", within, sqltx.Quote("", s.cfg.Time))
 	}
-	return fmt.Sprintf(`SELECT count(*) FILTER (WHERE %[1]s AND %[2]s), count(*) FILTER (WHERE NOT (%[1]s)), count(*) FILTER (WHERE %[1]s AND %[3]s IS NULL)
-FROM %[4]s WHERE %[5]s`, s.keyed(), within, s.time, s.table(), where), args.list
+	return fmt.Sprintf(`SELECT count(*) FILTER (WHERE %[1]s AND %[2]s), count(*) FILTER (WHERE NOT (%[1]s)), count(*) FILTER (WHERE %[1]s AND %[3]s IS NULL),
+	count(*) FILTER (WHERE %[1]s AND %[2]s AND %[6]s)
+FROM %[4]s WHERE %[5]s`, s.keyed(), within, s.time, s.table(), where, s.published), args.list
 }
