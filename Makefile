@@ -51,4 +51,4 @@ fmt:
 
 # Built rather than run by go run, which keeps signals and exit statuses to itself, and without a look at git.
 bin:
-	@go build -buildvcs=false -o bin/ ./tools/lint ./tools/testall ./tools/release ./tools/tidy
+	@go build -buildvcs=false -o bin/ ./tools/lint ./tools/testall ./tools/release ./tools/tidy ./tools/walk
