@@ -160,7 +160,7 @@ func TestMissingTablesAreNamed(t *testing.T) {
 		want  []string
 		is    error
 	}{
-		{"ledger and outbox", guard.All(statusGuard(), guard.Ledger{}), []string{`"endstate_ledger" does not exist`, "00001_ledger", `"endstate_outbox" does not exist`, "00101_outbox"}, guard.ErrSchema},
+		{"ledger and outbox", guard.All(statusGuard(), guard.Ledger{}), []string{`"endstate_ledger" does not exist`, "_endstate_ledger", `"endstate_outbox" does not exist`, "00101_outbox"}, guard.ErrSchema},
 		{"outbox", statusGuard(), []string{`"endstate_outbox" does not exist`, "00101_outbox"}, outbox.ErrSchema},
 		{"the service's table", guard.Status{Table: "nothing", Key: "id", Column: "status", Terminal: guard.Names("COMPLETE")}, []string{`"nothing" does not exist`}, guard.ErrSchema},
 		{"the service's column", guard.Status{Table: "batches", Key: "id", Column: "nothing", Terminal: guard.Names("COMPLETE")}, []string{`no column "nothing"`}, guard.ErrSchema},

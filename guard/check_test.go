@@ -30,12 +30,12 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 				guard.Status{Table: "t4", Key: "id", Column: "status", Terminal: terminal}},
 			{"CREATE TABLE t5 (id text, status text); CREATE UNIQUE INDEX t5_open ON t5 (id) WHERE status = 'PENDING'", []string{"no unique index over its key columns"},
 				guard.Status{Table: "t5", Key: "id", Column: "status", Terminal: terminal}},
-			{"", []string{`table "endstate_ledger" does not exist`, "migration 00001_ledger"}, guard.Ledger{}},
-			{"CREATE TABLE t7 (" + whole + ")", []string{"no unique index on (aggregate, key)", "migration 00001_ledger"}, guard.Ledger{Table: "t7"}},
-			{`CREATE TABLE t8 (aggregate text, "key" text, state text, PRIMARY KEY (aggregate, "key"))`, []string{`no column "trigger"`, `no column "token"`, "00001_ledger"}, guard.Ledger{Table: "t8"}},
+			{"", []string{`table "endstate_ledger" does not exist`, "endstate_ledger (Migrate does"}, guard.Ledger{}},
+			{"CREATE TABLE t7 (" + whole + ")", []string{"no unique index over all of its rows on (aggregate, key)", "endstate_ledger (Migrate does"}, guard.Ledger{Table: "t7"}},
+			{`CREATE TABLE t8 (aggregate text, "key" text, state text, PRIMARY KEY (aggregate, "key"))`, []string{`no column "trigger"`, `no column "token"`, "_endstate_ledger"}, guard.Ledger{Table: "t8"}},
 			{"", []string{`table "t9" does not exist`, `table "endstate_ledger" does not exist`},
 				guard.All(guard.Status{Table: "t9", Key: "id", Column: "status", Terminal: terminal}, guard.Ledger{})},
-			{"CREATE TABLE t10 (" + whole + `, PRIMARY KEY (aggregate, "key", state))`, []string{"no unique index on (aggregate, key)"}, guard.Ledger{Table: "t10"}},
+			{"CREATE TABLE t10 (" + whole + `, PRIMARY KEY (aggregate, "key", state))`, []string{"no unique index over all of its rows on (aggregate, key)"}, guard.Ledger{Table: "t10"}},
 		} {
 			t.Run(fmt.Sprint(i), func(t *testing.T) {
 				for statement := range strings.SplitSeq(tt.create, ";") {

@@ -98,7 +98,7 @@ func TestLedgerMigrationsUpAndDown(t *testing.T) {
 			require.NoError(t, err)
 			names, err := fs.Glob(files, "*.sql")
 			require.NoError(t, err)
-			require.Equal(t, []string{"00001_ledger.sql"}, names)
+			require.Equal(t, []string{"20261128100000_endstate_ledger.sql"}, names)
 			text, err := fs.ReadFile(files, names[0])
 			require.NoError(t, err)
 			info, err := fs.Stat(files, names[0])

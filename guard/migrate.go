@@ -17,7 +17,7 @@ import (
 var migrations embed.FS
 
 // Migrations returns the migrations of a ledger with the default name, in goose's format: the files for dialect "postgres"
-// or "sqlite". Their version numbers don't meet those of the outbox, so both may go into one folder.
+// or "sqlite". Package migrations has them together with those of the outbox and the inbox, and for other tools.
 func Migrations(dialect string) (fs.FS, error) { return Ledger{}.Migrations(dialect) }
 
 // Migrations returns this ledger's migrations, with its own name and schema.
@@ -32,9 +32,9 @@ func (l Ledger) Migrations(dialect string) (fs.FS, error) {
 	return migrate.Rename(dir, sqltx.Dialect(dialect), DefaultLedger, l.Schema, l.plain()), nil
 }
 
-// Migrate creates the ledger's table, and its schema, unless they are there. It may be called at every start and by many
-// processes at once, which take turns; on SQLite a caller that finds the database busy must run the transaction again.
-// Nothing is done before tx commits.
+// Migrate creates the ledger's table, and its schema, unless they are there, whoever made them; then it writes nothing, and
+// needs no right to. It may be called at every start and by many processes at once, which take turns; on SQLite a caller that
+// finds the database busy must run the transaction again. Nothing is done before tx commits.
 func (l Ledger) Migrate(ctx context.Context, tx endstate.Tx) error {
 	if err := l.Validate(); err != nil {
 		return err
@@ -43,7 +43,7 @@ func (l Ledger) Migrate(ctx context.Context, tx endstate.Tx) error {
 	if err != nil {
 		return err
 	}
-	if err := migrate.Run(ctx, tx, l.Schema, l.table(), files); err != nil {
+	if err := migrate.Run(ctx, tx, l.Schema, l.plain(), files); err != nil {
 		return fmt.Errorf("guard: migrate %s: %w", l.name(), err)
 	}
 	return nil
@@ -66,17 +66,15 @@ func (g all) Migrate(ctx context.Context, tx endstate.Tx) error {
 	return nil
 }
 
-// Check implements Checker: the table must exist, with its columns and its primary key.
+// Check implements Checker: the table must exist, with its columns, their types and its primary key; the current role must
+// be allowed to read and to insert; and the schema's version must fit the library's.
 func (l Ledger) Check(ctx context.Context, q endstate.Querier) error {
-	err := migrate.Missing(ctx, q, l.Schema, l.plain(), []string{"aggregate", "key", "state", "trigger", "token", "digest", "at"})
+	files, err := l.Migrations(string(sqltx.Of(q)))
 	if err == nil {
-		var unique bool
-		if unique, err = migrate.HasUnique(ctx, q, l.Schema, l.plain(), []string{"aggregate", "key"}); err == nil && !unique {
-			err = fmt.Errorf("table %s has no unique index on (aggregate, key)", l.table())
-		}
+		err = migrate.Check(ctx, q, l.Schema, l.plain(), files, migrate.Need{Table: l.plain(), Select: migrate.All, Insert: migrate.All})
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w; apply guard's migration 00001_ledger (finalize's Migrate does)", ErrSchema, err)
+		return fmt.Errorf("%w: %w", ErrSchema, err)
 	}
 	return nil
 }

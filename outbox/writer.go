@@ -222,7 +222,7 @@ func (w Writer) Migrate(ctx context.Context, tx endstate.Tx) error {
 	if err != nil {
 		return err
 	}
-	if err := migrate.Run(ctx, tx, w.Schema, w.table(), files); err != nil {
+	if err := migrate.Run(ctx, tx, w.Schema, w.Name(), files); err != nil {
 		return fmt.Errorf("outbox: migrate %s: %w", w.table(), err)
 	}
 	return nil

@@ -1,0 +1,156 @@
+package migrate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// Need is what a role must be allowed to do with a table. All stands for all of its columns.
+type Need struct {
+	Table                  string
+	Select, Insert, Update []string
+	Delete                 bool
+}
+
+// All are all columns of a table.
+var All = []string{"*"}
+
+// Check says what the database lacks for those who need these tables: a table, a column, another type of one, an index, a
+// privilege of the current role (PostgreSQL only), or a schema version that fits the library's: the newest file's. Target is
+// the first of the tables that the files make. It writes nothing, and takes no lock that others would feel.
+func Check(ctx context.Context, q endstate.Querier, schema, target string, fsys fs.FS, needs ...Need) error {
+	set, err := load(schema, target, fsys)
+	if err != nil {
+		return err
+	}
+	needed := structure{functions: set.whole.functions}
+	for _, need := range needs {
+		t := set.whole.find(need.Table)
+		if t == nil {
+			return fmt.Errorf("no migration makes table %q", need.Table)
+		}
+		needed.tables = append(needed.tables, t)
+	}
+	lacks, err := needed.lacks(ctx, q)
+	if err != nil {
+		return err
+	}
+	have, err := set.version(ctx, q)
+	if err != nil {
+		return err
+	}
+	newest := set.files[len(set.files)-1]
+	switch {
+	case have.compatible > newest.Version:
+		lacks = append(lacks, fmt.Errorf("the schema of %s is at version %d, which works with libraries from %d on, and this one has %d: use a newer one", sqltx.Quote(schema, target), have.version, have.compatible, newest.Version))
+	case lacks != nil || have.noted && have.version < newest.Version:
+		if have.noted && have.version < newest.Version {
+			lacks = append(lacks, fmt.Errorf("the schema of %s is at version %d, and this library has %d", sqltx.Quote(schema, target), have.version, newest.Version))
+		}
+		lacks = append(lacks, fmt.Errorf("apply the migrations up to %s (Migrate does, and endstate migrate)", strings.TrimSuffix(newest.Name, ".sql")))
+	}
+	if lacks != nil {
+		return errors.Join(lacks...)
+	}
+	for _, need := range needs {
+		denied, err := Denied(ctx, q, schema, need, set.whole.find(need.Table).names())
+		if err != nil {
+			return err
+		}
+		lacks = append(lacks, denied...)
+	}
+	return errors.Join(lacks...)
+}
+
+// Denied says which privileges on a table the current role lacks; columns are all of its columns. On SQLite there are none.
+func Denied(ctx context.Context, q endstate.Querier, schema string, need Need, columns []string) (denied []error, err error) {
+	if sqltx.Of(q) == sqltx.SQLite {
+		return nil, nil
+	}
+	name := sqltx.Quote(schema, need.Table)
+	for _, p := range []struct {
+		privilege string
+		columns   []string
+	}{{"SELECT", need.Select}, {"INSERT", need.Insert}, {"UPDATE", need.Update}} {
+		if len(p.columns) == 0 {
+			continue
+		}
+		if slices.Equal(p.columns, All) {
+			p.columns = columns
+		}
+		list, err := json.Marshal(p.columns)
+		if err != nil {
+			return nil, err
+		}
+		lacking, err := Strings(ctx, q, `SELECT quote_ident(c) FROM json_array_elements_text($2::text::json) AS c WHERE NOT has_column_privilege(to_regclass($1::text), c, $3::text)`, name, string(list), p.privilege)
+		if err != nil {
+			return nil, err
+		}
+		if len(lacking) == 0 {
+			continue
+		}
+		of := ""
+		if len(lacking) < len(columns) {
+			of = " (" + strings.Join(lacking, ", ") + ")"
+		}
+		denied = append(denied, denial(ctx, q, p.privilege+of, name))
+	}
+	if need.Delete {
+		var allowed bool
+		if err := q.QueryRow(ctx, "SELECT has_table_privilege(to_regclass($1::text), 'DELETE')", name).Scan(&allowed); err != nil {
+			return nil, err
+		}
+		if !allowed {
+			denied = append(denied, denial(ctx, q, "DELETE", name))
+		}
+	}
+	return denied, nil
+}
+
+func denial(ctx context.Context, q endstate.Querier, privilege, table string) error {
+	var role string
+	if err := q.QueryRow(ctx, "SELECT quote_ident(current_user)").Scan(&role); err != nil {
+		return err
+	}
+	return fmt.Errorf("role %[1]s lacks a privilege: GRANT %[2]s ON %[3]s TO %[1]s", role, privilege, table)
+}
+
+// noted is what a database notes of the migrations that ran, whoever ran them.
+type noted struct {
+	noted               bool
+	version, compatible int64
+}
+
+// version reads it. A database may note nothing, or not to everybody.
+func (s *set) version(ctx context.Context, q endstate.Querier) (n noted, err error) {
+	log := sqltx.Quote(s.schema, Table)
+	readable := "SELECT coalesce(has_table_privilege(to_regclass($1::text), 'SELECT'), false)"
+	if sqltx.Of(q) == sqltx.SQLite {
+		readable = "SELECT count(*) > 0 FROM pragma_table_info(?1, " + schemaOr(s.schema) + ")"
+		if err := q.QueryRow(ctx, readable, Table).Scan(&n.noted); err != nil || !n.noted {
+			return n, err
+		}
+	} else if err := q.QueryRow(ctx, readable, log).Scan(&n.noted); err != nil || !n.noted {
+		return n, err
+	}
+	var count int
+	err = q.QueryRow(ctx, "SELECT count(*), coalesce(max(version), 0), coalesce(max(compatible), 0) FROM "+log+" WHERE target = $1", s.target).Scan(&count, &n.version, &n.compatible)
+	n.noted = count > 0
+	return n, err
+}
+
+// schemaOr is a schema of SQLite as an argument of its table functions.
+func schemaOr(schema string) string {
+	if schema == "" {
+		schema = "main"
+	}
+	return "'" + strings.ReplaceAll(schema, "'", "''") + "'"
+}
