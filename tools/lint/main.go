@@ -73,6 +73,7 @@ func lint(ctx context.Context) (found int, err error) {
 		{"imports", func() ([]string, error) { return brokenImports(ctx) }},
 		{"public names", func() ([]string, error) { return brokenPublic(ctx, tagged) }},
 		{"invariants and faults", func() ([]string, error) { return brokenFaults(".") }},
+		{"links", func() ([]string, error) { return brokenLinks(".") }},
 	} {
 		fmt.Println("lint:", rules.about)
 		broken, err := rules.find()
