@@ -5,9 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
-
-	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
@@ -22,7 +19,7 @@ const BackfillTrigger = "backfill"
 type Backfill struct {
 	Status    Status
 	Aggregate string // the aggregate type's name, as in finalize.Config
-	At        string // the column of when a row became terminal; empty: the time of the backfill
+	At        string // the column of when a row became terminal, in UTC if it has no time zone; empty: the time of the backfill
 	Limit     int    // how many terminal rows one call looks at; default 1000
 	// After is where the call before ended (BackfillResult.Next); nil at the beginning.
 	After []string
@@ -62,32 +59,49 @@ func (l Ledger) backfill(ctx context.Context, tx endstate.Tx, b Backfill) (r Bac
 	if b.Aggregate == "" || b.Limit < 0 {
 		return r, fmt.Errorf("%w: Backfill.Aggregate is empty, or Limit is negative", ErrConfig)
 	}
-	columns := append([]string{b.Status.Column}, b.Status.keys()...)
-	at := "NULL::timestamptz"
+	names := append([]string{b.Status.Column}, b.Status.keys()...)
 	if b.At != "" {
-		columns = append(columns, b.At)
-		at = sqltx.Quote("", b.At) + "::timestamptz"
+		names = append(names, b.At)
 	}
-	if err := migrate.Missing(ctx, tx, b.Status.Schema, b.Status.Table, columns); err != nil {
+	if err := migrate.Missing(ctx, tx, b.Status.Schema, b.Status.Table, names); err != nil {
 		return r, fmt.Errorf("%w: %w", ErrSchema, err)
 	}
-	keys, err := b.keys(ctx, tx)
+	columns, err := migrate.Columns(ctx, tx, b.Status.Schema, b.Status.Table)
 	if err != nil {
 		return r, err
 	}
+	keys, err := b.Status.keyColumnsOf(columns)
+	if err != nil {
+		return r, err
+	}
+	at := "NULL::timestamptz"
+	if b.At != "" {
+		at = sqltx.Quote("", b.At)
+		if columns[b.At].Type == "timestamp" {
+			at += " AT TIME ZONE 'UTC'" // not the session's
+		}
+		at = "CAST(" + at + " AS timestamptz)"
+	}
+	order := join(keys, ", ", func(c keyColumn) string { return c.column })
 	args := []any{b.Aggregate}
 	beyond := ""
 	if len(b.After) > 0 {
-		var values []string
-		for i, key := range keys {
-			args = append(args, b.After[i])
-			values = append(values, fmt.Sprintf("$%d::text::%s", len(args), key.sqlType))
+		if len(b.After) != len(keys) {
+			return r, fmt.Errorf("%w: Backfill.After has %d parts, the key has %d", ErrConfig, len(b.After), len(keys))
 		}
-		beyond = fmt.Sprintf(" AND (%s) > (%s)", key(keys, "%s"), strings.Join(values, ", "))
+		for _, part := range b.After {
+			args = append(args, part)
+		}
+		n := 1
+		beyond = fmt.Sprintf(" AND (%s) > (%s)", order, join(keys, ", ", func(c keyColumn) string {
+			n++
+			return c.value(fmt.Sprintf("$%d", n))
+		}))
 	}
 	batch := fmt.Sprintf(`SELECT %s AS endstate_key, %s AS endstate_usable, %s::text AS endstate_state, %s AS endstate_at, ARRAY[%s] AS endstate_parts, row_number() OVER (ORDER BY %s) AS endstate_n
-	FROM %s WHERE NOT %s%s ORDER BY %[6]s LIMIT %[10]d`, strings.Join(encoded(keys), ` || '/' || `), usable(keys), b.Status.column(), at,
-		key(keys, "%s::text"), key(keys, "%s"), b.Status.table(), b.Status.Terminal.open(b.Status.column()), beyond, b.Limit)
+	FROM %s WHERE NOT %s%s ORDER BY %[6]s LIMIT %[10]d`,
+		join(keys, " || '/' || ", keyColumn.encoded), join(keys, " AND ", func(c keyColumn) string { return c.usable("") }), b.Status.column(), at,
+		join(keys, ", ", func(c keyColumn) string { return c.text("") }), order, b.Status.table(), b.Status.Terminal.open(b.Status.column()), beyond, b.Limit)
 	var last *string // as JSON, which every driver reads
 	err = tx.QueryRow(ctx, fmt.Sprintf(`WITH endstate_batch AS MATERIALIZED (
 	%s),
@@ -102,65 +116,4 @@ SELECT count(*), (SELECT count(*) FROM endstate_filled), count(*) FILTER (WHERE 
 		return r, err
 	}
 	return r, json.Unmarshal([]byte(*last), &r.Next)
-}
-
-// keyColumn is a key column with its type and the kind of key that it holds.
-type keyColumn struct {
-	column, sqlType string
-	kind            byte
-}
-
-// keys finds the kinds of the status table's keys by their columns' types.
-func (b Backfill) keys(ctx context.Context, q endstate.Querier) (keys []keyColumn, err error) {
-	for _, column := range b.Status.keys() {
-		k := keyColumn{column: sqltx.Quote("", column)}
-		var base string
-		err := q.QueryRow(ctx, `SELECT format_type(atttypid, atttypmod), format_type(atttypid, NULL) FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attname = $2::text`,
-			b.Status.table(), column).Scan(&k.sqlType, &base)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return nil, fmt.Errorf("%w: table %s has no column %s", ErrSchema, b.Status.table(), k.column)
-		}
-		if err != nil {
-			return nil, err
-		}
-		switch base {
-		case "uuid":
-			k.kind = kindUUID
-		case "smallint", "integer", "bigint":
-			k.kind = kindInt
-		case "text", "character varying":
-			k.kind = kindText
-		default:
-			return nil, fmt.Errorf("%w: key column %s is of type %s; there are keys for text, varchar, uuid and the integers", ErrSchema, k.column, base)
-		}
-		keys = append(keys, k)
-	}
-	return keys, nil
-}
-
-// key lists the key columns, each in a format.
-func key(keys []keyColumn, format string) string {
-	list := make([]string, len(keys))
-	for i, k := range keys {
-		list[i] = fmt.Sprintf(format, k.column)
-	}
-	return strings.Join(list, ", ")
-}
-
-// encoded are the parts of Key.Encode in SQL.
-func encoded(keys []keyColumn) []string {
-	list := make([]string, len(keys))
-	for i, k := range keys {
-		list[i] = fmt.Sprintf("'%c:' || replace(replace(replace(%s::text, '%%', '%%25'), '/', '%%2F'), '#', '%%23')", k.kind, k.column)
-	}
-	return list
-}
-
-// usable is the condition that Key.Validate has but for the length.
-func usable(keys []keyColumn) string {
-	terms := make([]string, len(keys))
-	for i, k := range keys {
-		terms[i] = fmt.Sprintf("coalesce(%s::text, '') <> ''", k.column)
-	}
-	return strings.Join(terms, " AND ")
 }

@@ -5,13 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/migrate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -36,127 +35,190 @@ var (
 const duePage = 500
 
 // Due implements DueFinder by the column Touched. A row whose Touched is NULL (on SQLite also one that it can't read as a
-// time) is due. The keys are Int, UUID or Text, by the key columns' types; on SQLite, which has no uuid type, Int or Text.
+// time) is due. The keys are of the key columns' kinds; on SQLite, where a value's own type tells, they are Int, Bytes or Text.
 //
 // Rows are gone through in the keys' order. Among many final rows the open ones are found fast with the index that DueIndex
-// returns.
+// returns. On PostgreSQL each search looks at the columns' types first, and fails with ErrSchema where Touched has no time zone:
+// by the clock of which session it was set is not known.
 func (s Status) Due(idle time.Duration) (DueFunc, error) {
 	if s.Touched == "" {
-		return nil, fmt.Errorf("%w: Status.Touched is empty: name the column that tells when a row was last worked on", ErrConfig)
+		return nil, fmt.Errorf("%w: Status.Touched is empty: name the column that says when a row was last worked on", ErrConfig)
 	}
 	if idle < 0 {
 		return nil, fmt.Errorf("%w: idle is %v", ErrConfig, idle)
 	}
+	touched := sqltx.Quote("", s.Touched)
+	return s.due(pager{
+		Status: s, args: []any{idle.Seconds()}, touched: true,
+		postgres: fmt.Sprintf("%[1]s IS NULL OR %[1]s < clock_timestamp() - make_interval(secs => $1::float8)", touched),
+		sqlite:   fmt.Sprintf("coalesce(julianday(%s) < julianday('now') - ?1 / 86400.0, true)", touched),
+	}), nil
+}
+
+// DueWhere returns a DueFunc for SweeperConfig.Due that finds the open rows for which an SQL condition holds, in the keys' order
+// and in pages, such as
+//
+//	status.DueWhere("due_at < now()")
+//
+// which goes by the database's clock. The condition is a constant of the program's, in the database's dialect, and names the
+// table's columns; no part of it may come from outside. Errors come from the DueFunc.
+func (s Status) DueWhere(condition string) DueFunc {
+	return s.due(pager{Status: s, postgres: condition, sqlite: condition})
+}
+
+// pager finds due rows, a page at a time.
+type pager struct {
+	Status
+	postgres, sqlite string // the condition, which may use args
+	args             []any
+	touched          bool // the condition compares Touched
+	columns          []keyColumn
+}
+
+// due returns the pager's DueFunc.
+func (s Status) due(p pager) DueFunc {
 	return func(ctx context.Context, q endstate.Querier) iter.Seq2[Key, error] {
 		return func(yield func(Key, error) bool) {
-			var after Key
-			for {
-				keys, last, more, err := s.duePage(ctx, q, idle, after)
-				if err != nil {
-					yield(Key{}, fmt.Errorf("guard: look for due rows of %s: %w", s.table(), err))
-					return
-				}
+			p := p
+			err := p.prepare(ctx, q)
+			var after []any
+			for more := true; more && err == nil; {
+				var keys []Key
+				keys, after, more, err = p.page(ctx, q, after)
 				for _, key := range keys {
 					if !yield(key, nil) {
 						return
 					}
 				}
-				if !more {
-					return
-				}
-				after = last
+			}
+			if err != nil {
+				yield(Key{}, fmt.Errorf("guard: look for due rows of %s: %w", s.table(), err))
 			}
 		}
-	}, nil
+	}
 }
 
-// duePage reads the keys behind after. The last row's key is where the next page begins; a Func may have refused that row.
-func (s Status) duePage(ctx context.Context, q endstate.Querier, idle time.Duration, after Key) (keys []Key, last Key, more bool, err error) {
-	query, args := s.dueQuery(sqltx.Of(q), idle, after)
+// prepare looks at the columns' types.
+func (p *pager) prepare(ctx context.Context, q endstate.Querier) error {
+	if err := p.Validate(); err != nil || sqltx.Of(q) == sqltx.SQLite {
+		return err
+	}
+	columns, err := migrate.Columns(ctx, q, p.Schema, p.Table)
+	if err != nil {
+		return err
+	}
+	if len(columns) == 0 {
+		return fmt.Errorf("%w: table %s does not exist", ErrSchema, p.table())
+	}
+	if p.touched {
+		if err := p.checkTouched(columns); err != nil {
+			return fmt.Errorf("%w: %w", ErrSchema, err)
+		}
+	}
+	p.columns, err = p.keyColumnsOf(columns)
+	return err
+}
+
+// page reads the keys behind after, which is nil at the beginning, and says where the next page begins. A Func may refuse rows
+// that were read.
+func (p *pager) page(ctx context.Context, q endstate.Querier, after []any) (keys []Key, last []any, more bool, err error) {
+	build := p.query
+	if sqltx.Of(q) == sqltx.SQLite {
+		build = p.querySQLite
+	}
+	query, args := build(after)
 	rows, err := q.Query(ctx, query, args...)
 	if err != nil {
-		return nil, Key{}, false, err
+		return nil, nil, false, err
 	}
 	defer rows.Close()
 	n := 0
 	for rows.Next() {
 		n++
-		values, types := make([]string, len(s.keys())), make([]string, len(s.keys()))
+		values, types := make([]string, len(p.keys())), make([]string, len(p.keys()))
 		var state *string
 		dest := []any{&state}
 		for i := range values {
-			dest = append(dest, &values[i], &types[i])
+			if dest = append(dest, &values[i]); p.columns == nil {
+				dest = append(dest, &types[i])
+			}
 		}
 		if err := rows.Scan(dest...); err != nil {
-			return nil, Key{}, false, err
+			return nil, nil, false, err
 		}
-		if last, err = keyOf(values, types); err != nil {
-			return nil, Key{}, false, err
+		parts := make([]Key, len(values))
+		last = make([]any, len(values))
+		for i, value := range values {
+			if p.columns != nil {
+				parts[i], last[i] = partOf(p.columns[i].kind, value), value
+				continue
+			}
+			parts[i] = partOf(map[string]byte{"integer": kindInt, "blob": kindBytes}[types[i]], value)
+			last[i] = parts[i].Args()[0]
 		}
-		if state == nil || !s.Terminal.Terminal(*state) {
-			keys = append(keys, last)
+		if state == nil || !p.Terminal.Terminal(*state) {
+			keys = append(keys, Composite(parts...))
 		}
 	}
 	rows.Close()
 	return keys, last, n == duePage, rows.Err()
 }
 
-func (s Status) dueQuery(d sqltx.Dialect, idle time.Duration, after Key) (string, []any) {
-	args := []any{idle.Seconds()}
-	touched := sqltx.Quote("", s.Touched)
-	typeOf, open := "pg_typeof", s.Terminal.open
-	due := fmt.Sprintf("(%s IS NULL OR %s < clock_timestamp() - make_interval(secs => $1::float8))", touched, touched)
-	if d == sqltx.SQLite {
-		typeOf, open = "typeof", s.Terminal.openSQLite
-		due = fmt.Sprintf("coalesce(julianday(%s) < julianday('now') - ?1 / 86400.0, true)", touched)
+// partOf is a part of a key of this kind by its value, as the database wrote it in a key's own form.
+func partOf(kind byte, value string) Key {
+	if kind == 0 || kind == kindText {
+		return Text(value)
 	}
-	if s.Terminal.fn == nil {
-		due += " AND " + open(s.column())
-	}
-	columns := []string{fmt.Sprintf("CAST(%s AS text)", s.column())}
-	var order, bounds []string
-	for _, key := range s.keys() {
-		column := "endstate_row." + sqltx.Quote("", key) // an ORDER BY takes a bare name for the column of text that is selected
-		columns = append(columns, fmt.Sprintf("CAST(%s AS text), CAST(%s(%s) AS text)", column, typeOf, column))
-		order = append(order, column)
-	}
-	for kind := range after.parts() {
-		if d == sqltx.SQLite {
-			bounds = append(bounds, fmt.Sprintf("?%d", len(bounds)+2))
-		} else {
-			bounds = append(bounds, fmt.Sprintf("$%d%s", len(bounds)+2, cast(kind)))
-		}
-	}
-	if len(bounds) > 0 {
-		due += fmt.Sprintf(" AND (%s) > (%s)", strings.Join(order, ", "), strings.Join(bounds, ", "))
-		args = append(args, after.Args()...)
-	}
-	return fmt.Sprintf("SELECT %s FROM %s AS endstate_row WHERE %s ORDER BY %s LIMIT %d",
-		strings.Join(columns, ", "), s.table(), due, strings.Join(order, ", "), duePage), args
+	return Key{string(kind) + ":" + value}
 }
 
-// keyOf makes a key of the texts of key columns and of their types' names.
-func keyOf(values, types []string) (Key, error) {
-	parts := make([]Key, len(values))
-	for i, value := range values {
-		switch types[i] {
-		case "smallint", "integer", "bigint":
-			n, err := strconv.ParseInt(value, 10, 64)
-			if err != nil {
-				return Key{}, err
-			}
-			parts[i] = Int(n)
-		case "uuid":
-			id, err := uuid.Parse(value)
-			if err != nil {
-				return Key{}, err
-			}
-			parts[i] = UUID(id)
-		default:
-			parts[i] = Text(value)
+func (p *pager) query(after []any) (string, []any) {
+	const row = "endstate_row."
+	args := slices.Clone(p.args)
+	where := "(" + p.postgres + "\n)"
+	if p.Terminal.fn == nil {
+		where += " AND " + p.Terminal.open(row+p.column())
+	}
+	// An ORDER BY takes a bare name for the column of text that is selected.
+	order := join(p.columns, ", ", func(c keyColumn) string { return row + c.column })
+	for _, c := range p.columns {
+		where += fmt.Sprintf(" AND %s%s IS NOT NULL", row, c.column)
+	}
+	if after != nil {
+		n := len(args)
+		args = append(args, after...)
+		where += fmt.Sprintf(" AND (%s) > (%s)", order, join(p.columns, ", ", func(c keyColumn) string {
+			n++
+			return c.value(fmt.Sprintf("$%d", n))
+		}))
+	}
+	return fmt.Sprintf("SELECT CAST(%s AS text), %s FROM %s AS endstate_row WHERE %s ORDER BY %s LIMIT %d", row+p.column(),
+		join(p.columns, ", ", func(c keyColumn) string { return c.text(row) }), p.table(), where, order, duePage), args
+}
+
+func (p *pager) querySQLite(after []any) (string, []any) {
+	args := slices.Clone(p.args)
+	where := "(" + p.sqlite + "\n)"
+	if p.Terminal.fn == nil {
+		where += " AND " + p.Terminal.openSQLite(p.column())
+	}
+	columns := []string{fmt.Sprintf("CAST(%s AS text)", p.column())}
+	var order, bounds []string
+	for i, key := range p.keys() {
+		column := "endstate_row." + sqltx.Quote("", key)
+		columns = append(columns, fmt.Sprintf("CASE typeof(%[1]s) WHEN 'blob' THEN lower(hex(%[1]s)) ELSE CAST(%[1]s AS text) END, typeof(%[1]s)", column))
+		order = append(order, column)
+		where += fmt.Sprintf(" AND %s IS NOT NULL", column)
+		if after != nil {
+			args = append(args, after[i])
+			bounds = append(bounds, fmt.Sprintf("?%d", len(args)))
 		}
 	}
-	return Composite(parts...), nil
+	if after != nil {
+		where += fmt.Sprintf(" AND (%s) > (%s)", strings.Join(order, ", "), strings.Join(bounds, ", "))
+	}
+	return fmt.Sprintf("SELECT %s FROM %s AS endstate_row WHERE %s ORDER BY %s LIMIT %d",
+		strings.Join(columns, ", "), p.table(), where, strings.Join(order, ", "), duePage), args
 }
 
 // DueIndex returns the statement that creates, on PostgreSQL, an index of the open rows' keys, by which Due finds them

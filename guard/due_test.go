@@ -153,16 +153,38 @@ type explainer struct {
 }
 
 func (e *explainer) Query(ctx context.Context, query string, args ...any) (pgx.Rows, error) {
-	rows, err := e.Querier.Query(ctx, "EXPLAIN "+query, args...)
-	if err != nil {
-		return nil, err
+	if strings.Contains(query, "pg_catalog") {
+		return e.Querier.Query(ctx, query, args...)
 	}
-	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	e.plan += strings.Join(lines, "\n")
-	if err != nil {
+	if err := e.explain(ctx, query, args); err != nil {
 		return nil, err
 	}
 	return e.Querier.Query(ctx, "SELECT WHERE false")
+}
+
+// QueryRow runs the query after all.
+func (e *explainer) QueryRow(ctx context.Context, query string, args ...any) pgx.Row {
+	if err := e.explain(ctx, query, args); err != nil {
+		e.plan += err.Error()
+	}
+	return e.Querier.QueryRow(ctx, query, args...)
+}
+
+func (e *explainer) explain(ctx context.Context, query string, args []any) error {
+	rows, err := e.Querier.Query(ctx, "EXPLAIN "+query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			return err
+		}
+		e.plan += line + "\n"
+	}
+	rows.Close()
+	return rows.Err()
 }
 
 func TestDueThatCant(t *testing.T) {

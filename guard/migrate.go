@@ -3,10 +3,8 @@ package guard
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
@@ -62,42 +60,6 @@ func (g all) Migrate(ctx context.Context, tx endstate.Tx) error {
 				return err
 			}
 		}
-	}
-	return nil
-}
-
-// Check implements Checker: the table must exist, with its columns, their types and its primary key; the current role must
-// be allowed to read and to insert; and the schema's version must fit the library's.
-func (l Ledger) Check(ctx context.Context, q endstate.Querier) error {
-	files, err := l.Migrations(string(sqltx.Of(q)))
-	if err == nil {
-		err = migrate.Check(ctx, q, l.Schema, l.plain(), files, migrate.Need{Table: l.plain(), Select: migrate.All, Insert: migrate.All})
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrSchema, err)
-	}
-	return nil
-}
-
-// Check implements Checker: the table and columns must exist, and the key columns must have a unique index, else one key
-// could be several rows.
-func (s Status) Check(ctx context.Context, q endstate.Querier) error {
-	columns := append(slices.Clone(s.keys()), s.Column)
-	if s.Touched != "" {
-		columns = append(columns, s.Touched)
-	}
-	for column := range s.Set {
-		columns = append(columns, column)
-	}
-	err := migrate.Missing(ctx, q, s.Schema, s.Table, columns)
-	if err == nil {
-		var unique bool
-		if unique, err = migrate.HasUnique(ctx, q, s.Schema, s.Table, s.keys()); err == nil && !unique {
-			err = errors.New("table " + s.table() + " has no unique index over its key columns alone, so one key could be several rows")
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("%w: %w (this table is the service's own)", ErrSchema, err)
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ type Status struct {
 	// for Due; empty: Due can't be used. The service sets it, Set may too.
 	Touched string
 	// Set names further columns that the same UPDATE sets, such as {"completed_at": guard.Now, "completed_by": guard.By}.
-	// A value is Now, By, or anything that the driver takes as an argument.
+	// A value is Now, NowUTC, By, or anything that the driver takes as an argument.
 	Set map[string]any
 }
 
@@ -45,10 +45,13 @@ type Value int
 
 // The values that the library fills in.
 const (
-	// Now is the database's clock.
+	// Now is the database's clock, for a timestamptz column; on SQLite it is text in RFC 3339.
 	Now Value = iota + 1
 	// By is the trigger's name.
 	By
+	// NowUTC is the database's clock in UTC, for a timestamp column, which has no time zone: there Now would be the session's
+	// time of day. On SQLite it is what Now is.
+	NowUTC
 )
 
 var (
@@ -128,14 +131,9 @@ func (s Status) where(d sqltx.Dialect, key Key) (string, []any, error) {
 		i := len(terms)
 		column := sqltx.Quote("", s.keys()[i])
 		if d == sqltx.SQLite {
-			// SQLite would convert '012' to the integer 12 to match it.
-			typeOf := "text"
-			if kind == kindInt {
-				typeOf = "integer"
-			}
-			terms = append(terms, fmt.Sprintf("%s COLLATE BINARY = ?%d AND typeof(%s) = '%s'", column, i+1, column, typeOf))
+			terms = append(terms, matchSQLite(kind, column, fmt.Sprintf("?%d", i+1)))
 		} else {
-			terms = append(terms, fmt.Sprintf("%s = $%d%s", column, i+1, cast(kind)))
+			terms = append(terms, match(kind, column, fmt.Sprintf("$%d", i+1)))
 		}
 	}
 	return strings.Join(terms, " AND "), key.Args(), nil
@@ -278,7 +276,10 @@ func (s Status) set(d sqltx.Dialect, state string, param func(any) string) strin
 	for _, column := range slices.Sorted(maps.Keys(s.Set)) {
 		value := s.Set[column]
 		expr := d.Clock()
-		if value != Now {
+		switch {
+		case value == NowUTC && d == sqltx.Postgres:
+			expr += " AT TIME ZONE 'UTC'"
+		case value != Now && value != NowUTC:
 			expr = param(value)
 		}
 		list += ", " + sqltx.Quote("", column) + " = " + expr

@@ -14,13 +14,23 @@ var _ sqlplan.BulkGuard = statusPlan{}
 func (p statusPlan) whereMany(b *sqlplan.Bulk, from string) string {
 	terms := make([]string, len(p.shape))
 	for i := range p.shape {
-		part := b.TextPart
-		if p.shape[i] == kindInt {
-			part = b.IntPart
-		}
-		terms[i] = fmt.Sprintf("endstate_row.%s = %s.%s%s", sqltx.Quote("", p.keys()[i]), from, part(i), cast(p.shape[i]))
+		column := sqltx.Quote("", p.keys()[i])
+		terms[i] = match(p.shape[i], "endstate_row."+column, from+"."+p.part(b, i, column))
 	}
 	return strings.Join(terms, " AND ")
+}
+
+// part is the column of the calls' parts of the key. Those whose type only the key column tells are taken for it.
+func (p statusPlan) part(b *sqlplan.Bulk, i int, column string) string {
+	switch p.shape[i] {
+	case kindInt:
+		return b.IntPart(i)
+	case kindBytes:
+		return b.BytesPart(i)
+	case kindUUID, kindDate:
+		return b.TextPart(i)
+	}
+	return b.PartLike(i, column, p.table())
 }
 
 func (p statusPlan) SourceMany(b *sqlplan.Bulk, from string) string {

@@ -2,7 +2,6 @@ package guard
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/endstate-go/endstate/internal/sqlplan"
@@ -29,8 +28,10 @@ func (p statusPlan) Absent() error { return p.absent() }
 func (p statusPlan) where(a *sqlplan.Args) string {
 	terms := make([]string, len(p.shape))
 	for i := range p.shape {
-		part := a.Named("part"+strconv.Itoa(i), func(c *sqlplan.Call) any { return c.Parts[i] })
-		terms[i] = sqltx.Quote("", p.keys()[i]) + " = " + part + cast(p.shape[i])
+		column := sqltx.Quote("", p.keys()[i])
+		// The argument may take its type from this table's column.
+		part := a.Named(fmt.Sprintf("part%d of %s.%s", i, p.table(), column), func(c *sqlplan.Call) any { return c.Parts[i] })
+		terms[i] = match(p.shape[i], column, part)
 	}
 	return strings.Join(terms, " AND ")
 }

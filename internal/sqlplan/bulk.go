@@ -47,6 +47,48 @@ func (b *Bulk) TextPart(i int) string {
 	return column(b, fmt.Sprintf("part%d", i), "text", func(c *Call) string { return c.Parts[i].(string) })
 }
 
+// BytesPart is the column of a part of the key that is bytes.
+func (b *Bulk) BytesPart(i int) string {
+	return column(b, fmt.Sprintf("part%d", i), "bytea", func(c *Call) []byte { return c.Parts[i].([]byte) })
+}
+
+// PartLike is the column of a part of the key that is a string, with the type that a column of a table has: the server takes an
+// array in text form for one of that type, where no type is named.
+func (b *Bulk) PartLike(i int, like, table string) string {
+	return b.once(fmt.Sprintf("part%d %s.%s", i, table, like), func() string {
+		name := fmt.Sprintf("endstate_part%d", i)
+		for n := 1; slices.Contains(b.columns, name); n++ { // of another table
+			name = fmt.Sprintf("endstate_part%d_%d", i, n)
+		}
+		values := b.param(func(calls []*Call) any {
+			elements := make([]string, len(calls))
+			for n, c := range calls {
+				elements[n] = c.Parts[i].(string)
+			}
+			return arrayText(elements)
+		})
+		b.arrays = append(b.arrays, fmt.Sprintf("array_cat(ARRAY(SELECT %s FROM %s LIMIT 0), %s)", like, table, values))
+		b.columns = append(b.columns, name)
+		return name
+	})
+}
+
+// arrayText is an array in text form.
+func arrayText(elements []string) string {
+	var text strings.Builder
+	text.WriteByte('{')
+	for i, element := range elements {
+		if i > 0 {
+			text.WriteByte(',')
+		}
+		text.WriteByte('"')
+		_, _ = escapeElement.WriteString(&text, element)
+		text.WriteByte('"')
+	}
+	text.WriteByte('}')
+	return text.String()
+}
+
 // Aggregate is the placeholder of the aggregate type, which all calls share.
 func (b *Bulk) Aggregate() string {
 	return b.once("aggregate", func() string { return b.Value(func(c *Call) any { return c.Aggregate }) + "::text" })
@@ -62,13 +104,7 @@ func (b *Bulk) Value(get Arg) string {
 // column of each call's place in that, from 0.
 func (b *Bulk) StateFor() (array, place string) {
 	array = b.once("states", func() string {
-		return b.param(func(calls []*Call) any {
-			elements := states(calls)
-			for i, state := range elements {
-				elements[i] = `"` + escapeElement.Replace(state) + `"`
-			}
-			return "{" + strings.Join(elements, ",") + "}"
-		})
+		return b.param(func(calls []*Call) any { return arrayText(states(calls)) })
 	})
 	return array, b.column("place", "int4", func(calls []*Call) any {
 		all := states(calls)

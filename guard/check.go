@@ -1,0 +1,122 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// Check implements Checker: the table must exist, with its columns, their types and its primary key; the current role must
+// be allowed to read and to insert; and the schema's version must fit the library's.
+func (l Ledger) Check(ctx context.Context, q endstate.Querier) error {
+	files, err := l.Migrations(string(sqltx.Of(q)))
+	if err == nil {
+		err = migrate.Check(ctx, q, l.Schema, l.plain(), files, migrate.Need{Table: l.plain(), Select: migrate.All, Insert: migrate.All})
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrSchema, err)
+	}
+	return nil
+}
+
+// Check implements Checker: the table and columns must exist, and the key columns must have a unique index, else one key
+// could be several rows. On PostgreSQL the columns' types must be such that the guard can work with them.
+func (s Status) Check(ctx context.Context, q endstate.Querier) error {
+	names := append(slices.Clone(s.keys()), s.Column)
+	if s.Touched != "" {
+		names = append(names, s.Touched)
+	}
+	for column := range s.Set {
+		names = append(names, column)
+	}
+	err := migrate.Missing(ctx, q, s.Schema, s.Table, names)
+	if err == nil {
+		err = s.checkUnique(ctx, q)
+	}
+	if err == nil && sqltx.Of(q) == sqltx.Postgres {
+		err = s.checkTypes(ctx, q)
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w (this table is the service's own)", ErrSchema, err)
+	}
+	return nil
+}
+
+func (s Status) checkUnique(ctx context.Context, q endstate.Querier) error {
+	unique, err := migrate.HasUnique(ctx, q, s.Schema, s.Table, s.keys())
+	if err == nil && !unique {
+		err = errors.New("table " + s.table() + " has no unique index over its key columns alone, so one key could be several rows")
+	}
+	return err
+}
+
+func (s Status) checkTypes(ctx context.Context, q endstate.Querier) error {
+	columns, err := migrate.Columns(ctx, q, s.Schema, s.Table)
+	if err != nil {
+		return err
+	}
+	_, err = s.keyColumnsOf(columns)
+	errs := []error{err, s.checkColumn(ctx, q, columns[s.Column])}
+	if s.Touched != "" {
+		errs = append(errs, s.checkTouched(columns))
+	}
+	for _, name := range slices.Sorted(maps.Keys(s.Set)) {
+		c, value := columns[name], s.Set[name]
+		switch {
+		case c.Generated:
+			errs = append(errs, fmt.Errorf("column %s, which Status.Set names, is generated: nothing can set it", sqltx.Quote("", name)))
+		case value == Now && c.Type == "timestamp":
+			errs = append(errs, fmt.Errorf("column %s has no time zone, so that guard.Now would be the session's time of day; make it a timestamptz, or set it to guard.NowUTC", sqltx.Quote("", name)))
+		case value == NowUTC && c.Type == "timestamptz":
+			errs = append(errs, fmt.Errorf("column %s has a time zone, and guard.NowUTC is for one that hasn't; set it to guard.Now", sqltx.Quote("", name)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkColumn says why the status column can't hold the terminal states.
+func (s Status) checkColumn(ctx context.Context, q endstate.Querier, c migrate.Column) error {
+	if c.Generated {
+		return fmt.Errorf("column %s is generated: no UPDATE can set it", s.column())
+	}
+	if c.Kind != 'e' {
+		for _, name := range s.Terminal.names {
+			if n := utf8.RuneCountInString(name); c.Length > 0 && n > c.Length {
+				return fmt.Errorf("column %s is %s, and the terminal state %q has %d characters", s.column(), c.Shown, name, n)
+			}
+		}
+		return nil
+	}
+	labels, err := migrate.Labels(ctx, q, s.Schema, s.Table, s.Column)
+	if err != nil {
+		return err
+	}
+	for _, name := range s.Terminal.names {
+		if !slices.Contains(labels, name) {
+			return fmt.Errorf("column %s is the enum %s, which has no terminal state %q; it has %s", s.column(), c.Shown, name, strings.Join(labels, ", "))
+		}
+	}
+	return nil
+}
+
+// checkTouched says why Touched can't be compared with the clock.
+func (s Status) checkTouched(columns map[string]migrate.Column) error {
+	name := sqltx.Quote("", s.Touched)
+	switch c, ok := columns[s.Touched]; {
+	case !ok:
+		return fmt.Errorf("table %s has no column %s", s.table(), name)
+	case c.Type == "timestamp":
+		return fmt.Errorf(`column %s, which is Status.Touched, has no time zone: make it a timestamptz, or leave Touched empty and give the sweeper a Due such as status.DueWhere("%s AT TIME ZONE 'UTC' < now() - interval '5 minutes'"), with the zone that it was written in`, name, s.Touched)
+	case c.Type != "timestamptz":
+		return fmt.Errorf("column %s, which is Status.Touched, is %s and not a timestamptz", name, c.Shown)
+	}
+	return nil
+}
