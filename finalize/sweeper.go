@@ -29,7 +29,7 @@ type SweeperConfig struct {
 	// Idle is for how long nobody may have touched an open aggregate, by the database's clock, before it is due. Default 5
 	// minutes.
 	Idle time.Duration
-	// Due finds what is due in place of the guard; Idle is then not used.
+	// Due finds what is due in place of the guard, such as status.DueWhere("due_at < now()"); Idle is then not used.
 	Due guard.DueFunc
 	// AtOnce is how many aggregates are finalized at a time. Each takes a connection. Default 4.
 	AtOnce int

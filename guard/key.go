@@ -102,8 +102,11 @@ var (
 // Ledger, dedup keys and locks use it. In text, "%", "/" and "#" are written %25, %2F and %23.
 func (k Key) Encode() string { return k.encoded }
 
-// Parts returns the keys that k is composed of, or k itself.
+// Parts returns the keys that k is composed of, or k itself; none of the zero Key.
 func (k Key) Parts() []Key {
+	if k.encoded == "" {
+		return nil
+	}
 	parts := make([]Key, 0, k.len())
 	for part := range strings.SplitSeq(k.encoded, "/") {
 		parts = append(parts, Key{part})

@@ -3,6 +3,7 @@ package guard_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,8 +64,15 @@ func TestKeysFindTheirRowsByTheIndex(t *testing.T) {
 	exec := func(query string) { _, err := pool.Exec(t.Context(), query); require.NoError(t, err, query) }
 	exec(`CREATE DOMAIN code AS text CHECK (VALUE <> ''); CREATE DOMAIN padded AS char(12); CREATE DOMAIN ident AS uuid; CREATE DOMAIN moment AS timestamptz;
 CREATE DOMAIN day AS date; CREATE DOMAIN natural_number AS bigint; CREATE DOMAIN positive AS natural_number CHECK (VALUE > 0)`)
+	columns := keyedColumns
+	var citext bool
+	require.NoError(t, pool.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_available_extensions WHERE name = 'citext')").Scan(&citext))
+	if citext { // it is an extension that not every build of PostgreSQL has
+		exec("CREATE EXTENSION citext")
+		columns = append(slices.Clone(columns), keyedColumn{"citext", columns[0].value, columns[0].key})
+	}
 	var guards []guard.Status
-	for i, c := range keyedColumns {
+	for i, c := range columns {
 		s := guard.Status{Table: fmt.Sprint("t", i), Key: "id", Column: "status", Terminal: terminal, Touched: "touched"}
 		exec(fmt.Sprintf(`CREATE TABLE t%d (id %s PRIMARY KEY, status text, touched timestamptz)`, i, c.sqlType))
 		exec(fmt.Sprintf(`INSERT INTO t%d SELECT %s, CASE WHEN n > 20 THEN 'COMPLETE' END FROM generate_series(1, %d) AS n`, i, c.value, rows))
@@ -97,7 +105,7 @@ CREATE DOMAIN day AS date; CREATE DOMAIN natural_number AS bigint; CREATE DOMAIN
 		t.Run(strings.ReplaceAll(way, " ", "_"), func(t *testing.T) {
 			t.Parallel()
 			q, begin := open(t)
-			for i, c := range keyedColumns {
+			for i, c := range columns {
 				s := guards[i]
 				for _, n := range []int{1, 20, rows} {
 					rec, err := s.Read(t.Context(), q, batch(c.key(n)))
@@ -110,7 +118,7 @@ CREATE DOMAIN day AS date; CREATE DOMAIN natural_number AS bigint; CREATE DOMAIN
 				_, err = s.Read(t.Context(), explained, batch(c.key(1)))
 				require.NoError(t, err)
 				require.Contains(t, explained.plan, "Index Cond: (", c.sqlType)
-				for _, other := range keyedColumns {
+				for _, other := range columns {
 					if other.key(1).Shape() != c.key(1).Shape() {
 						_, err := s.Read(t.Context(), q, batch(other.key(1)))
 						require.Error(t, err, "%s in %s", other.key(1).Encode(), c.sqlType)

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/quick"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -72,6 +73,10 @@ func TestKeyValidateNamesWhatIsWrong(t *testing.T) {
 	}{
 		{"zero", "is empty", guard.Key{}},
 		{"no parts", "is empty", guard.Composite()},
+		{"no bytes", "part 1 is empty", guard.Bytes(nil)},
+		{"a time before our era", "the years 1 to 9999", guard.Time(time.Date(-43, 3, 15, 0, 0, 0, 0, time.UTC))},
+		{"a time that is in the year 10000 in UTC", "the years 1 to 9999", guard.Time(time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -7200)))},
+		{"a date after 9999", "part 2 is", guard.Composite(guard.Int(1), guard.Date(time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)))},
 		{"a part that was forgotten", "is empty", guard.Composite(guard.Key{}, guard.Int(1))},
 		{"empty text", "part 1 is empty", guard.Text("")},
 		{"empty part", "part 2 is empty", guard.Composite(guard.Int(1), guard.Text(""))},

@@ -19,11 +19,12 @@ import (
 // NULL or holds a state that isn't terminal. Fill in the fields and use it as a value; a Status is safe for concurrent use
 // as long as nobody changes it.
 //
-// The column may be text, varchar or an enum, the key columns text, varchar, uuid, smallint, integer or bigint. A key of
-// another kind than its column (text for a uuid column, say) is an error on PostgreSQL, so that one aggregate can't be known
-// by two keys. SQLite finds no row for an integer in a text column or the reverse, but it has no uuid type: there use either
-// Text or UUID for a column, not both, since to a ledger they are two keys. The same goes for key columns whose collation
-// takes two spellings for equal. Whatever the key, the row's own status lets only one call win.
+// The column may be text, varchar, char or an enum, the key columns of any type that there are keys for, a domain over one, or
+// citext; Check names those that can't be. A key of another kind than its column (text for a uuid column, say) is an error on
+// PostgreSQL, so that one aggregate can't be known by two keys. SQLite finds no row for an integer in a text column or the
+// reverse, but it has no uuid type: there use either Text or UUID for a column, not both, since to a ledger they are two keys.
+// The same goes for key columns whose collation takes two spellings for equal. Whatever the key, the row's own status lets only
+// one call win.
 type Status struct {
 	Schema string // the table's schema; empty: the connection's search path
 	Table  string // the table; required
