@@ -502,8 +502,21 @@ func (f *Finalizer[Tx]) end(ctx context.Context, a *attempt) func(Receipt, error
 	}
 }
 
-// explain adds what the database lacks to an error that may come from it.
+// keyChecker is a guard that can tell whether a key is of the kind that its columns have.
+type keyChecker interface {
+	CheckKey(ctx context.Context, q endstate.Querier, key guard.Key) error
+}
+
+// explain adds what the database lacks, or what is wrong with the key, to an error that may come from it.
 func (f *Finalizer[Tx]) explain(ctx context.Context, a *attempt, err error) error {
+	if g, ok := f.cfg.Guard.(keyChecker); ok && sqltx.State(err) == sqltx.UndefinedFunction {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		defer cancel()
+		unfit := f.db.query(ctx, func(q endstate.Querier) error { return g.CheckKey(ctx, q, a.ref.Key) })
+		if errors.Is(unfit, guard.ErrInvalidKey) {
+			err = fmt.Errorf("%w (%w)", unfit, err)
+		}
+	}
 	if sqltx.Incomplete(err) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 		defer cancel()

@@ -21,6 +21,7 @@ const (
 	ReadOnly            = "25006"
 	UndefinedTable      = "42P01"
 	UndefinedColumn     = "42703"
+	UndefinedFunction   = "42883" // or operator: such as one that compares a key with a column of another kind
 	UndefinedSchema     = "3F000"
 	InsufficientRights  = "42501"
 	serializationFailed = "40001"
