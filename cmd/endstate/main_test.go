@@ -151,8 +151,10 @@ func TestMigrate(t *testing.T) {
 func TestVersion(t *testing.T) {
 	t.Parallel()
 	r := cli(t, "", "version")
-	require.Regexp(t, `^endstate \S+ \(go1\..*\)\n$`, r.stdout)
-	require.Contains(t, decode[map[string]string](t, cli(t, "", "version", "--json"))["go"], "go1.")
+	require.Regexp(t, `^endstate \S+ \(go1\..*\), schema 20\d{12}\n$`, r.stdout)
+	version := decode[map[string]string](t, cli(t, "", "version", "--json"))
+	require.Contains(t, version["go"], "go1.")
+	require.Contains(t, r.stdout, "schema "+version["schema"])
 }
 
 // What can't run says why once, on stderr, and ends with 2. No credential is shown.
