@@ -90,7 +90,9 @@ func rank(context.Context, pgx.Tx, uuid.UUID) (ranking, error)        { return r
 func score(context.Context, uuid.UUID) (ranking, error)               { return ranking{}, nil }
 func save(context.Context, pgx.Tx, ranking) (finalize.Outcome, error) { return finalize.Outcome{}, nil }
 func credit(ctx context.Context, tx pgx.Tx, event outbox.Event) error { return nil }
-func batchOf(event outbox.Event) (key string, err error)              { return event.AggregateID, nil }
+func typeAndBatch(event outbox.Event) (string, error) {
+	return event.Type + "/" + event.AggregateID, nil
+}
 
 func scoring(ctx context.Context, rdb redis.UniversalClient, fin *finalize.Finalizer[pgx.Tx], batchID uuid.UUID) (finalize.Receipt, error) {
 	locks, err := lockredis.New(rdb, nil) // or lock.NewPostgres, lock.NewLocal; Config.Lock.Locker of the finalizer
@@ -126,7 +128,8 @@ func publishing(ctx context.Context, pool *pgxpool.Pool, rdb redis.UniversalClie
 func consuming(pool *pgxpool.Pool) (inbox.Handler, error) {
 	table, err := inbox.NewTable(pool, &inbox.TableConfig{
 		Consumer: "entitlements",
-		Key:      batchOf, // two events for one batch are one credit; without a Key, it is the event's id
+		Types:    []string{"assessment.completed"}, // others are skipped
+		Key:      typeAndBatch,                     // a batch that is announced twice is credited once; default: the event's id
 	})
 	if err != nil {
 		return nil, err

@@ -11,9 +11,11 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate/internal/strictjson"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -41,9 +43,17 @@ const version = "1.0"
 // Attribute is one attribute of an event: its name of a-z and 0-9, and its value as text, not escaped.
 type Attribute struct{ Name, Value string }
 
+// OriginalID is the header that holds the id of an event whose producer gave it one that isn't a UUID, such as evt_123. The
+// event's own ID is a UUID that is derived from its source and this id, which CloudEvents wants to be unique together.
+const OriginalID = "originalid"
+
+// otherIDs is the namespace of the UUIDs that are derived.
+var otherIDs = uuid.MustParse("4f0d2b8e-3f5c-4c0c-8d5b-0b8c7c1c3d6e")
+
 // Attributes returns all that there is of an event except its data, in a fixed order. The source is a URI reference that says
-// where it comes from. Optional attributes that are empty are left out.
-func Attributes(e outbox.Event, from string) []Attribute {
+// where it comes from. Optional attributes that are empty are left out. The error names the attribute that CloudEvents forbids:
+// only Unicode is allowed, without control characters and noncharacters. Headers always find a way.
+func Attributes(e outbox.Event, from string) ([]Attribute, error) {
 	all := []Attribute{
 		{specVersion, version},
 		{id, e.ID.String()},
@@ -74,18 +84,32 @@ func Attributes(e outbox.Event, from string) []Attribute {
 		text, _ := json.Marshal(others) // a map of strings can't fail
 		all = append(all, Attribute{headers, ascii(text)})
 	}
-	return slices.DeleteFunc(all, func(a Attribute) bool { return a.Value == "" })
+	all = slices.DeleteFunc(all, func(a Attribute) bool { return a.Value == "" })
+	for _, a := range all {
+		if err := checkValue(a.Name, a.Value); err != nil {
+			return nil, err
+		}
+	}
+	return all, nil
+}
+
+// checkValue says why CloudEvents forbids a value.
+func checkValue(name, value string) error {
+	if !utf8.ValidString(value) {
+		return fmt.Errorf("attribute %q is not valid UTF-8", name)
+	}
+	for _, c := range value {
+		if unicode.IsControl(c) || c&0xfffe == 0xfffe || 0xfdd0 <= c && c <= 0xfdef {
+			return fmt.Errorf("attribute %q contains %U, which CloudEvents forbids", name, c)
+		}
+	}
+	return nil
 }
 
 // isExtension reports whether CloudEvents allows a header as an attribute, and every transport carries it unchanged.
 func isExtension(name, value string) bool {
-	if name == "" || len(name) > 20 || value == "" || slices.Contains(reserved, name) {
+	if !isName(name) || len(name) > 20 || value == "" || slices.Contains(reserved, name) {
 		return false
-	}
-	for _, c := range name {
-		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9') {
-			return false
-		}
 	}
 	for _, c := range value {
 		if !unicode.IsGraphic(c) {
@@ -93,6 +117,11 @@ func isExtension(name, value string) bool {
 		}
 	}
 	return true
+}
+
+// isName reports whether CloudEvents allows a name, if it isn't too long.
+func isName(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(c rune) bool { return !('a' <= c && c <= 'z' || '0' <= c && c <= '9') })
 }
 
 // ascii escapes what is beyond ASCII, and DEL, in a JSON text: control characters have no place in an attribute.
@@ -113,8 +142,9 @@ func ascii(text []byte) string {
 }
 
 // FromAttributes makes an event of its attributes and data, as Attributes gives them or another producer sends them. The error
-// names the attribute: the id must be a UUID, source and type must not be empty, and specversion must be 1.0. Attributes that
-// another producer leaves out are empty fields; those that aren't ours are headers. The data isn't copied.
+// names the attribute: id, source and type must not be empty, specversion must be 1.0, and values must be such as Attributes
+// returns. An id that isn't a UUID becomes the header OriginalID. Attributes that another producer leaves out are empty fields;
+// those that aren't ours are headers. The data isn't copied.
 func FromAttributes(attributes map[string]string, data []byte) (outbox.Event, error) {
 	e := outbox.Event{
 		Type:          attributes[eventType],
@@ -127,17 +157,22 @@ func FromAttributes(attributes map[string]string, data []byte) (outbox.Event, er
 	if v := attributes[specVersion]; v != version {
 		return e, fmt.Errorf("%s is %q, not %s", specVersion, v, version)
 	}
-	for _, name := range []string{source, eventType} {
+	for _, name := range []string{id, source, eventType} {
 		if attributes[name] == "" {
 			return e, fmt.Errorf("%s is missing", name)
 		}
 	}
-	var err error
-	if e.ID, err = uuid.Parse(attributes[id]); err != nil {
-		return e, fmt.Errorf("%s %q is no UUID", id, attributes[id])
+	for name, value := range attributes {
+		if !isName(name) {
+			return e, fmt.Errorf("attribute %.100q has a name that is not of a-z and 0-9", name)
+		}
+		if err := checkValue(name, value); err != nil {
+			return e, err
+		}
 	}
+	var err error
 	if at := attributes[occurredAt]; at != "" {
-		if e.OccurredAt, err = time.Parse(time.RFC3339Nano, at); err != nil {
+		if e.OccurredAt, err = time.Parse(time.RFC3339Nano, strings.ToUpper(at)); err != nil { // RFC 3339 allows t and z, Go doesn't
 			return e, fmt.Errorf("%s %q is not in RFC 3339's format", occurredAt, at)
 		}
 	}
@@ -149,13 +184,20 @@ func FromAttributes(attributes map[string]string, data []byte) (outbox.Event, er
 	if e.Headers, err = headersOf(attributes); err != nil {
 		return e, err
 	}
+	if e.ID, err = uuid.Parse(attributes[id]); err != nil || e.ID == uuid.Nil {
+		e.ID = uuid.NewSHA1(otherIDs, []byte(attributes[source]+"\x00"+attributes[id]))
+		if e.Headers == nil {
+			e.Headers = map[string]string{}
+		}
+		e.Headers[OriginalID] = attributes[id]
+	}
 	return e, nil
 }
 
 func headersOf(attributes map[string]string) (map[string]string, error) {
 	var all map[string]string
 	if text, ok := attributes[headers]; ok {
-		if err := json.Unmarshal([]byte(text), &all); err != nil {
+		if err := strictjson.Unmarshal([]byte(text), &all); err != nil {
 			return nil, errors.New(headers + " is not a JSON object of strings")
 		}
 	}

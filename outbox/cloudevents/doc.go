@@ -5,7 +5,7 @@
 // FromAttributes, with Escape and Unescape for transports whose headers are ASCII (HTTP, NATS). Kafka's are UTF-8, unescaped.
 //
 //	CloudEvents               outbox.Event
-//	id, type, time            ID, Type, OccurredAt
+//	id, type, time            ID, Type, OccurredAt; an id of others that isn't a UUID is the header originalid
 //	source                    what the publisher is told; not kept
 //	subject                   AggregateID
 //	aggregatetype (extension) AggregateType

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 const hexDigits = "0123456789ABCDEF"
@@ -28,7 +29,7 @@ func Escape(value string) string {
 
 func special(c rune) bool { return c <= ' ' || c > '~' || c == '"' || c == '%' }
 
-// Unescape undoes Escape. It also takes a quoted string, as HTTP has it.
+// Unescape undoes Escape. It also takes a quoted string, as HTTP has it. What isn't UTF-8 afterwards is refused.
 func Unescape(value string) (string, error) {
 	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
 		value = unquote(value[1 : len(value)-1])
@@ -36,6 +37,9 @@ func Unescape(value string) (string, error) {
 	plain, err := url.PathUnescape(value)
 	if err != nil {
 		return "", errors.New("is not percent-encoded as CloudEvents asks")
+	}
+	if !utf8.ValidString(plain) {
+		return "", errors.New("is not valid UTF-8")
 	}
 	return plain, nil
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/endstate-go/endstate/internal/strictjson"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -17,10 +18,14 @@ import (
 const StructuredType = "application/cloudevents+json"
 
 // Structured returns an event from a source as one JSON text. A JSON payload stands in it byte for byte, as the member data;
-// every other one, and JSON that wouldn't come out of it as it was, is in data_base64.
-func Structured(e outbox.Event, from string) []byte {
+// every other one, and JSON that wouldn't come out of it as it was, is in data_base64. The error is that of Attributes.
+func Structured(e outbox.Event, from string) ([]byte, error) {
+	all, err := Attributes(e, from)
+	if err != nil {
+		return nil, err
+	}
 	b := []byte{'{'}
-	for _, a := range Attributes(e, from) {
+	for _, a := range all {
 		b = appendString(b, a.Name)
 		b = append(b, ':')
 		if a.Name == schemaVersion {
@@ -36,12 +41,12 @@ func Structured(e outbox.Event, from string) []byte {
 		b = append(b, e.Payload...)
 		b = append(b, '}')
 		if json.Valid(b) { // else it nests deeper than parsers go
-			return b
+			return b, nil
 		}
 	}
 	b = append(b[:attributes], `"data_base64":"`...)
 	b = base64.StdEncoding.AppendEncode(b, e.Payload)
-	return append(b, `"}`...)
+	return append(b, `"}`...), nil
 }
 
 func appendString(b []byte, s string) []byte {
@@ -62,6 +67,9 @@ func ParseStructured(text []byte) (outbox.Event, error) {
 	if err := json.Unmarshal(text, &members); err != nil {
 		return outbox.Event{}, errors.New("the body is not a JSON object")
 	}
+	if !utf8.Valid(text) {
+		return outbox.Event{}, errors.New("the body is not valid UTF-8")
+	}
 	data, encoded := members["data"], members["data_base64"]
 	delete(members, "data")
 	delete(members, "data_base64")
@@ -73,8 +81,8 @@ func ParseStructured(text []byte) (outbox.Event, error) {
 			return outbox.Event{}, fmt.Errorf("attribute %q is neither text, number nor boolean", name)
 		case '"':
 			var value string
-			if err := json.Unmarshal(raw, &value); err != nil {
-				return outbox.Event{}, fmt.Errorf("attribute %q is no text", name)
+			if err := strictjson.Unmarshal(raw, &value); err != nil {
+				return outbox.Event{}, fmt.Errorf("attribute %q %w", name, err)
 			}
 			attributes[name] = value
 		default:
@@ -103,7 +111,10 @@ func payload(data, encoded json.RawMessage, isJSON bool) ([]byte, error) {
 		return data, nil
 	}
 	var text string
-	if err := json.Unmarshal(data, &text); err != nil {
+	switch err := strictjson.Unmarshal(data, &text); {
+	case errors.Is(err, strictjson.ErrNotUnicode):
+		return nil, fmt.Errorf("data %w", err)
+	case err != nil:
 		return data, nil // JSON after all, which CloudEvents leaves to the receiver
 	}
 	return []byte(text), nil

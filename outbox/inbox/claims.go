@@ -28,6 +28,8 @@ type ClaimsConfig struct {
 	Consumer string
 	// Key is as in TableConfig. One event is looked for under the key that it has now, and under no other.
 	Key func(outbox.Event) (string, error)
+	// Types are as in TableConfig.
+	Types []string
 	// Wait is how long a delivery waits for another one of the same event; then it fails with ErrInProgress. Negative: not at
 	// all. Default 5 s.
 	Wait time.Duration
@@ -40,8 +42,8 @@ type ClaimsConfig struct {
 	// delivered again later, and a running function whose claim can't be renewed any more gets its context ended. Open: the
 	// function is called without protection, which is right only where the effect itself is keyed.
 	FailOpen bool
-	// Logger gets a line at warn level when an event may be handled twice, and at debug level for the rest. Default
-	// slog.Default().
+	// Logger gets a line at error level for an event that wasn't applied since one of another type has its key, at warn level
+	// for other collisions and when an event may be handled twice, and at debug level for the rest. Default slog.Default().
 	Logger *slog.Logger
 }
 
@@ -69,6 +71,9 @@ func (c *ClaimsConfig) validate() error {
 	fail := func(field, why string) error { return fmt.Errorf("%w: ClaimsConfig.%s %s", ErrConfig, field, why) }
 	if err := checkText(c.Consumer, MaxConsumer); err != nil {
 		return fail("Consumer", err.Error())
+	}
+	if err := checkTypes(c.Types); err != nil {
+		return fail("Types", err.Error())
 	}
 	if c.Lease < time.Millisecond {
 		return fail("Lease", fmt.Sprintf("is %v, the shortest is 1ms", c.Lease))
@@ -119,7 +124,13 @@ func (r ClaimsResults) Apply(ctx context.Context, event outbox.Event, fn ResultF
 var consumerEscapes = strings.NewReplacer("%", "%25", ":", "%3A")
 
 func (c *Claims) apply(ctx context.Context, event outbox.Event, fn ResultFunc) (Result, error) {
+	if !handles(c.cfg.Types, event.Type) {
+		return skip(ctx, c.cfg.Logger, c.cfg.Consumer, event), nil
+	}
 	d, err := newDelivery(c.cfg.Consumer, event, c.cfg.Key)
+	if errors.Is(err, ErrSkip) {
+		return skip(ctx, c.cfg.Logger, c.cfg.Consumer, event), nil
+	}
 	if err == nil && fn == nil {
 		err = fmt.Errorf("inbox: %v: the function is nil", d)
 	}
@@ -127,7 +138,7 @@ func (c *Claims) apply(ctx context.Context, event outbox.Event, fn ResultFunc) (
 		return Result{}, err
 	}
 	one := &claim{Claims: c, delivery: d, storeKey: consumerEscapes.Replace(c.cfg.Consumer) + ":" + d.key,
-		own: Claim{EventID: event.ID.String(), Digest: d.digest, Token: uuid.NewString()}}
+		own: Claim{EventID: d.event.ID.String(), Digest: d.digest, Token: uuid.NewString()}}
 	result, over, err := one.take(ctx)
 	switch {
 	case err != nil && c.cfg.FailOpen && errors.Is(err, ErrUnavailable) && ctx.Err() == nil:
@@ -135,16 +146,17 @@ func (c *Claims) apply(ctx context.Context, event outbox.Event, fn ResultFunc) (
 	case err != nil:
 		return Result{}, fmt.Errorf("inbox: %v: %w", d, err)
 	case over:
-		if result.Differs {
-			c.cfg.Logger.WarnContext(ctx, "an event of the same key has another payload and was not applied", d.attrs("first", result.First.String())...)
-		}
-		c.cfg.Logger.DebugContext(ctx, "delivery done", d.attrs("outcome", result.Outcome.String())...)
+		d.report(ctx, c.cfg.Logger, result)
 		return result, nil
 	}
 	value, err := one.run(ctx, fn)
+	if errors.Is(err, ErrSkip) {
+		return skip(ctx, c.cfg.Logger, c.cfg.Consumer, d.event), nil
+	}
 	if err != nil {
 		return Result{}, fmt.Errorf("inbox: %v: %w", d, err)
 	}
-	c.cfg.Logger.DebugContext(ctx, "delivery done", d.attrs("outcome", Applied.String())...)
-	return Result{Outcome: Applied, First: event.ID, Value: value}, nil
+	result = Result{Outcome: Applied, First: d.event.ID, Value: value}
+	d.report(ctx, c.cfg.Logger, result)
+	return result, nil
 }

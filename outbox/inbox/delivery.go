@@ -27,17 +27,19 @@ type delivery struct {
 	byID     bool // key is the event's id
 	digest   []byte
 	again    bool // a dead letter that is tried again
+
+	otherType bool // judge found that an event of another type has the key
 }
 
 // newDelivery says what is wrong with an event, or under which key it is handled once. key is the consumer's business key,
-// nil for the event's id.
+// nil for the event's id. The error may be ErrSkip.
 func newDelivery(consumer string, event outbox.Event, key func(outbox.Event) (string, error)) (*delivery, error) {
-	d := &delivery{event: event, consumer: consumer, key: event.ID.String(), byID: key == nil}
-	if event.ID == uuid.Nil {
-		return nil, fmt.Errorf("%w: consumer %s: event %q: ID is empty", ErrInvalidEvent, consumer, event.Type)
-	}
+	d := &delivery{event: event, consumer: consumer, key: event.ID.String(), byID: key == nil, digest: digest(&event)}
 	if key != nil {
 		k, err := key(event)
+		if errors.Is(err, ErrSkip) {
+			return nil, err
+		}
 		if err == nil {
 			err = checkText(k, MaxKey)
 		}
@@ -45,10 +47,18 @@ func newDelivery(consumer string, event outbox.Event, key func(outbox.Event) (st
 			return nil, fmt.Errorf("%w: %v: business key %w", ErrInvalidEvent, d, err)
 		}
 		d.key = k
+		if event.ID == uuid.Nil { // another's event, whose own id is no UUID
+			d.event.ID = uuid.NewSHA1(withoutID, append([]byte(k+"\x00"), d.digest...))
+		}
 	}
-	d.digest = digest(&event)
+	if d.event.ID == uuid.Nil {
+		return nil, fmt.Errorf("%w: consumer %s: event %q: ID is empty, and there is no business key", ErrInvalidEvent, consumer, event.Type)
+	}
 	return d, nil
 }
+
+// withoutID is the namespace of the ids that events without one get, by their keys and contents.
+var withoutID = uuid.MustParse("8ce63f7e-6d1d-4d4b-9d0f-3c5a36b7f2a1")
 
 // String names the delivery in errors.
 func (d *delivery) String() string {
@@ -62,7 +72,11 @@ func (d *delivery) attrs(more ...any) []any {
 	return append([]any{"consumer", d.consumer, "event", d.event.ID.String(), "type", d.event.Type, "key", d.key}, more...)
 }
 
-// digest is the SHA-256 of what makes an event: its type, what it is about, and its payload. Headers may change on the way.
+// digestOfType is how many bytes of a digest tell the type alone.
+const digestOfType = 8
+
+// digest tells what makes an event: its type, what it is about, and its payload. Headers may change on the way. It is the
+// beginnings of two SHA-256, of the type and of all.
 func digest(e *outbox.Event) []byte {
 	buf := make([]byte, 0, 256)
 	for _, s := range []string{e.Type, e.AggregateType, e.AggregateID} {
@@ -72,7 +86,13 @@ func digest(e *outbox.Event) []byte {
 	h := sha256.New()
 	h.Write(buf)
 	h.Write(e.Payload)
-	return h.Sum(buf[:0])
+	ofType := sha256.Sum256([]byte(e.Type))
+	return append(ofType[:digestOfType], h.Sum(buf[:0])[:sha256.Size-digestOfType]...)
+}
+
+// sameType reports whether two digests are of events of one type.
+func sameType(a, b []byte) bool {
+	return len(a) >= digestOfType && len(b) >= digestOfType && bytes.Equal(a[:digestOfType], b[:digestOfType])
 }
 
 // record is what a way has kept of an earlier delivery.
@@ -92,7 +112,7 @@ const (
 	dead    = "dead"   // Table
 )
 
-// judge tells what the records of a delivery's key and of its event's id mean to it; over is false if it must be handled.
+// judge says what the records of a delivery's key and of its event's id mean to it; over is false if it must be handled.
 func (d *delivery) judge(records []record) (result Result, over bool, err error) {
 	for _, r := range records {
 		same := r.id == d.event.ID.String()
@@ -103,8 +123,11 @@ func (d *delivery) judge(records []record) (result Result, over bool, err error)
 			return Result{}, true, fmt.Errorf("inbox: %v: the record has event id %q: %w", d, r.id, err)
 		case same && (differs || r.key != d.key && r.state != handled):
 			return Result{}, true, fmt.Errorf("%w: it is %s under key %q with digest %x, and was delivered with %x", ErrPayloadMismatch, r.state, r.key, short(r.digest), short(d.digest))
+		case r.state == handled && differs:
+			d.otherType = !sameType(r.digest, d.digest)
+			return Result{Outcome: Collided, First: id, Value: r.value}, true, nil
 		case r.state == handled:
-			return Result{Outcome: Repeated, First: id, Differs: differs, Value: r.value}, true, nil
+			return Result{Outcome: Repeated, First: id, Value: r.value}, true, nil
 		case r.state == dead && same && !d.again:
 			return Result{Outcome: DeadLettered, First: id}, true, nil
 		}
@@ -113,7 +136,7 @@ func (d *delivery) judge(records []record) (result Result, over bool, err error)
 }
 
 // short is enough of a digest to tell two apart by eye.
-func short(digest []byte) []byte { return digest[:min(len(digest), 6)] }
+func short(digest []byte) []byte { return digest[max(len(digest)-6, 0):] }
 
 // checkText says why s can't be a name or key.
 func checkText(s string, limit int) error {

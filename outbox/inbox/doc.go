@@ -40,8 +40,17 @@
 //
 // The default key is the event's id: a relay that publishes twice keeps the id. It is no help against a producer that announces
 // one thing by two events, as an incident's four triggers did: each completion had an id of its own. A business key (Key in
-// the configurations) names what must happen once, such as "credit/" and the batch. A repeat by key that has another id and
-// another payload is dropped and reported in Result.Differs.
+// the configurations) names what must happen once, such as the event's type and the batch. It should include the type: of two
+// events of one key only the first is applied, and the outcome of the second, unless its content is the same, is Collided.
+// Where the types differ, that is logged as an error, since an effect is lost.
+//
+// Events of others have ids of their own kind (evt_123), which stand in a header or in the payload. A Key that returns it
+// makes such an event one that is handled once, though its ID is empty.
+//
+// # Events of no concern
+//
+// A stream has events that a consumer has nothing to do with. Types names those that it handles; a function, or Key, that has
+// to look closer returns ErrSkip. Nothing is kept of what is skipped.
 //
 // # Failures
 //

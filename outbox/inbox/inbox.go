@@ -12,7 +12,7 @@ import (
 )
 
 // Handler handles one delivery of an event, of which there may be many. A nil error means that the delivery is done with:
-// the event was handled now, or before, or is kept as a dead letter. After any other error, nothing of the event is lost, and
+// the event was handled now, or before, was skipped, or is kept as a dead letter. After any other error, nothing of the event is lost, and
 // it has to be delivered again unless the error is Permanent. It is what the receivers of outbox/webhook, outbox/redisstream
 // and outbox/natsjs call, and safe for concurrent use.
 type Handler func(ctx context.Context, event outbox.Event) (Result, error)
@@ -56,6 +56,12 @@ const (
 	Repeated
 	// DeadLettered means that the event failed too often, or permanently, and is kept: see Table.DeadLetters.
 	DeadLettered
+	// Skipped means that the consumer has nothing to do with the event: it isn't of its Types, or ErrSkip said so.
+	Skipped
+	// Collided means that another event, with another id and other content, had the effect before: under the same key, or on
+	// the same aggregate. This one had none. If it should have had one, the key names too much: let it include the event's
+	// type.
+	Collided
 )
 
 func (o Outcome) String() string {
@@ -66,6 +72,10 @@ func (o Outcome) String() string {
 		return "repeated"
 	case DeadLettered:
 		return "dead-lettered"
+	case Skipped:
+		return "skipped"
+	case Collided:
+		return "collided"
 	}
 	return "none"
 }
@@ -73,11 +83,9 @@ func (o Outcome) String() string {
 // Result tells what became of a delivery.
 type Result struct {
 	Outcome Outcome
-	// First is the id of the event that was handled. For a repeat it is another than the delivered event's where a business
-	// key told that both mean the same. It is uuid.Nil where the way doesn't know it.
+	// First is the id of the event that was handled. It is another than the delivered event's where a business key told
+	// that both mean the same. It is uuid.Nil where the way doesn't know it.
 	First uuid.UUID
-	// Differs tells of a repeat with another id than First's that its content was another, too.
-	Differs bool
 	// Value is what the function returned when the event was handled; nil for functions that return nothing.
 	Value []byte
 }
@@ -92,7 +100,7 @@ var (
 	// producer's mistake, and no repetition mends it.
 	ErrPayloadMismatch = errors.New("inbox: an event of this id has had another payload")
 
-	// ErrInvalidEvent is returned for an event without an id, or whose business key can't be used. Nothing was applied, and
+	// ErrInvalidEvent is returned for an event with neither an id nor a business key, or whose business key can't be used. Nothing was applied, and
 	// no repetition mends it.
 	ErrInvalidEvent = errors.New("inbox: invalid event")
 

@@ -3,6 +3,7 @@ package inbox
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -43,6 +44,8 @@ func (move Status[Tx]) Apply(ctx context.Context, event outbox.Event, fn TxFunc[
 	}
 	moved, by, err := move(ctx, event, d.cause(), func(ctx context.Context, tx Tx) error { return fn(ctx, tx, event) })
 	switch {
+	case errors.Is(err, ErrSkip):
+		return Result{Outcome: Skipped}, nil
 	case err != nil:
 		return Result{}, fmt.Errorf("inbox: %v: %w", d, err)
 	case moved:

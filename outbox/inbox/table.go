@@ -32,10 +32,15 @@ type TableConfig struct {
 	// Consumer is the consumer's name, such as "results": each consumer of an event handles it once. Keep it for ever. At
 	// most MaxConsumer bytes.
 	Consumer string
-	// Key returns the business key by which deliveries are the same, such as "credit/batch-1": at most MaxKey bytes, and
-	// always the same for one event. It is for producers that may announce one thing by several events of different ids.
-	// Default: the event's id.
+	// Key returns the business key by which deliveries are the same, such as "assessment.completed/batch-1": at most MaxKey
+	// bytes, and always the same for one event. It is for producers that may announce one thing by several events of different
+	// ids, and for events of others, whose ids aren't UUIDs and stand in a header or the payload: an event without an ID is
+	// handled once by its key, and the function gets it with an ID that is derived from key and content. Let it include the
+	// type: of two events of one key only the first has an effect (see Collided). Default: the event's id.
 	Key func(outbox.Event) (string, error)
+	// Types are the types of the events that the consumer handles, each spelt out ("assessment.completed") or a family
+	// ("assessment.*"). An event of another type is Skipped: nothing is kept of it. Default: all.
+	Types []string
 	// Wait is how long a delivery waits for another one of the same event, without holding a connection; then it fails with
 	// ErrInProgress. Negative: not at all. Default 5 s. SQLite has one writer at a time, so there it waits for all of them,
 	// each time for as long as the connection's busy_timeout says.
@@ -51,8 +56,8 @@ type TableConfig struct {
 	Schema, Table string
 	// Dialect is "postgres" or "sqlite", for NewTableSQL. Empty: told by the driver.
 	Dialect string
-	// Logger gets a line at warn level for each failure and dead letter, and at debug level for the rest. Default
-	// slog.Default().
+	// Logger gets a line at error level for each dead letter, and for an event that wasn't applied since one of another type
+	// has its key; at warn level for each failure and other collision; at debug level for the rest. Default slog.Default().
 	Logger *slog.Logger
 }
 
@@ -103,6 +108,9 @@ func (c *TableConfig) validate() error {
 	}
 	if n := len(c.Table); n > maxTable {
 		return fail("Table", fmt.Sprintf("is %d bytes long, the limit is %d, so that the names of its indexes fit into 63", n, maxTable))
+	}
+	if err := checkTypes(c.Types); err != nil {
+		return fail("Types", err.Error())
 	}
 	if c.Retention < 0 {
 		return fail("Retention", "is negative")
@@ -214,7 +222,13 @@ func (f failure) Unwrap() error { return f.error }
 const maxRuns = 10
 
 func (t *Table[Tx]) apply(ctx context.Context, event outbox.Event, fn TxResultFunc[Tx]) (Result, error) {
+	if !handles(t.cfg.Types, event.Type) {
+		return skip(ctx, t.cfg.Logger, t.cfg.Consumer, event), nil
+	}
 	d, err := newDelivery(t.cfg.Consumer, event, t.cfg.Key)
+	if errors.Is(err, ErrSkip) {
+		return skip(ctx, t.cfg.Logger, t.cfg.Consumer, event), nil
+	}
 	if err != nil {
 		return Result{}, err
 	}
@@ -240,10 +254,7 @@ func (t *Table[Tx]) handle(ctx context.Context, d *delivery, fn TxResultFunc[Tx]
 	if err != nil {
 		return Result{}, fmt.Errorf("inbox: %v: %w", d, t.explain(ctx, err))
 	}
-	t.cfg.Logger.DebugContext(ctx, "delivery done", d.attrs("outcome", result.Outcome.String())...)
-	if result.Differs {
-		t.cfg.Logger.WarnContext(ctx, "an event of the same key has another payload and was not applied", d.attrs("first", result.First.String())...)
-	}
+	d.report(ctx, t.cfg.Logger, result)
 	return result, nil
 }
 
@@ -276,6 +287,9 @@ func (t *Table[Tx]) once(ctx context.Context, d *delivery, fn TxResultFunc[Tx]) 
 	}
 	defer rollBack(ctx, s)
 	value, err := t.call(ctx, s, d, fn)
+	if errors.Is(err, ErrSkip) {
+		return Result{Outcome: Skipped}, nil
+	}
 	if err != nil {
 		return Result{}, failure{err}
 	}

@@ -422,7 +422,7 @@ func TestABusinessKeyTellsThatTwoIdsMeanTheSame(t *testing.T) {
 				require.Equal(t, inbox.Result{Outcome: inbox.Repeated, First: first.ID}, r)
 				r, err = handle(t.Context(), third)
 				require.NoError(t, err)
-				require.Equal(t, inbox.Result{Outcome: inbox.Repeated, First: first.ID, Differs: true}, r)
+				require.Equal(t, inbox.Result{Outcome: inbox.Collided, First: first.ID}, r)
 				altered := first
 				altered.Payload = third.Payload
 				_, err = handle(t.Context(), altered)

@@ -19,9 +19,13 @@ const (
 )
 
 // message makes an event's message. Its data is a copy: the client may send it again after Publish has returned.
-func message(e outbox.Event, subject, source string) *nats.Msg {
+func message(e outbox.Event, subject, source string) (*nats.Msg, error) {
+	attributes, err := cloudevents.Attributes(e, source)
+	if err != nil {
+		return nil, err
+	}
 	header := nats.Header{}
-	for _, a := range cloudevents.Attributes(e, source) {
+	for _, a := range attributes {
 		if a.Name == cloudevents.DataContentType {
 			header.Set(contentType, cloudevents.Escape(a.Value))
 		} else {
@@ -29,14 +33,14 @@ func message(e outbox.Event, subject, source string) *nats.Msg {
 		}
 	}
 	header.Set(jetstream.MsgIDHeader, e.ID.String())
-	return &nats.Msg{Subject: subject, Header: header, Data: bytes.Clone(e.Payload)}
+	return &nats.Msg{Subject: subject, Header: header, Data: bytes.Clone(e.Payload)}, nil
 }
 
 // ErrNotEvent is returned for a message that is no event: somebody else sent it.
 var ErrNotEvent = errors.New("natsjs: not an event")
 
 // Decode returns the event of a message, given its headers and data. Fields that another producer of CloudEvents leaves out
-// are empty; an id that isn't a UUID is an error.
+// are empty; an id that isn't a UUID is in the header cloudevents.OriginalID.
 func Decode(header nats.Header, data []byte) (outbox.Event, error) {
 	attributes := map[string]string{}
 	for name, values := range header {

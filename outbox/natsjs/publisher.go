@@ -133,7 +133,11 @@ func (p *Publisher) send(ctx context.Context, e outbox.Event) (jetstream.PubAckF
 	if !validSubject(subject) {
 		return nil, outbox.Permanent(fmt.Errorf("natsjs: Config.Subject says %q for type %q, which is no subject", subject, e.Type))
 	}
-	ack, err := p.js.PublishMsgAsync(message(e, subject, p.cfg.Source), p.opts...)
+	m, err := message(e, subject, p.cfg.Source)
+	if err != nil {
+		return nil, outbox.Permanent(fmt.Errorf("natsjs: %w", err))
+	}
+	ack, err := p.js.PublishMsgAsync(m, p.opts...)
 	if err != nil {
 		return nil, refused(subject, err)
 	}

@@ -6,19 +6,18 @@ import (
 	"log/slog"
 	"net/http"
 
-	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
 
 // Handler returns an http.Handler that verifies each request and hands its event to a consumer's inbox. It answers so that a
 // Publisher, or any sender by these conventions, does what is right:
 //
-//	200, 204    the event was handled, now or before; a result that the inbox kept is the body
+//	200, 204    the event was handled, now or before, or skipped; a result that the inbox kept is the body
 //	202         the event is kept as a dead letter
-//	400, 413    no event, or one that the inbox can't take; too long
+//	400, 413    no event; too long
 //	401         not signed, wrongly, or too long ago
 //	405         not a POST
-//	422         the inbox will never take it: another payload under a known id, or outbox.Permanent
+//	422         the inbox will never take it: another payload under a known id, no usable key, or outbox.Permanent
 //	503         another delivery of it is in progress, or the store of claims is away: again in a second (Retry-After)
 //	500         handling it failed: again
 //
@@ -68,9 +67,7 @@ func (r Receiver) Handler(handle inbox.Handler, logger *slog.Logger) (http.Handl
 // handledStatus is the status to answer to what an inbox said.
 func handledStatus(result inbox.Result, err error) int {
 	switch {
-	case errors.Is(err, inbox.ErrInvalidEvent):
-		return http.StatusBadRequest
-	case errors.Is(err, inbox.ErrPayloadMismatch), errors.Is(err, outbox.ErrPermanent):
+	case inbox.Permanent(err):
 		return http.StatusUnprocessableEntity
 	case errors.Is(err, inbox.ErrInProgress), errors.Is(err, inbox.ErrUnavailable):
 		return http.StatusServiceUnavailable

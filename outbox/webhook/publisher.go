@@ -3,6 +3,7 @@ package webhook
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -30,14 +31,17 @@ type Config struct {
 	Binary bool
 	// Header goes with each request, such as Authorization.
 	Header http.Header
-	// Client sends the requests; what it does about redirects is overridden. Default: one of its own, with the transport
-	// settings of http.DefaultTransport.
+	// TLS is for https: a private authority (RootCAs), or the client's certificate. Default: the system's authorities.
+	TLS *tls.Config
+	// Client sends the requests, and has its own settings of TLS; what it does about redirects is overridden, and of an
+	// *http.Transport without MaxResponseHeaderBytes a copy is used that has it. Default: one of its own, with the settings
+	// of http.DefaultTransport.
 	Client *http.Client
 	// Concurrency is how many requests of a batch run at a time. Default 16.
 	Concurrency int
-	// Timeout is that of one request, with its answer. Default 10 seconds.
+	// Timeout is that of one request, up to the answer's status. Default 10 seconds.
 	Timeout time.Duration
-	// Permanent tells whether a status, which isn't 2xx, is one that no repetition mends. Default: PermanentStatus.
+	// Permanent reports whether a status, which isn't 2xx, is one that no repetition fixes. Default: PermanentStatus.
 	Permanent func(status int) bool
 }
 
@@ -54,17 +58,32 @@ func (c Config) withDefaults() Config {
 	if c.Permanent == nil {
 		c.Permanent = PermanentStatus
 	}
-	if c.Client == nil {
-		transport := http.DefaultTransport.(*http.Transport).Clone()
-		transport.MaxIdleConnsPerHost = c.Concurrency
-		c.Client = &http.Client{Transport: transport}
+	client := http.Client{}
+	if c.Client != nil {
+		client = *c.Client
 	}
+	if client.Transport == nil {
+		client.Transport = http.DefaultTransport
+	}
+	if transport, ok := client.Transport.(*http.Transport); ok && (c.Client == nil || transport.MaxResponseHeaderBytes == 0) {
+		transport = transport.Clone()
+		transport.MaxResponseHeaderBytes = maxHeader
+		if c.Client == nil {
+			transport.MaxIdleConnsPerHost, transport.TLSClientConfig = c.Concurrency, c.TLS.Clone()
+		}
+		client.Transport = transport
+	}
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	c.Client = &client
 	return c
 }
 
 func (c Config) validate() error {
 	if _, err := url.Parse(c.Source); err != nil {
 		return fmt.Errorf("%w: Config.Source is not a URI reference", ErrConfig)
+	}
+	if c.TLS != nil && c.Client != nil {
+		return fmt.Errorf("%w: Config.TLS and Config.Client are both set: the client has settings of its own", ErrConfig)
 	}
 	if c.Concurrency < 0 {
 		return fmt.Errorf("%w: Config.Concurrency is %d", ErrConfig, c.Concurrency)
@@ -98,10 +117,9 @@ func validValue(value string) bool {
 
 // Publisher sends each event to one URL, as a POST. It is safe for concurrent use.
 type Publisher struct {
-	cfg    Config
-	url    string
-	place  string // the URL without what may be secret in it
-	client *http.Client
+	cfg   Config
+	url   string
+	place string // the URL without what may be secret in it
 }
 
 var _ outbox.Publisher = (*Publisher)(nil)
@@ -118,15 +136,11 @@ func New(endpoint string, cfg *Config) (*Publisher, error) {
 	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		return nil, fmt.Errorf("%w: the URL is not an absolute http or https URL", ErrConfig) // unquoted: it may hold a password
 	}
-	p := &Publisher{cfg: cfg.withDefaults(), url: endpoint, place: u.Scheme + "://" + u.Host}
-	client := *p.cfg.Client
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	p.client = &client
-	return p, nil
+	return &Publisher{cfg: cfg.withDefaults(), url: endpoint, place: u.Scheme + "://" + u.Host}, nil
 }
 
 // Close closes the connections that are kept for later requests.
-func (p *Publisher) Close() { p.client.CloseIdleConnections() }
+func (p *Publisher) Close() { p.cfg.Client.CloseIdleConnections() }
 
 // Publish implements outbox.Publisher. A panic of the client's transport, or of Config.Permanent, goes on in the caller's
 // goroutine.
@@ -170,16 +184,19 @@ func (p *Publisher) send(ctx context.Context, e outbox.Event) error {
 	if err != nil {
 		return outbox.Permanent(fmt.Errorf("webhook: POST %s: %w", p.place, err))
 	}
-	resp, err := p.client.Do(req)
+	resp, err := p.cfg.Client.Do(req)
 	if err != nil {
 		err = inner(err)
 		if ended := ctx.Err(); ended != nil && !errors.Is(err, ended) {
 			err = fmt.Errorf("%w: %w", ended, err) // err is the context's cause
 		}
-		return fmt.Errorf("webhook: POST %s: %w", p.place, err)
+		return fmt.Errorf("webhook: POST %s: %w", p.place, short{err})
 	}
-	// What is read of it lets the connection be used again; more than that isn't worth it.
+	// The status has said it all. What is read of the body lets the connection be used again; more than a little of it, in
+	// bytes or time, isn't worth that.
+	stop := time.AfterFunc(maxDrain, cancel)
 	_, _ = io.CopyN(io.Discard, resp.Body, maxDiscard)
+	stop.Stop()
 	_ = resp.Body.Close()
 	if err := p.refused(resp); err != nil {
 		return fmt.Errorf("webhook: POST %s: %w", p.place, err)
@@ -189,7 +206,25 @@ func (p *Publisher) send(ctx context.Context, e outbox.Event) error {
 
 var errTimeout = errors.New("no answer within Config.Timeout")
 
-const maxDiscard = 64 << 10
+const (
+	maxHeader  = 64 << 10 // of an answer, in bytes; net/http's own bound is 10 MiB
+	maxDiscard = 64 << 10
+	maxDrain   = 250 * time.Millisecond
+	maxText    = 1000 // of an error, in bytes
+)
+
+// short is an error with a bounded text: net/http quotes what it can't read of an answer.
+type short struct{ error }
+
+func (s short) Error() string {
+	text := s.error.Error()
+	if len(text) <= maxText {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxText], "") + "…"
+}
+
+func (s short) Unwrap() error { return s.error }
 
 // inner is an error without the URL that net/http puts around it, which may hold a token.
 func inner(err error) error {
@@ -210,7 +245,11 @@ func (p *Publisher) request(ctx context.Context, e outbox.Event) (*http.Request,
 	}
 	var body []byte
 	if p.cfg.Binary {
-		for _, a := range cloudevents.Attributes(e, p.cfg.Source) {
+		attributes, err := cloudevents.Attributes(e, p.cfg.Source)
+		if err != nil {
+			return nil, err
+		}
+		for _, a := range attributes {
 			if a.Name == cloudevents.DataContentType {
 				if !validValue(a.Value) {
 					return nil, errors.New("the event's ContentType is one that HTTP doesn't allow")
@@ -223,7 +262,10 @@ func (p *Publisher) request(ctx context.Context, e outbox.Event) (*http.Request,
 		body = bytes.Clone(e.Payload)
 	} else {
 		header.Set(contentType, cloudevents.StructuredType)
-		body = cloudevents.Structured(e, p.cfg.Source)
+		var err error
+		if body, err = cloudevents.Structured(e, p.cfg.Source); err != nil {
+			return nil, err
+		}
 	}
 	if len(p.cfg.Secrets) > 0 {
 		signHeaders(header, p.cfg.Secrets, e.ID.String(), time.Now(), body)

@@ -42,7 +42,8 @@ func (r Receiver) check() error {
 	return checkSecrets(r.Secrets)
 }
 
-// Event reads a request, verifies it and returns its event. The errors are ErrTooLarge, those of Verify, ErrNotEvent, and
+// Event reads a request, verifies it and returns its event. Nothing of the body is read without headers that may be a
+// signature, nor of one that says that it is too long. The errors are ErrTooLarge, those of Verify, ErrNotEvent, and
 // those of reading; Status makes an answer of them.
 func (r Receiver) Event(req *http.Request) (outbox.Event, error) {
 	if err := r.check(); err != nil {
@@ -51,6 +52,12 @@ func (r Receiver) Event(req *http.Request) (outbox.Event, error) {
 	limit := r.MaxBody
 	if limit == 0 {
 		limit = 2 << 20
+	}
+	if _, err := signatureOf(req.Header); err != nil {
+		return outbox.Event{}, err // whoever doesn't sign needn't be listened to
+	}
+	if req.ContentLength > limit {
+		return outbox.Event{}, fmt.Errorf("%w: Receiver.MaxBody is %d bytes", ErrTooLarge, limit)
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(nil, req.Body, limit))
 	if tooLarge, ok := errors.AsType[*http.MaxBytesError](err); ok {
@@ -69,11 +76,20 @@ func (r Receiver) Event(req *http.Request) (outbox.Event, error) {
 	if err != nil {
 		return outbox.Event{}, err
 	}
-	// In binary mode the event's id is not signed, the message's is.
-	if id, err := uuid.Parse(req.Header.Get(headerID)); err != nil || id != e.ID {
+	if !sameID(req.Header, e) {
 		return outbox.Event{}, fmt.Errorf("%w: its id differs from the header webhook-id", ErrNotEvent)
 	}
 	return e, nil
+}
+
+// sameID reports whether an event's id is the message's, which is signed. In binary mode the event's own isn't, nor the source,
+// of which an id that is no UUID takes a part: one that could be sent again with another id is refused.
+func sameID(header http.Header, e outbox.Event) bool {
+	message := header.Get(headerID)
+	if id, err := uuid.Parse(message); err == nil {
+		return id == e.ID
+	}
+	return structured(header) && message == e.Headers[cloudevents.OriginalID]
 }
 
 // Verify checks a request's signature: ErrNoSignature, ErrWrongSignature and ErrStale tell what is wrong with it.
@@ -94,7 +110,7 @@ const (
 )
 
 // Decode returns the event in a request of either mode, and ErrNotEvent if there is none. It verifies nothing. Fields that
-// another producer leaves out are empty; an id that isn't a UUID is an error.
+// another producer leaves out are empty; an id that isn't a UUID is in the header cloudevents.OriginalID.
 func Decode(header http.Header, body []byte) (outbox.Event, error) {
 	var e outbox.Event
 	var err error
@@ -118,7 +134,7 @@ func decodeBinary(header http.Header, body []byte) (outbox.Event, error) {
 	attributes := map[string]string{}
 	for name, values := range header {
 		name, ok := strings.CutPrefix(name, attributePrefix)
-		if !ok {
+		if !ok || len(values) == 0 {
 			continue
 		}
 		value, err := cloudevents.Unescape(values[0])

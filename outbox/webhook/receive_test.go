@@ -3,6 +3,7 @@ package webhook
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -98,7 +99,7 @@ func TestABodyCannotBeSentAgainAsAnotherEvent(t *testing.T) {
 	captured := request(t, Config{Secrets: []Secret{s}}, e)
 	forged := captured.Clone(t.Context())
 	forged.Body, _ = captured.GetBody()
-	for _, a := range cloudevents.Attributes(outbox.Event{ID: e.ID, Type: "account.deleted"}, "s") {
+	for _, a := range must(cloudevents.Attributes(outbox.Event{ID: e.ID, Type: "account.deleted"}, "s")) {
 		forged.Header.Set("Ce-"+a.Name, a.Value)
 	}
 	forged.Header.Set("Content-Type", "application/json")
@@ -107,11 +108,60 @@ func TestABodyCannotBeSentAgainAsAnotherEvent(t *testing.T) {
 }
 
 func TestReceiverReportsACutBody(t *testing.T) {
-	cut := errors.New("cut")
+	s, cut := secret(t), errors.New("cut")
 	req := httptest.NewRequest(http.MethodPost, "/", readerFunc(func([]byte) (int, error) { return 0, cut }))
-	_, err := Receiver{Secrets: []Secret{secret(t)}}.Event(req)
+	signHeaders(req.Header, []Secret{s}, "id", time.Now(), nil)
+	_, err := Receiver{Secrets: []Secret{s}}.Event(req)
 	require.ErrorIs(t, err, cut)
 	require.Equal(t, 500, Status(err))
+}
+
+// Whoever doesn't sign, or says beforehand that the body is too long, isn't listened to.
+func TestNothingIsReadOfWhatIsRefusedAnyway(t *testing.T) {
+	s := secret(t)
+	for name, tt := range map[string]struct {
+		change func(*http.Request)
+		want   error
+	}{
+		"no id":              {func(r *http.Request) { r.Header.Del(headerID) }, ErrNoSignature},
+		"no time":            {func(r *http.Request) { r.Header.Del(headerTimestamp) }, ErrNoSignature},
+		"no number for time": {func(r *http.Request) { r.Header.Set(headerTimestamp, "now") }, ErrNoSignature},
+		"no signature":       {func(r *http.Request) { r.Header.Del(headerSignature) }, ErrNoSignature},
+		"an empty signature": {func(r *http.Request) { r.Header.Set(headerSignature, "") }, ErrNoSignature},
+		"a body too long":    {func(r *http.Request) { r.ContentLength = 3 << 20 }, ErrTooLarge},
+	} {
+		t.Run(name, func(t *testing.T) {
+			req := httptest.NewRequest(http.MethodPost, "/", readerFunc(func([]byte) (int, error) {
+				t.Error("the body was read")
+				return 0, io.EOF
+			}))
+			signHeaders(req.Header, []Secret{s}, "id", time.Now(), nil)
+			tt.change(req)
+			_, err := Receiver{Secrets: []Secret{s}}.Event(req)
+			require.ErrorIs(t, err, tt.want)
+		})
+	}
+}
+
+// An id of another producer's kind. In binary mode it isn't signed, so only one that the signature covers is taken there.
+func TestAnIDThatIsNoUUID(t *testing.T) {
+	s := secret(t)
+	body := `{"specversion":"1.0","id":"evt_123","source":"https://pay.example.com","type":"invoice.paid","data":{}}`
+	req := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+	req.Header.Set("Content-Type", "application/cloudevents+json")
+	signHeaders(req.Header, []Secret{s}, "evt_123", time.Now(), []byte(body))
+	e, err := Receiver{Secrets: []Secret{s}}.Event(req)
+	require.NoError(t, err)
+	require.NotEqual(t, uuid.Nil, e.ID)
+	require.Equal(t, map[string]string{cloudevents.OriginalID: "evt_123"}, e.Headers)
+
+	req = httptest.NewRequest(http.MethodPost, "/", strings.NewReader("{}"))
+	for name, value := range map[string]string{"Ce-Specversion": "1.0", "Ce-Id": "evt_123", "Ce-Source": "s", "Ce-Type": "t", "Content-Type": "application/json"} {
+		req.Header.Set(name, value)
+	}
+	signHeaders(req.Header, []Secret{s}, "evt_123", time.Now(), []byte("{}"))
+	_, err = Receiver{Secrets: []Secret{s}, Binary: true}.Event(req)
+	require.ErrorIs(t, err, ErrNotEvent)
 }
 
 type readerFunc func([]byte) (int, error)
@@ -142,4 +192,11 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
 }

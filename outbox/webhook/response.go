@@ -12,13 +12,13 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// PermanentStatus tells whether a status says of the event itself that it will never be taken: 400, 410 (by which the
-// convention has receivers unsubscribe), 411, 413, 415, 422 and 431. Every other one that isn't 2xx is tried again, also what
-// only an operator can mend (401, 403, 404, a redirect): the events wait for that, up to the relay's MaxAttempts.
+// PermanentStatus reports whether a status says of the event itself that it will never be taken: 413, 415, 422 and 431. Every
+// other one that isn't 2xx is tried again. A 400 is among them, since it may as well come from a proxy, or from a release of the
+// receiver that fails at everything; and so is what only an operator can fix (401, 403, 404, 410, by which receivers say that
+// they have unsubscribed, a redirect). It is the relay that tells one event's failure from a destination's.
 func PermanentStatus(status int) bool {
 	return slices.Contains([]int{
-		http.StatusBadRequest, http.StatusGone, http.StatusLengthRequired, http.StatusRequestEntityTooLarge,
-		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge,
+		http.StatusRequestEntityTooLarge, http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity, http.StatusRequestHeaderFieldsTooLarge,
 	}, status)
 }
 

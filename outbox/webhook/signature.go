@@ -82,36 +82,57 @@ func signHeaders(h http.Header, secrets []Secret, id string, now time.Time, body
 	h.Set(headerSignature, strings.Join(signatures, " "))
 }
 
-// verify checks the three headers. The age is looked at last: who doesn't know the secret learns nothing from it.
-func verify(h http.Header, secrets []Secret, tolerance time.Duration, now time.Time, body []byte) error {
-	id, timestamp, signatures := h.Get(headerID), h.Get(headerTimestamp), h.Get(headerSignature)
-	for name, value := range map[string]string{headerID: id, headerTimestamp: timestamp, headerSignature: signatures} {
-		if value == "" {
-			return fmt.Errorf("%w: header %s is missing", ErrNoSignature, strings.ToLower(name))
+// signature is what the three headers say.
+type signature struct {
+	id, timestamp string
+	sent          time.Time
+	all           []string // those of our version, in base64
+}
+
+// signatureOf reads the three headers. The signatures may be in several headers, as proxies and libraries may split lists.
+func signatureOf(h http.Header) (signature, error) {
+	s := signature{id: h.Get(headerID), timestamp: h.Get(headerTimestamp)}
+	signatures := h.Values(headerSignature)
+	for name, missing := range map[string]bool{headerID: s.id == "", headerTimestamp: s.timestamp == "", headerSignature: strings.Join(signatures, "") == ""} {
+		if missing {
+			return s, fmt.Errorf("%w: header %s is missing", ErrNoSignature, strings.ToLower(name))
 		}
 	}
-	seconds, err := strconv.ParseInt(timestamp, 10, 64)
+	seconds, err := strconv.ParseInt(s.timestamp, 10, 64)
 	if err != nil {
-		return fmt.Errorf("%w: header webhook-timestamp is no number", ErrNoSignature)
+		return s, fmt.Errorf("%w: header webhook-timestamp is no number", ErrNoSignature)
 	}
-	if !signedByOne(secrets, id, timestamp, body, signatures) {
+	s.sent = time.Unix(seconds, 0)
+	for _, header := range signatures {
+		for one := range strings.FieldsSeq(header) {
+			if encoded, ok := strings.CutPrefix(one, signatureVersion); ok {
+				s.all = append(s.all, encoded)
+			}
+		}
+	}
+	return s, nil
+}
+
+// verify checks the three headers. The age is looked at last: who doesn't know the secret learns nothing from it.
+func verify(h http.Header, secrets []Secret, tolerance time.Duration, now time.Time, body []byte) error {
+	s, err := signatureOf(h)
+	if err != nil {
+		return err
+	}
+	if !s.byOne(secrets, body) {
 		return ErrWrongSignature
 	}
-	if age := now.Sub(time.Unix(seconds, 0)); age > tolerance || age < -tolerance {
+	if age := now.Sub(s.sent); age > tolerance || age < -tolerance {
 		return fmt.Errorf("%w: it was sent %v ago by the sender's clock, the tolerance is %v", ErrStale, age.Round(time.Second), tolerance)
 	}
 	return nil
 }
 
-// signedByOne tells whether one of the signatures is by one of the secrets. Those of other versions don't count.
-func signedByOne(secrets []Secret, id, timestamp string, body []byte, signatures string) bool {
-	for _, s := range secrets {
-		want := s.sign(id, timestamp, body)
-		for one := range strings.FieldsSeq(signatures) {
-			encoded, ok := strings.CutPrefix(one, signatureVersion)
-			if !ok {
-				continue
-			}
+// byOne reports whether one of the signatures is by one of the secrets.
+func (s signature) byOne(secrets []Secret, body []byte) bool {
+	for _, secret := range secrets {
+		want := secret.sign(s.id, s.timestamp, body)
+		for _, encoded := range s.all {
 			if got, err := base64.StdEncoding.DecodeString(encoded); err == nil && hmac.Equal(got, want) {
 				return true
 			}
