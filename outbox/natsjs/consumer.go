@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"sync"
 	"time"
 
@@ -72,10 +71,11 @@ type Consumer struct {
 	info     *jetstream.ConsumerInfo
 	handle   inbox.Handler
 	cfg      ConsumerConfig
+	dead     deadLetters // found by Run
 }
 
-// NewConsumer makes a Consumer of a durable pull consumer with explicit acknowledgement, which the service creates. It sends
-// nothing.
+// NewConsumer makes a Consumer of a durable pull consumer with explicit acknowledgement, which the service creates. Its
+// connection must reconnect forever: nats.MaxReconnects(-1). NewConsumer sends nothing.
 func NewConsumer(js jetstream.JetStream, consumer jetstream.Consumer, handle inbox.Handler, cfg *ConsumerConfig) (*Consumer, error) {
 	c, err := cfg.withDefaults()
 	if err != nil {
@@ -84,6 +84,12 @@ func NewConsumer(js jetstream.JetStream, consumer jetstream.Consumer, handle inb
 	if js == nil || consumer == nil || handle == nil {
 		return nil, fmt.Errorf("%w: the JetStream, its consumer, or the inbox's Handler is nil", ErrConfig)
 	}
+	if err := checkConn(js.Conn()); err != nil {
+		return nil, err
+	}
+	if longest := maxSubject(js.Conn(), defaultControlLine); len(c.DeadLetters) > longest {
+		return nil, fmt.Errorf("%w: ConsumerConfig.DeadLetters is %d bytes long, the limit is %d", ErrConfig, len(c.DeadLetters), longest)
+	}
 	info := consumer.CachedInfo()
 	if info.Config.AckPolicy != jetstream.AckExplicitPolicy {
 		return nil, fmt.Errorf("%w: consumer %s has AckPolicy %v, not explicit", ErrConfig, info.Name, info.Config.AckPolicy)
@@ -91,7 +97,7 @@ func NewConsumer(js jetstream.JetStream, consumer jetstream.Consumer, handle inb
 	if n := info.Config.MaxDeliver; n > 0 && n <= c.MaxDeliveries {
 		return nil, fmt.Errorf("%w: consumer %s has MaxDeliver %d, not above ConsumerConfig.MaxDeliveries (%d): JetStream would drop an event before it becomes a dead letter", ErrConfig, info.Name, n, c.MaxDeliveries)
 	}
-	return &Consumer{js, consumer, info, handle, c}, nil
+	return &Consumer{js: js, consumer: consumer, info: info, handle: handle, cfg: c}, nil
 }
 
 // fetchWait is how long a fetch waits for messages, and so how long the end of Run may take.
@@ -99,7 +105,8 @@ const fetchWait = 500 * time.Millisecond
 
 // Run handles events until ctx ends; then handlers' contexts end, and it returns nil after the last of them has returned.
 // What they weren't done with is delivered again. What happens to the connection doesn't end it: it says so in the log, and
-// tries again. The error is ErrConfig, if no stream takes the dead letters, or the consumer's own does.
+// tries again. The error is ErrConfig, if no stream takes the dead letters, the consumer's own does, or
+// one that takes only shorter messages. Run it once at a time.
 func (c *Consumer) Run(ctx context.Context) error {
 	if err := c.checkDeadLetters(ctx); err != nil {
 		return err
@@ -141,17 +148,11 @@ func (c *Consumer) Run(ctx context.Context) error {
 	return nil
 }
 
-// checkDeadLetters asks for the stream of the dead letters. A server that doesn't answer is asked again.
-func (c *Consumer) checkDeadLetters(ctx context.Context) error {
+// checkDeadLetters finds the stream of the dead letters. A server that doesn't answer is asked again.
+func (c *Consumer) checkDeadLetters(ctx context.Context) (err error) {
 	for ctx.Err() == nil {
-		name, err := c.js.StreamNameBySubject(ctx, c.cfg.DeadLetters)
-		switch {
-		case err == nil && name == c.info.Stream:
-			return fmt.Errorf("%w: ConsumerConfig.DeadLetters is a subject of the consumer's own stream %s, which would deliver them again", ErrConfig, name)
-		case err == nil:
-			return nil
-		case errors.Is(err, jetstream.ErrStreamNotFound):
-			return fmt.Errorf("%w: no stream takes ConsumerConfig.DeadLetters %q", ErrConfig, c.cfg.DeadLetters)
+		if c.dead, err = c.findDeadLetters(ctx); err == nil || errors.Is(err, ErrConfig) {
+			return err
 		}
 		c.cfg.Logger.WarnContext(ctx, "asking for the stream of the dead letters failed, trying again", "subject", c.cfg.DeadLetters, "error", err)
 		select {
@@ -237,31 +238,4 @@ func (c *Consumer) handleOnce(ctx context.Context, m jetstream.Msg) error {
 	}()
 	_, err = c.handle(ctx, event)
 	return err
-}
-
-// The headers that a dead letter has beside the message's own.
-const (
-	HeaderDeadSubject  = "Dead-Subject"  // the message's subject
-	HeaderDeadConsumer = "Dead-Consumer" // the stream and consumer that gave it up
-	HeaderDeadError    = "Dead-Error"    // why
-)
-
-func (c *Consumer) name() string { return c.info.Stream + "/" + c.info.Name }
-
-// bury keeps a message as a dead letter, and has it delivered no more.
-func (c *Consumer) bury(ctx context.Context, m jetstream.Msg, cause error) error {
-	header := nats.Header{}
-	maps.Copy(header, m.Headers())
-	header.Set(HeaderDeadSubject, m.Subject())
-	header.Set(HeaderDeadConsumer, c.name())
-	header.Set(HeaderDeadError, oneLine(cause.Error()))
-	header.Del(jetstream.MsgIDHeader)
-	if meta, err := m.Metadata(); err == nil { // so that a message that is buried twice is kept once
-		header.Set(jetstream.MsgIDHeader, fmt.Sprintf("dead/%s/%d", c.name(), meta.Sequence.Stream))
-	}
-	if _, err := c.js.PublishMsg(ctx, &nats.Msg{Subject: c.cfg.DeadLetters, Header: header, Data: m.Data()}); err != nil {
-		return fmt.Errorf("%w (and it could not be kept under %s: %w)", cause, c.cfg.DeadLetters, err)
-	}
-	c.cfg.Logger.ErrorContext(ctx, "message became a dead letter", "stream", c.info.Stream, "consumer", c.info.Name, "subject", m.Subject(), "dead_letters", c.cfg.DeadLetters, "error", cause)
-	return m.Term()
 }

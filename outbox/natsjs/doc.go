@@ -7,7 +7,8 @@
 //   - A repetition has the same Nats-Msg-Id, the event's id, so the stream drops it while the id is in its duplicate window:
 //     within that, consumers get an event once. Later repeats get through, and consumers tell them by the id.
 //   - A batch is sent at once, and each of its events acknowledged by itself.
-//   - What is too large for the server or the stream is refused for good. All else is tried again: no stream for the subject,
+//   - What is too large for the server or the stream is refused for good, and so is what CloudEvents forbids in an attribute
+//     (a control character in a type or an aggregate's id). All else is tried again: no stream for the subject,
 //     a stream that is full, no leader, no connection.
 //
 // # Messages
@@ -34,4 +35,7 @@
 // While the connection is lost, what is published waits in the client's buffer (nats.ReconnectBufSize), and is sent even if
 // its call has ended in the meantime: a repeat like any other. A server that takes nothing from the network holds a call up to
 // the connection's nats.FlusherTimeout, a minute by default.
+//
+// A connection must reconnect forever, which New checks. What New can't check: a client that the server refuses twice for its
+// credentials closes its connection for good, unless nats.IgnoreAuthErrorAbort is set.
 package natsjs

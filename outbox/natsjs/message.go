@@ -44,6 +44,9 @@ var ErrNotEvent = errors.New("natsjs: not an event")
 func Decode(header nats.Header, data []byte) (outbox.Event, error) {
 	attributes := map[string]string{}
 	for name, values := range header {
+		if len(values) == 0 {
+			continue
+		}
 		attribute, ok := strings.CutPrefix(strings.ToLower(name), attributePrefix)
 		if !ok {
 			if !strings.EqualFold(name, contentType) {
@@ -85,7 +88,7 @@ var tokenEscapes = strings.NewReplacer(".", "%2E", "*", "%2A", ">", "%3E")
 
 func token(s string) string { return tokenEscapes.Replace(cloudevents.Escape(s)) }
 
-// validSubject tells whether a message can be sent to a subject: one with a space would break the protocol's line.
+// validSubject reports whether a message can be sent to a subject: one with a space would break the protocol's line.
 func validSubject(s string) bool {
 	for t := range strings.SplitSeq(s, ".") {
 		if t == "" || t == "*" || t == ">" || strings.ContainsFunc(t, func(c rune) bool { return c <= ' ' || c == 0x7f }) {

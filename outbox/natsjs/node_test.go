@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -57,7 +58,7 @@ type node struct {
 func startCluster(t *testing.T) []node {
 	t.Helper()
 	const size = 3
-	ports := freePorts(t, 2*size)
+	ports := claimPorts(t, 2*size)
 	var routes []string
 	for _, port := range ports[size:] {
 		routes = append(routes, fmt.Sprintf("nats://127.0.0.1:%d", port))
@@ -93,18 +94,30 @@ func startCluster(t *testing.T) []node {
 	return nodes
 }
 
-// freePorts finds ports below those of outgoing connections.
-func freePorts(t *testing.T, n int) []int {
+// claimPorts finds free TCP ports and keeps them from other tests' nodes, of this and other processes, by holding the UDP ports
+// of the same numbers. They are below those that systems give to outgoing connections, one of which could take a port while its
+// node is down.
+func claimPorts(t *testing.T, n int) (ports []int) {
 	t.Helper()
-	var ports []int
-	for port := 10_000 + os.Getpid()%8000; len(ports) < n; port++ {
-		require.Less(t, port, 20_000, "no ports are free")
-		if listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port)); err == nil {
-			require.NoError(t, listener.Close())
-			ports = append(ports, port)
+	for range 1000 {
+		address := fmt.Sprint("127.0.0.1:", 20_000+rand.IntN(10_000))
+		claim, err := net.ListenPacket("udp", address)
+		if err != nil {
+			continue
+		}
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			require.NoError(t, claim.Close())
+			continue
+		}
+		require.NoError(t, listener.Close())
+		t.Cleanup(func() { _ = claim.Close() })
+		if ports = append(ports, listener.Addr().(*net.TCPAddr).Port); len(ports) == n {
+			return ports
 		}
 	}
-	return ports
+	require.FailNow(t, "no ports are free")
+	return nil
 }
 
 // createStream creates a stream as soon as the cluster has a leader.

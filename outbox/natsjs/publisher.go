@@ -26,6 +26,9 @@ type Config struct {
 	// AckTimeout is how long the stream may take to acknowledge an event. Default 5 seconds: longer than most elections of a
 	// leader.
 	AckTimeout time.Duration
+	// MaxControlLine is the server's max_control_line, in bytes, which it doesn't tell its clients. A subject must be about 150
+	// bytes shorter: a longer one is refused for good. Default 4096, as the server has it.
+	MaxControlLine int
 	// MaxInFlight bounds how many events, of all calls together, wait for their acknowledgement. Default 4096.
 	MaxInFlight int
 }
@@ -45,6 +48,9 @@ func (c Config) validate() error {
 	}
 	if c.AckTimeout < 0 {
 		return fmt.Errorf("%w: Config.AckTimeout is %v", ErrConfig, c.AckTimeout)
+	}
+	if c.MaxControlLine < 0 {
+		return fmt.Errorf("%w: Config.MaxControlLine is %d", ErrConfig, c.MaxControlLine)
 	}
 	if c.MaxInFlight < 0 {
 		return fmt.Errorf("%w: Config.MaxInFlight is %d", ErrConfig, c.MaxInFlight)
@@ -66,6 +72,9 @@ func (c Config) withDefaults() Config {
 	if c.AckTimeout == 0 {
 		c.AckTimeout = 5 * time.Second
 	}
+	if c.MaxControlLine == 0 {
+		c.MaxControlLine = defaultControlLine
+	}
 	if c.MaxInFlight == 0 {
 		c.MaxInFlight = 4096
 	}
@@ -77,23 +86,26 @@ type Publisher struct {
 	js   jetstream.JetStream
 	cfg  Config
 	opts []jetstream.PublishOpt
+
+	maxSubject int
 }
 
 var _ outbox.Publisher = (*Publisher)(nil)
 
-// New makes a Publisher on a connection, which stays the caller's to close. Of its options, MaxReconnects(-1) lets it outlive
-// any outage.
+// New makes a Publisher on a connection, which stays the caller's to close. It must reconnect forever: nats.MaxReconnects(-1),
+// since a connection that has given up fails every later event. nats.Secure, and others, give it a tls.Config.
 func New(conn *nats.Conn, cfg *Config) (*Publisher, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	if conn == nil {
-		return nil, fmt.Errorf("%w: the connection is nil", ErrConfig)
-	}
-	if err := cfg.validate(); err != nil {
+	if err := errors.Join(cfg.validate(), checkConn(conn)); err != nil {
 		return nil, err
 	}
 	p := &Publisher{cfg: cfg.withDefaults()}
+	p.maxSubject = maxSubject(conn, p.cfg.MaxControlLine)
+	if len(p.cfg.Prefix) >= p.maxSubject {
+		return nil, fmt.Errorf("%w: Config.Prefix is %d bytes long, and a subject at most %d", ErrConfig, len(p.cfg.Prefix), p.maxSubject)
+	}
 	var err error
 	p.js, err = jetstream.New(conn, jetstream.WithPublishAsyncTimeout(p.cfg.AckTimeout), jetstream.WithPublishAsyncMaxPending(p.cfg.MaxInFlight))
 	if err != nil {
@@ -133,6 +145,10 @@ func (p *Publisher) send(ctx context.Context, e outbox.Event) (jetstream.PubAckF
 	if !validSubject(subject) {
 		return nil, outbox.Permanent(fmt.Errorf("natsjs: Config.Subject says %q for type %q, which is no subject", subject, e.Type))
 	}
+	if len(subject) > p.maxSubject {
+		// The server would close the connection for it.
+		return nil, outbox.Permanent(fmt.Errorf("natsjs: the subject %.60q… for type %.60q is %d bytes long, and Config.MaxControlLine of %d allows %d", subject, e.Type, len(subject), p.cfg.MaxControlLine, p.maxSubject))
+	}
 	m, err := message(e, subject, p.cfg.Source)
 	if err != nil {
 		return nil, outbox.Permanent(fmt.Errorf("natsjs: %w", err))
@@ -159,9 +175,17 @@ func acknowledged(ctx context.Context, ack jetstream.PubAckFuture) error {
 // refused says what became of an event.
 func refused(subject string, err error) error {
 	wrapped := fmt.Errorf("natsjs: publish to %q: %w", subject, err)
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	if errors.Is(err, nats.ErrMaxPayload) || ok && api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum {
+	if tooLarge(err) {
 		return outbox.Permanent(wrapped)
 	}
 	return wrapped
+}
+
+// headerExceedsMaximum is the server's code for a header that is longer than maxHeader.
+const headerExceedsMaximum jetstream.ErrorCode = 10097
+
+// tooLarge reports whether a message was refused for its size.
+func tooLarge(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return errors.Is(err, nats.ErrMaxPayload) || ok && (api.ErrorCode == jetstream.JSErrCodeStreamMessageExceedsMaximum || api.ErrorCode == headerExceedsMaximum)
 }

@@ -45,19 +45,21 @@ func TestPublisherKeepsTheContract(t *testing.T) {
 	})
 }
 
-// Every event that the outbox allows can be carried.
+// Every event can be carried whose attributes CloudEvents allows.
 func TestNoEventIsRefusedForItsContents(t *testing.T) {
 	b := startBroker(t, jetstream.StreamConfig{})
 	p, err := New(b.conn, nil)
 	require.NoError(t, err)
 	e := events(1)[0]
-	e.AggregateType, e.AggregateID, e.Type = `batch "x" *`, "i:1\r\nPUB x", ".a b.>"
-	e.ContentType, e.Payload = "a/b\r\n", []byte("\x00\xff\r\n")
+	e.AggregateType, e.AggregateID, e.Type = `batch "x" *`, "i:1 PUB x", ".a b.>"
+	e.ContentType, e.Payload = "a/b é", []byte("\x00\xff\r\n")
 	e.Headers = map[string]string{"": "\r\n", "two words": "é", "Nats-Msg-Id": "1", "traceparent": "00-ab-cd-01"}
 	require.Empty(t, p.Publish(t.Context(), []outbox.Event{e}))
 	got, err := stored(t.Context(), b.js)
 	require.NoError(t, err)
 	require.Equal(t, []outbox.Event{e}, got)
+	e.AggregateID = "i:1\r\nPUB x"
+	require.ErrorIs(t, p.Publish(t.Context(), []outbox.Event{e})[0], outbox.ErrPermanent)
 }
 
 func TestTheStreamDropsRepeats(t *testing.T) {
@@ -154,6 +156,7 @@ func TestConfigIsChecked(t *testing.T) {
 		"Config.Source is not a URI reference":                    {Source: ":"},
 		"Config.AckTimeout is -1s":                                {AckTimeout: -time.Second},
 		"Config.MaxInFlight is -1":                                {MaxInFlight: -1},
+		"Config.MaxControlLine is -1":                             {MaxControlLine: -1},
 	} {
 		_, err := New(b.conn, cfg)
 		require.ErrorIs(t, err, ErrConfig)

@@ -41,12 +41,15 @@ type broker struct {
 	js     jetstream.JetStream
 }
 
-func startBroker(t *testing.T, stream jetstream.StreamConfig) *broker {
+func startBroker(t *testing.T, stream jetstream.StreamConfig, configure ...func(*broker)) *broker {
 	t.Helper()
 	b := &broker{t: t, opts: &server.Options{
 		Host: "127.0.0.1", Port: -1, JetStream: true, StoreDir: t.TempDir(), MaxPayload: maxPayload, NoLog: true, NoSigs: true,
 		SyncAlways: true,
 	}}
+	for _, f := range configure {
+		f(b)
+	}
 	b.start()
 	t.Cleanup(func() { stop(b.server) })
 	b.opts.Port = b.server.Addr().(*net.TCPAddr).Port
