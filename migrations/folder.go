@@ -1,6 +1,7 @@
 package migrations
 
 import (
+	"io"
 	"io/fs"
 	"maps"
 	"slices"
@@ -70,10 +71,11 @@ func (o *opened) Read(b []byte) (int, error) {
 
 // ReadDir implements fs.ReadDirFile.
 func (o *opened) ReadDir(n int) ([]fs.DirEntry, error) {
-	if n <= 0 || n >= len(o.entries) {
-		all := o.entries
-		o.entries = nil
-		return all, nil
+	if n > 0 && len(o.entries) == 0 {
+		return nil, io.EOF
+	}
+	if n <= 0 || n > len(o.entries) {
+		n = len(o.entries)
 	}
 	some := o.entries[:n]
 	o.entries = o.entries[n:]

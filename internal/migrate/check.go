@@ -47,10 +47,10 @@ func Check(ctx context.Context, q endstate.Querier, schema, target string, fsys 
 	if err != nil {
 		return err
 	}
-	newest := set.files[len(set.files)-1]
-	switch {
-	case have.compatible > newest.Version:
-		lacks = append(lacks, fmt.Errorf("the schema of %s is at version %d, which works with libraries from %d on, and this one has %d: use a newer one", sqltx.Quote(schema, target), have.version, have.compatible, newest.Version))
+	newest := set.newest()
+	switch outdated := set.outdated(have); {
+	case outdated != nil:
+		lacks = append(lacks, outdated)
 	case lacks != nil || have.noted && have.version < newest.Version:
 		if have.noted && have.version < newest.Version {
 			lacks = append(lacks, fmt.Errorf("the schema of %s is at version %d, and this library has %d", sqltx.Quote(schema, target), have.version, newest.Version))
@@ -121,6 +121,17 @@ func denial(ctx context.Context, q endstate.Querier, privilege, table string) er
 		return err
 	}
 	return fmt.Errorf("role %[1]s lacks a privilege: GRANT %[2]s ON %[3]s TO %[1]s", role, privilege, table)
+}
+
+func (s *set) newest() File { return s.files[len(s.files)-1] }
+
+// outdated says that the database is too new for this library.
+func (s *set) outdated(have noted) error {
+	if have.compatible <= s.newest().Version {
+		return nil
+	}
+	return fmt.Errorf("the schema of %s is at version %d, which works with libraries from %d on, and this one has %d: use a newer one",
+		sqltx.Quote(s.schema, s.target), have.version, have.compatible, s.newest().Version)
 }
 
 // noted is what a database notes of the migrations that ran, whoever ran them.

@@ -91,6 +91,9 @@ func (s *set) pending(ctx context.Context, q endstate.Querier) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.outdated(have); err != nil {
+		return nil, err // what it lacks may have been taken away
+	}
 	var files []File
 	for i, f := range s.files {
 		lacks, err := s.makes[i].lacks(ctx, q)

@@ -26,6 +26,7 @@ type column struct {
 }
 
 type index struct {
+	name    string // empty: a constraint's
 	columns []string
 	unique  bool
 	partial bool
@@ -113,7 +114,7 @@ func (t *table) addColumn(definition []string) {
 
 func (s *structure) createIndex(p *parser, unique bool) error {
 	p.words("IF", "NOT", "EXISTS")
-	p.name()
+	_, own := p.name()
 	if !p.words("ON") {
 		return fmt.Errorf("an index without ON")
 	}
@@ -122,7 +123,7 @@ func (s *structure) createIndex(p *parser, unique bool) error {
 	if t == nil {
 		return fmt.Errorf("an index on %q, which no earlier statement makes", name)
 	}
-	x := index{columns: p.columns(), unique: unique}
+	x := index{name: own, columns: p.columns(), unique: unique}
 	x.partial = p.words("WHERE")
 	t.indexes = append(t.indexes, x)
 	return nil

@@ -71,7 +71,7 @@ func (t *table) lacks(ctx context.Context, q endstate.Querier) (lacks []error, e
 		case i < 0:
 			lacks = append(lacks, fmt.Errorf("table %s has no column %s", t.quoted(), sqltx.Quote("", want.name)))
 		case canonical(have.columns[i].kind) != canonical(want.kind):
-			lacks = append(lacks, fmt.Errorf("column %s of table %s is of type %s, and must be %s", sqltx.Quote("", want.name), t.quoted(), have.columns[i].kind, want.kind))
+			lacks = append(lacks, fmt.Errorf("column %s of table %s is of type %s, and must be %s", sqltx.Quote("", want.name), t.quoted(), strings.ToLower(have.columns[i].kind), strings.ToLower(want.kind)))
 		case want.notNull && !have.columns[i].notNull:
 			lacks = append(lacks, fmt.Errorf("column %s of table %s must be NOT NULL", sqltx.Quote("", want.name), t.quoted()))
 		}
@@ -94,7 +94,7 @@ func (t *table) lacks(ctx context.Context, q endstate.Querier) (lacks []error, e
 
 // isServedBy reports whether another index does what x is for.
 func (x index) isServedBy(have index) bool {
-	if have.partial && !x.partial {
+	if have.partial && (!x.partial || have.name != x.name) { // which rows a partial one covers goes by its name
 		return false
 	}
 	if x.unique {
@@ -118,18 +118,18 @@ func canonical(kind string) string {
 // those over expressions.
 func look(ctx context.Context, q endstate.Querier, t *table) (*table, error) {
 	columns := `SELECT attname::text, format_type(atttypid, NULL), attnotnull FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped`
-	indexes := `SELECT i.indisunique, i.indpred IS NOT NULL, string_agg(a.attname, chr(1) ORDER BY k.place)
-FROM pg_index i CROSS JOIN LATERAL unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
+	indexes := `SELECT x.relname::text, i.indisunique, i.indpred IS NOT NULL, string_agg(a.attname, chr(1) ORDER BY k.place)
+FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid CROSS JOIN LATERAL unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-WHERE i.indrelid = to_regclass($1::text) AND i.indisvalid AND i.indexprs IS NULL GROUP BY i.indexrelid, i.indisunique, i.indpred IS NOT NULL`
+WHERE i.indrelid = to_regclass($1::text) AND i.indisvalid AND i.indexprs IS NULL GROUP BY x.relname, i.indisunique, i.indpred IS NOT NULL`
 	name := t.quoted()
 	if sqltx.Of(q) == sqltx.SQLite {
 		name = t.name
 		schema := schemaOr(t.schema)
 		columns = `SELECT name, type, "notnull" OR pk > 0 FROM pragma_table_info(?1, ` + schema + `)`
-		indexes = `SELECT is_unique, partial, group_concat(name, char(1)) FROM (
-	SELECT l.seq AS idx, l."unique" AS is_unique, l.partial AS partial, c.seqno AS place, c.name AS name FROM pragma_index_list(?1, ` + schema + `) l, pragma_index_info(l.name, ` + schema + `) c
-	UNION ALL SELECT -1, true, false, pk, name FROM pragma_table_info(?1, ` + schema + `) WHERE pk ORDER BY idx, place) GROUP BY idx HAVING count(*) = count(name)` // an expression has no name
+		indexes = `SELECT coalesce(index_name, ''), is_unique, partial, group_concat(name, char(1)) FROM (
+	SELECT l.seq AS idx, l.name AS index_name, l."unique" AS is_unique, l.partial AS partial, c.seqno AS place, c.name AS name FROM pragma_index_list(?1, ` + schema + `) l, pragma_index_info(l.name, ` + schema + `) c
+	UNION ALL SELECT -1, NULL, true, false, pk, name FROM pragma_table_info(?1, ` + schema + `) WHERE pk ORDER BY idx, place) GROUP BY idx HAVING count(*) = count(name)` // an expression has no name
 	}
 	have := &table{schema: t.schema, name: t.name}
 	rows, err := q.Query(ctx, columns, name)
@@ -155,7 +155,7 @@ WHERE i.indrelid = to_regclass($1::text) AND i.indisvalid AND i.indexprs IS NULL
 	for rows.Next() {
 		var x index
 		var columns string
-		if err := rows.Scan(&x.unique, &x.partial, &columns); err != nil {
+		if err := rows.Scan(&x.name, &x.unique, &x.partial, &columns); err != nil {
 			return nil, err
 		}
 		x.columns = strings.Split(columns, "\x01")
