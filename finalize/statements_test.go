@@ -1,0 +1,58 @@
+package finalize
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqlgolden"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// The statements that a finalizer sends through pgx, as they are joined of the guards' and the outbox's.
+func TestJoinedStatements(t *testing.T) {
+	status := guard.Status{Table: "orders", Key: "id", Column: "status", Terminal: guard.Names("PAID", "FAILED"), Set: map[string]any{"completed_at": guard.Now, "completed_by": guard.By}}
+	partitioned := guard.Status{Schema: "billing", Table: "charges", Keys: []string{"id", "created_at"}, Column: "state", Terminal: guard.Prefixes("DONE_")}
+	mapped := outbox.Writer{Table: "event_outbox", Columns: &outbox.Columns{ID: "event_id", AggregateID: "aggregate_id", Type: "event_type", Payload: "event_data", PayloadType: "json"}}
+	for name, tt := range map[string]struct {
+		guard  guard.Guard
+		shape  string
+		outbox outbox.Writer
+	}{
+		"status":            {status, "u", outbox.Writer{}},
+		"ledger":            {guard.Ledger{}, "t", outbox.Writer{}},
+		"status-and-ledger": {guard.All(status, guard.Ledger{}), "t", outbox.Writer{}},
+		"partitioned":       {partitioned, "is", mapped},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, ok := tt.guard.(planner)
+			require.True(t, ok)
+			j := newJoined(p.Plans(tt.shape), tt.outbox)
+			var f sqlgolden.File
+			for i, statements := range j.claim {
+				for _, st := range statements {
+					f.Add(fmt.Sprintf("Do: claim by guard %d", i+1), st.SQL)
+				}
+			}
+			f.Add("Do: read the winner's record", j.read.SQL)
+			// The forms differ in the number of their rows alone, and in whether these are of usual events.
+			forms := map[outbox.Form]string{0: "no events", 1: "one usual event", 2: "two usual events", outbox.FewEvents + 1: "one event of any kind", outbox.Forms - 1: "many events"}
+			for form := range outbox.Form(outbox.Forms) {
+				if title, ok := forms[form]; ok {
+					f.Add("Do: settle with "+title, j.finish[form]().SQL)
+				}
+			}
+			for form := range outbox.Form(outbox.Forms) {
+				if title, ok := forms[form]; ok {
+					f.Add("Settle with "+title, j.settle[form]().SQL)
+				}
+			}
+			bulk := j.bulk()
+			require.NotNil(t, bulk)
+			f.Add("SettleMany, and Settles that are gathered", bulk.SQL)
+			f.Require(t, name)
+		})
+	}
+}

@@ -1,0 +1,318 @@
+-- Do: claim by guard 1
+SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+WHERE NOT EXISTS (
+	SELECT
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text);
+
+-- Do: claim by guard 1
+SELECT pg_current_xact_id()::text
+WHERE NOT EXISTS (
+	SELECT
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text);
+
+-- Do: read the winner's record
+SELECT endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
+FROM (VALUES (1)) AS endstate_one (n)
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p0 ON true;
+
+-- Do: settle with no events
+WITH endstate_settle0_lock AS MATERIALIZED (
+	SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+	WHERE NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)),
+endstate_settle0 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
+	FROM endstate_settle0_lock
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+SELECT (SELECT at FROM endstate_settle0)
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1;
+
+-- Do: settle with one usual event
+WITH endstate_settle0_lock AS MATERIALIZED (
+	SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+	WHERE NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)),
+endstate_settle0 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
+	FROM endstate_settle0_lock
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $12::text, 1, $13::int2
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
+RETURNING (SELECT at FROM endstate_settle0);
+
+-- Do: settle with two usual events
+WITH endstate_settle0_lock AS MATERIALIZED (
+	SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+	WHERE NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)),
+endstate_settle0 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
+	FROM endstate_settle0_lock
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $12::text, 1, $13::int2
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
+UNION ALL
+SELECT $14::uuid, $15::text, $16::text, $17::text, $18::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $19::text, 1, $20::int2
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
+RETURNING (SELECT at FROM endstate_settle0);
+
+-- Do: settle with one event of any kind
+WITH endstate_settle0_lock AS MATERIALIZED (
+	SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+	WHERE NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)),
+endstate_settle0 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
+	FROM endstate_settle0_lock
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, $12::text, $13::jsonb, coalesce($14::timestamptz, clock_timestamp()), $15::text, $16::int4, $17::int2
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
+RETURNING (SELECT at FROM endstate_settle0);
+
+-- Do: settle with many events
+WITH endstate_settle0_lock AS MATERIALIZED (
+	SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+	WHERE NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)),
+endstate_settle0 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
+	FROM endstate_settle0_lock
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($8::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($10::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($12::text[])[1]), coalesce(endstate_event.headers, ($13::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($16::int4[])[1]),
+endstate_event.shard
+FROM unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::text[], $16::int4[], $17::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
+RETURNING (SELECT at FROM endstate_settle0);
+
+-- Settle with no events
+WITH endstate_settle0_lock AS MATERIALIZED (
+	SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+	WHERE NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)),
+endstate_settle0 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
+	FROM endstate_settle0_lock
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+SELECT (SELECT true FROM endstate_settle0), (SELECT at FROM endstate_settle0),
+endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
+FROM (VALUES (1)) AS endstate_one (n)
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p0 ON true;
+
+-- Settle with one usual event
+WITH endstate_settle0_lock AS MATERIALIZED (
+	SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+	WHERE NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)),
+endstate_settle0 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
+	FROM endstate_settle0_lock
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $12::text, 1, $13::int2
+	WHERE (SELECT true FROM endstate_settle0))
+SELECT (SELECT true FROM endstate_settle0), (SELECT at FROM endstate_settle0),
+endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
+FROM (VALUES (1)) AS endstate_one (n)
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p0 ON true;
+
+-- Settle with two usual events
+WITH endstate_settle0_lock AS MATERIALIZED (
+	SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+	WHERE NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)),
+endstate_settle0 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
+	FROM endstate_settle0_lock
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $12::text, 1, $13::int2
+	WHERE (SELECT true FROM endstate_settle0)
+	UNION ALL
+	SELECT $14::uuid, $15::text, $16::text, $17::text, $18::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $19::text, 1, $20::int2
+	WHERE (SELECT true FROM endstate_settle0))
+SELECT (SELECT true FROM endstate_settle0), (SELECT at FROM endstate_settle0),
+endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
+FROM (VALUES (1)) AS endstate_one (n)
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p0 ON true;
+
+-- Settle with one event of any kind
+WITH endstate_settle0_lock AS MATERIALIZED (
+	SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+	WHERE NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)),
+endstate_settle0 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
+	FROM endstate_settle0_lock
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, $12::text, $13::jsonb, coalesce($14::timestamptz, clock_timestamp()), $15::text, $16::int4, $17::int2
+	WHERE (SELECT true FROM endstate_settle0))
+SELECT (SELECT true FROM endstate_settle0), (SELECT at FROM endstate_settle0),
+endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
+FROM (VALUES (1)) AS endstate_one (n)
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p0 ON true;
+
+-- Settle with many events
+WITH endstate_settle0_lock AS MATERIALIZED (
+	SELECT pg_advisory_xact_lock(hashtextextended($1::text || '/' || $2::text, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))
+	WHERE NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)),
+endstate_settle0 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
+	FROM endstate_settle0_lock
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($8::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($10::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($12::text[])[1]), coalesce(endstate_event.headers, ($13::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($16::int4[])[1]),
+	endstate_event.shard
+	FROM unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::text[], $16::int4[], $17::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	WHERE (SELECT true FROM endstate_settle0))
+SELECT (SELECT true FROM endstate_settle0), (SELECT at FROM endstate_settle0),
+endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
+FROM (VALUES (1)) AS endstate_one (n)
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p0 ON true;
+
+-- SettleMany, and Settles that are gathered
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),
+endstate_item AS MATERIALIZED (
+	SELECT (n - 1)::int4 AS endstate_n, endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest
+	FROM unnest($14::text[], $15::text[], $16::text[], $17::text[], $18::bytea[]) WITH ORDINALITY AS endstate_calls (endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, n)),
+endstate_wanted AS MATERIALIZED (SELECT endstate_item.* FROM endstate_patience CROSS JOIN endstate_item),
+endstate_hold0_open AS MATERIALIZED (
+	SELECT endstate_wanted.*
+	FROM endstate_wanted
+	LEFT JOIN LATERAL (
+		SELECT true
+		FROM "endstate_ledger"
+		WHERE aggregate = $13::text
+		AND "key" = endstate_wanted.endstate_key LIMIT 1) AS endstate_entry (there) ON true
+	WHERE endstate_entry.there IS NULL),
+endstate_hold0 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_hold0_open
+	WHERE pg_try_advisory_xact_lock(hashtextextended($13::text || '/' || endstate_key, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))),
+endstate_held AS MATERIALIZED (
+	SELECT endstate_hold0.*, clock_timestamp() AS endstate_at
+	FROM endstate_hold0),
+endstate_settle0_entry AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $13::text, endstate_key, endstate_state, endstate_trigger, endstate_token::uuid, endstate_digest, endstate_at
+	FROM endstate_held
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING "key"),
+endstate_settle0 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_held
+	WHERE (endstate_key IN (SELECT "key" FROM endstate_settle0_entry)) IS TRUE),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
+	endstate_event.shard
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard, owner, place)
+	WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE
+	ORDER BY endstate_event.place)
+SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
+FROM endstate_item
+LEFT JOIN LATERAL (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $13::text
+	AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p0 ON true
+WHERE endstate_item.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
+UNION ALL
+SELECT endstate_n, true, endstate_at, NULL, NULL, NULL, NULL, NULL
+FROM endstate_settle0;

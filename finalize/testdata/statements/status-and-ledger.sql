@@ -1,0 +1,423 @@
+-- Do: claim by guard 1
+SELECT pg_current_xact_id()::text
+FROM "orders"
+WHERE "id" = $1
+AND octet_length($1) = octet_length(translate("id", '', ''))
+AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+FOR NO KEY UPDATE;
+
+-- Do: claim by guard 2
+SELECT pg_current_xact_id()::text
+WHERE NOT EXISTS (
+	SELECT
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text);
+
+-- Do: read the winner's record
+SELECT endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
+FROM (
+	SELECT coalesce("status"::text, '') AS endstate_state
+	FROM "orders"
+	WHERE "id" = $1
+	AND octet_length($1) = octet_length(translate("id", '', ''))) AS endstate_p0
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $2::text
+	AND "key" = $3::text) AS endstate_p1 ON true;
+
+-- Do: settle with no events
+WITH endstate_settle0 AS (
+	UPDATE "orders"
+	SET "status" = $3, "completed_at" = clock_timestamp(), "completed_by" = $4
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))
+	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	AND NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)
+	RETURNING true),
+endstate_settle1 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+SELECT (SELECT at FROM endstate_settle1)
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1;
+
+-- Do: settle with one usual event
+WITH endstate_settle0 AS (
+	UPDATE "orders"
+	SET "status" = $3, "completed_at" = clock_timestamp(), "completed_by" = $4
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))
+	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	AND NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)
+	RETURNING true),
+endstate_settle1 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $15::text, 1, $16::int2
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1
+RETURNING (SELECT at FROM endstate_settle1);
+
+-- Do: settle with two usual events
+WITH endstate_settle0 AS (
+	UPDATE "orders"
+	SET "status" = $3, "completed_at" = clock_timestamp(), "completed_by" = $4
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))
+	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	AND NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)
+	RETURNING true),
+endstate_settle1 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $15::text, 1, $16::int2
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1
+UNION ALL
+SELECT $17::uuid, $18::text, $19::text, $20::text, $21::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $22::text, 1, $23::int2
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1
+RETURNING (SELECT at FROM endstate_settle1);
+
+-- Do: settle with one event of any kind
+WITH endstate_settle0 AS (
+	UPDATE "orders"
+	SET "status" = $3, "completed_at" = clock_timestamp(), "completed_by" = $4
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))
+	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	AND NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)
+	RETURNING true),
+endstate_settle1 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, $15::text, $16::jsonb, coalesce($17::timestamptz, clock_timestamp()), $18::text, $19::int4, $20::int2
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1
+RETURNING (SELECT at FROM endstate_settle1);
+
+-- Do: settle with many events
+WITH endstate_settle0 AS (
+	UPDATE "orders"
+	SET "status" = $3, "completed_at" = clock_timestamp(), "completed_by" = $4
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))
+	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	AND NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)
+	RETURNING true),
+endstate_settle1 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($11::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($13::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($15::text[])[1]), coalesce(endstate_event.headers, ($16::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($19::int4[])[1]),
+endstate_event.shard
+FROM unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::timestamptz[], $18::text[], $19::int4[], $20::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1
+RETURNING (SELECT at FROM endstate_settle1);
+
+-- Settle with no events
+WITH endstate_settle0 AS (
+	UPDATE "orders"
+	SET "status" = $3, "completed_at" = clock_timestamp(), "completed_by" = $4
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))
+	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	AND NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)
+	RETURNING true),
+endstate_settle1 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at)
+SELECT (
+	SELECT 1 / (SELECT count(*) FROM endstate_settle1)::int = 1
+	FROM endstate_settle0), (SELECT at FROM endstate_settle1),
+endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
+FROM (
+	SELECT coalesce("status"::text, '') AS endstate_state
+	FROM "orders"
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_p0
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p1 ON true;
+
+-- Settle with one usual event
+WITH endstate_settle0 AS (
+	UPDATE "orders"
+	SET "status" = $3, "completed_at" = clock_timestamp(), "completed_by" = $4
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))
+	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	AND NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)
+	RETURNING true),
+endstate_settle1 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $15::text, 1, $16::int2
+	WHERE (SELECT true FROM endstate_settle1))
+SELECT (
+	SELECT 1 / (SELECT count(*) FROM endstate_settle1)::int = 1
+	FROM endstate_settle0), (SELECT at FROM endstate_settle1),
+endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
+FROM (
+	SELECT coalesce("status"::text, '') AS endstate_state
+	FROM "orders"
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_p0
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p1 ON true;
+
+-- Settle with two usual events
+WITH endstate_settle0 AS (
+	UPDATE "orders"
+	SET "status" = $3, "completed_at" = clock_timestamp(), "completed_by" = $4
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))
+	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	AND NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)
+	RETURNING true),
+endstate_settle1 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $15::text, 1, $16::int2
+	WHERE (SELECT true FROM endstate_settle1)
+	UNION ALL
+	SELECT $17::uuid, $18::text, $19::text, $20::text, $21::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $22::text, 1, $23::int2
+	WHERE (SELECT true FROM endstate_settle1))
+SELECT (
+	SELECT 1 / (SELECT count(*) FROM endstate_settle1)::int = 1
+	FROM endstate_settle0), (SELECT at FROM endstate_settle1),
+endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
+FROM (
+	SELECT coalesce("status"::text, '') AS endstate_state
+	FROM "orders"
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_p0
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p1 ON true;
+
+-- Settle with one event of any kind
+WITH endstate_settle0 AS (
+	UPDATE "orders"
+	SET "status" = $3, "completed_at" = clock_timestamp(), "completed_by" = $4
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))
+	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	AND NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)
+	RETURNING true),
+endstate_settle1 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, $15::text, $16::jsonb, coalesce($17::timestamptz, clock_timestamp()), $18::text, $19::int4, $20::int2
+	WHERE (SELECT true FROM endstate_settle1))
+SELECT (
+	SELECT 1 / (SELECT count(*) FROM endstate_settle1)::int = 1
+	FROM endstate_settle0), (SELECT at FROM endstate_settle1),
+endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
+FROM (
+	SELECT coalesce("status"::text, '') AS endstate_state
+	FROM "orders"
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_p0
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p1 ON true;
+
+-- Settle with many events
+WITH endstate_settle0 AS (
+	UPDATE "orders"
+	SET "status" = $3, "completed_at" = clock_timestamp(), "completed_by" = $4
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))
+	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	AND NOT EXISTS (
+		SELECT
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = $2::text)
+	RETURNING true),
+endstate_settle1 AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($11::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($13::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($15::text[])[1]), coalesce(endstate_event.headers, ($16::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($19::int4[])[1]),
+	endstate_event.shard
+	FROM unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::timestamptz[], $18::text[], $19::int4[], $20::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	WHERE (SELECT true FROM endstate_settle1))
+SELECT (
+	SELECT 1 / (SELECT count(*) FROM endstate_settle1)::int = 1
+	FROM endstate_settle0), (SELECT at FROM endstate_settle1),
+endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
+FROM (
+	SELECT coalesce("status"::text, '') AS endstate_state
+	FROM "orders"
+	WHERE "id" = $5
+	AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_p0
+LEFT JOIN (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $1::text
+	AND "key" = $2::text) AS endstate_p1 ON true;
+
+-- SettleMany, and Settles that are gathered
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),
+endstate_item AS MATERIALIZED (
+	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_key, endstate_place, endstate_trigger, endstate_state, endstate_token, endstate_digest
+	FROM unnest(array_cat(ARRAY(SELECT "id" FROM "orders" LIMIT 0), $13), $15::text[], $17::int4[], $18::text[], $19::text[], $20::text[], $21::bytea[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_key, endstate_place, endstate_trigger, endstate_state, endstate_token, endstate_digest, n)),
+endstate_wanted AS MATERIALIZED (SELECT endstate_item.* FROM endstate_patience CROSS JOIN endstate_item),
+endstate_hold0 AS MATERIALIZED (
+	SELECT endstate_wanted.*, endstate_found.*
+	FROM endstate_wanted
+	CROSS JOIN LATERAL (
+		SELECT endstate_row.ctid AS endstate_hold0_tid
+		FROM "orders" AS endstate_row
+		WHERE endstate_row."id" = endstate_wanted.endstate_part0
+		AND octet_length(endstate_wanted.endstate_part0) = octet_length(translate(endstate_row."id", '', ''))
+		AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+		FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found),
+endstate_hold1 AS MATERIALIZED (
+	SELECT endstate_hold0.*
+	FROM endstate_hold0
+	LEFT JOIN LATERAL (
+		SELECT true
+		FROM "endstate_ledger"
+		WHERE aggregate = $14::text
+		AND "key" = endstate_hold0.endstate_key LIMIT 1) AS endstate_entry (there) ON true
+	WHERE endstate_entry.there IS NULL),
+endstate_held AS MATERIALIZED (
+	SELECT endstate_hold1.*, clock_timestamp() AS endstate_at
+	FROM endstate_hold1),
+endstate_settle0 AS (
+	UPDATE "orders" AS endstate_row
+	SET "status" = (array_cat(ARRAY[endstate_row."status"], $16))[2 + endstate_call.endstate_place], "completed_at" = clock_timestamp(), "completed_by" = endstate_call.endstate_trigger
+	FROM endstate_held AS endstate_call
+	WHERE endstate_row.ctid = ANY (ARRAY(SELECT endstate_hold0_tid FROM endstate_held))
+	AND endstate_row.ctid = endstate_call.endstate_hold0_tid
+	AND endstate_row."id" = endstate_call.endstate_part0
+	AND octet_length(endstate_call.endstate_part0) = octet_length(translate(endstate_row."id", '', ''))
+	AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	RETURNING endstate_call.*),
+endstate_settle1_entry AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $14::text, endstate_key, endstate_state, endstate_trigger, endstate_token::uuid, endstate_digest, endstate_at
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING "key"),
+endstate_settle1 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_settle0
+	WHERE (endstate_key IN (SELECT "key" FROM endstate_settle1_entry)) IS TRUE),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
+	endstate_event.shard
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard, owner, place)
+	WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle1)) IS TRUE
+	ORDER BY endstate_event.place)
+SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
+FROM endstate_item
+LEFT JOIN LATERAL (
+	SELECT coalesce(endstate_row."status"::text, '') AS endstate_state
+	FROM "orders" AS endstate_row
+	WHERE endstate_row."id" = endstate_item.endstate_part0
+	AND octet_length(endstate_item.endstate_part0) = octet_length(translate(endstate_row."id", '', '')) LIMIT 1) AS endstate_p0 ON true
+LEFT JOIN LATERAL (
+	SELECT state, "trigger", token::text, at, digest
+	FROM "endstate_ledger"
+	WHERE aggregate = $14::text
+	AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p1 ON true
+WHERE endstate_item.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
+UNION ALL
+SELECT endstate_n, 1 / ((SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0))::int = 1, endstate_at, NULL, NULL, NULL, NULL, NULL, NULL
+FROM endstate_settle0;
