@@ -20,7 +20,7 @@ func secret(t *testing.T) Secret {
 }
 
 // The example of the convention's own documentation.
-func TestSignatureOfTheConvention(t *testing.T) {
+func TestSignatureGoldenVectors(t *testing.T) {
 	s, err := ParseSecret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 	require.NoError(t, err)
 	h := http.Header{}
