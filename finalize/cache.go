@@ -1,6 +1,7 @@
 package finalize
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 
@@ -34,7 +35,7 @@ type CacheConfig struct {
 // cache remembers terminal aggregates. It is golang-lru's plain cache with an age for each entry: that package's own expiring
 // one starts a goroutine which nothing can stop.
 type cache struct {
-	entries *lru.Cache[guard.Key, *terminal] // nil: off
+	entries *lru.Cache[guard.Ref, *terminal] // nil: off
 	maxAge  time.Duration
 	forgets atomic.Uint64
 }
@@ -52,16 +53,16 @@ func newCache(cfg CacheConfig) (*cache, error) {
 		return c, nil
 	}
 	var err error
-	c.entries, err = lru.New[guard.Key, *terminal](cfg.Size)
+	c.entries, err = lru.New[guard.Ref, *terminal](cfg.Size)
 	return c, err
 }
 
-// get returns what is known of key, or nil.
-func (c *cache) get(key guard.Key, now time.Duration) *terminal {
+// get returns what is known of an aggregate, or nil.
+func (c *cache) get(ref guard.Ref, now time.Duration) *terminal {
 	if c.entries == nil {
 		return nil
 	}
-	known, ok := c.entries.Get(key)
+	known, ok := c.entries.Get(ref)
 	if !ok || now-known.since >= c.maxAge {
 		return nil
 	}
@@ -70,35 +71,48 @@ func (c *cache) get(key guard.Key, now time.Duration) *terminal {
 
 // put remembers the receipt of a call that began after this many forgets. What was read before a later Forget may be what
 // shall be forgotten.
-func (c *cache) put(key guard.Key, r Receipt, now time.Duration, forgets uint64) {
+func (c *cache) put(ref guard.Ref, r Receipt, now time.Duration, forgets uint64) {
 	if c.entries == nil || c.forgets.Load() != forgets {
 		return
 	}
 	r.Won, r.Differs = false, false
 	known := &terminal{receipt: r, since: now}
-	c.entries.Add(key, known)
+	c.entries.Add(ref, known)
 	if c.forgets.Load() != forgets {
-		c.entries.Remove(key)
+		c.entries.Remove(ref)
 	}
 }
 
-// Forget drops what this process remembers of key, so that the next call asks the database. Call it after you deleted or
-// restored an aggregate behind the finalizer's back, in every process; a call that is under way doesn't bring the old answer
-// back.
-func (f *Finalizer[Tx]) Forget(key guard.Key) {
+// clear forgets all.
+func (c *cache) clear() {
+	c.forgets.Add(1)
+	if c.entries != nil {
+		c.entries.Purge()
+	}
+}
+
+// Forget drops what this process remembers of an aggregate (of ctx's tenant, where there are tenants), so that the next call
+// asks the database. Call it after you deleted or restored an aggregate behind the finalizer's back, in every process; a call
+// that is under way doesn't bring the old answer back. The only error is that of Config.Tenant, which wraps ErrTenant.
+func (f *Finalizer[Tx]) Forget(ctx context.Context, key guard.Key) error {
+	ref, err := f.ref(ctx, key)
+	if err != nil {
+		return err
+	}
 	f.cache.forgets.Add(1)
 	if f.cache.entries != nil {
-		f.cache.entries.Remove(key)
+		f.cache.entries.Remove(ref)
 	}
+	return nil
 }
 
-// known answers a repeat: a call for a key that is known to be terminal.
-func (f *core) known(key guard.Key, trigger Trigger) (*terminal, time.Duration) {
+// known answers a repeat: a call for an aggregate that is known to be terminal.
+func (f *core) known(ref guard.Ref, trigger Trigger) (*terminal, time.Duration) {
 	if f.cache.entries == nil {
 		return nil, 0
 	}
 	now := f.now()
-	known := f.cache.get(key, now)
+	known := f.cache.get(ref, now)
 	if known == nil || checkName(string(trigger)) != nil {
 		return nil, 0
 	}

@@ -14,11 +14,12 @@ import (
 func TestCacheForgetsWithAgeAndSize(t *testing.T) {
 	c, err := newCache(CacheConfig{Size: 2, MaxAge: time.Minute})
 	require.NoError(t, err)
-	a, b, d := guard.Int(1), guard.Int(2), guard.Int(3)
+	a, b, d := guard.Ref{Key: guard.Int(1)}, guard.Ref{Key: guard.Int(2)}, guard.Ref{Key: guard.Int(3)}
 	c.put(a, Receipt{Won: true, Differs: true, State: "A"}, 10*time.Second, 0)
 	require.Equal(t, Receipt{State: "A"}, c.get(a, 69*time.Second).receipt, "as a loser gets it")
 	require.Nil(t, c.get(a, 70*time.Second), "a minute old")
-	require.Nil(t, c.get(guard.Text("1"), 10*time.Second), "another key")
+	require.Nil(t, c.get(guard.Ref{Key: guard.Text("1")}, 10*time.Second), "another key")
+	require.Nil(t, c.get(guard.Ref{Tenant: "acme", Key: guard.Int(1)}, 10*time.Second), "another tenant's")
 
 	c.put(b, Receipt{}, 11*time.Second, 0)
 	require.NotNil(t, c.get(a, 12*time.Second))
@@ -33,14 +34,14 @@ func TestForgetOutrunsACallUnderWay(t *testing.T) {
 	c, err := newCache(CacheConfig{Size: 2, MaxAge: time.Minute})
 	require.NoError(t, err)
 	f := &Finalizer[any]{core: &core{cache: c}}
-	began := c.forgets.Load()
-	f.Forget(guard.Int(1))
-	c.put(guard.Int(1), Receipt{}, 0, began)
-	require.Nil(t, c.get(guard.Int(1), 0))
-	c.put(guard.Int(1), Receipt{}, 0, c.forgets.Load())
-	require.NotNil(t, c.get(guard.Int(1), 0))
-	f.Forget(guard.Int(1))
-	require.Nil(t, c.get(guard.Int(1), 0))
+	began, one := c.forgets.Load(), guard.Ref{Key: guard.Int(1)}
+	require.NoError(t, f.Forget(t.Context(), guard.Int(1)))
+	c.put(one, Receipt{}, 0, began)
+	require.Nil(t, c.get(one, 0))
+	c.put(one, Receipt{}, 0, c.forgets.Load())
+	require.NotNil(t, c.get(one, 0))
+	require.NoError(t, f.Forget(t.Context(), guard.Int(1)))
+	require.Nil(t, c.get(one, 0))
 }
 
 // A call that comes after a Forget asks by itself, though it waits for one that may have read what shall be forgotten.
@@ -65,7 +66,7 @@ func TestForgetOutrunsACallThatOthersWaitFor(t *testing.T) {
 		}
 		gate := make(chan struct{})
 		before := call("before", gate)
-		f.Forget(guard.Int(1))
+		require.NoError(t, f.Forget(t.Context(), guard.Int(1)))
 		own := call("after", gate)
 		close(gate)
 		require.Equal(t, "before", <-before)
@@ -76,8 +77,8 @@ func TestForgetOutrunsACallThatOthersWaitFor(t *testing.T) {
 func TestHotIsToldOnceAndThenOnceAWindow(t *testing.T) {
 	h, err := newHot(HotConfig{Count: 3, Window: time.Minute})
 	require.NoError(t, err)
-	key := h.of(guard.Int(1))
-	require.Same(t, key, h.of(guard.Int(1)))
+	key := h.of(guard.Ref{Key: guard.Int(1)})
+	require.Same(t, key, h.of(guard.Ref{Key: guard.Int(1)}))
 	calm := func(trigger Trigger, now time.Duration) {
 		t.Helper()
 		_, due := h.add(key, trigger, now)
@@ -108,7 +109,7 @@ func TestHotIsBounded(t *testing.T) {
 	h, err := newHot(HotConfig{Count: 3, Window: time.Minute})
 	require.NoError(t, err)
 	for n := range int64(hotKeys + 10) {
-		h.add(h.of(guard.Int(n)), "a", 0)
+		h.add(h.of(guard.Ref{Key: guard.Int(n)}), "a", 0)
 	}
 	require.Equal(t, hotKeys, h.keys.Len())
 }

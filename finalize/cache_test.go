@@ -78,7 +78,7 @@ func TestARepeatIsAnsweredFromMemory(t *testing.T) {
 				require.True(t, repeat.Differs)
 			}
 
-			w.forget(key)
+			require.NoError(t, w.forget(t.Context(), key))
 			r, err = w.do(ctx, key, "after it was undone", complete(id))
 			require.NoError(t, err)
 			require.True(t, r.Won, "%s: forgotten", id)

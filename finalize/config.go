@@ -22,6 +22,13 @@ type Config struct {
 	Guard guard.Guard
 	// Outbox is where events go. The zero Writer writes to the table endstate_outbox.
 	Outbox outbox.Writer
+	// Tenant names the tenant for whom a call is made, from the call's context. Set it where the key alone doesn't name an
+	// aggregate to this Finalizer, because what its connections show depends on the caller: other schemas (search_path), other
+	// rows (row-level security), other databases. The tenant is part of the key of whatever is kept in this process and of the
+	// lock's; a group of Settle calls is one tenant's, and runs under a context of one of its calls. It is no part of what is
+	// stored: tenants who share a table need keys that are unique among them, such as guard.Composite of tenant and id. At
+	// most 200 bytes. A call for which it returns an error, or "", fails with ErrTenant. Default: there is one tenant.
+	Tenant func(context.Context) (string, error)
 	// Dialect is "postgres" or "sqlite", for NewSQL. Empty: told by the driver.
 	Dialect string
 	// ClaimTimeout bounds each wait for another call that holds the aggregate (of this process, and then in the database);

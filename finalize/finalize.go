@@ -35,10 +35,11 @@ type core struct {
 	cache *cache
 	hot   *hot
 	turns turns
+	path  *searchPath // nil where connections can't differ, or callers are told apart
 }
 
 func newCore(cfg Config) (*core, error) {
-	f := &core{cfg: cfg, made: time.Now(), turns: turns{keys: map[guard.Key][]chan turn{}}}
+	f := &core{cfg: cfg, made: time.Now(), turns: turns{keys: map[guard.Ref][]chan turn{}}}
 	var err error
 	if f.cache, err = newCache(cfg.Cache); err != nil {
 		return nil, fmt.Errorf("%w: Cache: %w", ErrConfig, err)
@@ -64,6 +65,9 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Finalizer[pgx.Tx], error) {
 	if c.Dialect == string(sqltx.SQLite) {
 		return nil, fmt.Errorf("%w: Dialect is sqlite, but a pgx pool is PostgreSQL; use NewSQL", ErrConfig)
 	}
+	if err := c.checkHooks(pool.Config()); err != nil {
+		return nil, err
+	}
 	f, err := newCore(c)
 	if err != nil {
 		return nil, err
@@ -88,7 +92,8 @@ func NewSQL(db *sql.DB, cfg *Config) (*Finalizer[*sql.Tx], error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Finalizer[*sql.Tx]{f, &sqlDB{db, dialect, c}}, nil
+	f.path = c.watch(dialect)
+	return &Finalizer[*sql.Tx]{f, &sqlDB{f, db, dialect}}, nil
 }
 
 // Func is the work of one finalization. It runs inside a transaction that holds the aggregate, and what it writes through
@@ -158,10 +163,14 @@ func (e *EventConflictError) Is(target error) bool { return target == ErrEventCo
 // one key don't race: one goes to the database, and the others wait for what it learns. If it fails or isn't ready, the next
 // one goes with its own fn. Each call's context is its own.
 func (f *Finalizer[Tx]) Do(ctx context.Context, key guard.Key, trigger Trigger, fn Func[Tx]) (Receipt, error) {
-	if known, now := f.known(key, trigger); known != nil && fn != nil {
-		return f.repeated(ctx, key, trigger, known, now, false), nil
+	ref, err := f.ref(ctx, key)
+	if err != nil {
+		return Receipt{}, err
 	}
-	a, err := f.newAttempt(key, trigger)
+	if known, now := f.known(ref, trigger); known != nil && fn != nil {
+		return f.repeated(ctx, ref, trigger, known, now, false), nil
+	}
+	a, err := f.newAttempt(ref, trigger)
 	if err == nil && fn == nil {
 		err = fmt.Errorf("finalize: %v: fn is nil", a.ref)
 	}
@@ -180,7 +189,11 @@ func (f *Finalizer[Tx]) Do(ctx context.Context, key guard.Key, trigger Trigger, 
 // deadlocks are handed on, since only the caller can run the transaction again. Locks are held until the caller ends it,
 // so keep what follows short.
 func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger Trigger, fn Func[Tx]) (Receipt, error) {
-	a, err := f.newAttempt(key, trigger)
+	ref, err := f.ref(ctx, key)
+	if err != nil {
+		return Receipt{}, err
+	}
+	a, err := f.newAttempt(ref, trigger)
 	if err == nil && fn == nil {
 		err = fmt.Errorf("finalize: %v: fn is nil", a.ref)
 	}
@@ -203,14 +216,18 @@ func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigg
 
 // ready makes a Settle's attempt; or none, if the call is answered from memory or something is wrong with it.
 func (f *Finalizer[Tx]) ready(ctx context.Context, key guard.Key, trigger Trigger, outcome Outcome) (*attempt, Receipt, error) {
-	known, now := f.known(key, trigger)
+	ref, err := f.ref(ctx, key)
+	if err != nil {
+		return nil, Receipt{}, err
+	}
+	known, now := f.known(ref, trigger)
 	if known != nil && !f.cfg.CompareEvents {
 		differs := known.receipt.State != outcome.State
-		if !differs || f.checkState(guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}, outcome.State) == nil {
-			return nil, f.repeated(ctx, key, trigger, known, now, differs), nil
+		if !differs || f.checkState(ref, outcome.State) == nil {
+			return nil, f.repeated(ctx, ref, trigger, known, now, differs), nil
 		}
 	}
-	a, err := f.newAttempt(key, trigger)
+	a, err := f.newAttempt(ref, trigger)
 	if err == nil {
 		err = f.prepare(ctx, a, outcome)
 	}
@@ -218,7 +235,7 @@ func (f *Finalizer[Tx]) ready(ctx context.Context, key guard.Key, trigger Trigge
 		return nil, Receipt{}, err
 	}
 	if known != nil {
-		return nil, f.repeated(ctx, key, trigger, known, now, f.differs(a, known.receipt)), nil
+		return nil, f.repeated(ctx, ref, trigger, known, now, f.differs(a, known.receipt)), nil
 	}
 	return a, Receipt{}, nil
 }
@@ -282,8 +299,8 @@ type attempt struct {
 	start  time.Time
 }
 
-func (f *core) newAttempt(key guard.Key, trigger Trigger) (*attempt, error) {
-	ref := guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}
+func (f *core) newAttempt(ref guard.Ref, trigger Trigger) (*attempt, error) {
+	key := ref.Key
 	if err := key.Validate(); err != nil {
 		return nil, fmt.Errorf("finalize: %s: key: %w", ref.Aggregate, err)
 	}

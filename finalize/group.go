@@ -40,10 +40,43 @@ type GroupConfig struct {
 // another transaction, the next group goes.
 const groupPatience = 20 * time.Millisecond
 
-// group gathers the calls for keys of one shape. The goroutine of one of the calls, the leader, does the work for all of
-// them, so there is none to look after.
+// groups are the tenants' groups, while they have calls under way. What a connection of the pool shows may depend on who it was
+// taken for, so a statement is for one tenant's calls only.
+type groups struct {
+	mu       sync.Mutex
+	byTenant map[string]*group
+}
+
+// enter returns the tenant's group, and how many of its calls are under way with this one.
+func (gs *groups) enter(tenant string) (g *group, calls int) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g = gs.byTenant[tenant]
+	if g == nil {
+		if gs.byTenant == nil {
+			gs.byTenant = map[string]*group{}
+		}
+		g = &group{}
+		gs.byTenant[tenant] = g
+	}
+	g.calls++
+	return g, g.calls
+}
+
+// leave forgets the tenant's group after its last call.
+func (gs *groups) leave(tenant string) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g := gs.byTenant[tenant]
+	if g.calls--; g.calls == 0 {
+		delete(gs.byTenant, tenant)
+	}
+}
+
+// group gathers one tenant's calls for keys of one shape. The goroutine of one of the calls, the leader, does the work for all
+// of them, so there is none to look after.
 type group struct {
-	calls  atomic.Int32 // under way, alone or in groups, or waiting
+	calls  int // under way, alone or in groups, or waiting; the groups' mutex guards it
 	mu     sync.Mutex
 	flying int // leaders
 	queue  []*member
@@ -94,11 +127,12 @@ func (d *pgxDB) settleGrouped(ctx context.Context, j *joined, a *attempt) (guard
 	if cfg.Off || j.bulk() == nil {
 		return d.settleOnce(ctx, j, a)
 	}
-	defer j.group.calls.Add(-1)
-	if n := j.group.calls.Add(1); int(n) <= cfg.From && cfg.Wait == 0 {
+	g, calls := j.groups.enter(a.ref.Tenant)
+	defer j.groups.leave(a.ref.Tenant)
+	if calls <= cfg.From && cfg.Wait == 0 {
 		return d.settleOnce(ctx, j, a)
 	}
-	got, err := d.join(ctx, j, a)
+	got, err := d.join(ctx, j, g, a)
 	if err != nil || got.done {
 		return got.rec, got.won, err
 	}
@@ -106,14 +140,14 @@ func (d *pgxDB) settleGrouped(ctx context.Context, j *joined, a *attempt) (guard
 }
 
 // join leads a group, or waits for one to take a along. It returns what that learnt of a, or done=false if a must go alone.
-func (d *pgxDB) join(ctx context.Context, j *joined, a *attempt) (settled, error) {
-	g, cfg := &j.group, d.cfg.Group
+func (d *pgxDB) join(ctx context.Context, j *joined, g *group, a *attempt) (settled, error) {
+	cfg := d.cfg.Group
 	m := &member{a: a}
 	g.mu.Lock()
 	if g.flying < cfg.Writers && len(g.queue) == 0 {
 		g.flying++
 		g.mu.Unlock()
-		return d.lead(ctx, j, m)
+		return d.lead(ctx, j, g, m)
 	}
 	m.wake = make(chan *flight, 1)
 	g.queue = append(g.queue, m)
@@ -129,7 +163,7 @@ func (d *pgxDB) join(ctx context.Context, j *joined, a *attempt) (settled, error
 		f = <-m.wake
 	}
 	if f == nil {
-		return d.lead(ctx, j, m)
+		return d.lead(ctx, j, g, m)
 	}
 	select {
 	case <-f.done:
@@ -154,8 +188,8 @@ func (g *group) leave(m *member) bool {
 }
 
 // lead settles m and those who wait. Alone it is an ordinary Settle.
-func (d *pgxDB) lead(ctx context.Context, j *joined, m *member) (settled, error) {
-	p := &place{g: &j.group}
+func (d *pgxDB) lead(ctx context.Context, j *joined, g *group, m *member) (settled, error) {
+	p := &place{g: g}
 	defer p.pass()
 	if wait := d.cfg.Group.Wait; wait > 0 {
 		_ = sleep.For(ctx, wait)
@@ -165,13 +199,13 @@ func (d *pgxDB) lead(ctx context.Context, j *joined, m *member) (settled, error)
 	}
 	patience := time.AfterFunc(groupPatience, p.pass)
 	defer patience.Stop()
-	others := j.group.take(d.cfg.Group.Max-1, bulkBytes-m.a.bytes())
+	others := g.take(d.cfg.Group.Max-1, bulkBytes-m.a.bytes())
 	if len(others) == 0 {
 		rec, won, err := d.settleOnce(ctx, j, m.a)
 		return settled{rec, won, true}, err
 	}
 	// The leader's context must not end the others' calls: the statement is told to stop only some time after anybody's
-	// has ended, which a statement that doesn't wait hardly ever sees.
+	// has ended, which a statement that doesn't wait hardly ever sees. Its values stay, by which a pool knows the tenant.
 	flying, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	f := &flight{cancel: cancel, done: make(chan struct{})}

@@ -44,7 +44,7 @@ const (
 
 // hot counts losing calls by key.
 type hot struct {
-	keys   *lru.Cache[guard.Key, *heat] // nil: off
+	keys   *lru.Cache[guard.Ref, *heat] // nil: off
 	count  int
 	window time.Duration
 }
@@ -64,20 +64,20 @@ func newHot(cfg HotConfig) (*hot, error) {
 		return h, nil
 	}
 	var err error
-	h.keys, err = lru.New[guard.Key, *heat](hotKeys)
+	h.keys, err = lru.New[guard.Ref, *heat](hotKeys)
 	return h, err
 }
 
-// of returns the counter of a key, nil if nobody counts.
-func (h *hot) of(key guard.Key) *heat {
+// of returns the counter of an aggregate, nil if nobody counts.
+func (h *hot) of(ref guard.Ref) *heat {
 	if h.keys == nil {
 		return nil
 	}
-	if counter, ok := h.keys.Get(key); ok {
+	if counter, ok := h.keys.Get(ref); ok {
 		return counter
 	}
 	counter := new(heat)
-	if earlier, ok, _ := h.keys.PeekOrAdd(key, counter); ok {
+	if earlier, ok, _ := h.keys.PeekOrAdd(ref, counter); ok {
 		return earlier
 	}
 	return counter
@@ -119,8 +119,8 @@ func (f *core) heated(ctx context.Context, counter *heat, call Call, state strin
 	report.Ref, report.State = call.Ref, state
 	if f.logs(ctx, slog.LevelWarn) {
 		f.cfg.Logger.WarnContext(ctx, "finalized again and again: a caller may be in a loop",
-			"aggregate", call.Ref.Aggregate, "key", call.Ref.Key.String(), "state", state,
-			"count", report.Count, "window", report.Window.Round(time.Millisecond), "triggers", report.Triggers)
+			append(named(call.Ref), "state", state,
+				"count", report.Count, "window", report.Window.Round(time.Millisecond), "triggers", report.Triggers)...)
 	}
 	if t := f.cfg.Trace.Hot; t != nil {
 		t(ctx, report)

@@ -341,7 +341,7 @@ func TestDoTxInNoTransaction(t *testing.T) {
 		return completed(), errors.New("the callback ran")
 	})
 	require.ErrorContains(t, err, "tx is nil")
-	onPgx, err := finalize.New(&pgxpool.Pool{}, cfg)
+	onPgx, err := finalize.New(dbtest.PoolOn(t, "postgres://127.0.0.1:1/x"), cfg)
 	require.NoError(t, err)
 	_, err = onPgx.DoTx(t.Context(), nil, guard.Text("b"), "t", func(context.Context, pgx.Tx) (finalize.Outcome, error) {
 		return completed(), errors.New("the callback ran")

@@ -34,8 +34,8 @@ type joined struct {
 	settle [outbox.Forms]func() sqlplan.Statement
 	ledger int // the index of the plan that keeps provenance, or -1
 
-	bulk  func() *sqlplan.BulkStatement // settles many; nil where a plan can't
-	group group
+	bulk   func() *sqlplan.BulkStatement // settles many; nil where a plan can't
+	groups groups
 }
 
 func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {

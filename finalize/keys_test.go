@@ -84,7 +84,7 @@ func requireWins[Tx any](t *testing.T, fin *finalize.Finalizer[Tx], key func(n i
 	require.True(t, r.Won)
 	var items []finalize.Item
 	for n := 1; n <= 6; n++ {
-		fin.Forget(key(n))
+		require.NoError(t, fin.Forget(t.Context(), key(n)))
 		items = append(items, finalize.Item{Key: key(n), Outcome: completedAs("DONE")})
 	}
 	results, err := fin.SettleMany(t.Context(), "test", items)

@@ -26,8 +26,8 @@ type Locker interface {
 // LockConfig says which lock DoPrepared uses, and how. Do, DoTx and Settle don't use it: their callbacks run while the guard
 // holds the aggregate, one after another in any case.
 type LockConfig struct {
-	// Locker is the lock: lock.NewPostgres, lock.NewLocal and lockredis.New make one. Its key is the aggregate's name and the
-	// encoded key. Default: none.
+	// Locker is the lock: lock.NewPostgres, lock.NewLocal and lockredis.New make one. Its key is the tenant,
+	// where there are tenants, the aggregate's name and the encoded key. Default: none.
 	Locker Locker
 	// OnContention says what to do when another call holds the lock. Default WaitForHolder.
 	OnContention Contention
@@ -158,8 +158,14 @@ func (f *core) locked(ctx context.Context, a *attempt, work func(context.Context
 	return work(ctx)
 }
 
-// lockKey is the aggregate and its key.
-func (a *attempt) lockKey() string { return escape.Replace(a.Aggregate) + "/" + a.Key }
+// lockKey is the aggregate and its key; before them, where there are tenants, whose it is.
+func (a *attempt) lockKey() string {
+	key := escape.Replace(a.Aggregate) + "/" + a.Key
+	if a.ref.Tenant != "" {
+		key = "tenant/" + escape.Replace(a.ref.Tenant) + "/" + key
+	}
+	return key
+}
 
 func (f *core) lockUnavailable(ctx context.Context, a *attempt, err error) {
 	if f.logs(ctx, slog.LevelWarn) {

@@ -160,7 +160,7 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 				continue
 			}
 			r := receiptOf(results[i].rec, results[i].won)
-			m.cache.put(j.ref.Key, r, m.now(), m.forgets)
+			m.cache.put(j.ref, r, m.now(), m.forgets)
 			m.end(ctx, j, r, nil)
 		}
 		return rest
@@ -258,7 +258,7 @@ func (m *many[Tx]) one(ctx context.Context, j *job) {
 		return m.settle(ctx, j.attempt, j.outcome)
 	})
 	if err == nil {
-		m.cache.put(j.ref.Key, r, m.now(), m.forgets)
+		m.cache.put(j.ref, r, m.now(), m.forgets)
 	}
 	m.end(ctx, j, r, err)
 }

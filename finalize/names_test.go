@@ -99,7 +99,7 @@ func requireAllDoors[Tx any](t *testing.T, name string, fin *finalize.Finalizer[
 	require.False(t, results[0].Receipt.Won, name)
 	won(results[1].Receipt, nil)
 	won(results[2].Receipt, nil)
-	fin.Forget(guard.Int(first))
+	require.NoError(t, fin.Forget(t.Context(), guard.Int(first)))
 	r, err := fin.Do(ctx, guard.Int(first), "test", do)
 	require.NoError(t, err, name)
 	require.False(t, r.Won, name)

@@ -27,10 +27,14 @@ import (
 // Without a lock every trigger prepares that finds the aggregate open. A lease that is lost, or a lock service that is away,
 // costs duplicated work. It never lets two calls win: the one whose commit comes late gets the winner's receipt.
 func (f *Finalizer[Tx]) DoPrepared(ctx context.Context, key guard.Key, trigger Trigger, prepare func(context.Context) (Func[Tx], error)) (Receipt, error) {
-	if known, now := f.known(key, trigger); known != nil && prepare != nil {
-		return f.repeated(ctx, key, trigger, known, now, false), nil
+	ref, err := f.ref(ctx, key)
+	if err != nil {
+		return Receipt{}, err
 	}
-	a, err := f.newAttempt(key, trigger)
+	if known, now := f.known(ref, trigger); known != nil && prepare != nil {
+		return f.repeated(ctx, ref, trigger, known, now, false), nil
+	}
+	a, err := f.newAttempt(ref, trigger)
 	if err == nil && prepare == nil {
 		err = fmt.Errorf("finalize: %v: prepare is nil", a.ref)
 	}
@@ -85,7 +89,7 @@ func (f *Finalizer[Tx]) ifOpen(ctx context.Context, a *attempt, work func() (Rec
 	}
 	if rec.Final {
 		r := receiptOf(rec, false)
-		f.cache.put(a.ref.Key, r, f.now(), forgets)
+		f.cache.put(a.ref, r, f.now(), forgets)
 		return r, nil
 	}
 	return work()

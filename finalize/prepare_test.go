@@ -295,8 +295,8 @@ func TestContention(t *testing.T) {
 
 // Aggregates of two types may have one key.
 func TestTheLocksKeyTellsAggregatesApart(t *testing.T) {
-	for name, tt := range map[string]struct{ aggregate, want string }{
-		"usual": {"batch", "batch/t:b"}, "with a slash": {"a/b", "a%2Fb/t:b"},
+	for name, tt := range map[string]struct{ tenant, aggregate, want string }{
+		"usual": {"", "batch", "batch/t:b"}, "with a slash": {"", "a/b", "a%2Fb/t:b"}, "a tenant's": {"acme/eu", "batch", "tenant/acme%2Feu/batch/t:b"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var keys []string
@@ -309,7 +309,12 @@ func TestTheLocksKeyTellsAggregatesApart(t *testing.T) {
 				require.NoError(t, err)
 				require.True(t, r.Won)
 				require.Equal(t, []string{tt.want}, keys)
-			}, locked(record, func(c *finalize.Config) { c.Aggregate = tt.aggregate }), on("sqlite"), guardedBy("ledger"), tampered())
+			}, locked(record, func(c *finalize.Config) {
+				c.Aggregate = tt.aggregate
+				if tt.tenant != "" {
+					c.Tenant = func(context.Context) (string, error) { return tt.tenant, nil }
+				}
+			}), on("sqlite"), guardedBy("ledger"), tampered())
 		})
 	}
 }

@@ -17,9 +17,9 @@ import (
 
 // sqlDB is PostgreSQL or SQLite through database/sql, a statement at a time.
 type sqlDB struct {
+	*core
 	db      *sql.DB
 	dialect sqltx.Dialect
-	cfg     Config
 }
 
 func (d *sqlDB) query(_ context.Context, fn func(endstate.Querier) error) error {
@@ -27,8 +27,7 @@ func (d *sqlDB) query(_ context.Context, fn func(endstate.Querier) error) error 
 }
 
 func (d *sqlDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
-	f := &core{cfg: d.cfg}
-	pause := f.backoff()
+	pause := d.backoff()
 	for n := 1; ; n++ {
 		err := d.migrateOnce(ctx, fn)
 		if !sqltx.Conflicted(err) || n >= 10*d.cfg.MaxAttempts || sleep.For(ctx, pause.NextBackOff()) != nil {
@@ -76,7 +75,15 @@ func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
 		cancel()
 		return nil, errors.Join(fmt.Errorf("begin: %w", err), conn.Close())
 	}
-	return &sqlSession{db: d, conn: conn, cancel: cancel, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}, nil
+	s := &sqlSession{db: d, conn: conn, cancel: cancel, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}
+	if err := d.path.look(ctx, s.guardTx, d.now()); err != nil {
+		s.rollback(ctx)
+		if errors.Is(err, ErrTenant) {
+			d.cache.clear() // which may hold what another connection showed
+		}
+		return nil, err
+	}
+	return s, nil
 }
 
 func (d *sqlDB) claim(ctx context.Context, a *attempt) (session[*sql.Tx], guard.Record, error) {

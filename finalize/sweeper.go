@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math/rand/v2"
 	"runtime/debug"
@@ -31,6 +32,10 @@ type SweeperConfig struct {
 	Idle time.Duration
 	// Due finds what is due in place of the guard, such as status.DueWhere("due_at < now()"); Idle is then not used.
 	Due guard.DueFunc
+	// Tenants yields a context for each tenant to sweep for, from which Config.Tenant names it and the pool knows what to show:
+	// derived from ctx, so that it ends with it. One tenant after the other is swept; an error of one's is no reason to leave
+	// out the others, an error that is yielded ends the sweep. Default: the sweep's own context alone.
+	Tenants func(ctx context.Context) iter.Seq2[context.Context, error]
 	// AtOnce is how many aggregates are finalized at a time. Each takes a connection. Default 4.
 	AtOnce int
 }
@@ -124,7 +129,7 @@ const sweepWindow = 200
 func (s *Sweeper[Tx]) Sweep(ctx context.Context) Swept {
 	w := &sweep[Tx]{Sweeper: s, places: make(chan struct{}, s.cfg.AtOnce)}
 	start := time.Now()
-	err := s.fin.db.query(ctx, func(q endstate.Querier) error { return w.run(ctx, q) })
+	err := w.all(ctx)
 	w.figures.Elapsed = time.Since(start)
 	if err == nil && ctx.Err() != nil {
 		err = context.Cause(ctx)
@@ -144,9 +149,48 @@ type sweep[Tx any] struct {
 	first   error // of an aggregate
 }
 
+// all sweeps for each tenant.
+func (w *sweep[Tx]) all(ctx context.Context) error {
+	defer w.group.Wait() // also when Due panics
+	if w.cfg.Tenants == nil {
+		return w.tenant(ctx)
+	}
+	var first error
+	failed := 0
+	for tenant, err := range w.cfg.Tenants(ctx) {
+		if err != nil {
+			return errors.Join(fmt.Errorf("find the tenants: %w", err), first)
+		}
+		if err := w.tenant(tenant); err != nil {
+			if failed++; first == nil {
+				first = err
+			}
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	if failed > 1 {
+		first = fmt.Errorf("%d tenants could not be swept; the first: %w", failed, first)
+	}
+	return first
+}
+
+// tenant sweeps for the tenant that ctx names.
+func (w *sweep[Tx]) tenant(ctx context.Context) error {
+	name, err := w.fin.tenant(ctx)
+	if err != nil {
+		return err
+	}
+	err = w.fin.db.query(ctx, func(q endstate.Querier) error { return w.run(ctx, q) })
+	if err != nil && name != "" {
+		err = fmt.Errorf("tenant %s: %w", name, err)
+	}
+	return err
+}
+
 // run puts each due key through the door.
 func (w *sweep[Tx]) run(ctx context.Context, q endstate.Querier) error {
-	defer w.group.Wait() // also when Due panics
 	window := make([]guard.Key, 0, sweepWindow)
 	for key, err := range w.cfg.Due(ctx, q) {
 		if err != nil {
@@ -185,8 +229,9 @@ func (w *sweep[Tx]) one(ctx context.Context, key guard.Key) {
 	defer func() {
 		if !returned {
 			err = errPanicked
+			ref, _ := w.fin.ref(ctx, key)
 			w.fin.cfg.Logger.ErrorContext(ctx, "sweep: the callback panicked",
-				"aggregate", w.fin.cfg.Aggregate, "key", key.String(), "panic", recover(), "stack", string(debug.Stack()))
+				append(named(ref), "panic", recover(), "stack", string(debug.Stack()))...)
 		}
 		w.count(ctx, r, err)
 	}()

@@ -57,19 +57,19 @@ func (f *core) won(ctx context.Context, a *attempt, r Receipt) {
 }
 
 func (f *core) lost(ctx context.Context, c Call, r Receipt) {
-	f.tellLost(ctx, c, r, f.hot.of(c.Ref.Key), f.now())
+	f.tellLost(ctx, c, r, f.hot.of(c.Ref), f.now())
 }
 
 // repeated is lost for a call that was answered from memory. It allocates nothing unless somebody listens.
-func (f *core) repeated(ctx context.Context, key guard.Key, trigger Trigger, known *terminal, now time.Duration, differs bool) Receipt {
+func (f *core) repeated(ctx context.Context, ref guard.Ref, trigger Trigger, known *terminal, now time.Duration, differs bool) Receipt {
 	r := known.receipt
 	r.Differs = differs
 	counter := known.heat.Load()
 	if counter == nil {
-		counter = f.hot.of(key)
+		counter = f.hot.of(ref)
 		known.heat.Store(counter)
 	}
-	f.tellLost(ctx, Call{Ref: guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}, Trigger: trigger}, r, counter, now)
+	f.tellLost(ctx, Call{Ref: ref, Trigger: trigger}, r, counter, now)
 	return r
 }
 
@@ -132,5 +132,14 @@ func (a *attempt) call() Call {
 func (a *attempt) attrs(more ...any) []any { return a.call().attrs(more...) }
 
 func (c Call) attrs(more ...any) []any {
-	return append([]any{"aggregate", c.Ref.Aggregate, "key", c.Ref.Key.String(), "trigger", string(c.Trigger)}, more...)
+	return append(append(named(c.Ref), "trigger", string(c.Trigger)), more...)
+}
+
+// named are the attributes that name an aggregate.
+func named(ref guard.Ref) []any {
+	attrs := make([]any, 0, 16)
+	if ref.Tenant != "" {
+		attrs = append(attrs, "tenant", ref.Tenant)
+	}
+	return append(attrs, "aggregate", ref.Aggregate, "key", ref.Key.String())
 }

@@ -122,7 +122,7 @@ type door struct {
 	settle  func(ctx context.Context, key guard.Key, trigger finalize.Trigger, out finalize.Outcome) (finalize.Receipt, error)
 	many    func(ctx context.Context, trigger finalize.Trigger, items []finalize.Item) ([]finalize.Result, error)
 	sweeper func(fn func(ctx context.Context, tx endstate.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) (sweeper, error)
-	forget  func(key guard.Key)
+	forget  func(ctx context.Context, key guard.Key) error
 	queued  func(key guard.Key) int // how many calls wait for another one of the same finalizer
 	prepare func(ctx context.Context, key guard.Key, trigger finalize.Trigger, stages stages) (finalize.Receipt, error)
 	begin   func(ctx context.Context, isolation string) (*callersTx, error)

@@ -35,14 +35,22 @@ var (
 	ErrSchema = errors.New("guard: schema is incomplete")
 )
 
-// Ref names one aggregate: its type and its key. Batch 1 and invoice 1 are two aggregates.
+// Ref names one aggregate: whose it is, its type and its key. Batch 1 and invoice 1 are two aggregates, and so are batch 1 of
+// two tenants. Refs are comparable, so == and maps work.
 type Ref struct {
+	Tenant    string // as finalize.Config.Tenant says; empty without it. What the guards here store doesn't contain it
 	Aggregate string // the aggregate type's name, such as "batch"
 	Key       Key
 }
 
-// String returns "batch 42" for logs and errors.
-func (r Ref) String() string { return r.Aggregate + " " + r.Key.String() }
+// String returns "batch 42", or "batch 42 of tenant acme", for logs and errors.
+func (r Ref) String() string {
+	s := r.Aggregate + " " + r.Key.String()
+	if r.Tenant != "" {
+		s += " of tenant " + r.Tenant
+	}
+	return s
+}
 
 // Record is what a guard knows of an aggregate.
 type Record struct {

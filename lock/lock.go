@@ -47,7 +47,8 @@ var (
 	ErrConfig = lease.ErrConfig
 )
 
-// MaxKey is the longest key, in bytes. It has room for an aggregate's name and the longest key that package guard knows.
+// MaxKey is the longest key, in bytes. It has room for the names of a tenant and an aggregate, and the
+// longest key that package guard knows.
 const MaxKey = lease.MaxKey
 
 // HeldError says that somebody else holds the lock.

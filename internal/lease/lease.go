@@ -10,7 +10,7 @@ import (
 )
 
 // MaxKey is lock.MaxKey.
-const MaxKey = 2048
+const MaxKey = 2400
 
 // ErrInvalidKey is lock.ErrInvalidKey.
 var ErrInvalidKey = errors.New("lock: invalid key")
