@@ -28,7 +28,7 @@ func newPlace(kind string, mayBeRoot bool) (_ *place, err error) {
 			return nil, err
 		}
 	}
-	if p.port, p.claim, err = claimPort(); err != nil {
+	if p.port, p.claim, err = ClaimPort(); err != nil {
 		return nil, err
 	}
 	if p.dir, err = folder(kind, p.user); err != nil {
@@ -49,10 +49,10 @@ func (p *place) free() {
 
 func address(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
-// claimPort finds a free TCP port and keeps it from other servers of ours, of this and other processes, by holding the UDP
+// ClaimPort finds a free TCP port and keeps it from other servers of ours, of this and other processes, by holding the UDP
 // port of the same number. The numbers are below those that systems give to outgoing connections, one of which could take
 // the port while its server is down.
-func claimPort() (port int, claim net.PacketConn, err error) {
+func ClaimPort() (port int, claim net.PacketConn, err error) {
 	for range 1000 {
 		port = 20000 + rand.IntN(10000)
 		if claim, err = net.ListenPacket("udp", address(port)); err != nil {

@@ -122,7 +122,7 @@ func TestOldVersionsDontCount(t *testing.T) {
 func TestPortsAreClaimed(t *testing.T) {
 	seen := map[int]bool{}
 	for range 200 {
-		port, claim, err := claimPort()
+		port, claim, err := ClaimPort()
 		require.NoError(t, err)
 		defer claim.Close()
 		require.False(t, seen[port])

@@ -184,12 +184,20 @@ const ackTimeout = 5 * time.Second
 const (
 	FieldDeadEntry = "dead_entry" // the entry's id in its stream
 	FieldDeadGroup = "dead_group" // the group that gave it up
-	FieldDeadError = "dead_error" // why
+	FieldDeadError = "dead_error" // why, at most 1,000 bytes of it
 )
+
+// maxError is how much of an error's text is kept, in bytes.
+const maxError = 1000
+
+func errorText(err error) string {
+	text := err.Error()
+	return strings.ToValidUTF8(text[:min(len(text), maxError)], "")
+}
 
 // bury moves an entry to the dead letters, in one step.
 func (c *Consumer) bury(ctx context.Context, entry redis.XMessage, cause error) error {
-	values := []any{FieldDeadEntry, entry.ID, FieldDeadGroup, c.cfg.Group, FieldDeadError, cause.Error()}
+	values := []any{FieldDeadEntry, entry.ID, FieldDeadGroup, c.cfg.Group, FieldDeadError, errorText(cause)}
 	for name, value := range entry.Values {
 		values = append(values, name, value)
 	}

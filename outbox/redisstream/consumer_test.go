@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
@@ -297,4 +299,20 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 	require.ErrorContains(t, err, "the client is nil")
 	_, err = NewConsumer(rdb, nil, &ConsumerConfig{Group: "g"})
 	require.ErrorContains(t, err, "Handler is nil")
+}
+
+// An error of 2 MB would be kept with each dead letter, and read again with it.
+func TestAnErrorIsQuotedInPart(t *testing.T) {
+	t.Parallel()
+	rdb := dbtest.Redis(t)
+	publish(t, rdb, events(1))
+	s := sink{answer: func(int, outbox.Event) error {
+		return outbox.Permanent(errors.New("no such account" + strings.Repeat("é", 1<<20)))
+	}}
+	running(t, member(t, rdb, s.handle))
+	eventually(t, "it is a dead letter", func() bool { return rdb.XLen(t.Context(), DefaultStream+":dead").Val() == 1 })
+	text := rdb.XRange(t.Context(), DefaultStream+":dead", "-", "+").Val()[0].Values[FieldDeadError].(string)
+	require.Contains(t, text, "no such account")
+	require.LessOrEqual(t, len(text), maxError)
+	require.True(t, utf8.ValidString(text))
 }

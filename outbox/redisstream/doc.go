@@ -31,5 +31,8 @@
 //
 // A call ends with its context's deadline if the client's ContextTimeoutEnabled is set, else, and when its context is
 // cancelled, within the client's ReadTimeout (go-redis's default is 5 seconds). The client's own retries send a batch again
-// within one call, which the relay would do anyway: MaxRetries of -1 makes for fewer repeats.
+// within one call, which the relay would do anyway: MaxRetries of -1 makes for fewer repeats. Each pipeline that finds its
+// connection closed by the server is sent a second time in any case.
+//
+// TLS is the client's: redis.Options.TLSConfig.
 package redisstream

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate/internal/strictjson"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -60,6 +63,11 @@ func Decode(values map[string]any) (outbox.Event, error) {
 		}
 		text[name] = s
 	}
+	for name, value := range text {
+		if name != FieldPayload && !utf8.ValidString(value) {
+			return outbox.Event{}, fmt.Errorf("%w: field %.100q is not valid UTF-8", ErrNotEvent, name)
+		}
+	}
 	for _, name := range []string{FieldID, FieldType, FieldPayload} {
 		if _, ok := text[name]; !ok {
 			return outbox.Event{}, fmt.Errorf("%w: field %q is missing", ErrNotEvent, name)
@@ -79,12 +87,12 @@ func Decode(values map[string]any) (outbox.Event, error) {
 		}
 	}
 	if at, ok := text[FieldOccurredAt]; ok {
-		if e.OccurredAt, err = time.Parse(time.RFC3339Nano, at); err != nil {
+		if e.OccurredAt, err = time.Parse(time.RFC3339Nano, strings.ToUpper(at)); err != nil {
 			return outbox.Event{}, fmt.Errorf("%w: field %q is not in RFC 3339's format", ErrNotEvent, FieldOccurredAt)
 		}
 	}
 	if h, ok := text[FieldHeaders]; ok {
-		if err := json.Unmarshal([]byte(h), &e.Headers); err != nil {
+		if err := strictjson.Unmarshal([]byte(h), &e.Headers); err != nil {
 			return outbox.Event{}, fmt.Errorf("%w: field %q is not a JSON object of strings", ErrNotEvent, FieldHeaders)
 		}
 	}

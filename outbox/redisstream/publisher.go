@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -133,8 +135,21 @@ func (p *Publisher) Publish(ctx context.Context, batch []outbox.Event) []error {
 	return errs
 }
 
-// pipeline adds some events, and tells whether Redis took all of them.
+// pipeline adds some events, and reports whether Redis took all of them. A server that refuses a command for its form closes the
+// connection after its answer, and the pool may hand that connection to the next pipeline: one that gets no answer because the
+// server has hung up is sent once more.
 func (p *Publisher) pipeline(ctx context.Context, events []outbox.Event, errs []error) (ok bool) {
+	for range 2 {
+		var again bool
+		if ok, again = p.add(ctx, events, errs); !again {
+			break
+		}
+	}
+	return ok
+}
+
+// add sends some events, and reports whether Redis took all of them, and whether the server hung up without an answer.
+func (p *Publisher) add(ctx context.Context, events []outbox.Event, errs []error) (ok, hungUp bool) {
 	pipe, added := p.client.Pipeline(), make([]*redis.StringCmd, len(events))
 	for i, e := range events {
 		if ctx.Err() != nil {
@@ -152,14 +167,19 @@ func (p *Publisher) pipeline(ctx context.Context, events []outbox.Event, errs []
 		}
 	}
 	_, failure := pipe.Exec(ctx)
-	ok = true
+	ok, hungUp = true, hasHungUp(failure)
 	for i, cmd := range added {
 		if cmd != nil {
 			errs[i] = p.taken(cmd, failure)
+			hungUp = hungUp && hasHungUp(errs[i])
 		}
 		ok = ok && errs[i] == nil
 	}
-	return ok
+	return ok, hungUp
+}
+
+func hasHungUp(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
 
 // taken is nil if Redis has answered a command with an entry's id. A command without either an id or an error of its own

@@ -226,12 +226,16 @@ func TestWhatRedisRefusesForNowIsNotPermanent(t *testing.T) {
 				batch[0].Payload = make([]byte, 600_000) // of which it takes one or two
 			}
 			var errs []error
-			for range 3 {
+			for range 20 {
 				errs = p.Publish(t.Context(), batch)
+				if name == "OOM" && len(errs) == 0 {
+					continue
+				}
+				require.Len(t, errs, 1)
+				require.ErrorContains(t, errs[0], `redisstream: XADD to "endstate:events": `+name)
+				require.NotErrorIs(t, errs[0], outbox.ErrPermanent)
 			}
-			require.Len(t, errs, 1)
-			require.ErrorContains(t, errs[0], `redisstream: XADD to "endstate:events": `+name)
-			require.NotErrorIs(t, errs[0], outbox.ErrPermanent)
+			require.NotEmpty(t, errs)
 		})
 	}
 }
@@ -252,13 +256,15 @@ func TestAKeyOfAnotherKindFailsItsEventsOnly(t *testing.T) {
 // The server ends the connection of who sends too much. The other events of the batch don't suffer from it.
 func TestAPayloadThatIsTooLargeForTheServer(t *testing.T) {
 	p, _ := publisher(t, nil, "--proto-max-bulk-len", "1mb")
-	batch := events(3)
-	batch[1].Payload = make([]byte, 2<<20)
-	errs := p.Publish(t.Context(), batch)
-	require.Len(t, errs, 3)
-	require.NoError(t, errs[0])
-	require.Error(t, errs[1])
-	require.NoError(t, errs[2])
+	for range 20 {
+		batch := events(3)
+		batch[1].Payload = make([]byte, 2<<20)
+		errs := p.Publish(t.Context(), batch)
+		require.Len(t, errs, 3)
+		require.NoError(t, errs[0])
+		require.Error(t, errs[1])
+		require.NoError(t, errs[2])
+	}
 	require.ErrorIs(t, refused("s", redisError("ERR Protocol error: invalid bulk length")), outbox.ErrPermanent)
 	require.NotErrorIs(t, refused("s", errors.New("connection reset by peer")), outbox.ErrPermanent)
 }

@@ -1,9 +1,12 @@
 package webhook
 
 import (
+	"bytes"
 	"encoding/base64"
 	"fmt"
+	"math"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -131,4 +134,29 @@ func TestASecretDoesNotShow(t *testing.T) {
 			require.NotContains(t, shown, strings.Trim(fmt.Sprint(s.key()[:8]), "[]"))
 		}
 	}
+}
+
+// Only what a secret has signed passes, and that passes however the signature is wrapped.
+func FuzzVerify(f *testing.F) {
+	f.Add("id", "1770091506", "v1,YQ==", "v1,YQ== v1a,x", []byte("{}"))
+	f.Add("018f3b2e-0000-7000-8000-000000000001", "9223372036854775807", "", "v1,", []byte{})
+	f.Add("", "-1", "v1,%%%", "\x00", []byte{0xff})
+	f.Fuzz(func(t *testing.T, id, timestamp, before, after string, body []byte) {
+		key := bytes.Repeat([]byte{7}, 32)
+		secret := Secret{func() []byte { return key }}
+		r := Receiver{Secrets: []Secret{secret}, Tolerance: math.MaxInt64}
+		h := http.Header{headerID: {id}, headerTimestamp: {timestamp}, headerSignature: {before, after}}
+		require.Error(t, r.Verify(h, body), "nobody has signed it")
+		right := signatureVersion + base64.StdEncoding.EncodeToString(secret.sign(id, timestamp, body))
+		h[headerSignature] = []string{before, right, after}
+		err := r.Verify(h, body)
+		if _, parseErr := strconv.ParseInt(timestamp, 10, 64); id == "" || parseErr != nil {
+			require.ErrorIs(t, err, ErrNoSignature)
+			return
+		}
+		require.NotErrorIs(t, err, ErrWrongSignature)
+		require.ErrorIs(t, r.Verify(h, append(bytes.Clone(body), 'x')), ErrWrongSignature)
+		h.Set(headerID, id+"x")
+		require.ErrorIs(t, r.Verify(h, body), ErrWrongSignature)
+	})
 }
