@@ -30,13 +30,16 @@ type Columns struct {
 	Payload       string
 	ContentType   string
 	Headers       string // jsonb, json or text
-	OccurredAt    string
+	OccurredAt    string // timestamptz, or as OccurredAtType says
 	DedupKey      string
 	SchemaVersion string
 
 	// PayloadType is the payload column's type: "bytea" (the default), "text", "json" or "jsonb". But for bytea the payload
 	// must be text in UTF-8, and jsonb doesn't keep its bytes.
 	PayloadType string
+	// OccurredAtType is the type of the column OccurredAt: "timestamptz" (the default), or "timestamp", which has no time zone and
+	// gets UTC.
+	OccurredAtType string
 	// Set are further columns, each with a value's text, such as a topic that may not be NULL.
 	Set map[string]string
 }
@@ -62,6 +65,11 @@ func (c *Columns) validate() error {
 	default:
 		return fmt.Errorf("%w: Writer.Columns.PayloadType is %q; use bytea, text, json or jsonb", ErrConfig, c.PayloadType)
 	}
+	switch c.OccurredAtType {
+	case "", "timestamptz", "timestamp":
+	default:
+		return fmt.Errorf("%w: Writer.Columns.OccurredAtType is %q; use timestamptz or timestamp", ErrConfig, c.OccurredAtType)
+	}
 	var names []string
 	for _, f := range c.fields() {
 		names = append(names, f.theirs)
@@ -83,6 +91,13 @@ func (c *Columns) validate() error {
 	return nil
 }
 
+func (c *Columns) occurredAtType() string {
+	if c.OccurredAtType == "" {
+		return "timestamptz"
+	}
+	return c.OccurredAtType
+}
+
 // validateOwn is Validate for what works on the library's own tables only: a Relay, an Admin, a Notifier.
 func (w Writer) validateOwn() error {
 	if w.Columns == nil {
@@ -100,6 +115,9 @@ func (w Writer) insertInto(source string) string {
 	for _, f := range w.Columns.fields() {
 		columns = append(columns, sqltx.Quote("", f.theirs))
 		value := "endstate_event." + f.own
+		if f.own == "occurred_at" && w.Columns.occurredAtType() == "timestamp" {
+			value += " AT TIME ZONE 'UTC'"
+		}
 		if f.own == "payload" && w.Columns.PayloadType != "" && w.Columns.PayloadType != "bytea" {
 			value = fmt.Sprintf("convert_from(%s, 'UTF8')::%s", value, w.Columns.PayloadType)
 		}
@@ -185,22 +203,29 @@ func (w Writer) mappedHolders(ctx context.Context, q endstate.Querier, events []
 	return holders, nil
 }
 
-// checkMapped is Check on a service's own table: it has the columns, and a unique index that keeps a second event out.
+// checkMapped is Check on a service's own table: it has the columns, of types that take an event, and a unique index that keeps a
+// second event out.
 func (w Writer) checkMapped(ctx context.Context, q endstate.Querier) error {
+	if sqltx.Of(q) == sqltx.SQLite {
+		return fmt.Errorf("%w: Writer.Columns is for PostgreSQL", ErrConfig)
+	}
 	c := w.Columns
 	var names []string
 	for _, f := range c.fields() {
 		names = append(names, f.theirs)
 	}
 	err := migrate.Missing(ctx, q, w.Schema, w.Name(), append(names, slices.Sorted(maps.Keys(c.Set))...))
+	found := false
 	for _, unique := range [][]string{{c.DedupKey}, {c.AggregateType, c.AggregateID, c.Type}} {
-		if err != nil {
-			break
+		if err == nil && !found {
+			found, err = migrate.HasUnique(ctx, q, w.Schema, w.Name(), unique)
 		}
-		var found bool
-		if found, err = migrate.HasUnique(ctx, q, w.Schema, w.Name(), unique); found {
-			return nil
-		}
+	}
+	if err == nil {
+		err = w.checkPut(ctx, q)
+	}
+	if err == nil && found {
+		return nil
 	}
 	if err == nil {
 		err = errors.New("table " + w.table() + " has no unique index over all of its rows on the aggregate and the type, nor on the dedup key; endstate adopt makes one")

@@ -15,7 +15,7 @@ import (
 // theirs is a service's own table as adopted: other names, a type of the payload that isn't bytes, a column that must be set.
 var theirs = outbox.Writer{Table: "event_outbox", Columns: &outbox.Columns{
 	ID: "event_id", AggregateType: "aggregate_type", AggregateID: "aggregate_id", Type: "event_type", Payload: "event_data", PayloadType: "jsonb",
-	Headers: "Headers", OccurredAt: "created_at", Set: map[string]string{"topic": "it's", "retries": "0"},
+	Headers: "Headers", OccurredAt: "created_at", OccurredAtType: "timestamp", Set: map[string]string{"topic": "it's", "retries": "0"},
 }}
 
 func makeTheirs(t testing.TB, db *database) {
