@@ -71,6 +71,7 @@ func lint(ctx context.Context) (found int, err error) {
 		find  func() (lines []string, err error)
 	}{
 		{"imports", func() ([]string, error) { return brokenImports(ctx) }},
+		{"imports of nested modules", func() ([]string, error) { return brokenNested(ctx, tagged) }},
 		{"public names", func() ([]string, error) { return brokenPublic(ctx, tagged) }},
 		{"invariants and faults", func() ([]string, error) { return brokenFaults(".") }},
 		{"links", func() ([]string, error) { return brokenLinks(".") }},

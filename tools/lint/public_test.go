@@ -87,3 +87,22 @@ type West int // said at the line's end
 		"example.com/house: package house has no doc comment",
 	}, lines)
 }
+
+func TestNestedModulesImportNothingInternalToTheRoot(t *testing.T) {
+	t.Chdir(folder(t, map[string]string{
+		"go.work":                  "go 1.26.0\n\nuse (\n\t.\n\t./nested\n)\n\nreplace (\n\texample.com/house v0.1.0 => ./\n\texample.com/house/nested v0.1.0 => ./nested\n)\n",
+		"go.mod":                   "module example.com/house\n\ngo 1.26.0\n",
+		"house.go":                 "package house\n\nimport _ \"example.com/house/internal/in\"\n",
+		"internal/in/in.go":        "package in\n",
+		"nested/go.mod":            "module example.com/house/nested\n\ngo 1.26.0\n\nrequire example.com/house v0.1.0\n",
+		"nested/nested.go":         "package nested\n\nimport _ \"example.com/house\"\nimport _ \"example.com/house/nested/internal/own\"\n",
+		"nested/nested_test.go":    "package nested_test\n\nimport _ \"example.com/house/internal/in\"\n",
+		"nested/internal/own/o.go": "package own\n",
+	}))
+	t.Setenv("GOWORK", "")
+	tagged, err := workspace.Tagged(t.Context())
+	require.NoError(t, err)
+	lines, err := brokenNested(t.Context(), tagged)
+	require.NoError(t, err)
+	require.Equal(t, []string{"example.com/house/nested imports example.com/house/internal/in, which may be another one beside a newer root"}, lines)
+}
