@@ -74,7 +74,7 @@ func (a *app) adoption(use, short, long string, run func(context.Context, *adopt
 		}
 		cfg.Logger = slog.New(slog.DiscardHandler)
 		if progress.out == nil { // nobody looks at a bar: a log then
-			cfg.Logger = slog.New(slog.NewTextHandler(a.stderr, nil))
+			cfg.Logger = a.logger(slog.LevelInfo)
 		}
 		if use == "plan" && cfg.Show == 0 {
 			cfg.Show = -1

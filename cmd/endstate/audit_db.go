@@ -1,10 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -112,8 +111,12 @@ func (a *app) auditDB(cmd *cobra.Command, cfg audit.Config, html string) error {
 		return err
 	}
 	if html != "" {
-		if err := writeFile(html, func(f *os.File) error { return auditPage(f, cfg, report) }); err != nil {
+		var page bytes.Buffer
+		if err := auditPage(&page, cfg, report); err != nil {
 			return err
+		}
+		if err := a.writeFile(html, page.Bytes()); err != nil {
+			return fmt.Errorf("write %s: %w", html, err)
 		}
 	}
 	if err := a.print(report, auditText(cfg, report)); err != nil {
@@ -146,30 +149,4 @@ func parseTime(flag, text string) (time.Time, error) {
 		}
 	}
 	return time.Time{}, fmt.Errorf("--%s is %q; write 2006-01-02, 2006-01-02T15:04:05Z, or how long ago, such as 72h", flag, text)
-}
-
-// writeFile writes a file in full or not at all.
-func writeFile(path string, write func(*os.File) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".endstate-*")
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-			err = fmt.Errorf("write %s: %w", path, err)
-		}
-	}()
-	if err := write(f); err != nil {
-		_ = f.Close()
-		return err
-	}
-	if err := f.Chmod(0o644); err != nil {
-		_ = f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/outbox/audit"
 )
 
 // incident makes the incident's table, with its figures: 25 batches, 119 events, one batch with 83 of them in six seconds and
@@ -179,4 +180,32 @@ func TestAuditPage(t *testing.T) {
 			require.NotZero(t, rects)
 		}
 	})
+}
+
+// What ids and types hold is shown, and steers neither a terminal nor a page.
+func TestControlCharactersAreEscaped(t *testing.T) {
+	t.Parallel()
+	db := dbtest.SQLite(t)
+	mustExec(t, db, "CREATE TABLE event_outbox (aggregate_id text, event_type text, created_at text, published_at text)")
+	const id, kind = "b\x1b[31m1\u202e\u200b\x7f\u009b2J\nnext", "t\x07\u2066"
+	for range 2 {
+		_, err := db.Exec("INSERT INTO event_outbox VALUES ($1, $2, '2025-11-15 12:00:00', NULL)", id, kind)
+		require.NoError(t, err)
+	}
+	path := filepath.Join(t.TempDir(), "page.html")
+	url := sqlitePath(t, db)
+	text := cli(t, url, "audit", "db", "--table", "event_outbox", "--html", path)
+	object := cli(t, url, "audit", "db", "--table", "event_outbox", "--json")
+	failed := cli(t, url, "audit", "db", "--table", "no\x1b[31m\u202e\ntable")
+	require.Equal(t, 2, failed.status)
+	page, err := os.ReadFile(path)
+	require.NoError(t, err)
+	for _, out := range []string{text.stdout, object.stdout, failed.stderr, string(page)} {
+		require.NotRegexp(t, `[^\pL\pM\pN\pP\pS\n ]`, out)
+	}
+	require.Contains(t, string(page), `<h2>b\x1b[31m1\u202e\u200b\x7f\u009b2J\nnext</h2>`)
+	require.Contains(t, text.stdout, `\x1b[31m1\u202e`)
+	report := decode[audit.Report](t, object)
+	require.Equal(t, id, report.Worst[0].ID, "JSON has it as it is")
+	require.Equal(t, kind, report.Worst[0].Type)
 }

@@ -29,6 +29,7 @@ func auditPage(w io.Writer, cfg audit.Config, r *audit.Report) error {
 			}
 			return fmt.Sprint(v)
 		},
+		"text": graphic,
 		"span": span,
 		"bars": bars,
 	}).Parse(auditHTML)

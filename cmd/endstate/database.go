@@ -5,8 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 
@@ -43,11 +45,16 @@ func (a *app) open(ctx context.Context, access access) (*database, error) {
 	case a.url == "":
 		return nil, errors.New("no database: give --db or set " + dbEnv)
 	case found && (scheme == "postgres" || scheme == "postgresql"):
+		if fault := urlFault(a.url); fault != "" {
+			return nil, errors.New("--db can't be parsed: " + fault)
+		}
 		db, err = openPostgres(ctx, a.url)
 	case found && scheme == "sqlite":
 		db, err = openSQLite(ctx, strings.TrimPrefix(rest, "//"), access)
 	case strings.Contains(a.url, "://"):
 		return nil, fmt.Errorf("--db has the scheme %q; there are postgres and sqlite", scheme)
+	case keyValue.MatchString(a.url): // as libpq has it: there would be a file whose name holds a password
+		return nil, errors.New("--db is a list of key=value pairs; write postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETERS, or sqlite:FILE for a file of that name")
 	default:
 		db, err = openSQLite(ctx, a.url, access)
 	}
@@ -57,10 +64,12 @@ func (a *app) open(ctx context.Context, access access) (*database, error) {
 	return db, nil
 }
 
+var keyValue = regexp.MustCompile(`(?i)(^|\s)(host|hostaddr|port|user|password|dbname|sslmode|service)\s*=`)
+
 func openPostgres(ctx context.Context, text string) (*database, error) {
 	cfg, err := pgxpool.ParseConfig(text)
 	if err != nil {
-		return nil, errors.New("--db can't be parsed as postgres://USER@HOST:PORT/DATABASE?PARAMETERS") // the error itself would quote it
+		return nil, unparsed("--db", text, err)
 	}
 	if cfg.ConnConfig.ConnectTimeout == 0 {
 		cfg.ConnConfig.ConnectTimeout = 15 * time.Second
@@ -77,6 +86,19 @@ func openPostgres(ctx context.Context, text string) (*database, error) {
 		return nil, err
 	}
 	return &database{pool: pool}, nil
+}
+
+// unparsed is the error of a PostgreSQL URL that can't be used. Of the driver's only what a file is about is told: the rest
+// quotes the URL.
+func unparsed(flag, text string, err error) error {
+	if file, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("%s: %w", flag, file)
+	}
+	fault := urlFault(text)
+	if fault == "" {
+		fault = "it is no postgres://USER:PASSWORD@HOST:PORT/DATABASE?PARAMETERS, or a file that it names (sslrootcert, sslcert, sslkey) isn't what it ought to be"
+	}
+	return fmt.Errorf("%s can't be parsed: %s", flag, fault)
 }
 
 func openSQLite(ctx context.Context, path string, access access) (*database, error) {

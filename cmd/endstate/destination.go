@@ -73,6 +73,9 @@ func (d *destination) open(log *slog.Logger) (*opened, error) {
 	if d.to == "" {
 		return nil, errors.New("no destination: give --to or set " + toEnv)
 	}
+	if fault := urlFault(d.to); fault != "" {
+		return nil, errors.New("--to can't be taken for a URL: " + fault)
+	}
 	scheme, _, _ := strings.Cut(d.to, "://")
 	switch scheme {
 	case "redis", "rediss":
@@ -136,7 +139,7 @@ func (d *destination) openRedis() (*opened, error) {
 		_ = client.Close()
 		return nil, err
 	}
-	return &opened{p, u.Scheme + "://" + u.Host, func(ctx context.Context) error { return client.Ping(ctx).Err() }, func() { _ = client.Close() }}, nil
+	return &opened{p, place(d.to), func(ctx context.Context) error { return client.Ping(ctx).Err() }, func() { _ = client.Close() }}, nil
 }
 
 func (d *destination) openNATS() (*opened, error) {
@@ -148,6 +151,14 @@ func (d *destination) openNATS() (*opened, error) {
 	}
 	if d.natsCreds != "" {
 		opts = append(opts, nats.UserCredentials(d.natsCreds))
+	}
+	for _, one := range strings.Split(d.to, ",") { // as NATS does, whose error would quote it
+		if one = strings.TrimSpace(one); !strings.Contains(one, "://") {
+			one = "nats://" + one
+		}
+		if u, err := url.Parse(one); err != nil || u.Hostname() == "" {
+			return nil, errors.New("--to can't be parsed as nats://USER:PASSWORD@HOST:PORT, or as several of these with commas between them (%2C is one in a password)")
+		}
 	}
 	conn, err := nats.Connect(d.to, opts...)
 	if err != nil {
@@ -165,18 +176,7 @@ func (d *destination) openNATS() (*opened, error) {
 		}
 		return nil
 	}
-	return &opened{p, places(d.to), answers, shut}, nil
-}
-
-// places are the URLs of a list without their credentials.
-func places(list string) string {
-	var all []string
-	for one := range strings.SplitSeq(list, ",") {
-		if u, err := url.Parse(strings.TrimSpace(one)); err == nil {
-			all = append(all, u.Scheme+"://"+u.Host)
-		}
-	}
-	return strings.Join(all, ",")
+	return &opened{p, place(d.to), answers, shut}, nil
 }
 
 func (d *destination) openWebhook() (*opened, error) {
@@ -188,7 +188,7 @@ func (d *destination) openWebhook() (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &opened{p, places(d.to), func(context.Context) error { return nil }, p.Close}, nil
+	return &opened{p, place(d.to), func(context.Context) error { return nil }, p.Close}, nil
 }
 
 // secrets reads those of --secret-file, or of the environment.

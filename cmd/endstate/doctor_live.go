@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io/fs"
 	"strings"
@@ -180,7 +179,7 @@ func (d *doctor) listen(ctx context.Context) ([]finding, error) {
 	}
 	cfg, err := pgx.ParseConfig(url)
 	if err != nil {
-		return nil, errors.New("--listen-url can't be parsed as postgres://USER@HOST:PORT/DATABASE?PARAMETERS")
+		return nil, unparsed("--listen-url", url, err)
 	}
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"regexp"
+	"strings"
 	"syscall"
 )
 
@@ -35,6 +35,7 @@ type app struct {
 	stdout, stderr io.Writer
 	url            string // of --db
 	json           bool
+	secrets        *redactor
 	shown          *progress // what is to be removed before a result is printed; nil for none
 }
 
@@ -43,6 +44,7 @@ var errFound = errors.New("found something")
 
 // run is main without the process around it. It returns the exit status.
 func run(ctx context.Context, args []string, a *app) int {
+	a.secrets = newRedactor(args)
 	root := newRoot(a)
 	root.SetArgs(args)
 	root.SetIn(a.stdin)
@@ -58,18 +60,7 @@ func run(ctx context.Context, args []string, a *app) int {
 	case ctx.Err() != nil:
 		err = context.Cause(ctx) // which signal, rather than what it broke off
 	}
-	fmt.Fprintln(a.stderr, "endstate:", redact(err.Error()))
+	// Further lines are those of joined errors; one that an input brought in doesn't look like a message of ours.
+	fmt.Fprintln(escapedText{a.stderr}, "endstate:", strings.ReplaceAll(a.secrets.redact(err.Error()), "\n", "\n  "))
 	return 2
-}
-
-var secrets = regexp.MustCompile(`://[^\s/@]*@|(?i:password=)[^\s&]*`)
-
-// redact hides the credentials of URLs in a text, such as those of one that was given as an argument by mistake.
-func redact(text string) string {
-	return secrets.ReplaceAllStringFunc(text, func(secret string) string {
-		if secret[0] == ':' {
-			return "://…@"
-		}
-		return secret[:len("password=")] + "…"
-	})
 }

@@ -75,11 +75,18 @@ func (o *output) String() string {
 
 func start(t testing.TB, db string, args ...string) *running {
 	t.Helper()
-	r := &running{Cmd: exec.CommandContext(t.Context(), binary, args...)}
-	r.Env = append(os.Environ(), dbEnv+"="+db)
+	r := &running{Cmd: command(t, db, args...)}
 	r.Stdout, r.Stderr = &r.stdout, &r.stderr
 	require.NoError(t, r.Start())
 	return r
+}
+
+// command is a run of the program that is still to be started.
+func command(t testing.TB, db string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), binary, args...)
+	cmd.Env = append(os.Environ(), dbEnv+"="+db)
+	return cmd
 }
 
 func (r *running) wait(t testing.TB) result {

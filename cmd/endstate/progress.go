@@ -61,7 +61,7 @@ func (p *progress) step(done, of int, next string) {
 			progressbar.OptionSetPredictTime(false), progressbar.OptionSetWidth(30), progressbar.OptionClearOnFinish(),
 			progressbar.OptionSetSpinnerChangeInterval(0)) // else a goroutine of its own goes on to write
 	}
-	p.bar.Describe(next)
+	p.bar.Describe(graphic(next))
 	_ = p.bar.Set(done) // what fails is the terminal
 }
 

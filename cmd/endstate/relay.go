@@ -86,14 +86,17 @@ func parseRetention(text string) (time.Duration, error) {
 func (a *app) logger(level slog.Level) *slog.Logger {
 	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, attr slog.Attr) slog.Attr {
 		if err, ok := attr.Value.Any().(error); ok {
-			attr.Value = slog.StringValue(redact(err.Error()))
+			attr.Value = slog.StringValue(err.Error())
+		}
+		if attr.Value.Kind() == slog.KindString {
+			attr.Value = slog.StringValue(a.secrets.redact(attr.Value.String()))
 		}
 		return attr
 	}}
 	if a.json {
-		return slog.New(slog.NewJSONHandler(a.stderr, options))
+		return slog.New(slog.NewJSONHandler(escapedJSON{a.stderr}, options))
 	}
-	return slog.New(slog.NewTextHandler(a.stderr, options))
+	return slog.New(slog.NewTextHandler(escapedText{a.stderr}, options))
 }
 
 // relay is one run of the command.

@@ -234,7 +234,11 @@ func TestRelayCannotStart(t *testing.T) {
 		for said, args := range map[string][]string{
 			"no destination: give --to or set ENDSTATE_TO":                    {},
 			"--to begins with none of redis://":                               {"--to", "amqp://user:hunter2@localhost"},
-			"--to can't be parsed as redis://":                                {"--to", "redis://user:hunter2@local host"},
+			"--to can't be taken for a URL: there is a blank in it":           {"--to", "redis://user:hunter2@local host"},
+			"--to can't be taken for a URL: there is an @ behind":             {"--to", "redis://user:1/hunter2@localhost"},
+			"--to can't be taken for a URL: there is a blank":                 {"--to", "nats://user:hunter2 x@localhost"},
+			"--to can't be parsed as nats://":                                 {"--to", "nats://localhost:1,nats://user:hunter2%@localhost:1"},
+			"--to can't be parsed as redis://HOST":                            {"--to", "redis://user:hunter2%zz@localhost"},
 			"--to can't be parsed as redis://HOST:PORT?addr":                  {"--to", "redis://user:hunter2@localhost?addr=a&hunter2=x"},
 			"--stream-by is \"id\"; there are type and aggregate-type":        {"--to", "redis://localhost", "--stream-by", "id"},
 			"Config.MaxLen is -1":                                             {"--to", "redis://localhost", "--max-len", "-1"},

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/rivo/uniseg"
@@ -19,13 +18,13 @@ func (a *app) print(value any, text func(w io.Writer)) error {
 	a.shown.end()
 	out := bufio.NewWriter(a.stdout)
 	if a.json {
-		encoder := json.NewEncoder(out)
+		encoder := json.NewEncoder(escapedJSON{out})
 		encoder.SetEscapeHTML(false)
 		if err := encoder.Encode(value); err != nil {
 			return fmt.Errorf("write JSON: %w", err)
 		}
 	} else {
-		text(out)
+		text(escapedText{out})
 	}
 	if err := out.Flush(); err != nil { // bufio keeps the first error
 		return fmt.Errorf("write the result: %w", err)
@@ -113,22 +112,4 @@ func printable(text string) string {
 		text = text[:end] + "…"
 	}
 	return graphic(text)
-}
-
-// graphic is a text with escapes for what would break a line or steer the terminal.
-func graphic(text string) string {
-	var b strings.Builder
-	for i := 0; i < len(text); {
-		r, size := utf8.DecodeRuneInString(text[i:])
-		switch {
-		case r == utf8.RuneError && size == 1:
-			fmt.Fprintf(&b, `\x%02x`, text[i])
-		case unicode.IsGraphic(r):
-			b.WriteRune(r)
-		default:
-			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
-		}
-		i += size
-	}
-	return b.String()
 }
