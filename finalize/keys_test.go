@@ -94,6 +94,24 @@ func requireWins[Tx any](t *testing.T, fin *finalize.Finalizer[Tx], key func(n i
 	}
 }
 
+// Every door opens on a view that PostgreSQL updates by itself.
+func TestAViewIsFinalizedThrough(t *testing.T) {
+	t.Parallel()
+	url := dbtest.Postgres(t)
+	pool, db := dbtest.PoolOn(t, url), dbtest.SQLOn(t, url)
+	_, err := db.ExecContext(t.Context(), "CREATE TABLE base (id int PRIMARY KEY, status text); CREATE VIEW orders AS SELECT id, status FROM base WHERE id > 0; INSERT INTO base SELECT n FROM generate_series(1, 12) AS n")
+	require.NoError(t, err)
+	cfg := &finalize.Config{Aggregate: "order", Logger: discard(), Guard: guard.All(guard.Status{Table: "orders", Key: "id", Column: "status", Terminal: guard.Names("DONE")}, guard.Ledger{})}
+	fin, err := finalize.New(pool, cfg)
+	require.NoError(t, err)
+	require.NoError(t, fin.Migrate(t.Context()))
+	require.NoError(t, fin.Check(t.Context()))
+	finSQL, err := finalize.NewSQL(db, cfg)
+	require.NoError(t, err)
+	requireWins(t, fin, func(n int) guard.Key { return guard.Int(int64(n)) }, func(context.Context, pgx.Tx) (finalize.Outcome, error) { return completedAs("DONE"), nil })
+	requireWins(t, finSQL, func(n int) guard.Key { return guard.Int(int64(6 + n)) }, func(context.Context, *sql.Tx) (finalize.Outcome, error) { return completedAs("DONE"), nil })
+}
+
 // A key of another kind than its column is refused by the column's name, through every driver.
 func TestAKeyOfTheWrongKindIsNamed(t *testing.T) {
 	t.Parallel()

@@ -169,6 +169,8 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 			j.lost = err
 		}
 		return jobs
+	case sqltx.State(err) == sqltx.UndefinedColumn:
+		return jobs // a view's rows have no place; what else lacks is said to each alone
 	case errors.Is(err, ErrBusy), sqltx.Incomplete(err):
 		// It is not about one of them.
 		for _, j := range jobs {

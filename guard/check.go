@@ -51,9 +51,35 @@ func (s Status) Check(ctx context.Context, q endstate.Querier) error {
 }
 
 func (s Status) checkUnique(ctx context.Context, q endstate.Querier) error {
+	if sqltx.Of(q) == sqltx.Postgres {
+		view, err := migrate.LookAtView(ctx, q, s.Schema, s.Table, append(slices.Collect(maps.Keys(s.Set)), s.Column))
+		if view != nil && err == nil {
+			return s.checkView(ctx, q, view)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	unique, err := migrate.HasUnique(ctx, q, s.Schema, s.Table, s.keys())
 	if err == nil && !unique {
 		err = errors.New("table " + s.table() + " has no unique index over its key columns alone, so one key could be several rows")
+	}
+	return err
+}
+
+// checkView says why a view can't be guarded: it must be one that PostgreSQL updates by itself, of a table that has the key
+// columns by the same names, with a unique index.
+func (s Status) checkView(ctx context.Context, q endstate.Querier, view *migrate.View) error {
+	if len(view.Fixed) > 0 {
+		return fmt.Errorf("%s is a view of which PostgreSQL can't update the column %s by itself: guard the table that it is made of", s.table(), migrate.List(view.Fixed))
+	}
+	if len(view.Tables) != 1 {
+		return fmt.Errorf("%s is a view of %d tables, and could have a row more than once: guard the table that has the status", s.table(), len(view.Tables))
+	}
+	of := view.Tables[0]
+	unique, err := migrate.HasUnique(ctx, q, of.Schema, of.Table, s.keys())
+	if err == nil && !unique {
+		err = fmt.Errorf("%s is a view of table %s, which has no unique index over the key columns alone by the names that they have in the view, so one key could be several rows: guard the table", s.table(), sqltx.Quote(of.Schema, of.Table))
 	}
 	return err
 }

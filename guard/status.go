@@ -25,6 +25,9 @@ import (
 // reverse, but it has no uuid type: there use either Text or UUID for a column, not both, since to a ledger they are two keys.
 // The same goes for key columns whose collation takes two spellings for equal. Whatever the key, the row's own status lets only
 // one call win.
+//
+// The table may be partitioned, by time for instance, with the key columns in the order of its primary key. It may be a view that
+// PostgreSQL can update by itself; many at a time are then settled one by one.
 type Status struct {
 	Schema string // the table's schema; empty: the connection's search path
 	Table  string // the table; required
