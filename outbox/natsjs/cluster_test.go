@@ -28,7 +28,7 @@ func TestALeaderDiesUnderLoad(t *testing.T) {
 	for _, n := range nodes {
 		urls = append(urls, n.url)
 	}
-	conn := connect(t, urls...)
+	conn := connect(t, nil, urls...)
 	js, err := jetstream.New(conn)
 	require.NoError(t, err)
 	stream := createStream(t, js, jetstream.StreamConfig{Name: "EVENTS", Subjects: []string{"events.>"}, Replicas: len(nodes)})

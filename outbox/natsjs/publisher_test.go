@@ -1,9 +1,11 @@
 package natsjs
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -175,6 +177,34 @@ func TestDecodeTellsWhatIsWrong(t *testing.T) {
 		require.ErrorIs(t, err, ErrNotEvent)
 		require.EqualError(t, err, message)
 	}
+}
+
+// What is read of any message can be sent and read again as the same.
+func FuzzDecode(f *testing.F) {
+	f.Add("ce-subject", "%C3%BC%20%22", "018f3b2e-0000-7000-8000-000000000001", "t", "2026-02-03t04:05:06z", "application/json", []byte("{}"))
+	f.Add("Ce-TraceState", "a=1%2C", "evt_123", "%ff", "", "text/plain; charset=utf-8", []byte{0xff})
+	f.Add("ce-headers", `{%22A%22:%22\u00e9%22}`, "evt_123", "a.b", "2026-02-03T04:05:06.123456789+01:00", "%22", []byte(nil))
+	f.Fuzz(func(t *testing.T, name, value, id, eventType, at, content string, data []byte) {
+		e, err := Decode(nats.Header{
+			"ce-specversion": {"1.0"}, "ce-id": {id}, "ce-source": {"s"}, "ce-type": {eventType}, "ce-time": {at}, "content-type": {content}, name: {value}, "ce-empty": nil,
+		}, data)
+		if err != nil {
+			require.ErrorIs(t, err, ErrNotEvent)
+			return
+		}
+		m, err := message(e, subject("events", outbox.Event{AggregateType: "batch", Type: e.Type}), "s")
+		require.NoError(t, err, "what was taken can be sent")
+		require.True(t, validSubject(m.Subject), m.Subject)
+		for name, values := range m.Header {
+			require.Regexp(t, "^[!-~]+$", name+values[0])
+		}
+		again, err := Decode(m.Header, m.Data)
+		require.NoError(t, err)
+		require.True(t, e.OccurredAt.Equal(again.OccurredAt))
+		require.True(t, maps.Equal(e.Headers, again.Headers), "%q, %q", e.Headers, again.Headers)
+		require.True(t, bytes.Equal(e.Payload, again.Payload))
+		require.Equal(t, []any{e.ID, e.Type, e.AggregateID, e.AggregateType, e.ContentType}, []any{again.ID, again.Type, again.AggregateID, again.AggregateType, again.ContentType})
+	})
 }
 
 func isPermanent(err error) bool { return errors.Is(err, outbox.ErrPermanent) }

@@ -2,6 +2,7 @@ package natsjs
 
 import (
 	"context"
+	"crypto/tls"
 	"database/sql"
 	"fmt"
 	"net"
@@ -39,6 +40,7 @@ type broker struct {
 	wire   *wire
 	conn   *nats.Conn
 	js     jetstream.JetStream
+	secure *tls.Config // the client's, for a server that speaks TLS
 }
 
 func startBroker(t *testing.T, stream jetstream.StreamConfig, configure ...func(*broker)) *broker {
@@ -54,7 +56,7 @@ func startBroker(t *testing.T, stream jetstream.StreamConfig, configure ...func(
 	t.Cleanup(func() { stop(b.server) })
 	b.opts.Port = b.server.Addr().(*net.TCPAddr).Port
 	b.wire = newWire(t, b.server.Addr().String())
-	b.conn = connect(t, "nats://"+b.wire.listener.Addr().String())
+	b.conn = connect(t, b.secure, "nats://"+b.wire.listener.Addr().String())
 	var err error
 	b.js, err = jetstream.New(b.conn)
 	require.NoError(t, err)
@@ -82,9 +84,10 @@ func stop(s *server.Server) {
 }
 
 // connect connects as a relay would, but tries again faster.
-func connect(t *testing.T, urls ...string) *nats.Conn {
+func connect(t *testing.T, secure *tls.Config, urls ...string) *nats.Conn {
 	t.Helper()
 	opts := nats.GetDefaultOptions()
+	opts.Secure, opts.TLSConfig = secure != nil, secure
 	opts.Servers, opts.MaxReconnect, opts.ReconnectWait, opts.AllowReconnect = urls, -1, 20*time.Millisecond, true
 	closed := make(chan struct{})
 	opts.ClosedCB = func(*nats.Conn) { close(closed) }
