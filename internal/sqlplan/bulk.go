@@ -67,7 +67,7 @@ func (b *Bulk) PartLike(i int, like, table string) string {
 			}
 			return arrayText(elements)
 		})
-		b.arrays = append(b.arrays, fmt.Sprintf("array_cat(ARRAY(SELECT %s FROM %s LIMIT 0), %s)", like, table, values))
+		b.arrays = append(b.arrays, fmt.Sprintf("array_cat(ARRAY(SELECT %s FROM %s WHERE false), %s)", like, table, values))
 		b.columns = append(b.columns, name)
 		return name
 	})

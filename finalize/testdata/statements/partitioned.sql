@@ -222,7 +222,7 @@ FROM (
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),
 endstate_item AS MATERIALIZED (
 	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_part1, endstate_place
-	FROM unnest($13::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" LIMIT 0), $14), $16::int4[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_part1, endstate_place, n)),
+	FROM unnest($13::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $14), $16::int4[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_part1, endstate_place, n)),
 endstate_wanted AS MATERIALIZED (SELECT endstate_item.* FROM endstate_patience CROSS JOIN endstate_item),
 endstate_hold0 AS MATERIALIZED (
 	SELECT endstate_wanted.*, endstate_found.*

@@ -351,7 +351,7 @@ LEFT JOIN (
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),
 endstate_item AS MATERIALIZED (
 	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_key, endstate_place, endstate_trigger, endstate_state, endstate_token, endstate_digest
-	FROM unnest(array_cat(ARRAY(SELECT "id" FROM "orders" LIMIT 0), $13), $15::text[], $17::int4[], $18::text[], $19::text[], $20::text[], $21::bytea[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_key, endstate_place, endstate_trigger, endstate_state, endstate_token, endstate_digest, n)),
+	FROM unnest(array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $13), $15::text[], $17::int4[], $18::text[], $19::text[], $20::text[], $21::bytea[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_key, endstate_place, endstate_trigger, endstate_state, endstate_token, endstate_digest, n)),
 endstate_wanted AS MATERIALIZED (SELECT endstate_item.* FROM endstate_patience CROSS JOIN endstate_item),
 endstate_hold0 AS MATERIALIZED (
 	SELECT endstate_wanted.*, endstate_found.*
