@@ -28,7 +28,8 @@ func (l Ledger) Check(ctx context.Context, q endstate.Querier) error {
 }
 
 // Check implements Checker: the table and columns must exist, and the key columns must have a unique index, else one key
-// could be several rows. On PostgreSQL the columns' types must be such that the guard can work with them.
+// could be several rows. On PostgreSQL the columns' types must be such that the guard can work with them, and the current role
+// must be allowed to read those that it compares, and to set those that it sets.
 func (s Status) Check(ctx context.Context, q endstate.Querier) error {
 	names := append(slices.Clone(s.keys()), s.Column)
 	if s.Touched != "" {
@@ -43,6 +44,9 @@ func (s Status) Check(ctx context.Context, q endstate.Querier) error {
 	}
 	if err == nil && sqltx.Of(q) == sqltx.Postgres {
 		err = s.checkTypes(ctx, q)
+	}
+	if err == nil {
+		err = s.checkPrivileges(ctx, q)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w (this table is the service's own)", ErrSchema, err)
@@ -82,6 +86,18 @@ func (s Status) checkView(ctx context.Context, q endstate.Querier, view *migrate
 		err = fmt.Errorf("%s is a view of table %s, which has no unique index over the key columns alone by the names that they have in the view, so one key could be several rows: guard the table", s.table(), sqltx.Quote(of.Schema, of.Table))
 	}
 	return err
+}
+
+// checkPrivileges says what the current role may not do. Several rows are found by their ctid (of which a view has
+// none), which only a privilege on the table as a whole allows to read.
+func (s Status) checkPrivileges(ctx context.Context, q endstate.Querier) error {
+	reads := append(slices.Clone(s.keys()), s.Column, "ctid")
+	if s.Touched != "" {
+		reads = append(reads, s.Touched)
+	}
+	denied, err := migrate.Denied(ctx, q, s.Schema, migrate.Need{Table: s.Table, Select: reads,
+		Update: append(slices.Sorted(maps.Keys(s.Set)), s.Column)}, nil)
+	return errors.Join(append(denied, err)...)
 }
 
 func (s Status) checkTypes(ctx context.Context, q endstate.Querier) error {

@@ -214,21 +214,29 @@ func (w Writer) checkMapped(ctx context.Context, q endstate.Querier) error {
 	for _, f := range c.fields() {
 		names = append(names, f.theirs)
 	}
-	err := migrate.Missing(ctx, q, w.Schema, w.Name(), append(names, slices.Sorted(maps.Keys(c.Set))...))
+	names = append(names, slices.Sorted(maps.Keys(c.Set))...)
+	err := migrate.Missing(ctx, q, w.Schema, w.Name(), names)
 	found := false
 	for _, unique := range [][]string{{c.DedupKey}, {c.AggregateType, c.AggregateID, c.Type}} {
 		if err == nil && !found {
 			found, err = migrate.HasUnique(ctx, q, w.Schema, w.Name(), unique)
 		}
 	}
+	if err == nil && !found {
+		err = errors.New("table " + w.table() + " has no unique index over all of its rows on the aggregate and the type, nor on the dedup key; endstate adopt makes one")
+	}
+	if err == nil {
+		// Reading is for telling who holds a key.
+		reads := slices.DeleteFunc([]string{c.ID, c.AggregateType, c.AggregateID, c.Type, c.DedupKey}, func(name string) bool { return name == "" })
+		var denied []error
+		denied, err = migrate.Denied(ctx, q, w.Schema, migrate.Need{Table: w.Name(), Select: reads, Insert: names}, nil)
+		err = errors.Join(append(denied, err)...)
+	}
 	if err == nil {
 		err = w.checkPut(ctx, q)
 	}
-	if err == nil && found {
-		return nil
-	}
 	if err == nil {
-		err = errors.New("table " + w.table() + " has no unique index over all of its rows on the aggregate and the type, nor on the dedup key; endstate adopt makes one")
+		return nil
 	}
 	return fmt.Errorf("%w: %w (this table is the service's own)", ErrSchema, err)
 }

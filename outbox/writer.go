@@ -248,6 +248,10 @@ func (w Writer) Check(ctx context.Context, q endstate.Querier) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w; apply outbox's migration 00101_outbox (finalize's Migrate does)", ErrSchema, err)
 	}
+	denied, err := migrate.Denied(ctx, q, w.Schema, migrate.Need{Table: w.Name(), Select: []string{"id", "dedup_key"}, Insert: names[:len(columnTypes)]}, nil)
+	if err = errors.Join(append(denied, err)...); err != nil {
+		return fmt.Errorf("%w: %w", ErrSchema, err)
+	}
 	return nil
 }
 

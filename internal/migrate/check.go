@@ -70,7 +70,8 @@ func Check(ctx context.Context, q endstate.Querier, schema, target string, fsys 
 	return errors.Join(lacks...)
 }
 
-// Denied says which privileges on a table the current role lacks; columns are all of its columns. On SQLite there are none.
+// Denied says which privileges on a table the current role lacks; columns are all of its columns, where All is asked for. On
+// SQLite there are none.
 func Denied(ctx context.Context, q endstate.Querier, schema string, need Need, columns []string) (denied []error, err error) {
 	if sqltx.Of(q) == sqltx.SQLite {
 		return nil, nil
@@ -90,7 +91,7 @@ func Denied(ctx context.Context, q endstate.Querier, schema string, need Need, c
 		if err != nil {
 			return nil, err
 		}
-		lacking, err := Strings(ctx, q, `SELECT quote_ident(c) FROM json_array_elements_text($2::text::json) AS c WHERE NOT has_column_privilege(to_regclass($1::text), c, $3::text)`, name, string(list), p.privilege)
+		lacking, err := Strings(ctx, q, `SELECT quote_ident(c) FROM json_array_elements_text($2::text::json) AS c JOIN pg_attribute a ON a.attrelid = to_regclass($1::text) AND a.attname = c WHERE NOT has_column_privilege(a.attrelid, a.attnum, $3::text)`, name, string(list), p.privilege)
 		if err != nil {
 			return nil, err
 		}
@@ -98,7 +99,7 @@ func Denied(ctx context.Context, q endstate.Querier, schema string, need Need, c
 			continue
 		}
 		of := ""
-		if len(lacking) < len(columns) {
+		if len(lacking) < len(columns) || len(columns) == 0 && !slices.Contains(lacking, "ctid") {
 			of = " (" + strings.Join(lacking, ", ") + ")"
 		}
 		denied = append(denied, denial(ctx, q, p.privilege+of, name))

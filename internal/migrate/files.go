@@ -100,10 +100,23 @@ func Rename(fsys fs.FS, d sqltx.Dialect, from, schema, to string, companions ...
 		if err != nil {
 			return "", err
 		}
-		up, down, _ := strings.Cut(replacer.Replace(repeatable(d, text)), "-- +goose Down\n")
+		up, down, _ := strings.Cut(replaceCode(replacer, repeatable(d, text)), "-- +goose Down\n")
 		noted, forgotten := note(d, schema, to, version, compatible)
 		return strings.TrimRight(up, "\n") + "\n" + noted + "\n-- +goose Down\n" + strings.TrimRight(down, "\n") + "\n" + forgotten, nil
 	}}
+}
+
+// replaceCode replaces outside of comments, which a name with a line break would end.
+func replaceCode(replacer *strings.Replacer, text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		code, comment, found := strings.Cut(line, "--")
+		b.WriteString(replacer.Replace(code))
+		if found {
+			b.WriteString("--" + comment)
+		}
+	}
+	return b.String()
 }
 
 // breaks marks a file after which libraries of earlier versions no longer work. It is the file's first line.

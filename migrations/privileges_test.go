@@ -1,0 +1,187 @@
+package migrations_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/finalize"
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/migrations"
+	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/inbox"
+)
+
+// documented returns the statements of a section of docs/privileges.md.
+func documented(t *testing.T, section string) (statements []string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "docs", "privileges.md"))
+	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(text), "\n## "+section+"\n")
+	require.True(t, found, section)
+	rest, _, _ = strings.Cut(rest, "\n## ")
+	_, block, found := strings.Cut(rest, "```sql\n")
+	require.True(t, found, section)
+	block, _, _ = strings.Cut(block, "```")
+	for statement := range strings.SplitSeq(block, ";") {
+		if statement = strings.TrimSpace(statement); statement != "" {
+			statements = append(statements, statement)
+		}
+	}
+	return statements
+}
+
+// privileges is a GRANT's.
+var privileges = regexp.MustCompile(`^GRANT (.*) ON (\S+(?: \S+)?) TO \w+$`)
+
+// singly parts GRANT a, b into GRANT a and GRANT b; a list of columns stays with its privilege.
+func singly(t *testing.T, statements []string) (single []string) {
+	t.Helper()
+	for _, statement := range statements {
+		parts := privileges.FindStringSubmatch(statement)
+		require.NotNil(t, parts, statement)
+		if strings.Contains(parts[1], "(") {
+			single = append(single, statement)
+			continue
+		}
+		for privilege := range strings.SplitSeq(parts[1], ", ") {
+			single = append(single, strings.Replace(statement, parts[1], privilege, 1))
+		}
+	}
+	return single
+}
+
+// a role that the documents name: how its program checks the database, and what it does there.
+type program struct {
+	check func(ctx context.Context, pool *pgxpool.Pool) error
+	work  func(t *testing.T, pool *pgxpool.Pool)
+}
+
+func finalizer(pool *pgxpool.Pool) (*finalize.Finalizer[pgx.Tx], error) {
+	status := guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Names("DONE")}
+	return finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: guard.All(status, guard.Ledger{}), Cache: finalize.CacheConfig{Off: true}})
+}
+
+var programs = map[string]program{
+	"Finalizer": {
+		func(ctx context.Context, pool *pgxpool.Pool) error {
+			fin, err := finalizer(pool)
+			if err != nil {
+				return err
+			}
+			return fin.Check(ctx)
+		},
+		func(t *testing.T, pool *pgxpool.Pool) {
+			fin, err := finalizer(pool)
+			require.NoError(t, err)
+			done := finalize.Outcome{State: "DONE", Events: []outbox.Event{{Type: "done", Payload: []byte("{}")}}}
+			for range 2 { // to win, and to lose
+				_, err = fin.Do(t.Context(), guard.Text("a"), "t", func(context.Context, pgx.Tx) (finalize.Outcome, error) { return done, nil })
+				require.NoError(t, err)
+				_, err = fin.Settle(t.Context(), guard.Text("b"), "t", done)
+				require.NoError(t, err)
+				_, err = fin.SettleMany(t.Context(), "t", []finalize.Item{{Key: guard.Text("c"), Outcome: done}, {Key: guard.Text("d"), Outcome: done}})
+				require.NoError(t, err)
+			}
+		},
+	},
+	"Producer": {
+		func(ctx context.Context, pool *pgxpool.Pool) error { return outbox.Writer{}.Check(ctx, pool) },
+		func(t *testing.T, pool *pgxpool.Pool) {
+			event := outbox.Event{AggregateType: "batch", AggregateID: "p", Type: "put", DedupKey: "p", Payload: []byte("{}")}
+			for _, inserted := range []bool{true, false} {
+				require.NoError(t, pgx.BeginFunc(t.Context(), pool, func(tx pgx.Tx) error {
+					results, err := outbox.Put(t.Context(), tx, event)
+					require.NoError(t, err)
+					require.Equal(t, inserted, results[0].Inserted)
+					return nil
+				}))
+			}
+			_, err := pool.Exec(t.Context(), "SELECT payload FROM endstate_outbox")
+			require.ErrorContains(t, err, "permission denied")
+		},
+	},
+	"Consumer": {
+		func(ctx context.Context, pool *pgxpool.Pool) error {
+			table, err := inbox.NewTable(pool, &inbox.TableConfig{Consumer: "c"})
+			if err != nil {
+				return err
+			}
+			return table.Check(ctx)
+		},
+		func(t *testing.T, pool *pgxpool.Pool) {
+			table, err := inbox.NewTable(pool, &inbox.TableConfig{Consumer: "c"})
+			require.NoError(t, err)
+			handler := inbox.Handle(table, func(context.Context, pgx.Tx, outbox.Event) error { return nil })
+			event := outbox.Event{ID: uuid.New(), AggregateType: "batch", AggregateID: "p", Type: "put", Payload: []byte("{}")}
+			for range 2 {
+				_, err := handler(t.Context(), event)
+				require.NoError(t, err)
+			}
+			_, err = table.Clean(t.Context())
+			require.NoError(t, err)
+		},
+	},
+}
+
+// Under what docs/privileges.md grants each program's check is content and its work succeeds; without any one of the grants
+// the check says which is lacking, with the statement that helps.
+func TestLeastPrivileges(t *testing.T) {
+	t.Parallel()
+	for section, p := range programs {
+		t.Run(section, func(t *testing.T) {
+			t.Parallel()
+			url := dbtest.Postgres(t)
+			owner := dbtest.PoolOn(t, url)
+			require.NoError(t, migrations.Apply(t.Context(), owner))
+			for _, statement := range []string{"CREATE TABLE batches (id text PRIMARY KEY, status text)", "INSERT INTO batches VALUES ('a'), ('b'), ('c'), ('d')"} {
+				_, err := owner.Exec(t.Context(), statement)
+				require.NoError(t, err)
+			}
+			grants := singly(t, documented(t, section))
+			version := "GRANT SELECT ON endstate_migrations TO " + strings.ToLower(section)
+			require.Regexp(t, `TO .*\b`+strings.ToLower(section)+`\b`, documented(t, "For everybody")[0])
+			as := func(grants []string) *pgxpool.Pool {
+				role := newRole(t, owner)
+				for _, g := range append(slices.Clone(grants), version) {
+					_, err := owner.Exec(t.Context(), strings.Replace(g, " TO "+strings.ToLower(section), " TO "+role, 1))
+					require.NoError(t, err, g)
+				}
+				return as(t, url, role)
+			}
+			for i, left := range grants {
+				without := as(slices.Delete(slices.Clone(grants), i, i+1))
+				err := p.check(t.Context(), without)
+				require.Error(t, err, "it isn't missed: %s", left)
+				require.ErrorContains(t, err, "lacks a privilege: GRANT ", left)
+			}
+			pool := as(grants)
+			require.NoError(t, p.check(t.Context(), pool))
+			p.work(t, pool)
+		})
+	}
+}
+
+// The migrator, who owns nothing of the database, makes the tables with what the document grants it.
+func TestTheMigratorsPrivileges(t *testing.T) {
+	t.Parallel()
+	url := dbtest.Postgres(t)
+	owner := dbtest.PoolOn(t, url)
+	role := newRole(t, owner)
+	require.Error(t, migrations.Apply(t.Context(), as(t, url, role)))
+	for _, g := range documented(t, "Migrator") {
+		_, err := owner.Exec(t.Context(), strings.Replace(g, " TO migrator", " TO "+role, 1))
+		require.NoError(t, err)
+	}
+	require.NoError(t, migrations.Apply(t.Context(), as(t, url, role)))
+}
