@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -28,20 +27,25 @@ const (
 func newAuditLogs(a *app) *cobra.Command {
 	var cfg logConfig
 	var table audit.Config
-	var message, starts, pattern string
+	var message, starts, pattern, part string
 	cmd := &cobra.Command{
 		Use:   "logs FILE… | -",
 		Short: "Count the finalizations in logs, and which aggregates have several",
 		Long: `Count the finalizations in logs, and which aggregates have several. - is standard input.
 
-Lines are JSON as slog, zap, zerolog, structlog and logrus write it; the fields are found by themselves, or named by flags
-(a.b is field b in a). With --pattern they are text. Files may be compressed by gzip. What can't be read is counted and the
-first of it shown.
+Lines are JSON as slog, zap, zerolog, structlog and logrus write it, also indented, or logfmt (slog's text handler); the fields
+are found by themselves, or named by flags (a.b is field b in a). With --pattern they are text. Around them may be what Docker's
+json-file, Kubernetes' CRI or journald (journalctl -o export, -o json) write. Files may be compressed by gzip, bzip2, xz or
+zstd. What can't be read is counted and the first of it shown.
+
+Memory is bounded: lines up to 1 MiB are looked at, of ids longer than 256 bytes a hash is kept, and aggregates take 256 MiB in
+all, some 400,000. Beyond these the rest isn't counted and the exit status is 2; --part 1/4, 2/4 and so on then look at a fourth
+of the aggregates each.
 
 With --db the duplicates of an outbox table are held against what the logs say: an aggregate that is repeated in the logs and
 not in the table shows that a guard worked.
 
-Exit status: 0 no aggregate is repeated, 1 some are, 2 could not run to its end.`,
+Exit status: 0 no aggregate is repeated, 1 some are, 2 could not run to its end, or found no finalization at all.`,
 		Example: `  endstate audit logs app.log app.log.1.gz
   kubectl logs deploy/app | endstate audit logs - --message '^Dual event publishing completed' --key batch_id
   endstate audit logs app.txt --message completed --pattern 'batch=(?P<key>\S+) trigger=(?P<trigger>\S+)'`,
@@ -65,10 +69,16 @@ Exit status: 0 no aggregate is repeated, 1 some are, 2 could not run to its end.
 					return errors.New(`--pattern has no group "key", such as in (?P<key>\S+)`)
 				}
 			}
-			if cmd.Flags().Changed("db") {
-				return a.auditLogs(cmd.Context(), cfg, files, &table)
+			cfg.named = cmd.Flags().Changed("message")
+			if part != "" {
+				if n, err := fmt.Sscanf(part, "%d/%d", &cfg.part, &cfg.parts); n != 2 || err != nil || cfg.part < 1 || cfg.part > cfg.parts || fmt.Sprintf("%d/%d", cfg.part, cfg.parts) != part {
+					return fmt.Errorf("--part is %q; write 1/4, 2/4 and so on", part)
+				}
 			}
-			return a.auditLogs(cmd.Context(), cfg, files, nil)
+			if cmd.Flags().Changed("db") {
+				return a.auditLogs(cmd, cfg, files, &table)
+			}
+			return a.auditLogs(cmd, cfg, files, nil)
 		},
 	}
 	tableFlags(cmd, &table, outbox.DefaultTable)
@@ -80,29 +90,48 @@ Exit status: 0 no aggregate is repeated, 1 some are, 2 could not run to its end.
 	flags.StringVar(&cfg.messageKey, "message-key", "", "the `FIELD` of the message; default: the first of "+strings.Join(fieldNames[messageField], ", "))
 	flags.StringVar(&cfg.triggerKey, "trigger-key", "", "the `FIELD` of the trigger's name; default: the first of "+strings.Join(fieldNames[triggerField], ", "))
 	flags.StringVar(&cfg.timeKey, "time-key", "", "the `FIELD` of the time; default: the first of "+strings.Join(fieldNames[timeField], ", "))
+	flags.StringVar(&part, "part", "", "look at part `I/N` of the aggregates only, where all of them don't fit into memory")
 	flags.IntVar(&cfg.top, "top", 10, "show the worst `N` aggregates")
 	return cmd
 }
 
-func (a *app) auditLogs(ctx context.Context, cfg logConfig, files []string, table *audit.Config) error {
+func (a *app) auditLogs(cmd *cobra.Command, cfg logConfig, files []string, table *audit.Config) error {
+	ctx := cmd.Context()
 	progress := a.progress()
 	scan := newLogScan(cfg)
+	var errs []error // what comes of the other files is still shown
 	for _, name := range files {
 		progress.busy("reading " + name)
-		if err := a.scanFile(ctx, scan, name); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+		err := a.scanFile(ctx, scan, name)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}
+	if scan.lines == 0 && len(errs) > 0 {
+		return errors.Join(errs...)
+	}
 	report := scan.report()
+	for _, err := range errs {
+		report.Unread = append(report.Unread, err.Error())
+	}
 	if table != nil {
 		progress.busy("looking at the outbox")
-		outbox, err := a.holdAgainst(ctx, *table, scan)
+		outbox, err := a.holdAgainst(cmd, *table, scan)
 		if err != nil {
 			return err
 		}
 		report.Outbox = outbox
 	}
 	if err := a.print(report, report.text); err != nil {
+		return err
+	}
+	if err := scan.incomplete(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	if report.Repeated > 0 || report.Outbox != nil && report.Outbox.Duplicated > 0 {
@@ -124,26 +153,26 @@ func (a *app) scanFile(ctx context.Context, scan *logScan, name string) error {
 		defer f.Close()
 		in = f
 	}
-	lines := bufio.NewReaderSize(in, maxLine)
-	if magic, _ := lines.Peek(2); bytes.Equal(magic, []byte{0x1f, 0x8b}) {
-		unzipped, err := gzip.NewReader(lines)
-		if err != nil {
-			return err
-		}
-		lines = bufio.NewReaderSize(unzipped, maxLine)
+	lines, done, err := decompress(bufio.NewReaderSize(in, maxLine))
+	if err != nil {
+		return err
 	}
+	defer done()
 	scan.begin(name)
+	defer scan.end()
+	if isJournal(lines) {
+		return scan.journal(ctx, lines)
+	}
 	for n := 0; ; n++ {
 		if n%10_000 == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		line, err := lines.ReadSlice('\n')
-		if errors.Is(err, bufio.ErrBufferFull) {
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
 			scan.tooLong(line)
-			for errors.Is(err, bufio.ErrBufferFull) {
-				_, err = lines.ReadSlice('\n')
-			}
-		} else if len(line) > 0 {
+			err = skipLine(ctx, lines)
+		case len(line) > 0 && (err == nil || errors.Is(err, io.EOF)): // what is cut off by another error is no line
 			scan.line(bytes.TrimRight(line, "\r\n"))
 		}
 		if errors.Is(err, io.EOF) {

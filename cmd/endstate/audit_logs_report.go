@@ -1,11 +1,13 @@
 package main
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
 	"time"
+
+	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox/audit"
@@ -21,6 +23,8 @@ type logReport struct {
 	Repeated      int64             `json:"repeated_aggregates"`
 	Worst         []loggedAggregate `json:"worst"`
 	Bad           []badLine         `json:"first_bad_lines"`
+	Untracked     int64             `json:"untracked"`        // messages of aggregates that memory is too small for
+	Unread        []string          `json:"unread,omitempty"` // files that couldn't be read to their end, and why
 	Outbox        *heldAgainst      `json:"outbox,omitempty"`
 }
 
@@ -48,7 +52,7 @@ type heldAgainst struct {
 func (s *logScan) report() *logReport {
 	worst := s.worst()
 	r := &logReport{Lines: s.lines, BadLines: s.badLines, Aggregates: int64(len(s.aggregates)), Finalizations: s.finalizations, Starts: s.starts,
-		Repeated: int64(len(worst)), Worst: worst[:min(len(worst), max(s.cfg.top, 0))], Bad: s.bad}
+		Repeated: int64(len(worst)), Worst: worst[:min(len(worst), max(s.cfg.top, 0))], Bad: s.bad, Untracked: s.untracked}
 	if r.Worst == nil {
 		r.Worst = []loggedAggregate{}
 	}
@@ -58,6 +62,23 @@ func (s *logScan) report() *logReport {
 	return r
 }
 
+// incomplete says why the report doesn't mean what it seems to: where nothing was found, nothing may have been looked for.
+func (s *logScan) incomplete() error {
+	switch {
+	case s.untracked > 0:
+		return fmt.Errorf("%d messages are of aggregates that didn't fit into memory, and aren't counted: run it with --part 1/4, 2/4, 3/4 and 4/4, or more parts", s.untracked)
+	case s.matched || s.starts > 0 && !s.cfg.named || s.cfg.parts > 1 && len(s.others) == 0 && s.badLines == 0 && s.lines > 0:
+		return nil
+	case s.lines == 0:
+		return errors.New("no finalization was found: there is no line at all")
+	case s.samples == 0 && s.badLines > 0 && len(s.bad) > 0:
+		return fmt.Errorf("no finalization was found: lines are %s", s.bad[0].Why)
+	case len(s.others) > 0:
+		return fmt.Errorf("no finalization was found: no message matches --message; there are others, such as %q (--message-key names the field)", s.others)
+	}
+	return errors.New("no finalization was found: no line matches --message (--message-key names the field, --pattern is for text)")
+}
+
 func (r *logReport) text(w io.Writer) {
 	t := newTable()
 	t.row("lines", r.Lines, "")
@@ -65,6 +86,9 @@ func (r *logReport) text(w io.Writer) {
 	t.row("unique aggregates", r.Aggregates, "")
 	t.row("finalizations", r.Finalizations, "")
 	t.row("starts", r.Starts, "")
+	if r.Untracked > 0 {
+		t.row("not counted", r.Untracked, "messages of further aggregates, which memory is too small for")
+	}
 	t.row("repeated aggregates", r.Repeated, "finalized more than once, if the logs are right")
 	if o := r.Outbox; o != nil {
 		t.row("repeated in the logs only", o.Guarded, "the guard worked: no duplicate is in "+o.Table)
@@ -92,7 +116,8 @@ func (r *logReport) text(w io.Writer) {
 }
 
 // holdAgainst compares what the logs repeat with what an outbox table does.
-func (a *app) holdAgainst(ctx context.Context, cfg audit.Config, scan *logScan) (*heldAgainst, error) {
+func (a *app) holdAgainst(cmd *cobra.Command, cfg audit.Config, scan *logScan) (*heldAgainst, error) {
+	ctx := cmd.Context()
 	db, err := a.open(ctx, reads)
 	if err != nil {
 		return nil, err
@@ -102,27 +127,32 @@ func (a *app) holdAgainst(ctx context.Context, cfg audit.Config, scan *logScan) 
 	if err != nil {
 		return nil, err
 	}
+	cfg.Schema, cfg.Table = schema, name
+	if err := db.ownColumns(cmd, &cfg); err != nil {
+		return nil, err
+	}
 	held := &heldAgainst{Table: name, Examples: []string{}}
-	repeated := map[string]bool{} // by the id as the table has it
+	repeated, byID := map[logKey]bool{}, map[string]bool{}
 	for key, logged := range scan.aggregates {
 		if logged.finalizations > 1 {
 			held.Guarded++
-			id := key.id
-			if len(cfg.Aggregate) > 1 && key.kind != "" {
-				id = key.kind + "/" + key.id
-			}
-			repeated[id] = true
+			repeated[key], byID[key.id] = true, true
 		}
 	}
 	var ids []string
 	for _, column := range cfg.Aggregate {
 		ids = append(ids, fmt.Sprintf("CAST(%s AS text)", quote("", column)))
 	}
+	last := len(ids) - 1
+	kind := "''"
+	if last > 0 {
+		kind = strings.Join(ids[:last], " || '/' || ")
+	}
 	if err := db.missing(ctx, schema, name, append([]string{cfg.Type}, cfg.Aggregate...)); err != nil {
 		return nil, err
 	}
-	query := fmt.Sprintf("SELECT DISTINCT %s FROM %s WHERE %s IS NOT NULL GROUP BY %s, %s HAVING count(*) > 1 ORDER BY 1",
-		strings.Join(ids, " || '/' || "), quote(schema, name), quoted(cfg.Aggregate[:1]), quoted(cfg.Aggregate), quoted([]string{cfg.Type}))
+	query := fmt.Sprintf("SELECT DISTINCT %s, %s FROM %s WHERE %s IS NOT NULL GROUP BY %s, %s HAVING count(*) > 1 ORDER BY 1, 2",
+		kind, ids[last], quote(schema, name), quoted(cfg.Aggregate[:1]), quoted(cfg.Aggregate), quoted([]string{cfg.Type}))
 	err = db.read(ctx, func(q endstate.Querier) error {
 		rows, err := q.Query(ctx, query)
 		if err != nil {
@@ -130,16 +160,25 @@ func (a *app) holdAgainst(ctx context.Context, cfg audit.Config, scan *logScan) 
 		}
 		defer rows.Close()
 		for rows.Next() {
-			var id string
-			if err := rows.Scan(&id); err != nil {
+			var kind, id string
+			if err := rows.Scan(&kind, &id); err != nil {
 				return err
 			}
 			held.Duplicated++
-			if repeated[id] {
+			// Logs that tell no type, or tables without one, are compared by the id alone.
+			full := logKey{shortened(kind), shortened(id)}
+			seen := repeated[full] || repeated[logKey{id: full.id}]
+			if kind == "" {
+				seen = seen || byID[full.id]
+			}
+			if seen {
 				held.Both++
 				held.Guarded--
 			} else {
 				held.Unseen++
+			}
+			if kind != "" {
+				id = kind + "/" + id
 			}
 			if len(held.Examples) < scan.cfg.top {
 				held.Examples = append(held.Examples, id)

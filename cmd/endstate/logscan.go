@@ -1,11 +1,14 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
+	"crypto/sha256"
+	"fmt"
+	"hash/fnv"
 	"math"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -17,6 +20,8 @@ type logConfig struct {
 	pattern                              *regexp.Regexp // of text lines; nil for JSON
 	key, messageKey, triggerKey, timeKey string         // fields; empty: found by themselves
 	top                                  int
+	part, parts                          uint64 // of the aggregates only these are looked at; parts 0: all
+	named                                bool   // the message was given by the user
 }
 
 // The fields that are looked for.
@@ -84,10 +89,20 @@ type logScan struct {
 	aggregates            map[logKey]*aggregateLog
 	interned              map[string]string // triggers
 	verdicts              map[string]verdictOf
+
+	partial    map[string][]byte // lines that go on, by their stream
+	object     []byte            // that is printed over several lines; nil for none
+	open       int               // its depth
+	others     []string          // messages that don't count
+	samples    int
+	matched    bool // a message counted as a finalization
+	kept, room int  // bytes for aggregates
+	untracked  int64
 }
 
 func newLogScan(cfg logConfig) *logScan {
-	s := &logScan{cfg: cfg, names: fieldNames, aggregates: map[logKey]*aggregateLog{}, interned: map[string]string{}, verdicts: map[string]verdictOf{}}
+	s := &logScan{cfg: cfg, names: fieldNames, aggregates: map[logKey]*aggregateLog{}, interned: map[string]string{}, verdicts: map[string]verdictOf{},
+		partial: map[string][]byte{}, room: maxRoom}
 	for field, name := range map[int]string{messageField: cfg.messageKey, keyField: cfg.key, triggerField: cfg.triggerKey, timeField: cfg.timeKey} {
 		if name != "" {
 			s.names[field] = []string{name}
@@ -102,7 +117,22 @@ func newLogScan(cfg logConfig) *logScan {
 	return s
 }
 
-func (s *logScan) begin(file string) { s.file, s.inFile = file, 0 }
+func (s *logScan) begin(file string) {
+	s.end()
+	s.file, s.inFile = file, 0
+}
+
+// end takes what waited for the rest of it as it is.
+func (s *logScan) end() {
+	for stream, text := range s.partial {
+		delete(s.partial, stream)
+		s.assemble(wrapped{text: text})
+	}
+	if s.object != nil {
+		s.reject(s.object, "a JSON object without an end")
+		s.object = nil
+	}
+}
 
 func (s *logScan) reject(line []byte, why string) {
 	s.badLines++
@@ -111,42 +141,19 @@ func (s *logScan) reject(line []byte, why string) {
 	}
 }
 
+const tooLong = "longer than 1 MiB"
+
 func (s *logScan) tooLong(line []byte) {
 	s.lines++
 	s.inFile++
-	s.reject(line, "longer than 1 MiB")
+	s.reject(line, tooLong)
 }
 
 // line takes in one line.
 func (s *logScan) line(line []byte) {
 	s.lines++
 	s.inFile++
-	if len(line) == 0 {
-		return
-	}
-	if s.cfg.pattern != nil {
-		s.textLine(line)
-		return
-	}
-	if line = bytes.TrimLeft(line, " \t"); !gjson.ValidBytes(line) || line[0] != '{' {
-		s.reject(line, "not a JSON object")
-		return
-	}
-	// Most lines are about something else, which is seen without taking them apart.
-	if !s.cfg.message.maybe(line) && !s.cfg.start.maybe(line) {
-		return
-	}
-	fields := s.fields(line)
-	verdict := s.verdict(fields[messageField].String())
-	if verdict == (verdictOf{}) {
-		return
-	}
-	id := fields[keyField].String()
-	if id == "" {
-		s.reject(line, "no field for the aggregate's id; name it with --key")
-		return
-	}
-	s.count(occurrence{logKey{fields[aggregateField].String(), id}, fields[triggerField].String(), logTime(fields[timeField])}, verdict.counts, verdict.starts)
+	s.unwrapped(unwrap(line))
 }
 
 // verdictOf is what a message is.
@@ -159,7 +166,7 @@ func (s *logScan) verdict(message string) verdictOf {
 	v, known := s.verdicts[message]
 	if !known {
 		v = verdictOf{s.cfg.message.in(message), s.cfg.start.in(message)}
-		if len(s.verdicts) < maxVerdicts {
+		if len(s.verdicts) < maxVerdicts && len(message) <= maxKept {
 			s.verdicts[message] = v
 		}
 	}
@@ -189,8 +196,18 @@ func (s *logScan) textLine(line []byte) {
 }
 
 func (s *logScan) count(o occurrence, counts, starts bool) {
+	s.matched = s.matched || counts
+	o.kind, o.id, o.trigger = shortened(o.kind), shortened(o.id), shortened(o.trigger)
+	if s.cfg.parts > 0 && partOf(o.logKey, s.cfg.parts) != s.cfg.part {
+		return
+	}
 	a := s.aggregates[o.logKey]
 	if a == nil {
+		if s.kept += aggregateSize + len(o.kind) + len(o.id); s.kept > s.room {
+			s.kept -= aggregateSize + len(o.kind) + len(o.id)
+			s.untracked++
+			return
+		}
 		a = &aggregateLog{}
 		s.aggregates[o.logKey] = a
 	}
@@ -213,12 +230,35 @@ func (s *logScan) count(o occurrence, counts, starts bool) {
 	}
 	if o.trigger != "" && len(a.triggers) < maxTriggers {
 		trigger, known := s.interned[o.trigger]
-		if !known {
-			trigger = o.trigger
+		if trigger = cmp.Or(trigger, "…"); !known && len(s.interned) < maxVerdicts {
+			trigger = strings.Clone(o.trigger)
 			s.interned[trigger] = trigger
 		}
 		a.triggers = append(a.triggers, trigger)
 	}
+}
+
+// The bounds of what is kept, whatever logs say.
+const (
+	maxKept       = 256       // bytes of an id, a type, a trigger or a message
+	aggregateSize = 600       // bytes that an aggregate takes beside its id and type, with all the triggers that are kept
+	maxRoom       = 256 << 20 // bytes for all aggregates
+)
+
+// shortened is a text that is kept: of a long one its beginning, and a hash by which it differs from others.
+func shortened(text string) string {
+	if len(text) <= maxKept {
+		return strings.Clone(text) // not the whole line with it
+	}
+	sum := sha256.Sum256([]byte(text))
+	return strings.ToValidUTF8(text[:maxKept-40], "") + fmt.Sprintf("…%x", sum[:16])
+}
+
+// partOf is which of so many parts an aggregate belongs to, from 1.
+func partOf(key logKey, parts uint64) uint64 {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(key.kind + "\x00" + key.id))
+	return h.Sum64()%parts + 1
 }
 
 // fields finds the fields of a line. Of two names for one, the earlier in fieldNames counts.
