@@ -107,13 +107,13 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) ([]settled,
 	st := j.bulk()
 	args := st.Args(d.cfg.Outbox.ColumnsMany(events), calls)
 
-	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
-	defer cancel()
-	pooled, err := d.pool.Acquire(ctx)
+	pooled, err := d.acquire(ctx)
 	if err != nil {
-		return nil, withCause(ctx, fmt.Errorf("acquire a connection: %w", err))
+		return nil, err
 	}
 	defer pooled.Release()
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
 	var results []settled
 	err = d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {
 		rows, err := pooled.Query(ctx, st.SQL, args...)

@@ -31,12 +31,17 @@ type Config struct {
 	Tenant func(context.Context) (string, error)
 	// Dialect is "postgres" or "sqlite", for NewSQL. Empty: told by the driver.
 	Dialect string
-	// ClaimTimeout bounds each wait for another call that holds the aggregate (of this process, and then in the database);
-	// then the call fails with ErrBusy.
-	// Default 30 s.
+	// ClaimTimeout bounds each wait for another call that holds the aggregate (of this process, and then in the database), after
+	// which the call fails with ErrBusy, and the wait for a connection, after which it fails with ErrPoolExhausted. Default
+	// 30 s.
 	ClaimTimeout time.Duration
+	// IdleWarning is for how long a callback may leave its transaction unused (on database/sql: run) before a line at warn level
+	// names its aggregate, and again each time that it has doubled: what a callback waits for outside of its transaction keeps
+	// everybody else from the aggregate, and a second connection of the pool may never come. Default 10 s.
+	IdleWarning time.Duration
 	// MaxAttempts bounds how often a call runs its transaction when the database breaks it off (serialization failure,
-	// deadlock, SQLite busy) or loses it. Between attempts it waits with exponential, jittered backoff. Default 10.
+	// deadlock) or loses it. Between attempts it waits with exponential, jittered backoff. A SQLite database that other writers
+	// keep busy is waited for with such pauses for ClaimTimeout, however often that is. Default 10.
 	MaxAttempts int
 	// ResolveTimeout bounds how long a call whose COMMIT got no answer asks the database what became of it; then it fails
 	// with ErrOutcomeUnknown. It also runs after the caller's context has ended, since the truth is worth more than
@@ -72,6 +77,9 @@ func (c *Config) withDefaults() (Config, error) {
 	cfg := *c
 	if cfg.ClaimTimeout == 0 {
 		cfg.ClaimTimeout = 30 * time.Second
+	}
+	if cfg.IdleWarning == 0 {
+		cfg.IdleWarning = 10 * time.Second
 	}
 	if cfg.MaxAttempts == 0 {
 		cfg.MaxAttempts = 10
@@ -130,6 +138,9 @@ func (c *Config) validate() error {
 	}
 	if c.ClaimTimeout < 0 {
 		return fail("ClaimTimeout", "is negative")
+	}
+	if c.IdleWarning < 0 {
+		return fail("IdleWarning", "is negative")
 	}
 	if c.MaxAttempts < 0 {
 		return fail("MaxAttempts", "is negative")
@@ -197,12 +208,18 @@ func (f *Finalizer[Tx]) Migrate(ctx context.Context) error {
 }
 
 // Check says what the database lacks: each missing table, column and index, and what to do. Call it at start, before any
-// trigger fires. The error wraps guard.ErrSchema or outbox.ErrSchema; nil means that all is there.
+// trigger fires. The error wraps guard.ErrSchema or outbox.ErrSchema; nil means that all is there. A SQLite handle whose
+// settings don't suit several writers is warned of in the log.
 func (f *Finalizer[Tx]) Check(ctx context.Context) error {
 	return f.db.query(ctx, func(q endstate.Querier) error {
 		var errs []error
 		if c, ok := f.cfg.Guard.(guard.Checker); ok {
 			errs = append(errs, c.Check(ctx, q))
+		}
+		if w, ok := f.db.(interface {
+			warn(context.Context, endstate.Querier) error
+		}); ok {
+			errs = append(errs, w.warn(ctx, q))
 		}
 		return errors.Join(append(errs, f.cfg.Outbox.Check(ctx, q))...)
 	})

@@ -35,6 +35,7 @@ type core struct {
 	cache *cache
 	hot   *hot
 	turns turns
+	pool  any         // the *pgxpool.Pool or *sql.DB
 	path  *searchPath // nil where connections can't differ, or callers are told apart
 }
 
@@ -72,6 +73,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Finalizer[pgx.Tx], error) {
 	if err != nil {
 		return nil, err
 	}
+	f.pool = pool
 	return &Finalizer[pgx.Tx]{f, newPgxDB(pool, c)}, nil
 }
 
@@ -92,7 +94,7 @@ func NewSQL(db *sql.DB, cfg *Config) (*Finalizer[*sql.Tx], error) {
 	if err != nil {
 		return nil, err
 	}
-	f.path = c.watch(dialect)
+	f.pool, f.path = db, c.watch(dialect)
 	return &Finalizer[*sql.Tx]{f, &sqlDB{f, db, dialect}}, nil
 }
 
@@ -163,7 +165,7 @@ func (e *EventConflictError) Is(target error) bool { return target == ErrEventCo
 // one key don't race: one goes to the database, and the others wait for what it learns. If it fails or isn't ready, the next
 // one goes with its own fn. Each call's context is its own.
 func (f *Finalizer[Tx]) Do(ctx context.Context, key guard.Key, trigger Trigger, fn Func[Tx]) (Receipt, error) {
-	ref, err := f.ref(ctx, key)
+	ref, err := f.enter(ctx, key)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -189,7 +191,7 @@ func (f *Finalizer[Tx]) Do(ctx context.Context, key guard.Key, trigger Trigger, 
 // deadlocks are handed on, since only the caller can run the transaction again. Locks are held until the caller ends it,
 // so keep what follows short.
 func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger Trigger, fn Func[Tx]) (Receipt, error) {
-	ref, err := f.ref(ctx, key)
+	ref, err := f.enterTx(ctx, key)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -216,7 +218,7 @@ func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigg
 
 // ready makes a Settle's attempt; or none, if the call is answered from memory or something is wrong with it.
 func (f *Finalizer[Tx]) ready(ctx context.Context, key guard.Key, trigger Trigger, outcome Outcome) (*attempt, Receipt, error) {
-	ref, err := f.ref(ctx, key)
+	ref, err := f.enter(ctx, key)
 	if err != nil {
 		return nil, Receipt{}, err
 	}
@@ -268,7 +270,12 @@ type database[Tx any] interface {
 	claimIn(ctx context.Context, tx Tx, a *attempt) (session[Tx], guard.Record, error)
 	// look asks, outside of any attempt's transaction, what became of one.
 	look(ctx context.Context, a *attempt) (sighting, error)
+	// query runs fn on one connection.
 	query(ctx context.Context, fn func(endstate.Querier) error) error
+	// querier is the pool, which takes a connection for each statement.
+	querier() endstate.Querier
+	// taken is how many of the pool's connections are in use, of how many; 0: of any number.
+	taken() (taken, of int)
 	migrate(ctx context.Context, fn func(endstate.Tx) error) error
 }
 
@@ -397,7 +404,7 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 		return receiptOf(rec, false), nil
 	}
 	a.xid = rec.XID
-	out, err := fn(ctx, s.tx())
+	out, err := f.call(ctx, a, s.tx(), fn)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -470,6 +477,7 @@ func conflict(ctx context.Context, w outbox.Writer, q endstate.Querier, a *attem
 // retry runs a whole transaction again for as long as the database breaks it off and it is known not to have committed.
 func (f *core) retry(ctx context.Context, a *attempt, run func() (Receipt, error)) (Receipt, error) {
 	var pause backoff.BackOff
+	began := time.Now()
 	for {
 		a.number++
 		r, err := run()
@@ -479,7 +487,12 @@ func (f *core) retry(ctx context.Context, a *attempt, run func() (Receipt, error
 		if ctx.Err() != nil {
 			return r, withCause(ctx, err)
 		}
-		if a.number >= f.cfg.MaxAttempts {
+		if sqltx.Busy(err) {
+			// That is a wait for whoever writes, as others wait for a row's lock.
+			if time.Since(began) >= f.cfg.ClaimTimeout {
+				return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w: %w", a.ref, a.number, errSQLiteBusy, err)
+			}
+		} else if a.number >= f.cfg.MaxAttempts {
 			return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w", a.ref, a.number, err)
 		}
 		if pause == nil {

@@ -250,7 +250,7 @@ func (f *flight) fly(ctx context.Context, d *pgxDB, attempts []*attempt) {
 		for i, a := range attempts {
 			f.result[a] = results[i]
 		}
-	case errors.Is(err, errUnanswered), errors.Is(err, ErrBusy):
+	case errors.Is(err, errUnanswered), errors.Is(err, ErrBusy), errors.Is(err, errNoConnection):
 		f.err = err
 	}
 }

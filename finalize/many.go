@@ -171,7 +171,7 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 		return jobs
 	case sqltx.State(err) == sqltx.UndefinedColumn:
 		return jobs // a view's rows have no place; what else lacks is said to each alone
-	case errors.Is(err, ErrBusy), sqltx.Incomplete(err):
+	case errors.Is(err, ErrBusy), errors.Is(err, errNoConnection), sqltx.Incomplete(err):
 		// It is not about one of them.
 		for _, j := range jobs {
 			m.end(ctx, j, Receipt{}, err)

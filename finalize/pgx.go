@@ -43,7 +43,16 @@ func (d *pgxDB) plan(a *attempt) *joined {
 	return j
 }
 
-func (d *pgxDB) query(_ context.Context, fn func(endstate.Querier) error) error { return fn(d.pool) }
+func (d *pgxDB) query(ctx context.Context, fn func(endstate.Querier) error) error {
+	conn, err := d.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return fn(conn)
+}
+
+func (d *pgxDB) querier() endstate.Querier { return d.pool }
 
 func (d *pgxDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return fn(tx) })
@@ -74,12 +83,12 @@ func (d *pgxDB) claim(ctx context.Context, a *attempt) (session[pgx.Tx], guard.R
 	if err := d.fits(a); err != nil {
 		return nil, guard.Record{}, err
 	}
+	pooled, err := d.acquire(ctx)
+	if err != nil {
+		return nil, guard.Record{}, err
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
-	pooled, err := d.pool.Acquire(ctx)
-	if err != nil {
-		return nil, guard.Record{}, withCause(ctx, fmt.Errorf("acquire a connection: %w", err))
-	}
 	s := &pgxSession{db: d, plan: d.plan(a), conn: pooled.Conn(), pooled: pooled, commit: "commit", undo: undoAll}
 	rec, err := claimed(ctx, s, s.claim, a)
 	return s, rec, err

@@ -27,7 +27,7 @@ import (
 // Without a lock every trigger prepares that finds the aggregate open. A lease that is lost, or a lock service that is away,
 // costs duplicated work. It never lets two calls win: the one whose commit comes late gets the winner's receipt.
 func (f *Finalizer[Tx]) DoPrepared(ctx context.Context, key guard.Key, trigger Trigger, prepare func(context.Context) (Func[Tx], error)) (Receipt, error) {
-	ref, err := f.ref(ctx, key)
+	ref, err := f.enter(ctx, key)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -97,8 +97,6 @@ func (f *Finalizer[Tx]) ifOpen(ctx context.Context, a *attempt, work func() (Rec
 
 // peek reads what the guard knows. Where that can be read without a transaction, it waits for nobody.
 func (f *Finalizer[Tx]) peek(ctx context.Context, a *attempt) (guard.Record, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, f.cfg.ClaimTimeout, ErrBusy)
-	defer cancel()
 	if r, ok := f.cfg.Guard.(guard.Reader); ok {
 		var rec guard.Record
 		err := f.db.query(ctx, func(q endstate.Querier) (err error) {
@@ -107,7 +105,7 @@ func (f *Finalizer[Tx]) peek(ctx context.Context, a *attempt) (guard.Record, err
 		})
 		// Guards that are read one after the other seem to disagree when a winner commits in between, and a guard made of
 		// others may not be readable after all.
-		if err == nil || errors.Is(err, guard.ErrNotFound) || ctx.Err() != nil {
+		if err == nil || errors.Is(err, guard.ErrNotFound) || errors.Is(err, errNoConnection) || ctx.Err() != nil {
 			return rec, withCause(ctx, err)
 		}
 	}

@@ -47,14 +47,14 @@ func (d *pgxDB) resume(ctx context.Context, f *core, a *attempt, cause error) (R
 }
 
 func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guard.Record, won bool, err error) {
+	pooled, err := d.acquire(ctx)
+	if err != nil {
+		return rec, false, err
+	}
+	defer pooled.Release()
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
 	defer func() { err = withCause(ctx, err) }()
-	pooled, err := d.pool.Acquire(ctx)
-	if err != nil {
-		return rec, false, fmt.Errorf("acquire a connection: %w", err)
-	}
-	defer pooled.Release()
 	form := j.batch(a).Form
 	seen := j.answer()
 	query := func(st sqlplan.Statement, scan func(pgx.Rows) error) error {

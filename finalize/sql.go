@@ -22,9 +22,16 @@ type sqlDB struct {
 	dialect sqltx.Dialect
 }
 
-func (d *sqlDB) query(_ context.Context, fn func(endstate.Querier) error) error {
-	return fn(sqltx.WrapDB(d.db, d.dialect))
+func (d *sqlDB) query(ctx context.Context, fn func(endstate.Querier) error) error {
+	conn, err := d.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return fn(sqltx.WrapDB(conn, d.dialect))
 }
+
+func (d *sqlDB) querier() endstate.Querier { return sqltx.WrapDB(d.db, d.dialect) }
 
 func (d *sqlDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
 	pause := d.backoff()
@@ -61,9 +68,9 @@ type sqlSession struct {
 // begin opens a transaction whose life is apart from ctx: database/sql would otherwise roll back from another goroutine
 // when ctx ends, and break a COMMIT off without a word on what became of it.
 func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
-	conn, err := d.db.Conn(ctx)
+	conn, err := d.acquire(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("acquire a connection: %w", err)
+		return nil, err
 	}
 	opts := &sql.TxOptions{}
 	if d.dialect == sqltx.Postgres {
@@ -87,18 +94,20 @@ func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
 }
 
 func (d *sqlDB) claim(ctx context.Context, a *attempt) (session[*sql.Tx], guard.Record, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
-	defer cancel()
 	if r, ok := d.cfg.Guard.(guard.Reader); ok && d.dialect == sqltx.SQLite {
 		// A claim takes SQLite's one write lock; a loser needn't.
-		if rec, err := r.Read(ctx, sqltx.WrapDB(d.db, d.dialect), a.ref); err == nil && rec.Final {
-			return nil, rec, nil
+		var rec guard.Record
+		err := d.query(ctx, func(q endstate.Querier) (err error) { rec, err = r.Read(ctx, q, a.ref); return err })
+		if err == nil && rec.Final || errors.Is(err, errNoConnection) {
+			return nil, rec, err
 		}
 	}
 	s, err := d.begin(ctx)
 	if err != nil {
 		return nil, guard.Record{}, withCause(ctx, err)
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
 	rec, err := claimed(ctx, s, s.claim, a)
 	return s, rec, err
 }

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -20,14 +23,49 @@ func (d *sqlDB) bulkSize(*attempt) int {
 	return 0
 }
 
+// warn warns of a SQLite handle whose connections don't wait for one another's writes. Calls try again, but in no order, and the
+// service's own statements fail.
+func (d *sqlDB) warn(ctx context.Context, q endstate.Querier) error {
+	if d.dialect != sqltx.SQLite {
+		return nil
+	}
+	var timeout int
+	if err := q.QueryRow(ctx, "PRAGMA busy_timeout").Scan(&timeout); err != nil {
+		return fmt.Errorf("read PRAGMA busy_timeout: %w", err)
+	}
+	if timeout == 0 {
+		d.cfg.Logger.WarnContext(ctx, "SQLite connections without a busy_timeout fail as soon as two write at once; set it in the data source name, such as _pragma=busy_timeout(10000) (modernc.org/sqlite) or _busy_timeout=10000 (mattn/go-sqlite3)",
+			"aggregate", d.cfg.Aggregate)
+	}
+	return nil
+}
+
+// errSQLiteBusy is ErrBusy where it is the whole database that another call holds.
+var errSQLiteBusy = fmt.Errorf("%w: other writers kept the database busy for ClaimTimeout", ErrBusy)
+
 func (d *sqlDB) settleBulk(ctx context.Context, attempts []*attempt) ([]settled, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
-	defer cancel()
+	began, pause := time.Now(), d.backoff()
+	for {
+		results, err := d.settleBulkOnce(ctx, attempts)
+		switch {
+		case !sqltx.Busy(err):
+			return results, err
+		case time.Since(began) >= d.cfg.ClaimTimeout:
+			return nil, fmt.Errorf("%w: %w", errSQLiteBusy, err)
+		case sleep.For(ctx, pause.NextBackOff()) != nil:
+			return nil, errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+func (d *sqlDB) settleBulkOnce(ctx context.Context, attempts []*attempt) ([]settled, error) {
 	s, err := d.begin(ctx)
 	if err != nil {
 		return nil, withCause(ctx, err)
 	}
 	defer s.rollback(ctx)
+	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
 	results := make([]settled, len(attempts))
 	for i, a := range attempts {
 		rec, err := d.cfg.Guard.Claim(ctx, s.guardTx, a.ref)

@@ -182,7 +182,10 @@ func (w *sweep[Tx]) tenant(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = w.fin.db.query(ctx, func(q endstate.Querier) error { return w.run(ctx, q) })
+	// Due takes a connection for each page, and none while its keys are worked on. Whether there is one is known here.
+	if err = w.fin.db.query(ctx, func(endstate.Querier) error { return nil }); err == nil {
+		err = w.run(ctx, w.fin.db.querier())
+	}
 	if err != nil && name != "" {
 		err = fmt.Errorf("tenant %s: %w", name, err)
 	}

@@ -44,7 +44,7 @@ func Conflicted(err error) bool {
 	case serializationFailed, deadlockDetected:
 		return true
 	case "":
-		return busy(err)
+		return Busy(err)
 	}
 	return false
 }
@@ -81,7 +81,8 @@ const (
 	sqliteLocked = 6
 )
 
-func busy(err error) bool {
+// Busy reports whether another writer of a SQLite database was in the way.
+func Busy(err error) bool {
 	code, ok := sqliteCode(err)
 	return ok && (code&0xff == sqliteBusy || code&0xff == sqliteLocked)
 }

@@ -3,6 +3,7 @@ package sqltx
 import (
 	"context"
 	"sync/atomic"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -13,13 +14,23 @@ import (
 type Lent struct {
 	tx     pgx.Tx
 	closed *atomic.Bool
-	owned  error // what Commit and Rollback return; nil for a savepoint, which its beginner may end
+	used   *atomic.Int64 // when, in nanoseconds
+	owned  error         // what Commit and Rollback return; nil for a savepoint, which its beginner may end
 }
 
 var _ pgx.Tx = (*Lent)(nil)
 
 // Lend lends a transaction to a callback. owned is the error that its Commit and Rollback return.
-func Lend(tx pgx.Tx, owned error) *Lent { return &Lent{tx, new(atomic.Bool), owned} }
+func Lend(tx pgx.Tx, owned error) *Lent {
+	t := &Lent{tx, new(atomic.Bool), new(atomic.Int64), owned}
+	t.use()
+	return t
+}
+
+// LastUse is when the transaction was last used.
+func (t *Lent) LastUse() time.Time { return time.Unix(0, t.used.Load()) }
+
+func (t *Lent) use() { t.used.Store(time.Now().UnixNano()) }
 
 // Close takes the transaction back.
 func (t *Lent) Close() { t.closed.Store(true) }
@@ -32,11 +43,13 @@ func (t *Lent) Begin(ctx context.Context) (pgx.Tx, error) {
 	if t.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
+	t.use()
+	defer t.use()
 	tx, err := t.tx.Begin(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &Lent{tx, t.closed, nil}, nil
+	return &Lent{tx, t.closed, t.used, nil}, nil
 }
 
 func (t *Lent) Commit(ctx context.Context) error   { return t.end(ctx, t.tx.Commit) }
@@ -56,6 +69,8 @@ func (t *Lent) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 	if t.closed.Load() {
 		return pgconn.CommandTag{}, pgx.ErrTxClosed
 	}
+	t.use()
+	defer t.use()
 	return t.tx.Exec(ctx, sql, args...)
 }
 
@@ -63,6 +78,8 @@ func (t *Lent) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 	if t.closed.Load() {
 		return closedRows{}, pgx.ErrTxClosed
 	}
+	t.use()
+	defer t.use()
 	return t.tx.Query(ctx, sql, args...)
 }
 
@@ -70,6 +87,8 @@ func (t *Lent) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 	if t.closed.Load() {
 		return closedRows{}
 	}
+	t.use()
+	defer t.use()
 	return t.tx.QueryRow(ctx, sql, args...)
 }
 
@@ -77,6 +96,8 @@ func (t *Lent) CopyFrom(ctx context.Context, table pgx.Identifier, columns []str
 	if t.closed.Load() {
 		return 0, pgx.ErrTxClosed
 	}
+	t.use()
+	defer t.use()
 	return t.tx.CopyFrom(ctx, table, columns, src)
 }
 
@@ -84,6 +105,8 @@ func (t *Lent) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 	if t.closed.Load() {
 		return pgx.FailedBatchResults(b, pgx.ErrTxClosed)
 	}
+	t.use()
+	defer t.use()
 	return t.tx.SendBatch(ctx, b)
 }
 
@@ -91,6 +114,8 @@ func (t *Lent) Prepare(ctx context.Context, name, sql string) (*pgconn.Statement
 	if t.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
+	t.use()
+	defer t.use()
 	return t.tx.Prepare(ctx, name, sql)
 }
 
