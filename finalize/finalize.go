@@ -95,7 +95,11 @@ func NewSQL(db *sql.DB, cfg *Config) (*Finalizer[*sql.Tx], error) {
 		return nil, err
 	}
 	f.pool, f.path = db, c.watch(dialect)
-	return &Finalizer[*sql.Tx]{f, &sqlDB{f, db, dialect}}, nil
+	d := &sqlDB{core: f, db: db, dialect: dialect}
+	if dialect == sqltx.SQLite {
+		d.writes = make(chan struct{}, 1)
+	}
+	return &Finalizer[*sql.Tx]{f, d}, nil
 }
 
 // Func is the work of one finalization. It runs inside a transaction that holds the aggregate, and what it writes through

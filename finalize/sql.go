@@ -20,6 +20,7 @@ type sqlDB struct {
 	*core
 	db      *sql.DB
 	dialect sqltx.Dialect
+	writes  chan struct{} // nil but for SQLite, which has one writer at a time: holds who writes
 }
 
 func (d *sqlDB) query(ctx context.Context, fn func(endstate.Querier) error) error {
@@ -63,13 +64,19 @@ type sqlSession struct {
 	sqlTx   *sql.Tx
 	guardTx endstate.Tx
 	ended   bool
+	written func() // lets the next one write
 }
 
 // begin opens a transaction whose life is apart from ctx: database/sql would otherwise roll back from another goroutine
 // when ctx ends, and break a COMMIT off without a word on what became of it.
 func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
+	written, err := d.turnToWrite(ctx)
+	if err != nil {
+		return nil, err
+	}
 	conn, err := d.acquire(ctx)
 	if err != nil {
+		written()
 		return nil, err
 	}
 	opts := &sql.TxOptions{}
@@ -80,9 +87,11 @@ func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
 	tx, err := conn.BeginTx(txCtx, opts)
 	if err != nil {
 		cancel()
-		return nil, errors.Join(fmt.Errorf("begin: %w", err), conn.Close())
+		err = errors.Join(fmt.Errorf("begin: %w", err), conn.Close())
+		written()
+		return nil, err
 	}
-	s := &sqlSession{db: d, conn: conn, cancel: cancel, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}
+	s := &sqlSession{db: d, written: written, conn: conn, cancel: cancel, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}
 	if err := d.path.look(ctx, s.guardTx, d.now()); err != nil {
 		s.rollback(ctx)
 		if errors.Is(err, ErrTenant) {
@@ -281,6 +290,7 @@ func (s *sqlSession) rollback(ctx context.Context) {
 	}
 	s.cancel()
 	_ = s.conn.Close()
+	s.written()
 }
 
 // look implements database.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/endstate-go/endstate"
@@ -38,6 +39,25 @@ func (d *sqlDB) warn(ctx context.Context, q endstate.Querier) error {
 			"aggregate", d.cfg.Aggregate)
 	}
 	return nil
+}
+
+// turnToWrite waits until no other call of this finalizer writes, in the order in which they came: left to the database, which
+// lets anybody have the next turn, some would wait for ever in a storm. The function lets the next one go, once.
+func (d *sqlDB) turnToWrite(ctx context.Context) (written func(), err error) {
+	if d.writes == nil {
+		return func() {}, nil
+	}
+	waiting, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
+	select {
+	case d.writes <- struct{}{}:
+		return sync.OnceFunc(func() { <-d.writes }), nil
+	case <-waiting.Done():
+	}
+	if taken, of := d.taken(); ctx.Err() == nil && of > 0 && taken >= of {
+		return nil, fmt.Errorf("%w (%d of %d): %w", ErrPoolExhausted, taken, of, errNoConnection)
+	}
+	return nil, fmt.Errorf("waiting for another write of this process: %w", context.Cause(waiting))
 }
 
 // errSQLiteBusy is ErrBusy where it is the whole database that another call holds.

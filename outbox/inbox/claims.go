@@ -30,6 +30,8 @@ type ClaimsConfig struct {
 	Key func(outbox.Event) (string, error)
 	// Types are as in TableConfig.
 	Types []string
+	// Tenant is as in TableConfig.
+	Tenant func(context.Context) (string, error)
 	// Wait is how long a delivery waits for another one of the same event; then it fails with ErrInProgress. Negative: not at
 	// all. Default 5 s.
 	Wait time.Duration
@@ -127,7 +129,11 @@ func (c *Claims) apply(ctx context.Context, event outbox.Event, fn ResultFunc) (
 	if !handles(c.cfg.Types, event.Type) {
 		return skip(ctx, c.cfg.Logger, c.cfg.Consumer, event), nil
 	}
-	d, err := newDelivery(c.cfg.Consumer, event, c.cfg.Key)
+	consumer, err := consumerOf(ctx, c.cfg.Tenant, c.cfg.Consumer)
+	if err != nil {
+		return Result{}, err
+	}
+	d, err := newDelivery(consumer, event, c.cfg.Key)
 	if errors.Is(err, ErrSkip) {
 		return skip(ctx, c.cfg.Logger, c.cfg.Consumer, event), nil
 	}
@@ -137,7 +143,7 @@ func (c *Claims) apply(ctx context.Context, event outbox.Event, fn ResultFunc) (
 	if err != nil {
 		return Result{}, err
 	}
-	one := &claim{Claims: c, delivery: d, storeKey: consumerEscapes.Replace(c.cfg.Consumer) + ":" + d.key,
+	one := &claim{Claims: c, delivery: d, storeKey: consumerEscapes.Replace(consumer) + ":" + d.key,
 		own: Claim{EventID: d.event.ID.String(), Digest: d.digest, Token: uuid.NewString()}}
 	result, over, err := one.take(ctx)
 	switch {

@@ -73,7 +73,11 @@ func errorText(err error) string {
 
 // DeadLetters returns the consumer's dead letters, those of the longest standing first, at most limit.
 func (t *Table[Tx]) DeadLetters(ctx context.Context, limit int) ([]DeadLetter, error) {
-	return t.letters(ctx, t.sql.list, t.cfg.Consumer, limit)
+	consumer, err := t.consumer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return t.letters(ctx, t.sql.list, consumer, limit)
 }
 
 func (t *Table[Tx]) letters(ctx context.Context, query string, args ...any) ([]DeadLetter, error) {
@@ -120,27 +124,35 @@ func instant(v any) (time.Time, error) {
 // Retry handles a dead letter again. It stays one, with one attempt more, until that succeeds: the error is then nil and the
 // outcome Applied. It returns ErrNotFound if there is no dead letter of this key.
 func (t *Table[Tx]) Retry(ctx context.Context, key string, fn TxFunc[Tx]) (Result, error) {
-	letters, err := t.letters(ctx, t.sql.one, t.cfg.Consumer, key)
+	consumer, err := t.consumer(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	letters, err := t.letters(ctx, t.sql.one, consumer, key)
 	if err == nil && len(letters) == 0 {
-		err = fmt.Errorf("%w: consumer %s: key %q", ErrNotFound, t.cfg.Consumer, key)
+		err = fmt.Errorf("%w: consumer %s: key %q", ErrNotFound, consumer, key)
 	}
 	if err != nil {
 		return Result{}, err
 	}
 	event := letters[0].Event
-	d := &delivery{event: event, consumer: t.cfg.Consumer, key: key, byID: t.cfg.Key == nil, digest: digest(&event), again: true}
+	d := &delivery{event: event, consumer: consumer, key: key, byID: t.cfg.Key == nil, digest: digest(&event), again: true}
 	return t.handle(ctx, d, fn.returning())
 }
 
 // Discard forgets a dead letter. The event is then new to the consumer, should it be delivered again, with another payload
 // too. It returns ErrNotFound if there is no dead letter of this key.
 func (t *Table[Tx]) Discard(ctx context.Context, key string) error {
-	tag, err := t.db.querier().Exec(ctx, t.sql.drop, t.cfg.Consumer, key)
+	consumer, err := t.consumer(ctx)
 	if err != nil {
-		return fmt.Errorf("inbox: consumer %s: discard %q: %w", t.cfg.Consumer, key, t.explain(ctx, err))
+		return err
+	}
+	tag, err := t.db.querier().Exec(ctx, t.sql.drop, consumer, key)
+	if err != nil {
+		return fmt.Errorf("inbox: consumer %s: discard %q: %w", consumer, key, t.explain(ctx, err))
 	}
 	if tag.RowsAffected() == 0 {
-		return fmt.Errorf("%w: consumer %s: key %q", ErrNotFound, t.cfg.Consumer, key)
+		return fmt.Errorf("%w: consumer %s: key %q", ErrNotFound, consumer, key)
 	}
 	return nil
 }

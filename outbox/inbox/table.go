@@ -41,6 +41,11 @@ type TableConfig struct {
 	// Types are the types of the events that the consumer handles, each spelt out ("assessment.completed") or a family
 	// ("assessment.*"). An event of another type is Skipped: nothing is kept of it. Default: all.
 	Types []string
+	// Tenant names the tenant for whom an event is handled, from the call's context, where one consumer handles those of several
+	// tenants: each then has records of its own, for events of one id or key too, and DeadLetters, Retry, Discard and Clean
+	// are about the tenant of their context. At most MaxConsumer bytes. A call for which it returns an error, or "", fails with
+	// ErrTenant. Default: there is one tenant.
+	Tenant func(context.Context) (string, error)
 	// Wait is how long a delivery waits for another one of the same event, without holding a connection; then it fails with
 	// ErrInProgress. Negative: not at all. Default 5 s. SQLite has one writer at a time, so there it waits for all of them,
 	// each time for as long as the connection's busy_timeout says.
@@ -225,7 +230,11 @@ func (t *Table[Tx]) apply(ctx context.Context, event outbox.Event, fn TxResultFu
 	if !handles(t.cfg.Types, event.Type) {
 		return skip(ctx, t.cfg.Logger, t.cfg.Consumer, event), nil
 	}
-	d, err := newDelivery(t.cfg.Consumer, event, t.cfg.Key)
+	consumer, err := t.consumer(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	d, err := newDelivery(consumer, event, t.cfg.Key)
 	if errors.Is(err, ErrSkip) {
 		return skip(ctx, t.cfg.Logger, t.cfg.Consumer, event), nil
 	}
