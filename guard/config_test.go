@@ -103,7 +103,7 @@ func TestLedgerAndAllValidateNameTheField(t *testing.T) {
 
 func TestMigrationsOfAnUnknownDialect(t *testing.T) {
 	for _, dialect := range []string{"", "mysql", "..", "postgres/../..", "Postgres"} {
-		_, err := guard.Migrations(dialect)
+		_, err := guard.Ledger{}.Migrations(dialect)
 		require.ErrorIs(t, err, guard.ErrConfig, dialect)
 		require.ErrorContains(t, err, "there are postgres and sqlite", dialect)
 	}

@@ -14,11 +14,8 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations returns the migrations of a ledger with the default name, in goose's format: the files for dialect "postgres"
-// or "sqlite". Package migrations has them together with those of the outbox and the inbox, and for other tools.
-func Migrations(dialect string) (fs.FS, error) { return Ledger{}.Migrations(dialect) }
-
-// Migrations returns this ledger's migrations, with its own name and schema.
+// Migrations returns this ledger's migrations, with its own name and schema, in goose's format: the files for dialect
+// "postgres" or "sqlite". Package migrations has them together with those of the outbox and the inbox, and for other tools.
 func (l Ledger) Migrations(dialect string) (fs.FS, error) {
 	dir, err := fs.Sub(migrations, "migrations/"+dialect)
 	if err == nil {

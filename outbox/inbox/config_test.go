@@ -104,7 +104,7 @@ func TestCheckSeesAMissingKey(t *testing.T) {
 func TestTheMigrationsOfAllPackagesFitIntoOneFolder(t *testing.T) {
 	for _, dialect := range []string{"postgres", "sqlite"} {
 		seen := map[string]bool{}
-		for _, migrations := range []func(string) (fs.FS, error){guard.Migrations, outbox.Migrations, inbox.Migrations} {
+		for _, migrations := range []func(string) (fs.FS, error){guard.Ledger{}.Migrations, outbox.Writer{}.Migrations, inbox.TableConfig{}.Migrations} {
 			fsys, err := migrations(dialect)
 			require.NoError(t, err)
 			names, err := fs.Glob(fsys, "*.sql")
@@ -117,6 +117,6 @@ func TestTheMigrationsOfAllPackagesFitIntoOneFolder(t *testing.T) {
 			}
 		}
 	}
-	_, err := inbox.Migrations("mysql")
+	_, err := inbox.TableConfig{}.Migrations("mysql")
 	require.ErrorIs(t, err, inbox.ErrConfig)
 }

@@ -15,11 +15,9 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// Migrations returns the migrations of an inbox with the default name, in goose's format: the files for dialect "postgres"
-// or "sqlite". Package migrations has them together with those of the ledger and the outbox, and for other tools.
-func Migrations(dialect string) (fs.FS, error) { return TableConfig{}.Migrations(dialect) }
-
-// Migrations returns the migrations of this inbox, with its own name and schema; other fields don't matter.
+// Migrations returns the migrations of this inbox, with its own name and schema; other fields don't matter. They are in
+// goose's format: the files for dialect "postgres" or "sqlite". Package migrations has them together with those of the ledger
+// and the outbox, and for other tools.
 func (c TableConfig) Migrations(dialect string) (fs.FS, error) {
 	dir, err := fs.Sub(migrations, "migrations/"+dialect)
 	if err == nil {
