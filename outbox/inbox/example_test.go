@@ -242,3 +242,36 @@ func ExampleHandler() {
 	fmt.Println(counts[inbox.Applied], counts[inbox.Repeated])
 	// Output: 1 3
 }
+
+// A third party's webhook: its id is no UUID, so it is the key. Two of its types are of no concern.
+func ExampleTable_idsOfOthers() {
+	db, done := exampleDB()
+	defer done()
+	handle := inbox.Handle(exampleTable(db, inbox.TableConfig{
+		Consumer: "invoices",
+		Types:    []string{"invoice.*"},
+		Key:      func(e outbox.Event) (string, error) { return e.Headers["id"], nil },
+	}), func(ctx context.Context, tx *sql.Tx, event outbox.Event) error {
+		if event.Type == "invoice.updated" {
+			return inbox.ErrSkip
+		}
+		return bookCredit(ctx, tx, event)
+	})
+	for _, e := range []outbox.Event{
+		{Headers: map[string]string{"id": "evt_122"}, Type: "customer.created"},
+		{Headers: map[string]string{"id": "evt_123"}, Type: "invoice.updated"},
+		{Headers: map[string]string{"id": "evt_124"}, Type: "invoice.paid"},
+		{Headers: map[string]string{"id": "evt_124"}, Type: "invoice.paid"},
+	} {
+		result, err := handle(context.Background(), e)
+		check(err)
+		fmt.Println(e.Headers["id"], result.Outcome)
+	}
+	fmt.Println("credits:", booked(db))
+	// Output:
+	// evt_122 skipped
+	// evt_123 skipped
+	// evt_124 applied
+	// evt_124 repeated
+	// credits: 1
+}
