@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,6 +41,9 @@ type destination struct {
 	binary      bool
 	secretFile  string
 	concurrency int
+
+	files tlsFiles
+	tls   *tls.Config // what files hold; nil for nothing
 }
 
 func (d *destination) flags(cmd *cobra.Command) {
@@ -57,6 +61,7 @@ func (d *destination) flags(cmd *cobra.Command) {
 	flags.BoolVar(&d.binary, "binary", false, "http: CloudEvents' binary mode, where the signature covers less")
 	flags.StringVar(&d.secretFile, "secret-file", "", "http: `FILE` with the secrets to sign with, whsec_…, one a line; default: those in the environment's "+secretsEnv+", parted by spaces")
 	flags.IntVar(&d.concurrency, "concurrency", 16, "http: `N` requests at a time")
+	d.files.flags(cmd)
 }
 
 // opened is a publisher with what it needs to be closed.
@@ -77,6 +82,13 @@ func (d *destination) open(log *slog.Logger) (*opened, error) {
 		return nil, errors.New("--to can't be taken for a URL: " + fault)
 	}
 	scheme, _, _ := strings.Cut(d.to, "://")
+	var err error
+	if d.tls, err = d.files.config(); err != nil {
+		return nil, err
+	}
+	if d.tls != nil && (scheme == "redis" || scheme == "http") {
+		return nil, fmt.Errorf("--to-ca, --to-cert and --to-key are for TLS, which %s:// has not: write %[1]ss://", scheme)
+	}
 	switch scheme {
 	case "redis", "rediss":
 		redis.SetLogger(redisLog{log})
@@ -109,6 +121,7 @@ func (d *destination) openRedis() (*opened, error) {
 			return nil, errors.New("--to can't be parsed as redis://HOST:PORT?addr=HOST:PORT")
 		}
 		opts.ContextTimeoutEnabled, opts.MaxRetries = true, -1 // the relay tries again
+		d.trust(opts.TLSConfig)
 		client = redis.NewClusterClient(opts)
 	} else {
 		opts, err := redis.ParseURL(d.to)
@@ -116,6 +129,7 @@ func (d *destination) openRedis() (*opened, error) {
 			return nil, errors.New("--to can't be parsed as redis://HOST:PORT/DATABASE")
 		}
 		opts.ContextTimeoutEnabled, opts.MaxRetries = true, -1
+		d.trust(opts.TLSConfig)
 		client = redis.NewClient(opts)
 	}
 	cfg := &redisstream.Config{Stream: d.stream, MaxLen: d.maxLen, MaxAge: d.maxAge}
@@ -142,6 +156,13 @@ func (d *destination) openRedis() (*opened, error) {
 	return &opened{p, place(d.to), func(ctx context.Context) error { return client.Ping(ctx).Err() }, func() { _ = client.Close() }}, nil
 }
 
+// trust gives a client's own settings, which have the server's name, what the files hold.
+func (d *destination) trust(own *tls.Config) {
+	if own != nil && d.tls != nil {
+		own.RootCAs, own.Certificates = d.tls.RootCAs, d.tls.Certificates
+	}
+}
+
 func (d *destination) openNATS() (*opened, error) {
 	closed := make(chan struct{})
 	opts := []nats.Option{
@@ -151,6 +172,9 @@ func (d *destination) openNATS() (*opened, error) {
 	}
 	if d.natsCreds != "" {
 		opts = append(opts, nats.UserCredentials(d.natsCreds))
+	}
+	if d.tls != nil {
+		opts = append(opts, nats.Secure(d.tls))
 	}
 	for _, one := range strings.Split(d.to, ",") { // as NATS does, whose error would quote it
 		if one = strings.TrimSpace(one); !strings.Contains(one, "://") {
@@ -172,6 +196,9 @@ func (d *destination) openNATS() (*opened, error) {
 	}
 	answers := func(context.Context) error {
 		if !conn.IsConnected() {
+			if err := conn.LastError(); err != nil {
+				return fmt.Errorf("not connected: %w", err)
+			}
 			return errors.New("not connected")
 		}
 		return nil
@@ -184,7 +211,7 @@ func (d *destination) openWebhook() (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := webhook.New(d.to, &webhook.Config{Source: d.source, Secrets: secrets, Binary: d.binary, Concurrency: d.concurrency})
+	p, err := webhook.New(d.to, &webhook.Config{Source: d.source, Secrets: secrets, Binary: d.binary, Concurrency: d.concurrency, TLS: d.tls})
 	if err != nil {
 		return nil, err
 	}

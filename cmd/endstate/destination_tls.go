@@ -1,0 +1,56 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+)
+
+// tlsFiles are those with what a destination needs beside the system's authorities. Databases have parameters of their URL for
+// it: sslrootcert, sslcert and sslkey.
+type tlsFiles struct{ ca, cert, key string }
+
+func (f *tlsFiles) flags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.ca, "to-ca", os.Getenv(toEnv+"_CA"), "TLS: `FILE` with the authorities (PEM) that the destination's certificate may come from, instead of the system's; default: the environment's "+toEnv+"_CA")
+	flags.StringVar(&f.cert, "to-cert", os.Getenv(toEnv+"_CERT"), "TLS: `FILE` with our certificate (PEM); default: the environment's "+toEnv+"_CERT")
+	flags.StringVar(&f.key, "to-key", os.Getenv(toEnv+"_KEY"), "TLS: `FILE` with our certificate's key (PEM); default: that of --to-cert, else the environment's "+toEnv+"_KEY")
+}
+
+// config is nil where no file is given.
+func (f *tlsFiles) config() (*tls.Config, error) {
+	if *f == (tlsFiles{}) {
+		return nil, nil
+	}
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f.ca != "" {
+		content, err := os.ReadFile(f.ca)
+		if err != nil {
+			return nil, fmt.Errorf("--to-ca: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(content) {
+			return nil, errors.New("--to-ca: there is no certificate in it")
+		}
+	}
+	if f.cert == "" {
+		if f.key != "" {
+			return nil, errors.New("--to-key needs --to-cert, the certificate that the key is for")
+		}
+		return cfg, nil
+	}
+	key := f.key
+	if key == "" {
+		key = f.cert
+	}
+	pair, err := tls.LoadX509KeyPair(f.cert, key)
+	if err != nil {
+		return nil, fmt.Errorf("--to-cert, --to-key: %w", err)
+	}
+	cfg.Certificates = []tls.Certificate{pair}
+	return cfg, nil
+}
