@@ -1,27 +1,32 @@
 -- +goose Up
--- Events wait here for the relay. seq is allocated under the guard's row lock, so within one aggregate it is commit order.
+-- Where an aggregate's events go. The same as outbox.Partition in Go.
+-- +goose StatementBegin
+CREATE FUNCTION "endstate_outbox_partition"(aggregate_type text, aggregate_id text) RETURNS smallint
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    AS $$ SELECT (get_byte(sha256(convert_to(aggregate_type || '/' || aggregate_id, 'UTF8')), 0) % 8)::smallint $$;
+-- +goose StatementEnd
+-- The log. Rows are inserted, read in the order of seq, and deleted by retention; nothing updates them.
+-- txid stands before seq, because defaults are evaluated in this order: a row's transaction has its id before the row has its
+-- number. The relay's reading rests on that, and on a sequence that never goes back.
 -- +goose StatementBegin
 CREATE TABLE "endstate_outbox" (
-    seq             bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    txid            xid8        NOT NULL DEFAULT pg_current_xact_id(),
+    seq             bigint      NOT NULL GENERATED ALWAYS AS IDENTITY (INCREMENT BY 1 CACHE 1),
+    partition       smallint    NOT NULL CHECK (partition BETWEEN 0 AND 7), -- "endstate_outbox_partition"(aggregate_type, aggregate_id)
     id              uuid        NOT NULL,
     aggregate_type  text        NOT NULL,
     aggregate_id    text        NOT NULL,
-    shard           smallint    NOT NULL CHECK (shard BETWEEN 0 AND 63), -- get_byte(sha256(convert_to(aggregate_type || '/' || aggregate_id, 'UTF8')), 0) % 64
     type            text        NOT NULL,
     payload         bytea       NOT NULL, -- the bytes as given: jsonb would reorder and refuse some
-    content_type    text        NOT NULL,
-    headers         jsonb       NOT NULL,
-    occurred_at     timestamptz NOT NULL,
+    content_type    text        NOT NULL DEFAULT 'application/json',
+    headers         jsonb       NOT NULL DEFAULT '{}', -- an object of strings
+    occurred_at     timestamptz NOT NULL DEFAULT clock_timestamp() CHECK (occurred_at >= '0001-01-01 00:00:00+00' AND occurred_at < '10000-01-01 00:00:00+00'),
     dedup_key       text,                 -- NULL: no dedup beyond the id
-    schema_version  integer     NOT NULL,
+    schema_version  integer     NOT NULL DEFAULT 1,
     created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
-    attempts        integer     NOT NULL DEFAULT 0, -- failed publications
-    crashes         smallint    NOT NULL DEFAULT 0, -- relays that died while they published this event alone
-    next_attempt_at timestamptz,          -- after a failure; infinity: behind a failed event of the same aggregate
-    last_error      text,
-    published_at    timestamptz,
-    dead_at         timestamptz           -- given up: a dead letter
-) WITH (autovacuum_vacuum_scale_factor = 0.02);
+    PRIMARY KEY (partition, seq),
+    CHECK (headers = '{}' OR CASE jsonb_typeof(headers) WHEN 'object' THEN NOT jsonb_path_exists(headers, 'strict $.* ? (@.type() <> "string")') ELSE false END)
+);
 -- +goose StatementEnd
 -- +goose StatementBegin
 CREATE UNIQUE INDEX "endstate_outbox_id" ON "endstate_outbox" (id);
@@ -30,23 +35,15 @@ CREATE UNIQUE INDEX "endstate_outbox_id" ON "endstate_outbox" (id);
 -- +goose StatementBegin
 CREATE UNIQUE INDEX "endstate_outbox_dedup" ON "endstate_outbox" (dedup_key);
 -- +goose StatementEnd
--- What a relay reads: the events that may go out at once, by shard. A published row leaves it, and the two below.
+-- Finds what a transaction wrote that was still open when a cursor passed it.
 -- +goose StatementBegin
-CREATE INDEX "endstate_outbox_pending" ON "endstate_outbox" (shard, seq)
-    WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL;
--- +goose StatementEnd
--- Failed events by when they are due, and which aggregates they hold back.
--- +goose StatementBegin
-CREATE INDEX "endstate_outbox_due" ON "endstate_outbox" (shard, next_attempt_at) WHERE next_attempt_at IS NOT NULL;
--- +goose StatementEnd
--- +goose StatementBegin
-CREATE INDEX "endstate_outbox_waiting" ON "endstate_outbox" (aggregate_type, aggregate_id, seq) WHERE next_attempt_at IS NOT NULL;
--- +goose StatementEnd
--- +goose StatementBegin
-CREATE INDEX "endstate_outbox_dead" ON "endstate_outbox" (seq) WHERE dead_at IS NOT NULL;
+CREATE INDEX "endstate_outbox_txid" ON "endstate_outbox" (txid, partition, seq);
 -- +goose StatementEnd
 
 -- +goose Down
 -- +goose StatementBegin
 DROP TABLE "endstate_outbox";
+-- +goose StatementEnd
+-- +goose StatementBegin
+DROP FUNCTION "endstate_outbox_partition"(text, text);
 -- +goose StatementEnd
