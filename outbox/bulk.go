@@ -15,7 +15,7 @@ func columns(events []Event) []any {
 	n := len(events)
 	ids, aggregateTypes, aggregateIDs, types := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	payloads, contentTypes, headers := make([][]byte, n), make([]string, n), make([]string, n)
-	occurred, dedup, versions, shards := make([]*time.Time, n), make([]*string, n), make([]int32, n), make([]int16, n)
+	occurred, dedup, versions, partitions := make([]*time.Time, n), make([]*string, n), make([]int32, n), make([]int16, n)
 	for i := range events {
 		e := &events[i]
 		ids[i], aggregateTypes[i], aggregateIDs[i], types[i] = e.ID.String(), e.AggregateType, e.AggregateID, e.Type
@@ -27,12 +27,12 @@ func columns(events []Event) []any {
 			dedup[i] = &e.DedupKey
 		}
 		versions[i] = int32(e.SchemaVersion)
-		shards[i] = int16(Shard(e.AggregateType, e.AggregateID))
+		partitions[i] = e.partition()
 	}
 	if !slices.ContainsFunc(occurred, func(t *time.Time) bool { return t != nil }) {
 		occurred = nil
 	}
-	return []any{ids, shared(aggregateTypes), aggregateIDs, shared(types), payloads, shared(contentTypes), shared(headers), occurred, dedup, shared(versions), shards}
+	return []any{ids, shared(aggregateTypes), aggregateIDs, shared(types), payloads, shared(contentTypes), shared(headers), occurred, dedup, shared(versions), partitions}
 }
 
 // shared returns the first of values if all are the same, else values.
@@ -69,7 +69,7 @@ func received(arrays []string) string {
 		return fmt.Sprintf("coalesce(endstate_event.%s, (%s)[1])", name, arrays[i])
 	}
 	return strings.Join([]string{"endstate_event.id::uuid", same("aggregate_type", 1), "endstate_event.aggregate_id", same("type", 3), "endstate_event.payload", same("content_type", 5),
-		same("headers", 6) + "::jsonb", "coalesce(endstate_event.occurred_at, clock_timestamp())", "endstate_event.dedup_key", same("schema_version", 9), "endstate_event.shard"}, ", ")
+		same("headers", 6) + "::jsonb", "coalesce(endstate_event.occurred_at, clock_timestamp())", "endstate_event.dedup_key", same("schema_version", 9), "endstate_event.partition"}, ", ")
 }
 
 // FewEvents events or fewer are passed as scalars, which the server takes faster than arrays. The number also bounds how
@@ -124,7 +124,7 @@ func (w Writer) Batch(events []Event) Batch {
 	for i := range events {
 		e := &events[i]
 		if usual {
-			b.Args = append(b.Args, e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.dedupKey(), e.shard())
+			b.Args = append(b.Args, e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.dedupKey(), e.partition())
 			continue
 		}
 		row := e.row()

@@ -62,19 +62,6 @@ func newDatabase(t *testing.T, name string) *database {
 	return &database{url: url, pool: pool, begin: beginPgx(pool)}
 }
 
-// admin returns an Admin of the default outbox.
-func (db *database) admin(t testing.TB) (admin *outbox.Admin) {
-	t.Helper()
-	var err error
-	if db.pool != nil {
-		admin, err = outbox.NewAdmin(db.pool, nil)
-	} else {
-		admin, err = outbox.NewAdmin(db.sql, nil)
-	}
-	require.NoError(t, err)
-	return admin
-}
-
 func beginPgx(pool *pgxpool.Pool) func(context.Context) (endstate.Tx, error) {
 	return func(ctx context.Context) (endstate.Tx, error) { return pool.Begin(ctx) }
 }

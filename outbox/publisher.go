@@ -20,10 +20,25 @@ import (
 //   - Publish returns soon after ctx ends, and leaves no goroutine behind.
 //   - The batch and what it points to stay the relay's: they aren't changed, nor kept after the return.
 //
-// A batch never holds two events of one aggregate, so its events may be sent in any order, or at once. An error is tried
-// again later unless it is Permanent. Its text is stored with the event and logged: it should hold no payload and no password.
+// A batch never holds two events of one aggregate, unless the publisher is Ordered, so its events may be sent in any order, or
+// at once. An error is tried again later unless it is Permanent. Its text is stored with the event and logged: it should hold
+// no payload and no password.
 type Publisher interface {
 	Publish(ctx context.Context, batch []Event) []error
+}
+
+// Ordered is what a Publisher implements that keeps the order of a batch by itself, as a log or a stream does. It gets whole
+// batches, with several events of one aggregate in their order. It MUST NOT take an event after it has refused an earlier one
+// of the same aggregate in the same batch: it returns an error for the later one too.
+type Ordered interface {
+	Publisher
+	KeepsOrder() bool
+}
+
+// Addressed is what a Publisher implements that can say where it publishes, such as "https://partner.example" or
+// "nats://broker:4222": scheme and host. What else there is in an URL, credentials above all, a relay leaves out.
+type Addressed interface {
+	Destination() string
 }
 
 // PublisherFunc is a Publisher that is called with one event after the other.
@@ -78,7 +93,8 @@ func Permanent(err error) error {
 }
 
 // RetryAfter marks an error of a Publisher as one before whose repetition the receiver asked for a pause, as HTTP's
-// Retry-After does. A relay waits for that long or for its own backoff, whichever is longer. RetryAfter(nil, d) is nil.
+// Retry-After does. The relay slows down as a whole, to what the receiver takes; it counts no attempt as long as
+// nothing else is taken. RetryAfter(nil, d) is nil.
 func RetryAfter(err error, d time.Duration) error {
 	if err == nil {
 		return nil
@@ -93,10 +109,5 @@ type retryAfterError struct {
 
 func (e *retryAfterError) Unwrap() error { return e.error }
 
-// retryAfter returns the pause that RetryAfter put into err, zero if there is none.
-func retryAfter(err error) time.Duration {
-	if e, ok := errors.AsType[*retryAfterError](err); ok {
-		return e.after
-	}
-	return 0
-}
+// RetryAfter is how a relay finds the pause.
+func (e *retryAfterError) RetryAfter() time.Duration { return e.after }

@@ -175,7 +175,7 @@ SELECT (SELECT count(*) FROM endstate_put),
 	return inserted, nil
 }
 
-const insertColumns = "(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)"
+const insertColumns = "(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)"
 
 // columnTypes are PostgreSQL's types of insertColumns.
 var columnTypes = [...]string{"uuid", "text", "text", "text", "bytea", "text", "jsonb", "timestamptz", "text", "int4", "int2"}
@@ -217,7 +217,7 @@ const occurredAt = 7 // among insertColumns
 
 // row are e's values in the order of insertColumns.
 func (e Event) row() [len(columnTypes)]any {
-	row := [len(columnTypes)]any{e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, e.dedupKey(), int32(e.SchemaVersion), e.shard()}
+	row := [len(columnTypes)]any{e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, e.dedupKey(), int32(e.SchemaVersion), e.partition()}
 	if !e.OccurredAt.IsZero() {
 		row[occurredAt] = e.OccurredAt
 	}
@@ -231,4 +231,4 @@ func (e Event) dedupKey() any {
 	return e.DedupKey
 }
 
-func (e Event) shard() int16 { return int16(Shard(e.AggregateType, e.AggregateID)) }
+func (e Event) partition() int16 { return int16(Partition(e.AggregateType, e.AggregateID)) }

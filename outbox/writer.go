@@ -42,15 +42,11 @@ func (w Writer) Validate() error {
 	return nil
 }
 
-// maxTable leaves room for "_audit_event" in PostgreSQL's 63 bytes, beyond which it cuts names off.
-const maxTable = 51
+// maxTable leaves room for "_parked_waiting" in PostgreSQL's 63 bytes, beyond which it cuts names off.
+const maxTable = 48
 
-// The tables beside the outbox's own are named after it.
-const (
-	relaysSuffix = "_relays"
-	shardsSuffix = "_shards"
-	auditSuffix  = "_audit"
-)
+// companions are what is named after the outbox's table: the relay's tables, and the function that computes partitions.
+var companions = []string{"_subscriptions", "_cursors", "_parked", "_relays", "_samples", "_incarnation", "_audit", "_partition"}
 
 // Name is the table's name, without its schema.
 func (w Writer) Name() string {
@@ -60,10 +56,7 @@ func (w Writer) Name() string {
 	return w.Table
 }
 
-func (w Writer) table() string  { return sqltx.Quote(w.Schema, w.Name()) }
-func (w Writer) relays() string { return sqltx.Quote(w.Schema, w.Name()+relaysSuffix) }
-func (w Writer) shards() string { return sqltx.Quote(w.Schema, w.Name()+shardsSuffix) }
-func (w Writer) audit() string  { return sqltx.Quote(w.Schema, w.Name()+auditSuffix) }
+func (w Writer) table() string { return sqltx.Quote(w.Schema, w.Name()) }
 
 func (w Writer) maxPayload() int {
 	if w.MaxPayload == 0 {
@@ -208,7 +201,7 @@ func (w Writer) Migrations(dialect string) (fs.FS, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: no migrations for dialect %q; there are postgres and sqlite", ErrConfig, dialect)
 	}
-	return migrate.Rename(dir, sqltx.Dialect(dialect), DefaultTable, w.Schema, w.Name(), relaysSuffix, shardsSuffix, auditSuffix), nil
+	return migrate.Rename(dir, sqltx.Dialect(dialect), DefaultTable, w.Schema, w.Name(), companions...), nil
 }
 
 // Migrate creates the outbox's tables, and their schema, unless they are there. It may be called at every start and by many
@@ -235,7 +228,7 @@ func (w Writer) Check(ctx context.Context, q endstate.Querier) error {
 		return w.checkMapped(ctx, q)
 	}
 	names := strings.Split(strings.Trim(insertColumns, "()"), ", ")
-	err := migrate.Missing(ctx, q, w.Schema, w.Name(), append(names, "seq", "created_at", "attempts", "crashes", "next_attempt_at", "last_error", "published_at", "dead_at"))
+	err := migrate.Missing(ctx, q, w.Schema, w.Name(), append(names, "seq", "created_at"))
 	for _, column := range []string{"id", "dedup_key"} {
 		if err != nil {
 			break
@@ -253,22 +246,4 @@ func (w Writer) Check(ctx context.Context, q endstate.Querier) error {
 		return fmt.Errorf("%w: %w", ErrSchema, err)
 	}
 	return nil
-}
-
-// CheckRelay says which of the tables that a relay needs are missing; Check is for those that only write.
-func (w Writer) CheckRelay(ctx context.Context, q endstate.Querier) error {
-	for _, table := range []string{w.relays(), w.shards(), w.audit()} {
-		rows, err := q.Query(ctx, "SELECT 1 FROM "+table+" LIMIT 0")
-		if err == nil {
-			rows.Close()
-			err = rows.Err()
-		}
-		if sqltx.Incomplete(err) {
-			return fmt.Errorf("%w: %w; apply outbox's migration 00102_relay (finalize's Migrate does)", ErrSchema, err)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return w.Check(ctx, q)
 }

@@ -23,9 +23,9 @@ CREATE TABLE "endstate_outbox_cursors" (
     restored_through bigint      NOT NULL DEFAULT 0, -- rows up to here came with a restore: their txid says nothing
     late_snapshot    pg_snapshot,                    -- while late rows go out in pieces: the first piece's,
     late_through     bigint      NOT NULL DEFAULT 0, -- and how far they are
-    placing          smallint    NOT NULL DEFAULT 0, -- moves without publishing until it stands where the subscription starts
+    placements          smallint    NOT NULL DEFAULT 0, -- moves without publishing until it stands where the subscription starts
     batch            integer     NOT NULL DEFAULT 0, -- how many rows its owner reads at most: the window to be careful with after a crash
-    careful          boolean     NOT NULL DEFAULT false, -- its last owner's lease ran out
+    careful          smallint    NOT NULL DEFAULT 0, -- 1: its last owner's lease ran out; 2: what that may have had in flight is parked, and goes out event by event
     cluster          bigint      NOT NULL,           -- the system identifier of the cluster whose transactions snapshot counts
     restored         boolean     NOT NULL DEFAULT false, -- that was another one
     blocked_since    timestamptz,                    -- the destination takes nothing

@@ -26,7 +26,7 @@ CREATE UNIQUE INDEX "endstate_outbox_id" ON "endstate_outbox" (id);
 CREATE UNIQUE INDEX "endstate_outbox_dedup" ON "endstate_outbox" (dedup_key);
 -- +goose StatementEnd
 -- +goose StatementBegin
-CREATE INDEX "endstate_outbox_partition" ON "endstate_outbox" (partition, seq);
+CREATE INDEX "endstate_outbox_order" ON "endstate_outbox" (partition, seq);
 -- +goose StatementEnd
 
 -- +goose Down

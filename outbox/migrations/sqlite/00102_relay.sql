@@ -18,9 +18,9 @@ CREATE TABLE "endstate_outbox_cursors" (
     owner         TEXT,                       -- a relay's lease; NULL: nobody's
     token         TEXT    NOT NULL,           -- the fence: random, new with each take-over and each move
     position      INTEGER NOT NULL DEFAULT 0,
-    placing       INTEGER NOT NULL DEFAULT 0, -- moves without publishing until it stands where the subscription starts
+    placements       INTEGER NOT NULL DEFAULT 0, -- moves without publishing until it stands where the subscription starts
     batch         INTEGER NOT NULL DEFAULT 0, -- how many rows its owner reads at most: the window to be careful with after a crash
-    careful       INTEGER NOT NULL DEFAULT 0, -- its last owner's lease ran out
+    careful       INTEGER NOT NULL DEFAULT 0, -- 1: its last owner's lease ran out; 2: what that may have had in flight is parked, and goes out event by event
     blocked_since TEXT,                       -- the destination takes nothing
     blocked_by    TEXT,                       -- an event that it doesn't take
     blocked_why   TEXT,

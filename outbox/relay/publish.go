@@ -1,4 +1,4 @@
-package outbox
+package relay
 
 import (
 	"context"
@@ -7,11 +7,14 @@ import (
 	"runtime/debug"
 	"slices"
 	"time"
+
+	"github.com/endstate-go/endstate/outbox"
 )
 
 var (
-	errPublishTimeout = errors.New("outbox: Publish took longer than RelayConfig.PublishTimeout")
-	errGoexit         = errors.New("outbox: Publish ended its goroutine")
+	errPublishTimeout = errors.New("relay: Publish took longer than Config.PublishTimeout")
+	errPutOff         = errors.New("relay: not tried by itself") // not to blame
+	errGoexit         = errors.New("relay: Publish ended its goroutine")
 )
 
 // patience is how long a call of Publish may go on after its context has ended before it is left behind.
@@ -19,7 +22,7 @@ const patience = 2 * time.Second
 
 // call publishes a batch. The errors are those of the events, nil for all of them published; culprit is false if they don't
 // tell which event was to blame: the publisher panicked, hung, or returned something else than an error for each.
-func (t *term) call(events []Event) (errs []error, culprit bool) {
+func (t *term) call(events []outbox.Event) (errs []error, culprit bool) {
 	ctx, cancel := context.WithTimeoutCause(t.lease.ctx, t.cfg.PublishTimeout, errPublishTimeout)
 	defer cancel()
 	type result struct {
@@ -31,7 +34,7 @@ func (t *term) call(events []Event) (errs []error, culprit bool) {
 		res := result{err: errGoexit}
 		defer func() {
 			if p := recover(); p != nil {
-				res = result{err: fmt.Errorf("outbox: Publish panicked with a %T", p)} // its text may hold anything
+				res = result{err: fmt.Errorf("relay: Publish panicked with a %T", p)} // its text may hold anything
 				t.log.ErrorContext(ctx, "outbox relay: the publisher panicked", "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 			}
 			done <- res
@@ -53,7 +56,7 @@ func (t *term) call(events []Event) (errs []error, culprit bool) {
 		}
 	}
 	if res.err == nil && res.errs != nil && len(res.errs) != len(events) {
-		res.err = fmt.Errorf("outbox: Publish returned %d errors for %d events", len(res.errs), len(events))
+		res.err = fmt.Errorf("relay: Publish returned %d errors for %d events", len(res.errs), len(events))
 	}
 	if res.err != nil {
 		errs = make([]error, len(events))
@@ -78,14 +81,9 @@ func (t *term) call(events []Event) (errs []error, culprit bool) {
 // maxCulprits is how many events of one batch may be found to hold up the others before the rest is put off.
 const maxCulprits = 2
 
-// errPutOff is the error of events that were not to blame, and come again soon.
-type errPutOff struct{ error }
-
-func (e errPutOff) Unwrap() error { return e.error }
-
-// publish publishes a batch and returns the error of each event. Where those of the batch don't tell which event was to
+// publish publishes a batch and returns the error of each event, nil for all of them published. Where those of the batch don't tell which event was to
 // blame, its events are published one by one until that is found out.
-func (t *term) publish(events []Event) []error {
+func (t *term) publish(events []outbox.Event) []error {
 	start := time.Now()
 	errs, culprit := t.call(events)
 	if !culprit {
@@ -96,7 +94,7 @@ func (t *term) publish(events []Event) []error {
 				continue
 			}
 			if culprits == maxCulprits {
-				errs[i] = errPutOff{errs[i]}
+				errs[i] = errPutOff
 				continue
 			}
 			if single, _ := t.call(events[i : i+1]); single == nil {
@@ -107,10 +105,10 @@ func (t *term) publish(events []Event) []error {
 			}
 		}
 	}
-	published := len(events)
-	for _, err := range errs {
-		if err != nil {
-			published--
+	published := 0
+	for i := range events {
+		if errs == nil || errs[i] == nil {
+			published++
 		}
 	}
 	t.lease.published.Add(int64(published))

@@ -1,6 +1,6 @@
-package outbox
+package relay
 
 import "time"
 
 // SetFirstPoll makes a relay look for events that rarely from the start, so that a test can tell a wake-up from a poll.
-func SetFirstPoll(cfg *RelayConfig, d time.Duration) { cfg.firstPoll, cfg.balanceEvery = d, d }
+func SetFirstPoll(cfg *Config, d time.Duration) { cfg.firstPoll, cfg.balanceEvery = d, d }

@@ -1,4 +1,4 @@
-package outbox
+package relay
 
 import (
 	"context"
@@ -31,7 +31,7 @@ func (r *Relay) listen(ctx context.Context) {
 		}
 		failures++
 		wait := backoff(minOutage, maxOutage, failures)
-		r.cfg.Logger.WarnContext(ctx, "outbox relay: not listening, polling meanwhile", "relay", r.cfg.Name, "wait", wait, "error", err)
+		r.log.WarnContext(ctx, "outbox relay: not listening, polling meanwhile", "wait", wait, "error", err)
 		_ = sleep.For(ctx, wait)
 	}
 }
@@ -56,8 +56,7 @@ func (r *Relay) listenOnce(ctx context.Context) error {
 	if arrived, err := r.probe(ctx, conn, channel); err != nil {
 		return err
 	} else if !arrived {
-		r.cfg.Logger.WarnContext(ctx, "outbox relay: notifications don't arrive, only polling finds events: does RelayConfig.ListenURL lead through a pooler in transaction mode, or to another database?",
-			"relay", r.cfg.Name)
+		r.log.WarnContext(ctx, "outbox relay: notifications don't arrive, only polling finds events: does relay.Config.ListenURL lead through a pooler in transaction mode, or to another database?")
 	}
 	for {
 		waiting, cancel := context.WithTimeout(ctx, aliveInterval)

@@ -15,13 +15,13 @@ import (
 func TestShardsStayTheSame(t *testing.T) {
 	t.Parallel()
 	for id, want := range map[string]int{"b1": 53, "": 48, "Ünïcode 🎉": 54} {
-		require.Equal(t, want, outbox.Shard("batch", id), id)
+		require.Equal(t, want, outbox.Partition("batch", id), id)
 	}
 	seen := map[int]int{}
 	for i := range 6400 {
-		seen[outbox.Shard("batch", fmt.Sprint(i))]++
+		seen[outbox.Partition("batch", fmt.Sprint(i))]++
 	}
-	require.Len(t, seen, outbox.Shards)
+	require.Len(t, seen, outbox.Partitions)
 	for shard, n := range seen {
 		require.InDelta(t, 100, n, 50, "shard %d", shard)
 	}
@@ -46,7 +46,7 @@ func TestPutFillsInTheShard(t *testing.T) {
 				var aggregateType, aggregateID string
 				var shard int
 				require.NoError(t, rows.Scan(&aggregateType, &aggregateID, &shard))
-				require.Equal(t, outbox.Shard(aggregateType, aggregateID), shard)
+				require.Equal(t, outbox.Partition(aggregateType, aggregateID), shard)
 			}
 			require.NoError(t, rows.Err())
 		})

@@ -1,4 +1,4 @@
-package outbox_test
+package relay_test
 
 import (
 	"bufio"
@@ -18,12 +18,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // The tests of this file run relays in processes of their own: this test binary again. What they publish, they append to a
@@ -66,21 +66,21 @@ func child() {
 	})
 	cfg := mortal()
 	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	var relay *outbox.Relay
+	var rel *relay.Relay
 	if url := os.Getenv(childURL); strings.HasPrefix(url, "postgres") {
 		pool, err := pgxpool.New(ctx, url)
 		fatal(err)
 		defer pool.Close()
-		relay, err = outbox.NewRelay(pool, publish, cfg)
+		rel, err = relay.New(pool, publish, cfg)
 		fatal(err)
 	} else {
 		db, err := sql.Open("sqlite", url)
 		fatal(err)
 		defer db.Close()
-		relay, err = outbox.NewRelay(db, publish, cfg)
+		rel, err = relay.NewSQL(db, publish, cfg)
 		fatal(err)
 	}
-	fatal(relay.Run(ctx))
+	fatal(rel.Run(ctx))
 }
 
 func fatal(err error) {
@@ -216,7 +216,7 @@ func (db *database) requireDelivered(t *testing.T, record string) {
 	}
 	want := map[string][]string{}
 	db.in(t, func(ctx context.Context, tx endstate.Tx) {
-		rows, err := tx.Query(ctx, "SELECT aggregate_id, CAST(id AS text) FROM endstate_outbox WHERE dead_at IS NULL ORDER BY seq")
+		rows, err := tx.Query(ctx, "SELECT aggregate_id, CAST(id AS text) FROM endstate_outbox e WHERE NOT EXISTS (SELECT 1 FROM endstate_outbox_parked p WHERE p.seq = e.seq AND p.dead_at IS NOT NULL) ORDER BY seq")
 		require.NoError(t, err)
 		defer rows.Close()
 		for rows.Next() {
@@ -243,7 +243,7 @@ func TestKilledBetweenPublishAndMark(t *testing.T) {
 		require.NotEmpty(t, before)
 		killed.signal(syscall.SIGKILL)
 		killed.wait()
-		require.Equal(t, 100, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NULL"), "nothing was marked")
+		require.Equal(t, 100, db.pending(t), "no cursor was moved")
 
 		other := db.start(t, record, "")
 		db.settled(t)
@@ -255,7 +255,7 @@ func TestKilledBetweenPublishAndMark(t *testing.T) {
 		other.signal(os.Interrupt.(syscall.Signal))
 		other.wait()
 		require.Contains(t, other.log.String(), "another relay died")
-		require.Zero(t, one[int](t, db, "SELECT max(crashes) FROM endstate_outbox"), "of many events in flight none is to blame")
+		require.Zero(t, db.parked(t, "crashes > 0"), "of many events in flight none is to blame")
 	})
 }
 
@@ -268,13 +268,11 @@ func TestStoppedPastTheLease(t *testing.T) {
 		stopped := db.start(t, record, holding)
 		stopped.await("published")
 		stopped.signal(syscall.SIGSTOP)
-		epoch := one[int64](t, db, "SELECT max(epoch) FROM endstate_outbox_relays")
+		before := one[string](t, db, "SELECT CAST(owner AS text) FROM endstate_outbox_cursors WHERE partition = 0")
 
 		other := db.start(t, record, "")
 		db.settled(t)
 		db.requireDelivered(t, record)
-		// As if nobody had marked it, and not yet due for anybody but the one who is about to.
-		db.exec(t, "UPDATE endstate_outbox SET published_at = NULL, next_attempt_at = '2999-01-01T00:00:00.000000Z' WHERE aggregate_id = 'a3' AND type = '0'")
 		other.signal(syscall.SIGKILL)
 		other.wait()
 
@@ -282,9 +280,9 @@ func TestStoppedPastTheLease(t *testing.T) {
 		require.NoError(t, err)
 		stopped.signal(syscall.SIGCONT)
 		eventually(t, "the woken relay is told", func() bool { return strings.Contains(stopped.log.String(), "lease lost") })
-		require.NotContains(t, one[string](t, db, "SELECT coalesce(CAST(max(epoch) AS text), '') FROM endstate_outbox_shards"), fmt.Sprint(epoch))
-		require.Contains(t, stopped.log.String(), "marks refused")
-		require.Equal(t, 1, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NULL"), "a stale mark counts for nothing")
+		require.NotEqual(t, before, one[string](t, db, "SELECT coalesce(CAST(owner AS text), '') FROM endstate_outbox_cursors WHERE partition = 0"))
+		require.Contains(t, stopped.log.String(), "moves refused")
+		db.requireDelivered(t, record)
 	})
 }
 
@@ -300,7 +298,7 @@ func TestPoisonousEventIsCountedAndThenDead(t *testing.T) {
 		db.put(t, bad, after)
 		record := newRecord(t)
 		starts := 0
-		for one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NULL AND dead_at IS NULL") > 0 {
+		for db.pending(t) > 0 {
 			starts++
 			require.LessOrEqual(t, starts, 6, "the event isn't isolated")
 			p := db.start(t, record, poison)
@@ -309,19 +307,15 @@ func TestPoisonousEventIsCountedAndThenDead(t *testing.T) {
 				case <-p.done:
 					return true
 				default:
-					return one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NULL AND dead_at IS NULL") == 0
+					return db.pending(t) == 0
 				}
 			})
 			p.signal(syscall.SIGKILL)
 			p.wait()
 		}
 		require.Equal(t, 5, starts, "one in a batch, three alone, and one that finishes")
-		require.Equal(t, 1, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE dead_at IS NOT NULL"))
-		dead, _, err := db.admin(t).Show(t.Context(), uuid.MustParse(one[string](t, db, "SELECT CAST(id AS text) FROM endstate_outbox WHERE type = 'poison'")))
-		require.NoError(t, err)
-		require.Equal(t, outbox.Dead, dead.State)
-		require.Equal(t, 3, dead.Crashes)
-		require.Contains(t, dead.LastError, "died while it published this event")
+		require.Equal(t, 1, db.parked(t, "dead_at IS NOT NULL AND crashes = 3 AND last_error LIKE '%died while it published this event'"))
+		require.Equal(t, poison, one[string](t, db, "SELECT e.type FROM endstate_outbox e JOIN endstate_outbox_parked p ON p.seq = e.seq AND p.dead_at IS NOT NULL"))
 		db.requireDelivered(t, record)
 	})
 }

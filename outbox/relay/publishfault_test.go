@@ -1,4 +1,4 @@
-package outbox_test
+package relay_test
 
 import (
 	"context"
@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // The two kinds of database for faults that aren't the database's.
@@ -86,11 +87,11 @@ func TestPublisherFaultsAreContained(t *testing.T) {
 					eventually(t, "the others' events", func() bool { return len(r.published()) == 10 })
 					eventually(t, "several failures", func() bool { return fired.Load() > 3 })
 					require.Empty(t, r.first("a3"))
-					require.Zero(t, one[int](t, db, "SELECT max(attempts) FROM endstate_outbox WHERE aggregate_id <> 'a3'"), "the others weren't to blame")
+					require.Zero(t, db.parked(t, "attempts > 0 AND aggregate_id <> 'a3'"), "the others weren't to blame")
 				}
 				broken.Store(false)
 				db.settled(t)
-				require.Zero(t, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE dead_at IS NOT NULL"))
+				require.Zero(t, db.parked(t, "dead_at IS NOT NULL"))
 				for a := range 6 {
 					require.Equal(t, numbered(2), r.first(fmt.Sprint("a", a)))
 				}
@@ -159,13 +160,12 @@ func TestDeadLettersKeepTheirLastErrorAndLetOthersPass(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		db.aggregates(t, 3, 3)
-		var mended atomic.Bool
-		tries := map[string]int{}
+				tries := map[string]int{}
 		r := &recorder{}
 		r.fail = func(e outbox.Event) error {
 			tries[e.AggregateID+e.Type]++
 			switch {
-			case mended.Load() || e.Type != "1":
+			case e.Type != "1":
 			case e.AggregateID == "a0":
 				return fmt.Errorf("attempt %d: %s\x00\xff", tries["a01"], strings.Repeat("é", 2000))
 			case e.AggregateID == "a1":
@@ -177,13 +177,13 @@ func TestDeadLettersKeepTheirLastErrorAndLetOthersPass(t *testing.T) {
 		cfg.MaxAttempts = 3
 		var mu sync.Mutex
 		dead := map[string]int{}
-		cfg.Trace = &outbox.RelayTrace{Dead: func(_ context.Context, e outbox.Event, attempts int, err error) {
+		cfg.Trace = &relay.Trace{Dead: func(_ context.Context, e outbox.Event, attempts int, err error) {
 			mu.Lock()
 			defer mu.Unlock()
 			dead[e.AggregateID+e.Type] = attempts
 		}}
-		relay := db.relay(t, r, cfg)
-		run(t, relay)
+		rel := db.relay(t, r, cfg)
+		run(t, rel)
 		db.settled(t)
 		require.Equal(t, []string{"0", "2"}, r.first("a0"), "a dead letter holds back nothing")
 		require.Equal(t, []string{"0", "2"}, r.first("a1"))
@@ -191,23 +191,11 @@ func TestDeadLettersKeepTheirLastErrorAndLetOthersPass(t *testing.T) {
 		mu.Lock()
 		require.Equal(t, map[string]int{"a01": 3, "a11": 1}, dead)
 		mu.Unlock()
-		ctx, admin := t.Context(), db.admin(t)
-		letters, err := admin.List(ctx, outbox.Filter{State: outbox.Dead})
-		require.NoError(t, err)
-		require.Len(t, letters, 2)
-		require.True(t, strings.HasPrefix(letters[0].LastError, "attempt 3: éé"), letters[0].LastError)
-		require.Less(t, len(letters[0].LastError), 1100)
-		require.Equal(t, 3, letters[0].Attempts)
-		require.Contains(t, letters[1].LastError, "too large")
-		require.Equal(t, 1, letters[1].Attempts)
-
-		mended.Store(true)
-		_, err = admin.Retry(ctx, "ada", "mended", letters[0].ID, letters[1].ID)
-		require.NoError(t, err)
-		relay.Wake()
-		db.settled(t)
-		require.Len(t, r.published(), 9)
-		require.Zero(t, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE dead_at IS NOT NULL"))
+		require.Equal(t, 2, db.parked(t, "dead_at IS NOT NULL"))
+		last := one[string](t, db, "SELECT last_error FROM endstate_outbox_parked WHERE aggregate_id = 'a0' AND attempts = 3")
+		require.True(t, strings.HasPrefix(last, "attempt 3: éé"), last)
+		require.Less(t, len(last), 1100)
+		require.Contains(t, one[string](t, db, "SELECT last_error FROM endstate_outbox_parked WHERE aggregate_id = 'a1' AND attempts = 1"), "too large")
 	})
 }
 
@@ -238,15 +226,15 @@ func TestManyBehindOneFailureStarveNobody(t *testing.T) {
 		var tried atomic.Int64
 		cfg := quick()
 		cfg.MaxAttempts = 1_000_000
-		cfg.Trace = &outbox.RelayTrace{Failed: func(context.Context, outbox.Event, int, error, time.Duration) { tried.Add(1) }}
+		cfg.Trace = &relay.Trace{Failed: func(context.Context, outbox.Event, int, error, time.Duration) { tried.Add(1) }}
 		run(t, db.relay(t, r, cfg))
 		eventually(t, "the others", func() bool { return len(r.published()) == 1000 })
 		eventually(t, "those behind are out of the way", func() bool {
-			return one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE next_attempt_at = 'infinity'") == behind
+			return db.parked(t, "next_attempt_at IS NULL AND dead_at IS NULL") == behind
 		})
 		before := tried.Load()
 		eventually(t, "the failed one is tried again", func() bool { return tried.Load() > before })
-		require.Zero(t, one[int](t, db, "SELECT max(attempts) FROM endstate_outbox WHERE type <> '0'"), "only the first one is tried")
+		require.Equal(t, 1, db.parked(t, "attempts > 0"), "only the first one is tried")
 		db.aggregates(t, 500, 1)
 		eventually(t, "later ones", func() bool { return len(r.published()) == 1500 })
 		broken.Store(false)
@@ -267,7 +255,7 @@ func TestManyFailuresStarveNobody(t *testing.T) {
 			if len(events) == 299 {
 				e.AggregateID = fmt.Sprint("healthy ", i)
 			}
-			if outbox.Shard(e.AggregateType, e.AggregateID) == 0 {
+			if outbox.Partition(e.AggregateType, e.AggregateID) == 0 {
 				events = append(events, e)
 			}
 		}
@@ -337,12 +325,12 @@ func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 		}}
 		cfg := quick()
 		cfg.LeaseTTL = time.Hour // nobody waits for it
-		relay := db.relay(t, r, cfg)
+		rel := db.relay(t, r, cfg)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
-		go func() { done <- relay.Run(ctx) }()
+		go func() { done <- rel.Run(ctx) }()
 		<-inFlight
-		require.ErrorIs(t, relay.Run(ctx), outbox.ErrRunning)
+		require.ErrorIs(t, rel.Run(ctx), relay.ErrRunning)
 		cancel()
 		select {
 		case err := <-done:
@@ -351,11 +339,8 @@ func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 		}
 		close(release)
 		require.NoError(t, <-done)
-		require.Equal(t, 10, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NOT NULL"))
-		stats, err := db.admin(t).Stats(t.Context())
-		require.NoError(t, err)
-		require.Equal(t, outbox.Shards, stats.Unowned)
-		require.Empty(t, stats.Relays)
+		require.Zero(t, db.pending(t))
+		require.Zero(t, one[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE owner IS NOT NULL")+one[int](t, db, "SELECT count(*) FROM endstate_outbox_relays"))
 	})
 }
 
@@ -382,8 +367,8 @@ func TestShutdownIsBounded(t *testing.T) {
 		<-inFlight
 		cancel()
 		require.NoError(t, <-done)
-		require.Equal(t, 1, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NOT NULL"), "what was taken is marked")
-		require.Equal(t, 9, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NULL AND attempts = 0 AND next_attempt_at IS NULL"))
+		require.Equal(t, 9, db.pending(t), "what was taken is noted")
+		require.Zero(t, db.parked(t, "attempts > 0"))
 	})
 }
 

@@ -1,0 +1,148 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/endstate-go/endstate"
+)
+
+// errDied is the last error of an event that relays died with.
+var errDied = errors.New("the relay died while it published this event")
+
+// beCareful goes on with partitions whose last owner's lease ran out: it parks what that may have had in flight, and then
+// publishes it event by event, each counted as a crash before it is tried, and uncounted after. It returns how many it tried.
+func (t *term) beCareful(ctx context.Context) (int, error) {
+	cursors, _, err := t.store.read(ctx, t.lease.id, t.every, 1)
+	if err != nil {
+		return 0, t.timedOut(ctx, err)
+	}
+	var window []int
+	suspects := false
+	limit := t.cfg.BatchSize
+	for _, c := range cursors {
+		switch {
+		case c.Placements > 0:
+		case c.Careful == 1:
+			window, limit = append(window, c.Partition), max(limit, c.Batch)
+		case c.Careful == 2:
+			suspects = true
+		}
+	}
+	if len(window) > 0 {
+		return 1, t.suspect(ctx, window, limit)
+	}
+	if !suspects || time.Now().Before(t.gauge.until) {
+		return 0, nil
+	}
+	found, err := t.store.readDue(ctx, t.lease.id, 1, 1, true)
+	if err != nil {
+		return 0, t.timedOut(ctx, fmt.Errorf("suspects: %w", err))
+	}
+	if len(found) == 0 {
+		return 1, t.store.trust(ctx, t.lease.id, t.cfg.BatchSize)
+	}
+	return 1, t.tryAlone(ctx, &found[0])
+}
+
+// suspect parks all that a dead owner may have had in flight: what this reading brings, and the parked events that were due.
+func (t *term) suspect(ctx context.Context, partitions []int, limit int) error {
+	cursors, rows, err := t.store.read(ctx, t.lease.id, partitions, limit)
+	if err != nil {
+		return t.timedOut(ctx, err)
+	}
+	b := t.newBatch(cursors, rows, limit, math.MaxInt) // payloads aren't wanted
+	waiting := map[name]bool{}
+	var moves []move
+	var parks []park
+	for i := range b.cursors {
+		c := &b.cursors[i]
+		for _, r := range b.of(c.Partition) {
+			if r.state != todo {
+				continue
+			}
+			r.state = failed
+			if waiting[r.aggregate()] && !t.cfg.Unordered {
+				r.state = held
+			}
+			waiting[r.aggregate()] = true
+		}
+		m, mine, _ := b.moveOf(c, false, false)
+		if m.Mode == moveAll {
+			m.Careful = 2
+		}
+		for j := range mine {
+			mine[j].Suspect = !mine[j].Dead
+		}
+		moves, parks = append(moves, m), append(parks, mine...)
+	}
+	if err := t.store.suspectDue(ctx, t.lease.id, partitions); err != nil {
+		return err
+	}
+	if len(moves) == 0 {
+		return nil
+	}
+	_, err = t.store.move(ctx, moves, cursors[0].Now, cursors[0].Incarnation, parks)
+	t.waiting = true
+	return err
+}
+
+// tryAlone publishes a suspect by itself.
+func (t *term) tryAlone(ctx context.Context, r *row) error {
+	if r.crashes >= t.cfg.MaxCrashes {
+		r.state, r.err, r.bad = dead, errDied, errDied
+		t.log.ErrorContext(ctx, "outbox relay: event is dead", "event", r.ID, "type", r.Type, "aggregate", r.AggregateType+"/"+r.AggregateID, "crashes", r.crashes)
+		if f := t.cfg.Trace.Dead; f != nil {
+			f(ctx, r.Event, r.attempts, r.err)
+		}
+		return t.settle([]*row{r}, &tries{blocked: map[name]bool{}})
+	}
+	if ok, err := t.store.accuse(ctx, t.lease.id, r); err != nil || !ok {
+		return err
+	}
+	p, err := t.retry(ctx, []row{*r})
+	if err != nil || p.taken > 0 {
+		return err
+	}
+	// It is no suspect any more: what it failed with isn't the relay's death.
+	return t.persist("acquit a suspect", func(ctx context.Context) error { return t.store.acquit(ctx, t.lease.id, r, t.cfg.MinBackoff) })
+}
+
+// suspectDue makes suspects of the parked events that a dead owner may have been publishing: those that are due, and those
+// behind them.
+func (s *store) suspectDue(ctx context.Context, owner string, partitions []int) error {
+	_, err := s.Exec(ctx, fmt.Sprintf(`UPDATE %[1]s AS p SET suspect = (1 = 1) WHERE %[2]s AND p.partition IN (%[3]s) AND p.dead_at IS NULL AND (p.next_attempt_at <= %[4]s OR p.next_attempt_at IS NULL
+	AND EXISTS (SELECT 1 FROM %[1]s w WHERE w.subscription = p.subscription AND w.partition = p.partition AND w.aggregate_type = p.aggregate_type AND w.aggregate_id = p.aggregate_id
+		AND w.dead_at IS NULL AND w.next_attempt_at <= %[4]s))`, s.parked, s.mine("p."), s.elements("$3", "smallint"), s.clock()), s.cfg.Subscription, owner, toJSON(partitions))
+	return err
+}
+
+// accuse counts the crash that there will be if r kills this relay; ok is false if somebody else changed the row.
+func (s *store) accuse(ctx context.Context, owner string, r *row) (ok bool, err error) {
+	tag, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s AS p SET crashes = p.crashes + 1 WHERE %s AND p.partition = CAST($3 AS integer) AND p.seq = CAST($4 AS bigint) AND p.crashes = CAST($5 AS integer) AND p.dead_at IS NULL",
+		s.parked, s.mine("p.")), s.cfg.Subscription, owner, r.partition, r.seq, r.crashes)
+	return err == nil && tag.RowsAffected() == 1, err
+}
+
+// acquit takes an accusation back.
+func (s *store) acquit(ctx context.Context, owner string, r *row, wait time.Duration) error {
+	_, err := s.Exec(ctx, fmt.Sprintf(`UPDATE %s AS p SET crashes = p.crashes - 1, suspect = (1 = 0), next_attempt_at = %s
+WHERE %s AND p.partition = CAST($3 AS integer) AND p.seq = CAST($4 AS bigint) AND p.crashes = CAST($5 AS integer) + 1 AND p.dead_at IS NULL`,
+		s.parked, s.later("CAST($6 AS double precision)"), s.mine("p.")), s.cfg.Subscription, owner, r.partition, r.seq, r.crashes, wait.Seconds())
+	return err
+}
+
+// trust ends the care: the suspects that are left wait behind others, and for those there is a reason.
+func (s *store) trust(ctx context.Context, owner string, batch int) error {
+	return s.inTx(ctx, func(tx endstate.Tx) error {
+		if _, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s AS p SET suspect = (1 = 0) WHERE %s AND p.suspect", s.parked, s.mine("p.")), s.cfg.Subscription, owner); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET careful = 0, batch = CAST($3 AS integer) WHERE subscription = CAST($1 AS text) AND owner = %s AND careful = 2",
+			s.cursors, s.uuid("CAST($2 AS text)")), s.cfg.Subscription, owner, batch)
+		return err
+	})
+}

@@ -1,0 +1,247 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/endstate-go/endstate"
+)
+
+// errLeaseLost ends a term: another relay may own the partitions now.
+var errLeaseLost = errors.New("relay: the lease is lost")
+
+// lease is a relay's right to publish the events of its partitions. It says for how long on this process's monotonic clock,
+// counted from before a renewal was sent, so that it ends here before it ends on the database's clock, whatever the time of
+// day is on either.
+type lease struct {
+	id string
+	// ctx ends with the lease, or when a shutdown has taken long enough. It doesn't end with Run's.
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+
+	published atomic.Int64 // events, for people
+	keeper    sync.WaitGroup
+}
+
+// acquire joins the subscription with a lease, and keeps that until close.
+func (r *Relay) acquire(ctx context.Context) (*lease, error) {
+	asked := time.Now()
+	l := &lease{id: newToken()}
+	try, cancel := context.WithTimeout(ctx, r.cfg.LeaseTTL)
+	defer cancel()
+	if err := r.store.join(try, l.id, r.destination()); err != nil {
+		return nil, err
+	}
+	l.ctx, l.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
+	l.keeper.Go(func() { r.keep(l, asked) })
+	return l, nil
+}
+
+// lost reports whether the lease has ended.
+func (l *lease) lost() bool { return l.ctx.Err() != nil }
+
+// close ends the lease here, and waits for its keeper.
+func (l *lease) close() {
+	l.cancel(errLeaseLost)
+	l.keeper.Wait()
+}
+
+// keep renews the lease. When that can't be done in time, or another relay ended the lease, it is lost.
+func (r *Relay) keep(l *lease, renewed time.Time) {
+	// A twentieth is for clocks that don't run equally fast.
+	valid := r.cfg.LeaseTTL - r.cfg.LeaseTTL/20
+	beat := r.cfg.LeaseTTL / 5
+	expiry := time.AfterFunc(time.Until(renewed.Add(valid)), func() { l.cancel(errLeaseLost) })
+	defer expiry.Stop()
+	ticker := time.NewTicker(beat)
+	defer ticker.Stop()
+	var before int64
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		asked, published := time.Now(), l.published.Load()
+		rate := float64(published-before) / asked.Sub(renewed).Seconds()
+		ctx, cancel := context.WithTimeout(l.ctx, beat*2)
+		alive, err := r.store.renew(ctx, l.id, published, rate)
+		cancel()
+		switch {
+		case err != nil:
+			r.log.DebugContext(l.ctx, "outbox relay: lease not renewed", "error", err)
+			r.db.drop(l.ctx, err)
+		case !alive:
+			l.cancel(errLeaseLost)
+			return
+		case !expiry.Reset(time.Until(asked.Add(valid))):
+			return // it went off meanwhile
+		default:
+			renewed, before = asked, published
+		}
+	}
+}
+
+func (s *store) renew(ctx context.Context, id string, published int64, rate float64) (bool, error) {
+	tag, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s SET expires_at = %s, published = CAST($3 AS bigint), rate = CAST($4 AS double precision) WHERE id = %s",
+		s.relays, s.later("CAST($2 AS double precision)"), s.uuid("CAST($1 AS text)")), id, s.cfg.LeaseTTL.Seconds(), published, rate)
+	return err == nil && tag.RowsAffected() == 1, err
+}
+
+// release gives the partitions of a lease back, with nothing in flight.
+func (s *store) release(ctx context.Context, id string) error {
+	return s.inTx(ctx, func(tx endstate.Tx) error {
+		mine := s.uuid("CAST($1 AS text)")
+		if _, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET owner = NULL WHERE owner = %s", s.cursors, mine), id); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s WHERE id = %s", s.relays, mine), id)
+		return err
+	})
+}
+
+// reap ends the leases that have expired, and returns whose they were. What they had in flight is to be taken with care.
+func (s *store) reap(ctx context.Context) (names []string, err error) {
+	var gone, orphans int
+	expired := fmt.Sprintf("FROM %s WHERE expires_at < %s", s.relays, s.clock())
+	// A relay may have taken a partition while it was ended. The condition is on the row alone, which is looked at again after a
+	// wait: the partition may have another owner by then.
+	orphaned := fmt.Sprintf("owner IN (SELECT owner FROM %s WHERE owner IS NOT NULL EXCEPT SELECT id FROM %s)", s.cursors, s.relays)
+	err = s.QueryRow(ctx, fmt.Sprintf("SELECT (SELECT count(*) %s), (SELECT count(*) FROM %s WHERE %s)", expired, s.cursors, orphaned)).Scan(&gone, &orphans)
+	if err != nil || gone+orphans == 0 {
+		return nil, err
+	}
+	err = s.inTx(ctx, func(tx endstate.Tx) error {
+		rows, err := tx.Query(ctx, "DELETE "+expired+" RETURNING name")
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var name string
+			if err := rows.Scan(&name); err != nil {
+				return err
+			}
+			names = append(names, name)
+		}
+		if err := rows.Err(); err != nil {
+			return err
+		}
+		rows.Close()
+		_, err = tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET owner = NULL, careful = 1 WHERE %s", s.cursors, orphaned))
+		return err
+	})
+	return names, err
+}
+
+// holdings is how a subscription's partitions are spread.
+type holdings struct{ relays, owned, unowned int }
+
+func (s *store) holdings(ctx context.Context, id string) (h holdings, err error) {
+	count := func(table, condition string) string {
+		return fmt.Sprintf("(SELECT count(*) FROM %s WHERE subscription = CAST($1 AS text) AND %s)", table, condition)
+	}
+	err = s.QueryRow(ctx, fmt.Sprintf("SELECT %s, %s, %s", count(s.relays, "0 = 0"), count(s.cursors, "owner = "+s.uuid("CAST($2 AS text)")),
+		count(s.cursors, "owner IS NULL")), s.cfg.Subscription, id).Scan(&h.relays, &h.owned, &h.unowned)
+	return h, err
+}
+
+// take takes up to n free partitions, at random, so that relays that start together don't all want the same. A cursor that
+// counts the transactions of another cluster came with a restore.
+func (s *store) take(ctx context.Context, id string, n int) error {
+	restored := ""
+	if !s.sqlite() {
+		restored = ", restored = restored OR cluster <> endstate_cluster.id, cluster = endstate_cluster.id FROM (SELECT system_identifier AS id FROM pg_control_system()) endstate_cluster"
+	}
+	_, err := s.Exec(ctx, fmt.Sprintf(`UPDATE %[1]s SET owner = %[3]s, token = %[4]s, batch = CASE WHEN careful = 0 OR batch < CAST($4 AS integer) THEN CAST($4 AS integer) ELSE batch END%[6]s
+WHERE subscription = CAST($1 AS text) AND owner IS NULL AND EXISTS (SELECT 1 FROM %[2]s WHERE id = %[3]s)
+	AND partition IN (SELECT partition FROM %[1]s WHERE subscription = CAST($1 AS text) AND owner IS NULL ORDER BY random() LIMIT CAST($3 AS bigint)%[5]s)`,
+		s.cursors, s.relays, s.uuid("CAST($2 AS text)"), s.random(), s.skipLocked(), restored), s.cfg.Subscription, id, n, s.cfg.BatchSize)
+	return err
+}
+
+// give gives partitions back.
+func (s *store) give(ctx context.Context, id string, partitions []int) error {
+	_, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s SET owner = NULL WHERE subscription = CAST($1 AS text) AND owner = %s AND partition IN (%s)",
+		s.cursors, s.uuid("CAST($2 AS text)"), s.elements("$3", "smallint")), s.cfg.Subscription, id, toJSON(partitions))
+	return err
+}
+
+// balance ends expired leases of others, and takes or gives partitions until this relay owns its share.
+func (t *term) balance(ctx context.Context) error {
+	gone, err := t.store.reap(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range gone {
+		t.log.WarnContext(ctx, "outbox relay: another relay died, its partitions are free", "died", name)
+	}
+	h, err := t.store.holdings(ctx, t.lease.id)
+	if err != nil {
+		return err
+	}
+	share := (t.partitions + max(h.relays, 1) - 1) / max(h.relays, 1)
+	switch {
+	case h.owned > share:
+		if free := t.idlePartitions(); len(free) > 0 {
+			err = t.store.give(ctx, t.lease.id, free[:min(len(free), h.owned-share)])
+		}
+	case h.owned < share && h.unowned > 0:
+		t.waiting, t.nextDue, t.freed = true, time.Now(), time.Time{}
+		if err = t.store.checkSequence(ctx); err == nil {
+			err = t.store.take(ctx, t.lease.id, share-h.owned)
+		}
+	case time.Since(t.sequenceChecked) > sequenceEvery:
+		err = t.store.checkSequence(ctx)
+	default:
+		return t.note(ctx, h)
+	}
+	if err != nil {
+		return err
+	}
+	t.sequenceChecked = time.Now()
+	if h, err = t.store.holdings(ctx, t.lease.id); err != nil {
+		return err
+	}
+	return t.note(ctx, h)
+}
+
+// note tells when the number of partitions has changed.
+func (t *term) note(ctx context.Context, h holdings) error {
+	if h.owned == t.owned {
+		return nil
+	}
+	t.log.InfoContext(ctx, "outbox relay: partitions changed", "partitions", h.owned, "before", t.owned, "relays", h.relays)
+	t.owned = h.owned
+	if owns := t.cfg.Trace.Owns; owns != nil {
+		owns(ctx, h.owned)
+	}
+	return nil
+}
+
+const sequenceEvery = time.Minute
+
+// ErrSequence is returned by Run when the outbox's sequence is behind a cursor: somebody truncated or reset it, or promoted a
+// logical replica. New events would get numbers that the cursor has passed, and be published by nobody. Set the sequence
+// higher than every position, or drop the subscriptions.
+var ErrSequence = errors.New("relay: the outbox's sequence is behind a cursor")
+
+// checkSequence makes sure that numbers to come are above all positions.
+func (s *store) checkSequence(ctx context.Context) error {
+	query, args := fmt.Sprintf("SELECT coalesce((SELECT max(position) FROM %s), 0), coalesce((SELECT seq FROM sqlite_sequence WHERE name = $1), 0)", s.cursors), []any{s.cfg.Outbox.Name()}
+	if !s.sqlite() {
+		query, args = fmt.Sprintf("SELECT coalesce((SELECT max(position) FROM %s), 0), coalesce(pg_sequence_last_value(pg_get_serial_sequence($1::text, 'seq')::regclass), 0)", s.cursors), []any{s.events}
+	}
+	var position, last int64
+	if err := s.QueryRow(ctx, query, args...).Scan(&position, &last); err != nil {
+		return err
+	}
+	if last < position {
+		return fmt.Errorf("%w: the sequence of %s is at %d, a cursor at %d", ErrSequence, s.events, last, position)
+	}
+	return nil
+}

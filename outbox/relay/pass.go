@@ -1,0 +1,254 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// batch is what one reading brought, by its snapshot.
+type batch struct {
+	cursors []cursor
+	rows    []*row // in the order of seq
+	parts   map[int][]*row
+	pieces  map[int]bool // partitions with more late rows than these: nothing fresh goes before the last of them
+}
+
+func (b *batch) of(partition int) []*row { return b.parts[partition] }
+
+// drop forgets a partition.
+func (b *batch) drop(partition int) { delete(b.parts, partition) }
+
+// batchBytes bounds what a relay holds in memory of one batch.
+const batchBytes = 8 << 20
+
+// newBatch puts a reading in order: an aggregate's events by seq, no more of them than memory shall hold, late ones first.
+func (t *term) newBatch(cursors []cursor, rows []row, limit, budget int) *batch {
+	b := &batch{cursors: cursors, rows: make([]*row, 0, len(rows)), parts: make(map[int][]*row, len(cursors)), pieces: map[int]bool{}}
+	late := map[int]int{}
+	for i := range rows {
+		if r := &rows[i]; r.kind == lateRow {
+			if late[r.partition]++; late[r.partition] >= limit {
+				b.pieces[r.partition] = true
+			}
+		}
+	}
+	for i := range rows {
+		if r := &rows[i]; r.kind == lateRow || !b.pieces[r.partition] {
+			b.rows = append(b.rows, r)
+		}
+	}
+	slices.SortFunc(b.rows, func(a, b *row) int { return int(a.seq - b.seq) })
+	size := 0
+	for i, r := range b.rows {
+		switch {
+		case r.passed:
+			r.state = done
+		case t.sent[r.partition][r.seq]:
+			r.state = sent
+		case r.bad != nil:
+			r.state, r.err = dead, fmt.Errorf("the row can't be read: %w", r.bad)
+		case r.behind && !t.cfg.Unordered:
+			r.state = held
+		default:
+			if size += r.size; size > budget && i > 0 {
+				for _, cut := range b.rows[i:] {
+					if cut.kind == lateRow {
+						b.pieces[cut.partition] = true
+					}
+				}
+				clear(b.rows[i:])
+				b.rows = b.rows[:i]
+			}
+		}
+		if i == len(b.rows) {
+			break
+		}
+		b.parts[r.partition] = append(b.parts[r.partition], r)
+	}
+	return b
+}
+
+// limit is how many rows of a partition to read: together, those that have any bring about a batch.
+func (t *term) limit() int {
+	limit := max(1, t.cfg.BatchSize/max(1, t.active))
+	if t.gauge.rate > 0 {
+		limit = min(limit, max(probe, int(2*t.gauge.rate)))
+	}
+	if t.gauge.failures > 1 {
+		// It may be no outage, but many aggregates that fail in front of others that don't.
+		limit = min(t.cfg.BatchSize<<min(t.gauge.failures-1, 8), maxBatchSize)
+	}
+	return max(1, limit>>t.shrunk)
+}
+
+// turn are the partitions to read: all, unless readings time out.
+func (t *term) turn() []int {
+	n := max(1, t.partitions>>t.shrunk)
+	if n == t.partitions {
+		return t.every
+	}
+	list := make([]int, n)
+	for i := range list {
+		list[i] = (t.from + i) % t.partitions
+	}
+	t.from = (t.from + n) % t.partitions
+	return list
+}
+
+// read reads a batch. One that times out is tried smaller, until it is one event of one partition.
+func (t *term) read(ctx context.Context, partitions []int, limit int) (*batch, error) {
+	if limit > t.noted {
+		// Who takes over after a crash has to be careful with that many.
+		if err := t.store.noteBatch(ctx, t.lease.id, limit); err != nil {
+			return nil, err
+		}
+		t.noted = limit
+	}
+	cursors, rows, err := t.store.read(ctx, t.lease.id, partitions, limit)
+	if err != nil {
+		return nil, t.timedOut(ctx, err)
+	}
+	if len(cursors) > 0 && !t.db.sqlite() && cursors[0].Incarnation == "" {
+		return nil, t.store.incarnate(ctx, t.db) // and read again
+	}
+	b := t.newBatch(cursors, rows, limit, batchBytes>>t.shrunk)
+	var large []*row
+	for _, r := range b.rows {
+		if r.state == todo && r.size > inline {
+			large = append(large, r)
+		}
+	}
+	if err := t.store.payloads(ctx, large); err != nil {
+		return nil, t.timedOut(ctx, err)
+	}
+	if t.calm++; t.calm > 16 {
+		t.shrunk, t.calm = max(0, t.shrunk-1), 0
+	}
+	return b, nil
+}
+
+// timedOut has the next reading be smaller if this one timed out: then there is no error.
+func (t *term) timedOut(ctx context.Context, err error) error {
+	if sqltx.State(err) != sqltx.QueryCanceled || t.shrunk >= maxShrunk {
+		return fmt.Errorf("read events: %w", err)
+	}
+	t.shrunk, t.calm = t.shrunk+1, 0
+	t.log.DebugContext(ctx, "outbox relay: a reading timed out, trying a smaller one", "error", err)
+	return nil
+}
+
+const maxShrunk = 14
+
+// pass reads, publishes and moves once, and returns how many rows there were. More says that a reading is to follow at once.
+func (t *term) pass(ctx context.Context) (rows int, err error) {
+	start := time.Now()
+	limit := t.limit()
+	b, err := t.read(ctx, t.turn(), limit)
+	if b == nil || err != nil {
+		return 1, err
+	}
+	t.look(b)
+	if len(b.cursors) == 0 {
+		return 0, nil
+	}
+	p := t.publishRows(ctx, b.rows)
+	t.conclude(p, b)
+	if err := t.moveBatch(b, ctx.Err() != nil); err != nil {
+		return 0, err
+	}
+	t.report(ctx, p)
+	if len(b.rows) > 0 && t.log.Enabled(ctx, slog.LevelDebug) {
+		t.log.DebugContext(ctx, "outbox relay: batch", "events", len(b.rows), "tried", p.tried, "published", p.taken, "took", time.Since(start))
+	}
+	return len(b.rows), nil
+}
+
+// look takes from a reading what the next steps go by, and leaves the partitions that need care to them.
+func (t *term) look(b *batch) {
+	t.active, t.placing, t.careful, t.blocked = 0, false, false, false
+	for _, c := range b.cursors {
+		t.placing = t.placing || c.Placements > 0
+		t.careful = t.careful || c.Careful > 0
+		t.waiting = t.waiting || c.Waiting
+		t.blocked = t.blocked || c.Blocked
+		if len(b.parts[c.Partition]) > 0 {
+			t.active++
+		}
+	}
+	if t.careful || t.placing {
+		away := func(p int) bool {
+			return slices.ContainsFunc(b.cursors, func(c cursor) bool { return c.Partition == p && (c.Careful > 0 || c.Placements > 0) })
+		}
+		b.rows = slices.DeleteFunc(b.rows, func(r *row) bool { return away(r.partition) })
+		b.cursors = slices.DeleteFunc(slices.Clone(b.cursors), func(c cursor) bool { return away(c.Partition) })
+	}
+}
+
+// conclude sets the states of rows that weren't tried, or whose failure nobody can judge.
+func (t *term) conclude(p *tries, b *batch) {
+	names := map[name]bool{}
+	for _, r := range b.rows {
+		if r.state == todo {
+			names[r.aggregate()] = true
+		}
+	}
+	if p.taken == 0 && len(p.open) > 0 && len(names) == 1 && t.gauge.isAlone(p.open[0].seq, time.Now(), t.cfg.alone) {
+		t.blame(p, p.open[0], false)
+		t.gauge.failures, t.gauge.until = 0, time.Time{}
+	}
+	doubt := map[int64]bool{}
+	failing := map[name]bool{}
+	for _, r := range b.rows {
+		switch {
+		case r.state == failed && !t.cfg.Unordered:
+			failing[r.aggregate()] = true
+		case r.state == todo && failing[r.aggregate()]:
+			r.state = held
+		case r.state == todo && r.err != nil && !errors.Is(r.err, errPutOff):
+			doubt[r.seq] = true
+		}
+	}
+	t.doubt = doubt
+}
+
+// report tells when the destination takes nothing, and keeps it with the cursors, for people.
+func (t *term) report(ctx context.Context, p *tries) {
+	if t.gauge.failures < 2 || t.gauge.told || len(p.open) == 0 {
+		return
+	}
+	r := p.open[0]
+	t.gauge.told = true
+	t.log.WarnContext(ctx, "outbox relay: the destination takes nothing, events wait and no attempts are counted", "event", r.ID, "error", lastError(r.err))
+	if f := t.cfg.Trace.Blocked; f != nil {
+		f(ctx, r.err)
+	}
+	if err := t.store.block(ctx, t.lease.id, r.ID.String(), lastError(r.err)); err != nil {
+		t.log.WarnContext(ctx, "outbox relay: not written down", "error", err)
+	}
+}
+
+// recovered has everything that waits be due at once, when an outage is over.
+func (t *term) recovered(over bool) {
+	if !over && !t.gauge.told && !t.blocked {
+		return
+	}
+	ctx := context.WithoutCancel(t.lease.ctx)
+	told := t.gauge.told
+	t.gauge.told, t.blocked = false, false
+	if err := t.store.unblock(ctx, t.lease.id); err != nil {
+		t.log.WarnContext(ctx, "outbox relay: not written down", "error", err)
+	}
+	t.nextDue = time.Now()
+	if told {
+		t.log.InfoContext(ctx, "outbox relay: the destination is back")
+		if f := t.cfg.Trace.Blocked; f != nil {
+			f(ctx, nil)
+		}
+	}
+}

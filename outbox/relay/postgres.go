@@ -1,0 +1,83 @@
+package relay
+
+import (
+	"fmt"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// incarnated is the id of this incarnation of the database, NULL if it has none yet, an expression. What was copied, by a dump
+// or as a template, has other oids.
+func (s *store) incarnated() string {
+	if s.sqlite() {
+		return "''"
+	}
+	return fmt.Sprintf(`(SELECT id FROM %s WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relation = %s::regclass)`,
+		s.incarnation, sqltx.Literal(s.incarnation))
+}
+
+// columns are those of an event in a reading, behind its kind. Payloads beyond inline are left out.
+func (s *store) columns(matches string) string {
+	size, headers, at, id := "octet_length(e.payload)", "CASE WHEN e.headers <> '{}' THEN e.headers::text END",
+		"CASE WHEN e.occurred_at >= '0001-01-01 00:00:00+00' AND e.occurred_at < '10000-01-01 00:00:00+00' THEN e.occurred_at END", "e.id"
+	if s.sqlite() {
+		size, headers, at = "length(e.payload)", "CASE WHEN e.headers <> '{}' THEN e.headers END", "e.occurred_at"
+	} else if s.pool == nil {
+		id = "e.id::text"
+	}
+	return fmt.Sprintf(`e.partition, e.seq, %s, e.aggregate_type, e.aggregate_id, e.type, e.content_type, %s, %s, coalesce(e.dedup_key, ''),
+	e.schema_version, %s, CASE WHEN %s <= %d AND %s THEN e.payload END`, id, headers, at, size, size, inline, matches)
+}
+
+// postgresReading reads cursors and rows in one statement, and so in one snapshot, which it returns with each cursor. See the
+// package's documentation for why it finds every row. What it does not do matters as much: it neither writes nor locks, so that
+// the transaction of the move takes its id after this snapshot.
+func (s *store) postgresReading() string {
+	const matches = "($5::text IS NULL OR e.type LIKE ANY (ARRAY(SELECT json_array_elements_text($5::text::json))))"
+	parked := func(condition string) string {
+		return fmt.Sprintf("EXISTS (SELECT FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND %s)", s.parked, condition)
+	}
+	flags := func(foreign, passed string) string {
+		return fmt.Sprintf("%s, c.waiting AND %s, %s OR NOT %s, 0, 0", foreign,
+			parked("p.aggregate_type = e.aggregate_type AND p.aggregate_id = e.aggregate_id AND p.dead_at IS NULL AND p.seq < e.seq"), passed, matches)
+	}
+	there := parked("p.seq = e.seq")
+	none := "''"
+	if s.pool != nil {
+		none = "'00000000-0000-0000-0000-000000000000'::uuid"
+	}
+	return fmt.Sprintf(`WITH endstate_cursor AS MATERIALIZED (
+	SELECT c.*, pg_current_snapshot() AS now, %[6]s AS waiting, %[7]s AS beyond, greatest(c.restored_through, c.late_through) AS low,
+		coalesce(c.late_snapshot, pg_current_snapshot()) AS until
+	FROM %[1]s c WHERE c.subscription = $1::text AND c.owner = $2::text::uuid AND c.partition = ANY ($3::text::smallint[]))
+SELECT 0::smallint, c.partition, c.position, %[11]s, '', '', '', '', NULL, NULL::timestamptz, '', 0, 0, convert_to(json_build_object('partition', c.partition, 'token', c.token,
+	'position', c.position, 'prior', c.prior_position, 'now', c.now::text, 'incarnation', %[3]s, 'pieces', c.late_snapshot IS NOT NULL, 'restored', c.restored, 'placements', c.placements,
+	'careful', c.careful, 'batch', c.batch, 'waiting', c.waiting, 'blocked', c.blocked_since IS NOT NULL)::text, 'UTF8'), false, false, false, 0, 0
+FROM endstate_cursor c
+UNION ALL
+SELECT 1::smallint, l.* FROM endstate_cursor c CROSS JOIN LATERAL (
+	SELECT %[4]s, %[8]s FROM (
+		(SELECT e.* FROM pg_snapshot_xip(c.snapshot) endstate_open CROSS JOIN LATERAL (
+			SELECT * FROM %[2]s e WHERE (e.txid, e.partition, e.seq) > (endstate_open, c.partition, c.low) AND (e.txid, e.partition, e.seq) <= (endstate_open, c.partition, c.position)
+			ORDER BY e.txid, e.partition, e.seq LIMIT $4::bigint) e
+		WHERE c.restored OR pg_visible_in_snapshot(endstate_open, c.until))
+		UNION ALL
+		(SELECT e.* FROM %[2]s e WHERE e.partition = c.partition AND e.seq > greatest(c.prior_position, c.low) AND e.seq <= c.position
+			AND e.txid >= pg_snapshot_xmax(c.snapshot) AND (c.restored OR pg_visible_in_snapshot(e.txid, c.until))
+		ORDER BY e.partition, e.seq LIMIT $4::bigint)) e
+	WHERE c.placements = 0 ORDER BY e.seq LIMIT $4::bigint) l
+UNION ALL
+SELECT 2::smallint, f.* FROM endstate_cursor c CROSS JOIN LATERAL (
+	SELECT %[4]s, %[9]s
+	FROM %[2]s e WHERE e.partition = c.partition AND e.seq > c.position AND c.late_snapshot IS NULL AND c.placements = 0
+	ORDER BY e.partition, e.seq LIMIT $4::bigint) f`,
+		s.cursors, s.events, s.incarnated(), s.columns(matches), "", parked("p.dead_at IS NULL"), parked("p.seq > c.position"),
+		flags("false", there), flags("NOT pg_visible_in_snapshot(e.txid, c.now)", "c.beyond AND "+there), "", none)
+}
+
+// postgresEnding reads where partitions that are being placed shall stand: at the end, or before a time.
+func (s *store) postgresEnding() string {
+	return fmt.Sprintf(`SELECT c.partition, c.token::text, c.position, pg_current_snapshot()::text, %[3]s::text, coalesce(
+	(SELECT e.seq FROM %[2]s e WHERE e.partition = c.partition AND (s.start IN ('begin', 'end') OR e.created_at < CASE WHEN s.start NOT IN ('begin', 'end') THEN s.start::timestamptz END) ORDER BY e.partition DESC, e.seq DESC LIMIT 1), 0)
+FROM %[1]s c JOIN %[4]s s ON s.name = c.subscription WHERE c.subscription = $1::text AND c.owner = $2::text::uuid AND c.placements > 0`, s.cursors, s.events, s.incarnated(), s.subscriptions)
+}

@@ -1,0 +1,231 @@
+package relay
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/sleep"
+	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// Relay publishes the events of an outbox for one subscription: see the package's documentation for what it promises. Any number
+// of relays, in any number of processes, share the work.
+type Relay struct {
+	db        database
+	store     *store
+	publisher outbox.Publisher
+	cfg       Config
+	log       *slog.Logger
+	wake      chan struct{}
+	running   atomic.Bool
+	checked   bool   // the tables are there
+	owed      string // the id of a lease that isn't given back
+}
+
+// ErrRunning is returned by Run when the relay runs already.
+var ErrRunning = errors.New("relay: the relay runs already")
+
+// New returns a relay for an outbox on a pool, which begins with Run. It sends nothing; a nil cfg has all defaults.
+//
+// A relay needs two of the pool's connections at a time. When others use it up, the relay loses its lease.
+func New(pool *pgxpool.Pool, publisher outbox.Publisher, cfg *Config) (*Relay, error) {
+	db, err := openPool(pool)
+	if err == nil && cfg != nil && cfg.Dialect != "" && cfg.Dialect != string(sqltx.Postgres) {
+		err = fmt.Errorf("%w: relay.Config.Dialect is %q, but a pgx pool is PostgreSQL; use NewSQL", outbox.ErrConfig, cfg.Dialect)
+	}
+	return newRelay(db, err, publisher, cfg)
+}
+
+// NewSQL is New on database/sql, on PostgreSQL or SQLite.
+func NewSQL(db *sql.DB, publisher outbox.Publisher, cfg *Config) (*Relay, error) {
+	var dialect string
+	if cfg != nil {
+		dialect = cfg.Dialect
+	}
+	opened, err := openSQL(db, dialect)
+	return newRelay(opened, err, publisher, cfg)
+}
+
+func newRelay(db database, err error, publisher outbox.Publisher, cfg *Config) (*Relay, error) {
+	if err != nil {
+		return nil, err
+	}
+	c, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	if publisher == nil {
+		return nil, fmt.Errorf("%w: the publisher is nil", outbox.ErrConfig)
+	}
+	if c.ListenURL != "" && db.sqlite() {
+		return nil, fmt.Errorf("%w: relay.Config.ListenURL is for PostgreSQL only; use Wake", outbox.ErrConfig)
+	}
+	r := &Relay{db: db, publisher: publisher, cfg: c, log: c.Logger.With("relay", c.Name, "subscription", c.Subscription), wake: make(chan struct{}, 1)}
+	r.store = newStore(db, &r.cfg)
+	return r, nil
+}
+
+// destination is where the publisher publishes, scheme and host of it.
+func (r *Relay) destination() string {
+	if a, ok := r.publisher.(outbox.Addressed); ok && r.cfg.Destination == "" {
+		if u, err := url.Parse(a.Destination()); err == nil && u.Host != "" {
+			return u.Scheme + "://" + u.Host
+		}
+	}
+	return r.cfg.Destination
+}
+
+// Wake tells the relay that there are new events, so that it looks at once. It never waits, may be called by any number of
+// goroutines, and is only a hint: a relay that isn't woken finds them when it polls. Call it after the commit.
+func (r *Relay) Wake() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Run publishes events until ctx ends; then it lets the batch in flight finish, for up to ShutdownTimeout, gives its partitions
+// to the other relays, and returns nil. Nothing that happens to the database or the publisher ends it: it says so in the
+// log, and tries again. An error is returned only for what trying again doesn't fix: a second Run at the same time
+// (ErrRunning), a table that is missing when it starts (outbox.ErrSchema), a pooler without the setting that it needs
+// (outbox.ErrConfig), another destination than that of the subscription's running relays (ErrDestination), or a sequence that
+// has gone back (ErrSequence).
+func (r *Relay) Run(ctx context.Context) error {
+	if !r.running.CompareAndSwap(false, true) {
+		return ErrRunning
+	}
+	defer r.running.Store(false)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if r.cfg.ListenURL != "" {
+		beside.Go(func() { r.listen(ctx) })
+	}
+	if r.cfg.Retention != KeepForever {
+		beside.Go(func() { r.retain(ctx) })
+	}
+	for failures := 0; ctx.Err() == nil; {
+		start := time.Now()
+		err := r.term(ctx)
+		for _, final := range []error{outbox.ErrSchema, outbox.ErrConfig, ErrDestination, ErrSequence} {
+			if errors.Is(err, final) {
+				return err
+			}
+		}
+		if err == nil || ctx.Err() != nil {
+			break
+		}
+		if time.Since(start) > r.cfg.LeaseTTL {
+			failures = 0
+		}
+		failures++
+		r.reconnecting(ctx, err, failures)
+	}
+	return nil
+}
+
+// term takes a lease, works while it has it, and gives it back.
+func (r *Relay) term(ctx context.Context) (err error) {
+	if !r.checked {
+		if err := r.db.checkPooler(ctx); err != nil {
+			return fmt.Errorf("look at the connection: %w", err)
+		}
+		if err := Check(ctx, r.db, r.cfg.Outbox); err != nil {
+			return fmt.Errorf("check the tables: %w", err)
+		}
+		r.checked = true
+	}
+	if r.owed != "" {
+		if err := r.repay(ctx); err != nil {
+			return err
+		}
+	}
+	l, err := r.acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("take a lease: %w", err)
+	}
+	r.owed = l.id
+	t := newTerm(r, l)
+	t.log.InfoContext(ctx, "outbox relay: started")
+	l.keeper.Go(func() {
+		select {
+		case <-ctx.Done():
+			_ = sleep.For(l.ctx, r.cfg.ShutdownTimeout)
+			l.cancel(errShutdown)
+		case <-l.ctx.Done():
+		}
+	})
+	err = t.work(ctx)
+	lost := l.lost() && ctx.Err() == nil
+	l.close()
+	if lost {
+		t.log.WarnContext(ctx, "outbox relay: lease lost")
+		if f := r.cfg.Trace.LeaseLost; f != nil {
+			f(ctx)
+		}
+	}
+	if err := r.repay(context.WithoutCancel(ctx)); err != nil {
+		t.log.WarnContext(ctx, "outbox relay: partitions not given back, the others wait for the lease to expire", "error", err)
+	} else {
+		t.log.InfoContext(ctx, "outbox relay: stopped, its partitions are free", "published", l.published.Load())
+	}
+	if lost && err == nil {
+		return errLeaseLost
+	}
+	return err
+}
+
+var errShutdown = errors.New("relay: the relay is shut down")
+
+// repay gives back the last lease, with what was in flight: this process lives, so no event has killed it.
+func (r *Relay) repay(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.LeaseTTL/2)
+	defer cancel()
+	if err := r.store.release(ctx, r.owed); err != nil {
+		return fmt.Errorf("give partitions back: %w", err)
+	}
+	r.owed = ""
+	return nil
+}
+
+// reconnecting tells that the database can't be used for now, and waits.
+func (r *Relay) reconnecting(ctx context.Context, err error, failures int) {
+	wait := backoff(minOutage, maxOutage, failures)
+	r.log.WarnContext(ctx, "outbox relay: no use of the database, trying again", "wait", wait, "error", err)
+	r.db.drop(ctx, err)
+	if f := r.cfg.Trace.Reconnecting; f != nil {
+		f(ctx, err, wait)
+	}
+	_ = sleep.For(ctx, wait)
+}
+
+// Check says which of the tables that a relay needs are missing; outbox.Writer.Check is for those that only write.
+func Check(ctx context.Context, q endstate.Querier, w outbox.Writer) error {
+	t := tablesOf(w)
+	for _, table := range []string{t.subscriptions, t.cursors, t.parked, t.relays, t.samples, t.audit} {
+		rows, err := q.Query(ctx, "SELECT 1 FROM "+table+" LIMIT 0")
+		if err == nil {
+			rows.Close()
+			err = rows.Err()
+		}
+		if sqltx.Incomplete(err) {
+			return fmt.Errorf("%w: %w; apply outbox's migration 00102_relay (finalize's Migrate does)", outbox.ErrSchema, err)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return w.Check(ctx, q)
+}

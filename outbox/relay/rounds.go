@@ -1,0 +1,248 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/endstate-go/endstate/internal/sleep"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// state is what became of a row in a pass.
+type state int8
+
+const (
+	todo   state = iota // not tried, or nobody knows whose fault it was
+	sent                // published
+	failed              // it is to blame: parked, with an attempt counted
+	dead                // given up
+	held                // it waits behind another one of its aggregate: parked, without an attempt
+	done                // nothing to do: the subscription isn't about it, or it is parked already
+)
+
+// maxPass is how long a pass goes on with further calls. What was published is written down first.
+const maxPass = time.Second
+
+// rounds splits the rows that are to be tried so that no round has two events of one aggregate, and each has those that come
+// after the ones of the round before. A publisher that keeps the order gets all in one.
+func (t *term) rounds(rows []*row) [][]*row {
+	var split [][]*row
+	seen := make(map[name]int, len(rows))
+	for _, r := range rows {
+		if r.state != todo {
+			continue
+		}
+		n := 0
+		if !t.ordered {
+			a := r.aggregate()
+			n = seen[a]
+			seen[a] = n + 1
+		}
+		if n == len(split) {
+			split = append(split, make([]*row, 0, len(rows)/(n+1)+1))
+		}
+		split[n] = append(split[n], r)
+	}
+	if len(split) == 0 {
+		return nil
+	}
+	// In an outage each probe takes the next aggregates. Otherwise those come first that were refused before: what is taken after
+	// them tells that it is their fault.
+	first := split[0]
+	if from := t.gauge.from; t.gauge.failures > 0 && from > 0 {
+		from %= len(first)
+		split[0] = append(slices.Clone(first[from:]), first[:from]...)
+	} else if len(t.doubt) > 0 && !t.ordered {
+		slices.SortStableFunc(first, func(a, b *row) int { return compareBool(t.doubt[b.seq], t.doubt[a.seq]) })
+	}
+	return split
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case a:
+		return 1
+	}
+	return -1
+}
+
+// tries is what a pass found out. Rows that failed are open until something is taken after them.
+type tries struct {
+	open    []*row
+	blocked map[name]bool // aggregates whose later events wait
+	tried   int
+	names   map[name]bool // of which so many aggregates, as far as nothing was taken
+	taken   int
+}
+
+// publishRows publishes rows in their aggregates' order, as far as the destination takes them, and sets their states.
+func (t *term) publishRows(run context.Context, rows []*row) *tries {
+	p := &tries{blocked: map[name]bool{}, names: map[name]bool{}}
+	start := time.Now()
+	for _, round := range t.rounds(rows) {
+		for len(round) > 0 {
+			if p.tried > 0 && (run.Err() != nil || time.Since(start) > maxPass) {
+				return p
+			}
+			n := t.gauge.size(t.cfg.BatchSize)
+			call := make([]*row, 0, min(n, len(round)))
+			for len(call) < n && len(round) > 0 {
+				if r := round[0]; !p.blocked[r.aggregate()] {
+					call = append(call, r)
+				}
+				round = round[1:]
+			}
+			if len(call) == 0 {
+				break
+			}
+			if wait := time.Until(t.gauge.next); t.gauge.rate > 0 && wait > 0 && sleep.For(run, wait) != nil {
+				return p
+			}
+			if !t.call1(p, call) {
+				return p
+			}
+		}
+	}
+	return p
+}
+
+// call1 publishes one call's rows, and reports whether to go on with the pass.
+func (t *term) call1(p *tries, call []*row) (goOn bool) {
+	events := make([]outbox.Event, len(call))
+	for i, r := range call {
+		events[i] = r.Event
+	}
+	p.tried += len(call)
+	errs := t.publish(events)
+	now := time.Now()
+	if t.gauge.rate > 0 {
+		t.gauge.next = now.Add(time.Duration(float64(len(call)) / t.gauge.rate * float64(time.Second)))
+	}
+	last, taken, putOff := -1, 0, 0
+	var pause time.Duration
+	for i, r := range call {
+		if errs == nil || errs[i] == nil {
+			r.state, r.err = sent, nil
+			last = i
+			taken++
+		}
+	}
+	p.taken += taken
+	if taken == len(call) {
+		t.decide(p, p.open)
+		p.open = nil
+		t.recovered(t.gauge.took(taken, now))
+		return true
+	}
+	if t.lease.lost() {
+		return false // broken off: it is nobody's fault
+	}
+	var refused []*row
+	for i, r := range call {
+		if r.state == sent {
+			continue
+		}
+		r.err = errs[i]
+		p.names[r.aggregate()] = true
+		if !t.cfg.Unordered || errors.Is(r.err, errPutOff) {
+			p.blocked[r.aggregate()] = true
+		}
+		if after, ok := retryAfter(r.err); ok && !errors.Is(r.err, outbox.ErrPermanent) {
+			putOff++
+			pause = max(pause, after)
+		}
+		if i < last {
+			refused = append(refused, r)
+		}
+	}
+	probing := t.gauge.failures > 0
+	if taken == 0 {
+		p.open = append(p.open, call...)
+		t.gauge.nothing(len(call), now)
+	}
+	if putOff > 0 {
+		t.gauge.refused(taken, pause, now)
+	}
+	if taken == 0 {
+		return false
+	}
+	t.decide(p, p.open)
+	p.open = nil
+	until := t.gauge.until
+	over := t.gauge.took(taken, now)
+	if putOff > 0 {
+		t.gauge.until = until
+	}
+	if probing && putOff == 0 && len(refused) > 0 {
+		// The destination may have come back in the middle of the call: those that it refused first are tried once more.
+		t.again(refused)
+	}
+	t.decide(p, refused)
+	for i, r := range call {
+		if i > last {
+			p.open = append(p.open, r)
+		}
+	}
+	t.recovered(over)
+	return putOff == 0
+}
+
+// again publishes rows that were refused once more.
+func (t *term) again(rows []*row) {
+	events := make([]outbox.Event, len(rows))
+	for i, r := range rows {
+		events[i] = r.Event
+	}
+	errs := t.publish(events)
+	for i, r := range rows {
+		if errs == nil || errs[i] == nil {
+			r.state, r.err = sent, nil
+		} else {
+			r.err = errs[i]
+		}
+	}
+}
+
+// decide says of rows that were refused, before another event was taken, that it is their own fault. One that is to come later
+// is believed once: the rate may have been too high.
+func (t *term) decide(p *tries, rows []*row) {
+	for _, r := range rows {
+		if r.state != todo || errors.Is(r.err, errPutOff) {
+			if r.state == sent {
+				delete(p.blocked, r.aggregate())
+			}
+			continue
+		}
+		if _, ok := retryAfter(r.err); ok && !t.doubt[r.seq] && r.kind != parkedRow && !errors.Is(r.err, outbox.ErrPermanent) {
+			t.doubt[r.seq] = true
+			continue
+		}
+		t.blame(p, r, true)
+	}
+}
+
+// blame counts an attempt of an event that is to blame, and says what becomes of it.
+func (t *term) blame(p *tries, r *row, proven bool) {
+	ctx := context.WithoutCancel(t.lease.ctx)
+	r.attempts++
+	isDead, delay := t.cfg.failed(r.attempts, r.err, proven)
+	r.state, r.after = failed, delay.Seconds()
+	attrs := []any{"event", r.ID, "type", r.Type, "aggregate", r.AggregateType + "/" + r.AggregateID, "attempt", r.attempts, "error", lastError(r.err)}
+	if isDead {
+		r.state = dead
+		delete(p.blocked, r.aggregate())
+		t.log.ErrorContext(ctx, "outbox relay: event is dead", attrs...)
+	} else {
+		t.log.WarnContext(ctx, "outbox relay: event failed", append(attrs, "wait", delay)...)
+	}
+	if f := t.cfg.Trace.Failed; f != nil {
+		f(ctx, r.Event, r.attempts, r.err, delay)
+	}
+	if f := t.cfg.Trace.Dead; f != nil && isDead {
+		f(ctx, r.Event, r.attempts, r.err)
+	}
+}

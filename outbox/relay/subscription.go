@@ -1,0 +1,130 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// ErrDestination is returned by Run when a running relay of the same subscription publishes elsewhere, or other types. Name a
+// subscription of its own for each destination: it gets every event, too.
+var ErrDestination = errors.New("relay: the subscription publishes elsewhere")
+
+// join makes the subscription unless it is there, makes sure that its relays agree, and takes a lease.
+func (s *store) join(ctx context.Context, id, destination string) error {
+	return s.inTx(ctx, func(tx endstate.Tx) error {
+		name, start, placing := s.cfg.Subscription, string(s.cfg.Start), 0
+		if s.cfg.Start != Begin {
+			placing = 2
+		}
+		if _, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s (name, types, destination, start) VALUES (CAST($1 AS text), CAST($2 AS text), CAST($3 AS text), CAST($4 AS text)) ON CONFLICT DO NOTHING",
+			s.subscriptions), name, s.cfg.types, destination, start); err != nil {
+			return err
+		}
+		lock := " FOR UPDATE"
+		if s.sqlite() {
+			lock = ""
+		}
+		var types, where string
+		if err := tx.QueryRow(ctx, fmt.Sprintf("SELECT types, destination FROM %s WHERE name = CAST($1 AS text)", s.subscriptions)+lock, name).Scan(&types, &where); err != nil {
+			return err
+		}
+		for p := range outbox.Partitions {
+			insert := "INSERT INTO %s (subscription, partition, token, placements) VALUES (CAST($1 AS text), CAST($2 AS integer), %s, CAST($3 AS integer)) ON CONFLICT DO NOTHING"
+			if !s.sqlite() {
+				insert = "INSERT INTO %s (subscription, partition, token, placements, snapshot, cluster) SELECT $1::text, $2::int, %s, $3::int, pg_current_snapshot(), system_identifier FROM pg_control_system() ON CONFLICT DO NOTHING"
+			}
+			if _, err := tx.Exec(ctx, fmt.Sprintf(insert, s.cursors, s.random()), name, p, placing); err != nil {
+				return err
+			}
+		}
+		if other := destination != "" && where != destination; other || types != s.cfg.types {
+			var alive int
+			if err := tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s WHERE subscription = CAST($1 AS text) AND expires_at >= %s", s.relays, s.clock()), name).Scan(&alive); err != nil {
+				return err
+			}
+			switch {
+			case alive == 0 || where == "" && types == s.cfg.types:
+			case other:
+				return fmt.Errorf("%w: subscription %q has %d running relays, which publish to %q, not to %q", ErrDestination, name, alive, where, destination)
+			default:
+				return fmt.Errorf("%w: subscription %q has %d running relays for the types %s, not %s", ErrDestination, name, alive, types, s.cfg.types)
+			}
+			if !other {
+				destination = where
+			}
+			if where != "" || types != s.cfg.types {
+				s.cfg.Logger.WarnContext(ctx, "outbox relay: the subscription has changed", "subscription", name, "destination", destination, "before", where, "types", s.cfg.types, "types_before", types)
+			}
+			if _, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET types = CAST($2 AS text), destination = CAST($3 AS text) WHERE name = CAST($1 AS text)", s.subscriptions), name, s.cfg.types, destination); err != nil {
+				return err
+			}
+		}
+		if err := s.incarnate(ctx, tx); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, fmt.Sprintf("INSERT INTO %s (id, subscription, name, expires_at) VALUES (%s, CAST($2 AS text), CAST($3 AS text), %s)",
+			s.relays, s.uuid("CAST($1 AS text)"), s.later("CAST($4 AS double precision)")), id, name, s.cfg.Name, s.cfg.LeaseTTL.Seconds())
+		return err
+	})
+}
+
+// incarnate writes the row of this incarnation of the database where it is missing.
+func (s *store) incarnate(ctx context.Context, q endstate.Querier) error {
+	if s.sqlite() {
+		return nil
+	}
+	var there bool
+	if err := q.QueryRow(ctx, "SELECT "+s.incarnated()+" IS NOT NULL").Scan(&there); err != nil || there {
+		return err
+	}
+	_, err := q.Exec(ctx, fmt.Sprintf(`INSERT INTO %[1]s AS i (id, database, relation)
+SELECT gen_random_uuid(), d.oid, '%[2]s'::regclass FROM pg_database d WHERE datname = current_database()
+ON CONFLICT (one) DO UPDATE SET id = excluded.id, database = excluded.database, relation = excluded.relation
+	WHERE (i.database, i.relation) <> (excluded.database, excluded.relation)`, s.incarnation, s.incarnation))
+	return err
+}
+
+// place moves cursors of a new subscription to where it starts, without publishing anything, twice: with its second snapshot, a
+// cursor knows that whatever is late in the stretch behind it is in progress there. One move would deliver half a transaction,
+// or look through the whole table each time.
+func (t *term) place(ctx context.Context) error {
+	for {
+		var moves []move
+		var now, incarnation string
+		err := t.store.pinned(ctx, t.store.ending, []any{t.cfg.Subscription, t.lease.id}, func(rows pgx.Rows) error {
+			for rows.Next() {
+				m := move{Mode: moveAll}
+				if err := rows.Scan(&m.Partition, &m.Token, &m.Shown, &now, &incarnation, &m.Position); err != nil {
+					return err
+				}
+				m.Next = newToken()
+				moves = append(moves, m)
+			}
+			return rows.Err()
+		})
+		if err != nil || len(moves) == 0 {
+			return err
+		}
+		if _, err := t.store.move(ctx, moves, now, incarnation, nil); err != nil {
+			return err
+		}
+	}
+}
+
+// sample writes down where the cursors are that have moved since the last sample.
+func (s *store) sample(ctx context.Context, id string) error {
+	_, err := s.Exec(ctx, fmt.Sprintf(`INSERT INTO %[2]s (subscription, partition, position) SELECT c.subscription, c.partition, c.position FROM %[1]s c
+WHERE c.subscription = CAST($1 AS text) AND c.owner = %[3]s AND c.position > coalesce((SELECT position FROM %[2]s
+	WHERE subscription = c.subscription AND partition = c.partition ORDER BY at DESC LIMIT 1), 0) ON CONFLICT DO NOTHING`, s.cursors, s.samples, s.uuid("CAST($2 AS text)")), s.cfg.Subscription, id)
+	return err
+}
+
+// keepSamples is how long samples are kept, beyond twice the retention.
+const keepSamples = 7 * 24 * time.Hour

@@ -1,0 +1,228 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// term is a relay at work under one lease. All of it runs on one goroutine, so that partitions change hands only between
+// batches, and a reading is never ahead of the move of the one before.
+type term struct {
+	*Relay
+	lease      *lease
+	log        *slog.Logger
+	ordered    bool // the publisher keeps the order of a batch
+	partitions int
+	every      []int
+
+	balanced, sampled, sequenceChecked, freed time.Time
+	owned                                     int // partitions
+	placing, careful, blocked                 bool
+	waiting                                   bool // there may be parked events
+	nextDue                                   time.Time
+	recovering                                int // how deep to read behind parked events, as a power of two: they mostly fail again
+
+	active       int // partitions that the last reading brought something of
+	noted        int // how many rows of a partition a reading may have, as the cursors have it
+	shrunk, calm int // by how many halves readings are smaller than they may be, and how many went well since
+	from         int // the partition to begin the next one with
+
+	gauge gauge
+	doubt map[int64]bool         // events that were refused, and nobody knows why
+	sent  map[int]map[int64]bool // by partition, what is published and beyond the cursor, since earlier events are open
+}
+
+func newTerm(r *Relay, l *lease) *term {
+	t := &term{Relay: r, lease: l, log: r.log.With("lease", l.id), partitions: outbox.Partitions, noted: r.cfg.BatchSize,
+		doubt: map[int64]bool{}, sent: map[int]map[int64]bool{}}
+	if o, ok := r.publisher.(outbox.Ordered); ok {
+		t.ordered = o.KeepsOrder()
+	}
+	for p := range t.partitions {
+		t.every = append(t.every, p)
+	}
+	return t
+}
+
+// work publishes until run ends or the lease is lost. An error is one that no repetition fixes.
+func (t *term) work(run context.Context) error {
+	ctx, cancel := context.WithCancel(run) // of everything but publishing and moving, which a shutdown lets finish
+	defer cancel()
+	defer context.AfterFunc(t.lease.ctx, cancel)()
+	defer t.leave()
+	poll, failures := t.cfg.firstPoll, 0
+	for ctx.Err() == nil {
+		n, err := t.round(ctx)
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, ErrSequence):
+			return err
+		case err != nil:
+			failures++
+			t.reconnecting(ctx, err, failures)
+		case n > 0:
+			poll, failures = t.cfg.firstPoll, 0
+		case t.wait(ctx, t.idle(poll)):
+			poll, failures = t.cfg.firstPoll, 0
+		default:
+			poll, failures = min(poll*3/2, t.cfg.PollInterval), 0
+		}
+	}
+	return nil
+}
+
+// balancing is how often the relay looks at how the partitions are spread.
+func (t *term) balancing() time.Duration { return min(t.cfg.LeaseTTL/5, t.cfg.balanceEvery) }
+
+// idle is how long to wait for something to do.
+func (t *term) idle(poll time.Duration) time.Duration {
+	wait := min(poll, time.Until(t.balanced.Add(t.balancing())))
+	if t.waiting {
+		wait = min(wait, time.Until(t.nextDue))
+	}
+	if until := time.Until(t.gauge.until); until > 0 {
+		wait = min(until, t.balancing()) // there is nothing to do before
+	}
+	return wait
+}
+
+// wait waits until it is time, or the relay is woken.
+func (t *term) wait(ctx context.Context, d time.Duration) (woken bool) {
+	if d <= 0 {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-t.wake:
+		return true
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return false
+}
+
+// round shares the partitions if it is time, and then takes one step of each kind that there is to do. It returns how many
+// events they had.
+func (t *term) round(ctx context.Context) (events int, err error) {
+	if time.Since(t.balanced) >= t.balancing() {
+		if err := t.housekeep(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if t.owned == 0 {
+		return 0, nil
+	}
+	if t.placing {
+		if err := t.place(ctx); err != nil {
+			return 0, fmt.Errorf("place the cursors: %w", err)
+		}
+	}
+	if t.careful {
+		n, err := t.beCareful(ctx)
+		events += n
+		if err != nil {
+			return events, fmt.Errorf("take care: %w", err)
+		}
+	}
+	pausing := func() bool { return time.Now().Before(t.gauge.until) }
+	if !pausing() {
+		n, err := t.pass(ctx)
+		events += n
+		if err != nil {
+			return events, err
+		}
+	}
+	if t.waiting && !pausing() && !time.Now().Before(t.nextDue) {
+		n, err := t.passParked(ctx)
+		events += n
+		if err != nil {
+			return events, err
+		}
+	}
+	if pausing() {
+		return 0, nil
+	}
+	return events, nil
+}
+
+// housekeep is what is done now and then.
+func (t *term) housekeep(ctx context.Context) error {
+	if err := t.balance(ctx); err != nil {
+		return fmt.Errorf("share the partitions: %w", err)
+	}
+	if time.Since(t.sampled) >= t.cfg.sampleEvery {
+		if err := t.store.sample(ctx, t.lease.id); err != nil {
+			return fmt.Errorf("note the cursors' way: %w", err)
+		}
+		t.sampled = time.Now()
+	}
+	if t.waiting && time.Since(t.freed) > freeEvery {
+		start := time.Now()
+		if err := t.store.free(ctx, t.lease.id); err != nil {
+			return fmt.Errorf("look for stranded events: %w", err)
+		}
+		t.freed = time.Now().Add(20 * time.Since(start))
+	}
+	t.balanced = time.Now()
+	return nil
+}
+
+const freeEvery = 10 * time.Second
+
+// idlePartitions are those that may be given away: nothing of them is in memory.
+func (t *term) idlePartitions() (list []int) {
+	for _, p := range t.every {
+		if t.sent[p] == nil {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// leave parks what is open before events that are published, so that who goes on from here doesn't publish those again.
+func (t *term) leave() {
+	if len(t.sent) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.lease.ctx), t.cfg.LeaseTTL/2)
+	defer cancel()
+	b, err := t.read(ctx, t.every, t.limit())
+	if err == nil && b != nil {
+		t.look(b)
+		err = t.moveBatch(b, true)
+	}
+	if err != nil {
+		t.log.WarnContext(ctx, "outbox relay: some events are published again", "error", err)
+	}
+}
+
+// noteBatch notes how many rows of a partition are read at most.
+func (s *store) noteBatch(ctx context.Context, owner string, n int) error {
+	_, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s SET batch = CAST($3 AS integer) WHERE subscription = CAST($1 AS text) AND owner = %s AND batch < CAST($3 AS integer)",
+		s.cursors, s.uuid("CAST($2 AS text)")), s.cfg.Subscription, owner, n)
+	return err
+}
+
+// block keeps with the cursors, for people, that the destination takes nothing.
+func (s *store) block(ctx context.Context, owner, event, why string) error {
+	_, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s SET blocked_since = %s, blocked_by = %s, blocked_why = CAST($4 AS text) WHERE subscription = CAST($1 AS text) AND owner = %s AND blocked_since IS NULL",
+		s.cursors, s.clock(), s.uuid("CAST($3 AS text)"), s.uuid("CAST($2 AS text)")), s.cfg.Subscription, owner, event, why)
+	return err
+}
+
+// unblock takes that back, and makes all parked events due.
+func (s *store) unblock(ctx context.Context, owner string) error {
+	if _, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s SET blocked_since = NULL, blocked_by = NULL, blocked_why = NULL WHERE subscription = CAST($1 AS text) AND owner = %s AND blocked_since IS NOT NULL",
+		s.cursors, s.uuid("CAST($2 AS text)")), s.cfg.Subscription, owner); err != nil {
+		return err
+	}
+	_, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s AS p SET next_attempt_at = %s WHERE %s AND p.dead_at IS NULL AND p.next_attempt_at > %[2]s",
+		s.parked, s.clock(), s.mine("p.")), s.cfg.Subscription, owner)
+	return err
+}
