@@ -160,7 +160,7 @@ func TestDeadLettersKeepTheirLastErrorAndLetOthersPass(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		db.aggregates(t, 3, 3)
-				tries := map[string]int{}
+		tries := map[string]int{}
 		r := &recorder{}
 		r.fail = func(e outbox.Event) error {
 			tries[e.AggregateID+e.Type]++

@@ -55,7 +55,7 @@ type cursor struct {
 	Incarnation string
 	Pieces      bool // late rows go out in pieces
 	Restored    bool
-	Placements     int
+	Placements  int
 	Careful     int
 	Batch       int
 	Waiting     bool // events of it are parked and not dead
