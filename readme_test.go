@@ -18,6 +18,7 @@ import (
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/lock/lockredis"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 	"github.com/endstate-go/endstate/outbox/inbox"
 	"github.com/endstate-go/endstate/outbox/redisstream"
 )
@@ -118,11 +119,11 @@ func publishing(ctx context.Context, pool *pgxpool.Pool, rdb redis.UniversalClie
 	if err != nil {
 		return err
 	}
-	relay, err := outbox.NewRelay(pool, publisher, nil)
+	rel, err := relay.New(pool, publisher, nil)
 	if err != nil {
 		return err
 	}
-	return relay.Run(ctx) // in any number of processes; Wake tells it of a commit in this one
+	return rel.Run(ctx) // in any number of processes; Wake tells it of a commit in this one
 }
 
 func consuming(pool *pgxpool.Pool) (inbox.Handler, error) {

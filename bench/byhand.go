@@ -15,7 +15,7 @@ import (
 
 const open = `NOT (starts_with(status, 'COMPLETE') OR starts_with(status, 'ERROR'))`
 
-const eventColumns = `(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, shard, schema_version)`
+const eventColumns = `(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, partition, schema_version)`
 
 // event are the arguments of an event of the aggregate.
 func event(n int64) []any {
@@ -23,7 +23,7 @@ func event(n int64) []any {
 	if err != nil {
 		panic(err) // the system has no randomness
 	}
-	return []any{id.String(), "batch", fmt.Sprint(n), eventType, payload(), "application/json", "{}", fmt.Sprintf("batch/i:%d#%s", n, eventType), outbox.Shard("batch", fmt.Sprint(n))}
+	return []any{id.String(), "batch", fmt.Sprint(n), eventType, payload(), "application/json", "{}", fmt.Sprintf("batch/i:%d#%s", n, eventType), outbox.Partition("batch", fmt.Sprint(n))}
 }
 
 const eventValues = `$3::uuid, $4, $5, $6, $7, $8, $9::jsonb, clock_timestamp(), $10, $11, 1`

@@ -48,7 +48,7 @@ func (b *bencher) settleMany(size int64) one {
 func (b *bencher) handUnnest(size int64) one {
 	return func(ctx context.Context, n int64) error {
 		keys, ids, dedup := make([]int64, size), make([]string, size), make([]string, size)
-		payloads, shards := make([][]byte, size), make([]int16, size)
+		payloads, partitions := make([][]byte, size), make([]int16, size)
 		for i := range keys {
 			id, err := uuid.NewV7()
 			if err != nil {
@@ -56,13 +56,13 @@ func (b *bencher) handUnnest(size int64) one {
 			}
 			keys[i], ids[i], payloads[i] = b.id((n-1)*size+int64(i)+1), id.String(), payload()
 			text := fmt.Sprint(keys[i])
-			dedup[i], shards[i] = "batch/i:"+text+"#"+eventType, int16(outbox.Shard("batch", text))
+			dedup[i], partitions[i] = "batch/i:"+text+"#"+eventType, int16(outbox.Partition("batch", text))
 		}
-		tag, err := b.pool.Exec(ctx, `WITH e AS (SELECT * FROM unnest($2::int8[], $3::text[], $4::bytea[], $5::text[], $6::int2[]) AS e (key, id, payload, dedup_key, shard)),
+		tag, err := b.pool.Exec(ctx, `WITH e AS (SELECT * FROM unnest($2::int8[], $3::text[], $4::bytea[], $5::text[], $6::int2[]) AS e (key, id, payload, dedup_key, partition)),
 won AS (UPDATE batches SET status = $1 FROM e WHERE batches.id = e.key AND `+open+` RETURNING batches.id)
 INSERT INTO endstate_outbox `+eventColumns+`
-SELECT e.id::uuid, 'batch', e.key::text, $7, e.payload, 'application/json', '{}', clock_timestamp(), e.dedup_key, e.shard, 1
-FROM won JOIN e ON e.key = won.id`, state, keys, ids, payloads, dedup, shards, eventType)
+SELECT e.id::uuid, 'batch', e.key::text, $7, e.payload, 'application/json', '{}', clock_timestamp(), e.dedup_key, e.partition, 1
+FROM won JOIN e ON e.key = won.id`, state, keys, ids, payloads, dedup, partitions, eventType)
 		if err == nil && tag.RowsAffected() != size {
 			return errLost
 		}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -14,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 const (
@@ -26,32 +26,32 @@ const (
 func (b *bencher) relays(r *riverPeer) []bcase {
 	cases := []bcase{
 		{name: "relay-vs-river", peer: "River, a worker that does nothing, 2,000 goroutines", must: 3, long: true,
-			ours: b.drain(outbox.DeleteOnPublish), theirs: r.drain(drainEvents)},
+			ours: b.drain(relay.DeleteOnPublish), theirs: r.drain(drainEvents)},
 		{name: "relay-vs-watermill", peer: "Watermill's SQL subscriber, 500 at a time", must: 1.5, long: true,
-			ours: b.drain(outbox.DeleteOnPublish), theirs: b.watermillDrain(drainEvents)},
+			ours: b.drain(relay.DeleteOnPublish), theirs: b.watermillDrain(drainEvents)},
 		{name: "marking/relay-vs-river", peer: "River, a worker that does nothing, 2,000 goroutines", long: true,
-			ours: b.drain(outbox.KeepForever), theirs: r.drain(drainEvents)},
+			ours: b.drain(relay.KeepForever), theirs: r.drain(drainEvents)},
 		{name: "marking/relay-vs-watermill", peer: "Watermill's SQL subscriber, 500 at a time", long: true,
-			ours: b.drain(outbox.KeepForever), theirs: b.watermillDrain(drainEvents)},
+			ours: b.drain(relay.KeepForever), theirs: b.watermillDrain(drainEvents)},
 	}
 	if b.quick {
 		return cases
 	}
 	return append(append(cases, b.snapshots(r)...),
-		bcase{name: "relay-vs-by-hand", peer: "select, mark, 500 at a time", must: 0.80, long: true, ours: b.drain(outbox.KeepForever), theirs: b.drainByHand},
-		bcase{name: "two-relays-vs-one", peer: "one relay", must: 1.3, long: true, ours: b.drainWith(2, manyEvents, outbox.KeepForever), theirs: b.drainWith(1, manyEvents, outbox.KeepForever)})
+		bcase{name: "relay-vs-by-hand", peer: "select, mark, 500 at a time", must: 0.80, long: true, ours: b.drain(relay.KeepForever), theirs: b.drainByHand},
+		bcase{name: "two-relays-vs-one", peer: "one relay", must: 1.3, long: true, ours: b.drainWith(2, manyEvents, relay.KeepForever), theirs: b.drainWith(1, manyEvents, relay.KeepForever)})
 }
 
-// The index that a relay by hand has in place of ours.
+// The column and the index that a relay by hand marks.
 const (
-	handIndex = `DROP INDEX IF EXISTS endstate_outbox_pending; CREATE INDEX IF NOT EXISTS by_hand ON endstate_outbox (seq) WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL`
-	ourIndex  = `DROP INDEX IF EXISTS by_hand; CREATE INDEX IF NOT EXISTS endstate_outbox_pending ON endstate_outbox (shard, seq) WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL`
+	handIndex = `ALTER TABLE endstate_outbox ADD COLUMN IF NOT EXISTS published_at timestamptz; CREATE INDEX IF NOT EXISTS by_hand ON endstate_outbox (seq) WHERE published_at IS NULL`
+	ourIndex  = `DROP INDEX IF EXISTS by_hand; ALTER TABLE endstate_outbox DROP COLUMN IF EXISTS published_at`
 )
 
 // fill makes an outbox of pending events, whose ids grow as those of version 7 do. What is published stays in one that is kept.
 func (b *bencher) fill(ctx context.Context, index string, n int) error {
 	b.room = 0 // the cases after this begin anew
-	statements := []string{index, b.events(b.filled, n, "NULL"), "VACUUM ANALYZE endstate_outbox", "CHECKPOINT"}
+	statements := []string{index, b.events(b.filled, n), "VACUUM ANALYZE endstate_outbox", "CHECKPOINT"}
 	if b.keep {
 		b.filled += n
 	} else {
@@ -66,12 +66,11 @@ func (b *bencher) fill(ctx context.Context, index string, n int) error {
 }
 
 // events inserts n events, after so many others, of aggregates whose ids are negative: those of the other cases aren't.
-func (w *world) events(after, n int, publishedAt string) string {
-	columns := strings.TrimSuffix(eventColumns, ")") + ", published_at)"
+func (w *world) events(after, n int) string {
 	return fmt.Sprintf(`INSERT INTO endstate_outbox %s
 SELECT ('018f0000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'batch', '-' || n, '%[2]s', '%[3]s', 'application/json', '{}', clock_timestamp(), 'batch/i:-' || n || '#%[2]s',
-	get_byte(sha256(convert_to('batch/-' || n, 'UTF8')), 0) %% %[4]d, 1, %[5]s::timestamptz
-FROM generate_series(%[6]d, %[7]d) n`, columns, eventType, payload(), outbox.Shards, publishedAt, after+1, after+n)
+	get_byte(sha256(convert_to('batch/-' || n, 'UTF8')), 0) %% %[4]d, 1
+FROM generate_series(%[5]d, %[6]d) n`, eventColumns, eventType, payload(), outbox.Partitions, after+1, after+n)
 }
 
 // drain publishes events with one relay, whose publisher does nothing.
@@ -90,12 +89,12 @@ func (b *bencher) drainWith(relays, n int, retention time.Duration) way {
 		ended := make(chan error, relays)
 		s, err := b.sample(ctx, func() (float64, error) {
 			for range relays {
-				relay, err := outbox.NewRelay(b.pool, taker{count}, &outbox.RelayConfig{Retention: retention, Logger: slog.New(slog.DiscardHandler)})
+				rel, err := relay.New(b.pool, taker{count}, &relay.Config{Retention: retention, Logger: slog.New(slog.DiscardHandler)})
 				if err != nil {
 					return 0, err
 				}
 				group.Go(func() {
-					ended <- relay.Run(ctx)
+					ended <- rel.Run(ctx)
 					count.end()
 				})
 			}
@@ -138,7 +137,7 @@ func drainByHand(ctx context.Context, pool *pgxpool.Pool, n int) error {
 	publisher := outbox.PublisherFunc(func(context.Context, outbox.Event) error { return nil })
 	for total := 0; total < n; {
 		rows, err := pool.Query(ctx, `SELECT seq, id, aggregate_type, aggregate_id, type, payload, content_type, headers::text, occurred_at, dedup_key, schema_version
-FROM endstate_outbox WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL ORDER BY seq LIMIT $1`, handBatch)
+FROM endstate_outbox WHERE published_at IS NULL ORDER BY seq LIMIT $1`, handBatch)
 		if err != nil {
 			return err
 		}

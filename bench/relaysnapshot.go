@@ -5,14 +5,14 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // snapshots are drains while a snapshot from before keeps every dead row, against the same without: what a long transaction
 // elsewhere costs us, and what it costs the peers.
 func (b *bencher) snapshots(r *riverPeer) []bcase {
 	cases := []bcase{
-		{name: "relay-old-snapshot", ours: b.drain(outbox.KeepForever)},
+		{name: "relay-old-snapshot", ours: b.drain(relay.KeepForever)},
 		{name: "river-old-snapshot", ours: r.drain(drainEvents)},
 		{name: "watermill-old-snapshot", ours: b.watermillDrain(drainEvents)},
 	}

@@ -74,7 +74,7 @@ func (s *benchSlices) fill(b *testing.B, n int64) {
 func (s *benchSlices) byHand(ctx context.Context, n int64) error {
 	id := uuid.Must(uuid.NewV7())
 	tag, err := s.hand.Exec(ctx, `WITH won AS (UPDATE batches SET status = $2 WHERE id = $1 AND NOT (starts_with(status, 'COMPLETE') OR starts_with(status, 'ERROR')) RETURNING id)
-INSERT INTO endstate_outbox (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+INSERT INTO endstate_outbox (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $3::uuid, $4, $5, $6, $7, $8, $9::jsonb, clock_timestamp(), $10, 1, 7 FROM won`,
 		n, "COMPLETE_STABLE", id.String(), "batch", fmt.Sprint(n), "batch.completed", []byte(`{"ok":true}`), "application/json", "{}", fmt.Sprintf("batch/i:%d#batch.completed", n))
 	if err == nil && tag.RowsAffected() != 1 {

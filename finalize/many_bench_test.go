@@ -38,7 +38,7 @@ func BenchmarkSettleMany(b *testing.B) {
 		}
 		tag, err := s.hand.Exec(ctx, `WITH item AS (SELECT * FROM unnest($1::int8[], $2::text[], $3::text[], $4::text[], $5::bytea[]) AS i (batch, event, type, dedup, payload)),
 won AS (UPDATE batches SET status = $6 FROM item WHERE id = item.batch AND NOT (starts_with(status, 'COMPLETE') OR starts_with(status, 'ERROR')) RETURNING item.*)
-INSERT INTO endstate_outbox (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+INSERT INTO endstate_outbox (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT event::uuid, 'batch', batch::text, type, payload, 'application/json', '{}', clock_timestamp(), dedup, 1, 7 FROM won`, ids, keys, types, dedup, payloads, "COMPLETE_STABLE")
 		if err == nil && tag.RowsAffected() != size {
 			err = fmt.Errorf("%d of %d", tag.RowsAffected(), size)

@@ -65,7 +65,7 @@ func Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Result, error)
 
 // Put writes events into the outbox as part of tx and returns a result for each, in their order. An event whose dedup key
 // or id is taken is left out, and its result says by whom; the transaction stays usable, and no row is written for it (on
-// PostgreSQL its number in seq is skipped).
+// PostgreSQL its number in seq is skipped, and the transaction gets an id).
 // All events are validated before anything is sent. A thousand events take one statement, more take one for each thousand;
 // events that are left out take one further statement.
 //

@@ -104,7 +104,7 @@ func TestPutFillsInDefaults(t *testing.T) {
 			require.Empty(t, e.Headers)
 			require.WithinDuration(t, time.Now(), e.OccurredAt, time.Minute)
 		}
-		require.Equal(t, 2, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE published_at IS NULL AND dedup_key IS NULL AND created_at IS NOT NULL"))
+		require.Equal(t, 2, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE dedup_key IS NULL AND created_at IS NOT NULL"))
 		require.Less(t, stored[0].ID.String(), stored[1].ID.String(), "ids of one call are in its order")
 		require.Empty(t, db.put(t), "no events")
 	})
@@ -158,20 +158,6 @@ func types(events []outbox.Event) (list []string) {
 		list = append(list, e.Type)
 	}
 	return list
-}
-
-// An index over unpublished rows would stop deduplicating here.
-func TestPutDeduplicatesBeyondPublication(t *testing.T) {
-	t.Parallel()
-	each(t, databases, writer, func(t *testing.T, db *database) {
-		first := db.put(t, event("completed", "k"))
-		db.exec(t, "UPDATE endstate_outbox SET published_at = created_at")
-		for range 3 {
-			results := db.put(t, event("completed", "k"))
-			require.Equal(t, []uuid.UUID{first[0].ID}, heldBy(results))
-		}
-		require.Equal(t, 1, db.count(t))
-	})
 }
 
 func TestPutIsUndoneByARollback(t *testing.T) {
@@ -273,25 +259,6 @@ func TestPutWritesNoRowForAHeldEvent(t *testing.T) {
 		}
 		require.Equal(t, 1, db.count(t))
 	})
-}
-
-// Apart from the sequence a held event needs no transaction id: here the connection has numbers in stock.
-func TestPutTakesNoTransactionIDForAHeldEvent(t *testing.T) {
-	t.Parallel()
-	db := &database{begin: beginPgx(dbtest.Pool(t, func(c *pgxpool.Config) { c.MaxConns = 1 }))}
-	db.migrate(t, *writer)
-	db.exec(t, "ALTER TABLE endstate_outbox ALTER COLUMN seq SET CACHE 1000")
-	db.put(t, event("completed", "k"))
-	for range 10 {
-		db.in(t, func(ctx context.Context, tx endstate.Tx) {
-			results, err := outbox.Put(ctx, tx, event("completed", "k"))
-			require.NoError(t, err)
-			require.False(t, results[0].Inserted)
-			var id string
-			require.NoError(t, tx.QueryRow(ctx, "SELECT coalesce(pg_current_xact_id_if_assigned()::text, '')").Scan(&id))
-			require.Empty(t, id)
-		})
-	}
 }
 
 // Of two transactions that put one dedup key at once, the second waits, and then is told.

@@ -12,19 +12,20 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
-func (d *doctor) stats(ctx context.Context) (outbox.Stats, error) {
-	cfg := &outbox.AdminConfig{Outbox: d.writer}
-	var admin *outbox.Admin
+func (d *doctor) stats(ctx context.Context) (relay.Stats, error) {
+	cfg := &relay.AdminConfig{Outbox: d.writer}
+	var admin *relay.Admin
 	var err error
 	if d.db.pool != nil {
-		admin, err = outbox.NewAdmin(d.db.pool, cfg)
+		admin, err = relay.NewAdmin(d.db.pool, cfg)
 	} else {
-		admin, err = outbox.NewAdmin(d.db.sql, cfg)
+		admin, err = relay.NewAdminSQL(d.db.sql, cfg)
 	}
 	if err != nil {
-		return outbox.Stats{}, err
+		return relay.Stats{}, err
 	}
 	return admin.Stats(ctx)
 }
@@ -58,9 +59,9 @@ func (d *doctor) outboxFlags() (flags string) {
 // shellQuoted is a text as a shell takes it for one argument.
 func shellQuoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
-// shards finds shards whose events nobody publishes.
-func (d *doctor) shards(ctx context.Context) ([]finding, error) {
-	var stats outbox.Stats
+// partitions finds partitions whose events nobody publishes.
+func (d *doctor) partitions(ctx context.Context) ([]finding, error) {
+	var stats relay.Stats
 	for attempt := range 6 {
 		var err error
 		if stats, err = d.stats(ctx); err != nil {
@@ -72,7 +73,7 @@ func (d *doctor) shards(ctx context.Context) ([]finding, error) {
 		if len(stats.Relays) == 0 || attempt == 5 {
 			break
 		}
-		select { // shards change hands within seconds
+		select { // partitions change hands within seconds
 		case <-time.After(time.Second):
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
@@ -83,9 +84,9 @@ func (d *doctor) shards(ctx context.Context) ([]finding, error) {
 		waiting += fmt.Sprintf(", the oldest for %v", stats.OldestAge.Round(time.Second))
 	}
 	return []finding{{
-		What: fmt.Sprintf("%d of %d shards have no owner, and %d relays run; %s.", stats.Unowned, outbox.Shards, len(stats.Relays), waiting),
-		Why:  "Events of a shard without an owner are not published.",
-		Fix:  "Start a relay: in the service, or endstate relay --to URL" + d.outboxFlags() + ". Those that run take free shards by themselves: if they don't, look at their logs.",
+		What: fmt.Sprintf("%d of %d partitions have no owner, and %d relays run; %s.", stats.Unowned, outbox.Partitions, len(stats.Relays), waiting),
+		Why:  "Events of a partition without an owner are not published.",
+		Fix:  "Start a relay: in the service, or endstate relay --to URL" + d.outboxFlags() + ". Those that run take free partitions by themselves: if they don't, look at their logs.",
 	}}, nil
 }
 
@@ -211,6 +212,6 @@ func (d *doctor) listen(ctx context.Context) ([]finding, error) {
 	return []finding{{
 		What: "A notification didn't arrive at the connection that listened for it.",
 		Why:  "LISTEN needs a session of its own, and a pooler in transaction mode (PgBouncer) gives it to another client at once: the relay finds events by polling only, which is correct but later.",
-		Fix:  "Give the relay an address of the server itself to listen on (endstate relay --listen-url URL; a service's own: outbox.RelayConfig.ListenURL),\nand try it with: endstate doctor --listen-url URL",
+		Fix:  "Give the relay an address of the server itself to listen on (endstate relay --listen-url URL; a service's own: relay.Config.ListenURL),\nand try it with: endstate doctor --listen-url URL",
 	}}, nil
 }

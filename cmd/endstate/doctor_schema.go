@@ -74,7 +74,7 @@ FROM pragma_index_list(?1) l ORDER BY 1`, []any{table}
 // target is the outbox at hand: its table, the columns that must be unique together, and the one that tells what is published.
 func (d *doctor) target() (schema, table string, keys []string, published string) {
 	if !d.foreign {
-		return d.writer.Schema, d.writer.Name(), []string{"dedup_key"}, "published_at"
+		return d.writer.Schema, d.writer.Name(), []string{"dedup_key"}, ""
 	}
 	return d.table.Schema, d.table.Table, append(append([]string{}, d.table.Aggregate...), d.table.Type), d.published
 }
@@ -176,13 +176,9 @@ func (d *doctor) relayIndex(ctx context.Context) ([]finding, error) {
 			return nil, nil
 		}
 	}
-	fix := "endstate migrate\n-- or: " + fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (shard, seq) WHERE published_at IS NULL AND dead_at IS NULL AND next_attempt_at IS NULL;",
-		quote("", table+"_pending"), quote(schema, table))
-	if d.foreign {
-		fix = fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (%s) WHERE %s IS NULL;", quote("", table+"_pending"), quote(schema, table), quote("", d.table.Time), quote("", published))
-		if d.table.Published != published { // a condition, which may be about any of its values
-			fix = fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (%s, %s);", quote("", table+"_pending"), quote(schema, table), quote("", published), quote("", d.table.Time))
-		}
+	fix := fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (%s) WHERE %s IS NULL;", quote("", table+"_pending"), quote(schema, table), quote("", d.table.Time), quote("", published))
+	if d.table.Published != published { // a condition, which may be about any of its values
+		fix = fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (%s, %s);", quote("", table+"_pending"), quote(schema, table), quote("", published), quote("", d.table.Time))
 	}
 	if d.db.pool == nil {
 		fix = strings.ReplaceAll(fix, " CONCURRENTLY", "")

@@ -9,6 +9,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // newOutbox groups the commands for what waits in an outbox, what is dead, and what to do about it.
@@ -33,20 +34,20 @@ func outboxFlags(cmd *cobra.Command, writer *outbox.Writer) {
 }
 
 // admin opens the outbox that the flags name. The caller closes what it returns.
-func (a *app) admin(ctx context.Context, access access, writer *outbox.Writer) (*outbox.Admin, *database, error) {
+func (a *app) admin(ctx context.Context, access access, writer *outbox.Writer) (*relay.Admin, *database, error) {
 	db, err := a.open(ctx, access)
 	if err != nil {
 		return nil, nil, err
 	}
-	var admin *outbox.Admin
-	cfg := &outbox.AdminConfig{Outbox: *writer}
+	var admin *relay.Admin
+	cfg := &relay.AdminConfig{Outbox: *writer}
 	if db.pool != nil {
-		admin, err = outbox.NewAdmin(db.pool, cfg)
+		admin, err = relay.NewAdmin(db.pool, cfg)
 	} else {
-		admin, err = outbox.NewAdmin(db.sql, cfg)
+		admin, err = relay.NewAdminSQL(db.sql, cfg)
 	}
 	if err == nil {
-		err = db.read(ctx, func(q endstate.Querier) error { return writer.CheckRelay(ctx, q) })
+		err = db.read(ctx, func(q endstate.Querier) error { return relay.Check(ctx, q, *writer) })
 	}
 	if err != nil {
 		db.close()

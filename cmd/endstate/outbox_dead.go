@@ -10,11 +10,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // newOutboxRetry is the command that makes dead letters pending again.
 func newOutboxRetry(a *app, writer *outbox.Writer) *cobra.Command {
-	cmd := newIntervention(a, writer, intervention{"retry", "pending again", (*outbox.Admin).Retry})
+	cmd := newIntervention(a, writer, intervention{"retry", "pending again", (*relay.Admin).Retry})
 	cmd.Short = "Make dead letters pending again; who did it, and why, is recorded"
 	cmd.Long = `Make dead letters pending again, with their attempts counted anew. Who did it, and why, is recorded, and outbox show tells.
 Later events of the same aggregate may have been published meanwhile.
@@ -27,7 +28,7 @@ Exit status: 0 all are pending again, 1 some of the events aren't dead and were 
 
 // newOutboxDiscard is the command that deletes dead letters.
 func newOutboxDiscard(a *app, writer *outbox.Writer) *cobra.Command {
-	cmd := newIntervention(a, writer, intervention{"discard", "deleted", (*outbox.Admin).Discard})
+	cmd := newIntervention(a, writer, intervention{"discard", "deleted", (*relay.Admin).Discard})
 	cmd.Short = "Delete dead letters; who did it, and why, is recorded"
 	cmd.Long = `Delete dead letters: nobody will get these events. Who did it, and why, is recorded.
 
@@ -38,12 +39,12 @@ Exit status: 0 all are deleted, 1 some of the events aren't dead and were left a
 // intervention is what can be done with dead letters.
 type intervention struct {
 	name, done string
-	do         func(a *outbox.Admin, ctx context.Context, by, why string, ids ...uuid.UUID) ([]uuid.UUID, error)
+	do         func(a *relay.Admin, ctx context.Context, by, why string, ids ...uuid.UUID) ([]uuid.UUID, error)
 }
 
 func newIntervention(a *app, writer *outbox.Writer, what intervention) *cobra.Command {
 	var all bool
-	var filter outbox.Filter
+	var filter relay.Filter
 	var by, reason string
 	cmd := &cobra.Command{
 		Use: what.name + " (ID... | --all)",
@@ -52,7 +53,7 @@ func newIntervention(a *app, writer *outbox.Writer, what intervention) *cobra.Co
 			if err != nil {
 				return err
 			}
-			switch narrowed := filter != (outbox.Filter{}); {
+			switch narrowed := filter != (relay.Filter{}); {
 			case all == (len(ids) > 0):
 				return errors.New("give either the ids of events, or --all")
 			case narrowed && !all:
@@ -70,7 +71,7 @@ func newIntervention(a *app, writer *outbox.Writer, what intervention) *cobra.Co
 	return cmd
 }
 
-func (a *app) intervene(ctx context.Context, writer *outbox.Writer, what intervention, ids []uuid.UUID, filter outbox.Filter, by, reason string) error {
+func (a *app) intervene(ctx context.Context, writer *outbox.Writer, what intervention, ids []uuid.UUID, filter relay.Filter, by, reason string) error {
 	admin, db, err := a.admin(ctx, writes, writer)
 	if err != nil {
 		return err
@@ -117,8 +118,8 @@ func (a *app) intervene(ctx context.Context, writer *outbox.Writer, what interve
 }
 
 // deadLetters returns the ids of all that a filter says.
-func deadLetters(ctx context.Context, admin *outbox.Admin, filter outbox.Filter) ([]uuid.UUID, error) {
-	filter.State, filter.Limit = outbox.Dead, 1000
+func deadLetters(ctx context.Context, admin *relay.Admin, filter relay.Filter) ([]uuid.UUID, error) {
+	filter.State, filter.Limit = relay.Dead, 1000
 	var ids []uuid.UUID
 	for {
 		records, err := admin.List(ctx, filter)

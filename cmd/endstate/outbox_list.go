@@ -8,11 +8,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // newOutboxList is the command that lists events.
 func newOutboxList(a *app, writer *outbox.Writer) *cobra.Command {
-	var filter outbox.Filter
+	var filter relay.Filter
 	var state string
 	cmd := &cobra.Command{
 		Use:   "list",
@@ -21,7 +22,7 @@ func newOutboxList(a *app, writer *outbox.Writer) *cobra.Command {
   endstate outbox list --aggregate-type batch --aggregate-id 7 --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			filter.State = outbox.State(state)
+			filter.State = relay.State(state)
 			return a.outboxList(cmd.Context(), writer, filter)
 		},
 	}
@@ -33,13 +34,13 @@ func newOutboxList(a *app, writer *outbox.Writer) *cobra.Command {
 }
 
 // filterFlags are the flags that say which events are meant.
-func filterFlags(cmd *cobra.Command, filter *outbox.Filter) {
+func filterFlags(cmd *cobra.Command, filter *relay.Filter) {
 	cmd.Flags().StringVar(&filter.Type, "type", "", "only events of this `TYPE`")
 	cmd.Flags().StringVar(&filter.AggregateType, "aggregate-type", "", "only events of aggregates of this `TYPE`")
 	cmd.Flags().StringVar(&filter.AggregateID, "aggregate-id", "", "only events of the aggregate with this `ID`")
 }
 
-func (a *app) outboxList(ctx context.Context, writer *outbox.Writer, filter outbox.Filter) error {
+func (a *app) outboxList(ctx context.Context, writer *outbox.Writer, filter relay.Filter) error {
 	admin, db, err := a.admin(ctx, reads, writer)
 	if err != nil {
 		return err

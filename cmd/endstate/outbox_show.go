@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // newOutboxShow is the command that shows one event.
@@ -33,33 +34,32 @@ func newOutboxShow(a *app, writer *outbox.Writer) *cobra.Command {
 	}
 }
 
-// eventResult is an outbox.Record in JSON.
+// eventResult is an relay.Record in JSON.
 type eventResult struct {
 	Seq           int64             `json:"seq"`
 	ID            uuid.UUID         `json:"id"`
 	Type          string            `json:"type"`
 	AggregateType string            `json:"aggregate_type"`
 	AggregateID   string            `json:"aggregate_id"`
-	State         outbox.State      `json:"state"`
+	State         relay.State       `json:"state"`
 	CreatedAt     time.Time         `json:"created_at"`
 	OccurredAt    time.Time         `json:"occurred_at"`
 	Attempts      int               `json:"attempts"`
 	Crashes       int               `json:"crashes"`
 	NextAttemptAt *time.Time        `json:"next_attempt_at"`
 	LastError     string            `json:"last_error,omitempty"`
-	PublishedAt   *time.Time        `json:"published_at"`
 	DeadAt        *time.Time        `json:"dead_at"`
 	DedupKey      string            `json:"dedup_key,omitempty"`
-	Shard         int               `json:"shard"`
+	Partition     int               `json:"partition"`
 	SchemaVersion int               `json:"schema_version"`
 	ContentType   string            `json:"content_type"`
 	Headers       map[string]string `json:"headers"`
 }
 
-func newEventResult(r outbox.Record) eventResult {
+func newEventResult(r relay.Record) eventResult {
 	return eventResult{
 		r.Seq, r.ID, r.Type, r.AggregateType, r.AggregateID, r.State, r.CreatedAt.UTC(), r.OccurredAt.UTC(), r.Attempts, r.Crashes,
-		optional(r.NextAttemptAt), r.LastError, optional(r.PublishedAt), optional(r.DeadAt), r.DedupKey, r.Shard, r.SchemaVersion,
+		optional(r.NextAttemptAt), r.LastError, optional(r.DeadAt), r.DedupKey, r.Partition, r.SchemaVersion,
 		r.ContentType, r.Headers,
 	}
 }
@@ -101,7 +101,7 @@ func (a *app) outboxShow(ctx context.Context, writer *outbox.Writer, id uuid.UUI
 	return a.print(result, func(w io.Writer) { writeEvent(w, r, history) })
 }
 
-func writeEvent(w io.Writer, r outbox.Record, history []outbox.Intervention) {
+func writeEvent(w io.Writer, r relay.Record, history []relay.Intervention) {
 	t := newTable()
 	for _, f := range []struct {
 		name  string
@@ -109,8 +109,8 @@ func writeEvent(w io.Writer, r outbox.Record, history []outbox.Intervention) {
 	}{
 		{"id", r.ID}, {"type", r.Type}, {"aggregate", aggregate(r.Event)}, {"state", r.State}, {"seq", fmt.Sprint(r.Seq)},
 		{"created", r.CreatedAt}, {"occurred", r.OccurredAt}, {"attempts", fmt.Sprint(r.Attempts)},
-		{"crashes", fmt.Sprint(r.Crashes)}, {"next attempt", timeCell(optional(r.NextAttemptAt))}, {"published", timeCell(optional(r.PublishedAt))},
-		{"dead", timeCell(optional(r.DeadAt))}, {"dedup key", r.DedupKey}, {"shard", fmt.Sprint(r.Shard)},
+		{"crashes", fmt.Sprint(r.Crashes)}, {"next attempt", timeCell(optional(r.NextAttemptAt))},
+		{"dead", timeCell(optional(r.DeadAt))}, {"dedup key", r.DedupKey}, {"partition", fmt.Sprint(r.Partition)},
 		{"schema version", fmt.Sprint(r.SchemaVersion)}, {"content type", r.ContentType},
 	} {
 		t.row(f.name, f.value)

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // newOutboxStats is the command that counts what waits.
@@ -24,25 +25,25 @@ Exit status: 0 nothing is dead, 1 there are dead letters, 2 could not look.`,
 	}
 }
 
-// statsResult is outbox.Stats in JSON. Ages are in seconds, rates in events a second.
+// statsResult is relay.Stats in JSON. Ages are in seconds, rates in events a second.
 type statsResult struct {
 	Pending   int64         `json:"pending"`
 	Retrying  int64         `json:"retrying"`
 	Dead      int64         `json:"dead"`
-	AtLeast   bool          `json:"at_least"` // a count was broken off at outbox.StatsLimit
+	AtLeast   bool          `json:"at_least"` // a count was broken off at relay.StatsLimit
 	OldestAge float64       `json:"oldest_age"`
 	Rate      float64       `json:"rate"`
-	Unowned   int           `json:"unowned_shards"`
+	Unowned   int           `json:"unowned_partitions"`
 	Relays    []relayResult `json:"relays"`
 }
 
 type relayResult struct {
-	Name      string    `json:"name"`
-	Epoch     int64     `json:"epoch"`
-	StartedAt time.Time `json:"started_at"`
-	Shards    int       `json:"shards"`
-	Published int64     `json:"published"`
-	Rate      float64   `json:"rate"`
+	Name       string    `json:"name"`
+	ID         string    `json:"id"`
+	StartedAt  time.Time `json:"started_at"`
+	Partitions int       `json:"partitions"`
+	Published  int64     `json:"published"`
+	Rate       float64   `json:"rate"`
 }
 
 func (a *app) outboxStats(ctx context.Context, writer *outbox.Writer) error {
@@ -57,7 +58,7 @@ func (a *app) outboxStats(ctx context.Context, writer *outbox.Writer) error {
 	}
 	result := statsResult{s.Pending, s.Retrying, s.Dead, s.AtLeast, s.OldestAge.Seconds(), s.Rate, s.Unowned, []relayResult{}}
 	for _, r := range s.Relays {
-		result.Relays = append(result.Relays, relayResult{r.Name, r.Epoch, r.StartedAt, r.Shards, r.Published, r.Rate})
+		result.Relays = append(result.Relays, relayResult{r.Name, r.ID, r.StartedAt, r.Partitions, r.Published, r.Rate})
 	}
 	if err := a.print(result, func(w io.Writer) { writeStats(w, s) }); err != nil {
 		return err
@@ -68,9 +69,9 @@ func (a *app) outboxStats(ctx context.Context, writer *outbox.Writer) error {
 	return nil
 }
 
-func writeStats(w io.Writer, s outbox.Stats) {
+func writeStats(w io.Writer, s relay.Stats) {
 	note := func(n int64, text string) string {
-		if n >= outbox.StatsLimit {
+		if n >= relay.StatsLimit {
 			return "or more; " + text
 		}
 		return text
@@ -81,16 +82,16 @@ func writeStats(w io.Writer, s outbox.Stats) {
 	figures.row("dead", s.Dead, note(s.Dead, "given up: see outbox list --state dead"))
 	figures.row("oldest", s.OldestAge.Round(time.Second), "age of the oldest that isn't published")
 	figures.row("rate", s.Rate, "events a second, lately")
-	figures.row("shards without a relay", s.Unowned, fmt.Sprintf("of %d", outbox.Shards))
+	figures.row("partitions without a relay", s.Unowned, fmt.Sprintf("of %d", outbox.Partitions))
 	figures.write(w)
 	if len(s.Relays) == 0 {
 		fmt.Fprintln(w, "\nNo relay runs.")
 		return
 	}
 	fmt.Fprintln(w)
-	relays := newTable("relay", "started", "shards", "published", "rate")
+	relays := newTable("relay", "started", "partitions", "published", "rate")
 	for _, r := range s.Relays {
-		relays.row(r.Name, r.StartedAt, r.Shards, r.Published, r.Rate)
+		relays.row(r.Name, r.StartedAt, r.Partitions, r.Published, r.Rate)
 	}
 	relays.write(w)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // listenEnv is where --listen-url's default comes from.
@@ -20,7 +21,7 @@ const listenEnv = "ENDSTATE_LISTEN_URL"
 
 // newRelay is the command that publishes events, as a program of its own beside a service.
 func newRelay(a *app) *cobra.Command {
-	r := &relay{app: a}
+	r := &relaying{app: a}
 	var retention, level string
 	cmd := &cobra.Command{
 		Use:   "relay --to URL",
@@ -28,7 +29,7 @@ func newRelay(a *app) *cobra.Command {
 		Long: `Publish the outbox's events, as a program of its own beside a service: to Redis Streams, NATS JetStream, or by HTTP as signed
 CloudEvents. Any number of relays share the work, and each aggregate's events go out in order.
 
-It runs until SIGINT or SIGTERM; then it lets what is in flight finish, hands over its shards, and prints what it did. A
+It runs until SIGINT or SIGTERM; then it lets what is in flight finish, hands over its partitions, and prints what it did. A
 database or a destination that is away doesn't end it. Its log goes to stderr, with the outbox's figures now and then; no line
 has a credential or a payload.
 
@@ -53,13 +54,13 @@ Exit status: 0 ended by a signal, 2 could not run.`,
 	outboxFlags(cmd, &r.cfg.Outbox)
 	flags := cmd.Flags()
 	flags.StringVar(&r.cfg.Name, "name", "", "`NAME` of this relay for people; default: host name and process id")
-	flags.IntVar(&r.cfg.BatchSize, "batch-size", 500, "publish at most `N` events at once")
+	flags.IntVar(&r.cfg.BatchSize, "batch-size", 1000, "publish at most `N` events at once")
 	flags.IntVar(&r.cfg.MaxAttempts, "max-attempts", 100, "an event is dead after `N` failures")
 	flags.DurationVar(&r.cfg.MaxBackoff, "max-backoff", 10*time.Minute, "the longest `DURATION` between two attempts")
 	flags.DurationVar(&r.cfg.PublishTimeout, "publish-timeout", 30*time.Second, "a batch may take this `DURATION`")
 	flags.DurationVar(&r.cfg.ShutdownTimeout, "shutdown-timeout", 10*time.Second, "let a batch go on for this `DURATION` after a signal")
 	flags.DurationVar(&r.cfg.PollInterval, "poll-interval", time.Second, "the longest `DURATION` between two looks at the outbox")
-	flags.DurationVar(&r.cfg.LeaseTTL, "lease-ttl", 10*time.Second, "the shards of a relay that died wait for this `DURATION`")
+	flags.DurationVar(&r.cfg.LeaseTTL, "lease-ttl", 10*time.Second, "the partitions of a relay that died wait for this `DURATION`")
 	flags.BoolVar(&r.cfg.Unordered, "unordered", false, "let an aggregate's later events overtake one that failed")
 	flags.StringVar(&retention, "retention", "forever", "how long published events stay: forever, none, or a `DURATION`")
 	flags.StringVar(&r.listen, "listen-url", "", "postgres: `URL` of the primary itself, not of a pooler, to be woken by; default: the environment's "+listenEnv+", else only look")
@@ -71,9 +72,9 @@ Exit status: 0 ended by a signal, 2 could not run.`,
 func parseRetention(text string) (time.Duration, error) {
 	switch text {
 	case "forever":
-		return outbox.KeepForever, nil
+		return relay.KeepForever, nil
 	case "none":
-		return outbox.DeleteOnPublish, nil
+		return relay.DeleteOnPublish, nil
 	}
 	d, err := time.ParseDuration(text)
 	if err != nil || d <= 0 {
@@ -99,10 +100,10 @@ func (a *app) logger(level slog.Level) *slog.Logger {
 	return slog.New(slog.NewTextHandler(escapedText{a.stderr}, options))
 }
 
-// relay is one run of the command.
-type relay struct {
+// relaying is one run of the command.
+type relaying struct {
 	*app
-	cfg     outbox.RelayConfig
+	cfg     relay.Config
 	to      destination
 	listen  string
 	figures time.Duration
@@ -111,7 +112,7 @@ type relay struct {
 	published, failed, dead atomic.Int64 // since the start
 }
 
-func (r *relay) run(ctx context.Context) error {
+func (r *relaying) run(ctx context.Context) error {
 	to, err := r.to.open(r.log)
 	if err != nil {
 		return err
@@ -158,23 +159,23 @@ func (r *relay) run(ctx context.Context) error {
 }
 
 // newRun returns the Run of a relay on either kind of database.
-func newRun(db *database, p outbox.Publisher, cfg *outbox.RelayConfig) (func(context.Context) error, error) {
+func newRun(db *database, p outbox.Publisher, cfg *relay.Config) (func(context.Context) error, error) {
 	if db.pool != nil {
-		relay, err := outbox.NewRelay(db.pool, p, cfg)
+		r, err := relay.New(db.pool, p, cfg)
 		if err != nil {
 			return nil, err
 		}
-		return relay.Run, nil
+		return r.Run, nil
 	}
-	relay, err := outbox.NewRelay(db.sql, p, cfg)
+	r, err := relay.NewSQL(db.sql, p, cfg)
 	if err != nil {
 		return nil, err
 	}
-	return relay.Run, nil
+	return r.Run, nil
 }
 
-func (r *relay) trace() *outbox.RelayTrace {
-	return &outbox.RelayTrace{
+func (r *relaying) trace() *relay.Trace {
+	return &relay.Trace{
 		Published: func(_ context.Context, events int, _ time.Duration) { r.published.Add(int64(events)) },
 		Failed:    func(context.Context, outbox.Event, int, error, time.Duration) { r.failed.Add(1) },
 		Dead:      func(context.Context, outbox.Event, int, error) { r.dead.Add(1) },
@@ -182,7 +183,7 @@ func (r *relay) trace() *outbox.RelayTrace {
 }
 
 // watch logs the outbox's figures now and then.
-func (r *relay) watch(ctx context.Context, admin *outbox.Admin) {
+func (r *relaying) watch(ctx context.Context, admin *relay.Admin) {
 	if r.figures <= 0 {
 		return
 	}

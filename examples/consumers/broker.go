@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // delivery is one delivery of an event, as it is told to a consumer's process.
@@ -92,18 +93,21 @@ func (b *broker) run(ctx context.Context, w *world) error {
 
 // relay publishes until the outbox is empty.
 func (b *broker) relay(ctx context.Context, w *world) error {
-	relay, err := outbox.NewRelay(w.db, b, &outbox.RelayConfig{PollInterval: 50 * time.Millisecond, Logger: quiet()})
+	rel, err := relay.NewSQL(w.db, b, &relay.Config{PollInterval: 50 * time.Millisecond, Logger: quiet()})
+	if err != nil {
+		return err
+	}
+	admin, err := relay.NewAdminSQL(w.db, nil)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	ended := make(chan error, 1)
-	go func() { ended <- relay.Run(ctx) }()
+	go func() { ended <- rel.Run(ctx) }()
 	for {
-		var left int
-		err := w.db.QueryRowContext(ctx, `SELECT count(*) FROM endstate_outbox WHERE published_at IS NULL`).Scan(&left)
-		if err != nil || left == 0 {
+		stats, err := admin.Stats(ctx)
+		if err != nil || len(stats.Relays) > 0 && stats.Pending+stats.Retrying == 0 {
 			cancel()
 			close(b.arrived)
 			return errors.Join(err, <-ended)

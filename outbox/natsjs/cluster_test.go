@@ -14,6 +14,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // A relay publishes to three nodes, of which the stream's leader dies midway. All that was committed is in the stream, once
@@ -47,10 +48,10 @@ func TestALeaderDiesUnderLoad(t *testing.T) {
 	require.NoError(t, err)
 	var mu sync.Mutex
 	failures := 0
-	relay, err := outbox.NewRelay(db, p, &outbox.RelayConfig{
+	rel, err := relay.NewSQL(db, p, &relay.Config{
 		BatchSize: 20, PollInterval: 10 * time.Millisecond, MinBackoff: 50 * time.Millisecond, MaxBackoff: 200 * time.Millisecond,
 		Logger: slog.New(slog.DiscardHandler),
-		Trace: &outbox.RelayTrace{Failed: func(context.Context, outbox.Event, int, error, time.Duration) {
+		Trace: &relay.Trace{Failed: func(context.Context, outbox.Event, int, error, time.Duration) {
 			mu.Lock()
 			failures++
 			mu.Unlock()
@@ -58,7 +59,7 @@ func TestALeaderDiesUnderLoad(t *testing.T) {
 	})
 	require.NoError(t, err)
 	var running sync.WaitGroup
-	running.Go(func() { _ = relay.Run(ctx) })
+	running.Go(func() { _ = rel.Run(ctx) })
 	defer running.Wait()
 	defer cancel()
 
@@ -71,7 +72,7 @@ func TestALeaderDiesUnderLoad(t *testing.T) {
 			_, err := outbox.Put(ctx, tx, events...)
 			return err
 		})
-		relay.Wake()
+		rel.Wake()
 		if n == each/2 {
 			info, err := stream.Info(ctx)
 			require.NoError(t, err)

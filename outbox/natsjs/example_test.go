@@ -38,7 +38,7 @@ func ExampleNew() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	// A relay calls it: outbox.NewRelay(pool, publisher, nil).
+	// A relay calls it: relay.New(pool, publisher, nil).
 	_ = publisher
 }
 

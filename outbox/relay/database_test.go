@@ -17,6 +17,7 @@ import (
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // database is one of the ways to one of the databases.
@@ -60,6 +61,19 @@ func newDatabase(t *testing.T, name string) *database {
 	}
 	pool := dbtest.PoolOn(t, url)
 	return &database{url: url, pool: pool, begin: beginPgx(pool)}
+}
+
+// admin returns an Admin of the default subscription.
+func (db *database) admin(t testing.TB) (admin *relay.Admin) {
+	t.Helper()
+	var err error
+	if db.pool != nil {
+		admin, err = relay.NewAdmin(db.pool, nil)
+	} else {
+		admin, err = relay.NewAdminSQL(db.sql, nil)
+	}
+	require.NoError(t, err)
+	return admin
 }
 
 func beginPgx(pool *pgxpool.Pool) func(context.Context) (endstate.Tx, error) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -80,7 +81,7 @@ func (a *Admin) interveneIn(ctx context.Context, tx endstate.Tx, action, by, why
 SELECT subscription, CAST($3 AS text), event_id, CAST($4 AS text), CAST($5 AS text), attempts, last_error FROM %s WHERE `+dead+lock, a.audit, a.parked), a.cfg.Subscription, string(list), action, by, why); err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, fmt.Sprintf(do+" WHERE %s RETURNING CAST(event_id AS text)", a.parked, dead), a.cfg.Subscription, string(list))
+	rows, err := tx.Query(ctx, strings.Replace(do, "%s", a.parked, 1)+" WHERE "+dead+" RETURNING CAST(event_id AS text)", a.cfg.Subscription, string(list))
 	if err != nil {
 		return nil, err
 	}

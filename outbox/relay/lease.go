@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -164,10 +166,11 @@ WHERE subscription = CAST($1 AS text) AND owner IS NULL AND EXISTS (SELECT 1 FRO
 	return err
 }
 
-// give gives partitions back.
-func (s *store) give(ctx context.Context, id string, partitions []int) error {
-	_, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s SET owner = NULL WHERE subscription = CAST($1 AS text) AND owner = %s AND partition IN (%s)",
-		s.cursors, s.uuid("CAST($2 AS text)"), s.elements("$3", "smallint")), s.cfg.Subscription, id, toJSON(partitions))
+// give gives n partitions back, but for those to keep.
+func (s *store) give(ctx context.Context, id string, n int, keep []int) error {
+	_, err := s.Exec(ctx, fmt.Sprintf(`UPDATE %[1]s SET owner = NULL WHERE subscription = CAST($1 AS text) AND partition IN (SELECT partition FROM %[1]s
+	WHERE subscription = CAST($1 AS text) AND owner = %[2]s AND partition NOT IN (%[3]s) ORDER BY random() LIMIT CAST($4 AS bigint)%[4]s)`,
+		s.cursors, s.uuid("CAST($2 AS text)"), s.elements("$3", "smallint"), s.skipLocked()), s.cfg.Subscription, id, toJSON(keep), n)
 	return err
 }
 
@@ -187,9 +190,8 @@ func (t *term) balance(ctx context.Context) error {
 	share := (t.partitions + max(h.relays, 1) - 1) / max(h.relays, 1)
 	switch {
 	case h.owned > share:
-		if free := t.idlePartitions(); len(free) > 0 {
-			err = t.store.give(ctx, t.lease.id, free[:min(len(free), h.owned-share)])
-		}
+		// What is in memory of a partition isn't given away.
+		err = t.store.give(ctx, t.lease.id, h.owned-share, append([]int{}, slices.Collect(maps.Keys(t.sent))...))
 	case h.owned < share && h.unowned > 0:
 		t.waiting, t.nextDue, t.freed = true, time.Now(), time.Time{}
 		if err = t.store.checkSequence(ctx); err == nil {

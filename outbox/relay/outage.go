@@ -29,10 +29,9 @@ type gauge struct {
 	from     int       // the aggregate to begin the next probe with
 	told     bool      // that it is an outage
 
-	// The only aggregate there is, whose event fails while there is nothing else to compare it with.
-	alone      int64 // its seq
+	// The only aggregates there are, whose events fail while there is nothing else to compare them with.
+	alone      int64 // the first one's seq
 	aloneSince time.Time
-	aloneTries int
 	trusted    bool // it had taken something shortly before
 
 	rate float64   // events a second that it takes, where it says that they are too many; 0: no limit
@@ -88,19 +87,17 @@ func (g *gauge) refused(taken int, after time.Duration, now time.Time) {
 	g.until = now.Add(max(min(after, limit), minOutage))
 }
 
-// isAlone notes that an event failed and that there is no other aggregate to compare it with. It reports whether the event is
-// to blame: it has failed for a while, and the destination had taken something shortly before.
-func (g *gauge) isAlone(seq int64, now time.Time, patience time.Duration) bool {
-	if g.alone != seq {
-		g.alone, g.aloneSince, g.aloneTries = seq, now, 0
+// few is how many aggregates may fail at the log's end without its being taken for an outage.
+const few = 3
+
+// isAlone notes that few aggregates failed, and that there are no others to compare them with. It reports whether they are to
+// blame: they have failed for a while, and the destination had taken something shortly before.
+func (g *gauge) isAlone(first int64, now time.Time, patience time.Duration) bool {
+	if g.alone != first {
+		g.alone, g.aloneSince = first, now
 		g.trusted = !g.taken.IsZero() && now.Sub(g.taken) < recently
 	}
-	g.aloneTries++
-	if !g.trusted || g.aloneTries < 3 || now.Sub(g.aloneSince) < patience {
-		return false
-	}
-	g.taken = time.Time{} // which proves no more than one event's fault
-	return true
+	return g.trusted && now.Sub(g.aloneSince) >= patience
 }
 
 // trusts reports whether a failure now is the event's own, though nothing was taken with it.

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,6 +25,8 @@ func (b *batch) of(partition int) []*row { return b.parts[partition] }
 // drop forgets a partition.
 func (b *batch) drop(partition int) { delete(b.parts, partition) }
 
+func bySeq(a, b *row) int { return cmp.Compare(a.seq, b.seq) }
+
 // batchBytes bounds what a relay holds in memory of one batch.
 const batchBytes = 8 << 20
 
@@ -43,7 +46,7 @@ func (t *term) newBatch(cursors []cursor, rows []row, limit, budget int) *batch 
 			b.rows = append(b.rows, r)
 		}
 	}
-	slices.SortFunc(b.rows, func(a, b *row) int { return int(a.seq - b.seq) })
+	slices.SortFunc(b.rows, bySeq)
 	size := 0
 	for i, r := range b.rows {
 		switch {
@@ -198,11 +201,15 @@ func (t *term) conclude(p *tries, b *batch) {
 			names[r.aggregate()] = true
 		}
 	}
-	if p.taken == 0 && len(p.open) > 0 && len(names) == 1 && t.gauge.isAlone(p.open[0].seq, time.Now(), t.cfg.alone) {
-		t.blame(p, p.open[0], false)
-		t.gauge.failures, t.gauge.until = 0, time.Time{}
+	if p.taken == 0 && len(p.open) > 0 && len(names) <= few && t.gauge.isAlone(slices.MinFunc(p.open, bySeq).seq, time.Now(), t.cfg.alone) {
+		for _, r := range p.open {
+			if t.doubt[r.seq] >= 2 {
+				t.blame(p, r, true)
+				t.gauge.failures, t.gauge.until, t.gauge.taken = 0, time.Time{}, time.Time{} // which proves no more than that
+			}
+		}
 	}
-	doubt := map[int64]bool{}
+	doubt := map[int64]int{}
 	failing := map[name]bool{}
 	for _, r := range b.rows {
 		switch {
@@ -211,7 +218,7 @@ func (t *term) conclude(p *tries, b *batch) {
 		case r.state == todo && failing[r.aggregate()]:
 			r.state = held
 		case r.state == todo && r.err != nil && !errors.Is(r.err, errPutOff):
-			doubt[r.seq] = true
+			doubt[r.seq] = t.doubt[r.seq] + 1
 		}
 	}
 	t.doubt = doubt
@@ -219,7 +226,7 @@ func (t *term) conclude(p *tries, b *batch) {
 
 // report tells when the destination takes nothing, and keeps it with the cursors, for people.
 func (t *term) report(ctx context.Context, p *tries) {
-	if t.gauge.failures < 2 || t.gauge.told || len(p.open) == 0 {
+	if t.gauge.failures < 2 && time.Until(t.gauge.until) < time.Second || t.gauge.told || len(p.open) == 0 {
 		return
 	}
 	r := p.open[0]

@@ -133,6 +133,13 @@ func (r *Relay) Run(ctx context.Context) error {
 		failures++
 		r.reconnecting(ctx, err, failures)
 	}
+	if r.cfg.Retention == DeleteOnPublish {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.cfg.ShutdownTimeout)
+		defer cancel()
+		if _, err := r.store.purge(last, 0, 0); err != nil {
+			r.log.WarnContext(ctx, "outbox relay: published events not deleted", "error", err)
+		}
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -30,12 +31,20 @@ const maxPass = time.Second
 func (t *term) rounds(rows []*row) [][]*row {
 	var split [][]*row
 	seen := make(map[name]int, len(rows))
+	probing := t.gauge.failures > 0
+	open := make([]*row, 0, len(rows))
 	for _, r := range rows {
-		if r.state != todo {
-			continue
+		if r.state == todo {
+			open = append(open, r)
 		}
+	}
+	if t.cfg.Unordered && probing && len(open) > 0 {
+		from := t.gauge.from % len(open)
+		open = append(slices.Clone(open[from:]), open[:from]...)
+	}
+	for _, r := range open {
 		n := 0
-		if !t.ordered {
+		if !t.ordered || probing {
 			a := r.aggregate()
 			n = seen[a]
 			seen[a] = n + 1
@@ -51,23 +60,13 @@ func (t *term) rounds(rows []*row) [][]*row {
 	// In an outage each probe takes the next aggregates. Otherwise those come first that were refused before: what is taken after
 	// them tells that it is their fault.
 	first := split[0]
-	if from := t.gauge.from; t.gauge.failures > 0 && from > 0 {
-		from %= len(first)
+	if probing && !t.cfg.Unordered {
+		from := t.gauge.from % len(first)
 		split[0] = append(slices.Clone(first[from:]), first[:from]...)
 	} else if len(t.doubt) > 0 && !t.ordered {
-		slices.SortStableFunc(first, func(a, b *row) int { return compareBool(t.doubt[b.seq], t.doubt[a.seq]) })
+		slices.SortStableFunc(first, func(a, b *row) int { return cmp.Compare(t.doubt[b.seq], t.doubt[a.seq]) })
 	}
 	return split
-}
-
-func compareBool(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case a:
-		return 1
-	}
-	return -1
 }
 
 // tries is what a pass found out. Rows that failed are open until something is taken after them.
@@ -75,13 +74,12 @@ type tries struct {
 	open    []*row
 	blocked map[name]bool // aggregates whose later events wait
 	tried   int
-	names   map[name]bool // of which so many aggregates, as far as nothing was taken
 	taken   int
 }
 
 // publishRows publishes rows in their aggregates' order, as far as the destination takes them, and sets their states.
 func (t *term) publishRows(run context.Context, rows []*row) *tries {
-	p := &tries{blocked: map[name]bool{}, names: map[name]bool{}}
+	p := &tries{blocked: map[name]bool{}}
 	start := time.Now()
 	for _, round := range t.rounds(rows) {
 		for len(round) > 0 {
@@ -146,11 +144,13 @@ func (t *term) call1(p *tries, call []*row) (goOn bool) {
 		if r.state == sent {
 			continue
 		}
-		r.err = errs[i]
-		p.names[r.aggregate()] = true
-		if !t.cfg.Unordered || errors.Is(r.err, errPutOff) {
+		if !t.cfg.Unordered {
+			if p.blocked[r.aggregate()] {
+				continue // an earlier one of its aggregate was refused in the same call
+			}
 			p.blocked[r.aggregate()] = true
 		}
+		r.err = errs[i]
 		if after, ok := retryAfter(r.err); ok && !errors.Is(r.err, outbox.ErrPermanent) {
 			putOff++
 			pause = max(pause, after)
@@ -161,7 +161,11 @@ func (t *term) call1(p *tries, call []*row) (goOn bool) {
 	}
 	probing := t.gauge.failures > 0
 	if taken == 0 {
-		p.open = append(p.open, call...)
+		for _, r := range call {
+			if r.err != nil {
+				p.open = append(p.open, r)
+			}
+		}
 		t.gauge.nothing(len(call), now)
 	}
 	if putOff > 0 {
@@ -183,7 +187,7 @@ func (t *term) call1(p *tries, call []*row) (goOn bool) {
 	}
 	t.decide(p, refused)
 	for i, r := range call {
-		if i > last {
+		if i > last && r.err != nil {
 			p.open = append(p.open, r)
 		}
 	}
@@ -217,8 +221,7 @@ func (t *term) decide(p *tries, rows []*row) {
 			}
 			continue
 		}
-		if _, ok := retryAfter(r.err); ok && !t.doubt[r.seq] && r.kind != parkedRow && !errors.Is(r.err, outbox.ErrPermanent) {
-			t.doubt[r.seq] = true
+		if _, ok := retryAfter(r.err); ok && t.doubt[r.seq] == 0 && r.kind != parkedRow && !errors.Is(r.err, outbox.ErrPermanent) {
 			continue
 		}
 		t.blame(p, r, true)

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/endstate-go/endstate/outbox"
@@ -56,9 +57,20 @@ func (a *Admin) counts(ctx context.Context, s *Stats) error {
 	count := func(from string) string {
 		return fmt.Sprintf("(SELECT count(*) FROM (SELECT 1 FROM %s LIMIT %d) n)", from, StatsLimit)
 	}
-	pending := fmt.Sprintf("%s c JOIN %s e ON e.partition = c.partition AND e.seq > c.position WHERE c.subscription = CAST($1 AS text)", a.cursors, a.events)
+	partitions := strings.TrimPrefix(strings.Repeat(" UNION ALL SELECT %d", outbox.Partitions), " UNION ALL ")
+	numbers := make([]any, outbox.Partitions)
+	for i := range numbers {
+		numbers[i] = i
+	}
+	// Before its relays have begun, a subscription has no cursors.
+	cursors := fmt.Sprintf("(SELECT p.n AS partition, coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = p.n), 0) AS position FROM (%s) AS p (n)) c",
+		a.cursors, fmt.Sprintf(partitions, numbers...))
+	if a.sqlite() {
+		cursors = strings.Replace(strings.Replace(cursors, "SELECT 0", "SELECT 0 AS n", 1), "AS p (n)", "AS p", 1)
+	}
+	pending := fmt.Sprintf("%s JOIN %s e ON e.partition = c.partition AND e.seq > c.position", cursors, a.events)
 	parked := fmt.Sprintf("%s p WHERE p.subscription = CAST($1 AS text) AND p.dead_at IS ", a.parked)
-	oldest := fmt.Sprintf("(SELECT min((SELECT e.created_at FROM %s e WHERE e.partition = c.partition AND e.seq > c.position ORDER BY e.partition, e.seq LIMIT 1)) FROM %s c WHERE c.subscription = CAST($1 AS text))", a.events, a.cursors)
+	oldest := fmt.Sprintf("(SELECT min((SELECT e.created_at FROM %s e WHERE e.partition = c.partition AND e.seq > c.position ORDER BY e.partition, e.seq LIMIT 1)) FROM %s)", a.events, cursors)
 	waiting := fmt.Sprintf("(SELECT min(e.created_at) FROM (SELECT partition, seq FROM %sNULL LIMIT %d) p JOIN %s e ON e.partition = p.partition AND e.seq = p.seq)", parked, StatsLimit, a.events)
 	var ready, held *float64
 	err := a.QueryRow(ctx, fmt.Sprintf("SELECT %s, %s, %s, %s, %s", count(pending), count(parked+"NULL"), count(parked+"NOT NULL"), a.age(oldest), a.age(waiting)),

@@ -33,13 +33,13 @@ type term struct {
 	from         int // the partition to begin the next one with
 
 	gauge gauge
-	doubt map[int64]bool         // events that were refused, and nobody knows why
+	doubt map[int64]int          // how often events were refused, and nobody knows why
 	sent  map[int]map[int64]bool // by partition, what is published and beyond the cursor, since earlier events are open
 }
 
 func newTerm(r *Relay, l *lease) *term {
 	t := &term{Relay: r, lease: l, log: r.log.With("lease", l.id), partitions: outbox.Partitions, noted: r.cfg.BatchSize,
-		doubt: map[int64]bool{}, sent: map[int]map[int64]bool{}}
+		doubt: map[int64]int{}, sent: map[int]map[int64]bool{}}
 	if o, ok := r.publisher.(outbox.Ordered); ok {
 		t.ordered = o.KeepsOrder()
 	}
@@ -174,16 +174,6 @@ func (t *term) housekeep(ctx context.Context) error {
 }
 
 const freeEvery = 10 * time.Second
-
-// idlePartitions are those that may be given away: nothing of them is in memory.
-func (t *term) idlePartitions() (list []int) {
-	for _, p := range t.every {
-		if t.sent[p] == nil {
-			list = append(list, p)
-		}
-	}
-	return list
-}
 
 // leave parks what is open before events that are published, so that who goes on from here doesn't publish those again.
 func (t *term) leave() {

@@ -40,7 +40,7 @@ func Example() {
 		log.Fatal(err)
 	}
 	defer publisher.Close()
-	// A relay does this: outbox.NewRelay(pool, publisher, nil).
+	// A relay does this: relay.New(pool, publisher, nil).
 	errs := publisher.Publish(context.Background(), []outbox.Event{{
 		ID: uuid.New(), AggregateType: "order", AggregateID: "7", Type: "order.paid", ContentType: "application/json", Payload: []byte(`{"credits":3}`),
 	}})

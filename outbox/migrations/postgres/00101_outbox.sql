@@ -12,7 +12,7 @@ CREATE FUNCTION "endstate_outbox_partition"(aggregate_type text, aggregate_id te
 CREATE TABLE "endstate_outbox" (
     txid            xid8        NOT NULL DEFAULT pg_current_xact_id(),
     seq             bigint      NOT NULL GENERATED ALWAYS AS IDENTITY (INCREMENT BY 1 CACHE 1),
-    partition       smallint    NOT NULL CHECK (partition BETWEEN 0 AND 7), -- "endstate_outbox_partition"(aggregate_type, aggregate_id)
+    partition       smallint    NOT NULL CHECK (partition BETWEEN 0 AND 7), -- what the function above says
     id              uuid        NOT NULL,
     aggregate_type  text        NOT NULL,
     aggregate_id    text        NOT NULL,

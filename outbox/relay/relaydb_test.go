@@ -1,0 +1,580 @@
+package relay_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/pgfault"
+	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
+)
+
+// writing puts numbered events for a few aggregates from several goroutines until it is stopped, through faults, and
+// returns how many of each aggregate were committed. A failed commit may have been one: its event has a dedup key, and is
+// put again.
+func (db *database) writing(t *testing.T) (stop func() []int) {
+	t.Helper()
+	const writers = 4
+	counts := make([]int, writers)
+	var ended atomic.Bool
+	var group sync.WaitGroup
+	for a := range writers {
+		group.Go(func() {
+			for !ended.Load() {
+				e := event(fmt.Sprint(counts[a]), fmt.Sprint(a, "/", counts[a]))
+				e.AggregateID = fmt.Sprint("a", a)
+				if err := db.try(func(ctx context.Context, tx endstate.Tx) error {
+					_, err := outbox.Put(ctx, tx, e)
+					return err
+				}); err == nil {
+					counts[a]++
+				}
+				time.Sleep(2 * time.Millisecond) // load, not a race for the processor
+			}
+		})
+	}
+	return sync.OnceValue(func() []int {
+		ended.Store(true)
+		group.Wait()
+		return counts
+	})
+}
+
+func requireAll(t *testing.T, r *recorder, counts []int) {
+	t.Helper()
+	for a, n := range counts {
+		require.Positive(t, n)
+		require.Equal(t, numbered(n), r.first(fmt.Sprint("a", a)))
+	}
+}
+
+// F4: PostgreSQL is stopped without a shutdown under load, and started again.
+func TestRelaySurvivesPostgres(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartPostgres(t)
+	pool := dbtest.PoolOn(t, server.URL())
+	db := &database{url: server.URL(), pool: pool, begin: beginPgx(pool)}
+	db.migrate(t, *writer)
+	r := &recorder{}
+	cfg := mortal()
+	var away atomic.Int64
+	cfg.Trace = &relay.Trace{Reconnecting: func(context.Context, error, time.Duration) { away.Add(1) }}
+	run(t, db.relay(t, r, cfg))
+	run(t, db.relay(t, r, cfg))
+	stop := db.writing(t)
+	defer stop()
+	for _, outage := range []time.Duration{0, 3 * time.Second} { // within and beyond the lease
+		before, failures := len(r.published()), away.Load()
+		eventually(t, "publications", func() bool { return len(r.published()) > before+50 })
+		server.Stop(true)
+		eventually(t, "the relays notice", func() bool { return away.Load() > failures })
+		time.Sleep(outage) // the fault itself
+		require.NoError(t, server.Start())
+		before = len(r.published())
+		eventually(t, "publications go on", func() bool { return len(r.published()) > before+50 })
+	}
+	counts := stop()
+	db.settled(t)
+	requireAll(t, r, counts)
+}
+
+// The mark's connection is cut before, at and after its commit, and the lease's renewal likewise.
+func TestRelaySurvivesCutConnections(t *testing.T) {
+	t.Parallel()
+	for _, do := range []pgfault.Action{pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply, pgfault.HalfOpen} {
+		t.Run(do.String(), func(t *testing.T) {
+			t.Parallel()
+			proxy := pgfault.New(t, dbtest.Postgres(t))
+			pool := dbtest.PoolOn(t, proxy.URL())
+			db := &database{url: proxy.URL(), pool: pool, begin: beginPgx(pool)}
+			db.migrate(t, *writer)
+			db.aggregates(t, 10, 3)
+			fault := proxy.Arm(&pgfault.Fault{SQL: `UPDATE "endstate_outbox_cursors" AS c SET token`, Do: do})
+			renewal := proxy.Arm(&pgfault.Fault{SQL: `UPDATE "endstate_outbox_relays" SET expires_at`, Do: do})
+			read := proxy.Arm(&pgfault.Fault{SQL: "WITH endstate_cursor AS", Skip: 1, Do: do})
+			r := &recorder{}
+			run(t, db.relay(t, r, mortal()))
+			for _, f := range []*pgfault.Fault{fault, renewal, read} {
+				f.RequireFired(t)
+			}
+			db.settled(t)
+			for a := range 10 {
+				require.Equal(t, numbered(3), r.first(fmt.Sprint("a", a)))
+			}
+		})
+	}
+}
+
+// A publication is broken off before another relay could own its shard, when the lease can't be renewed.
+func TestPublishEndsWithTheLease(t *testing.T) {
+	t.Parallel()
+	proxy := pgfault.New(t, dbtest.Postgres(t))
+	pool := dbtest.PoolOn(t, proxy.URL())
+	db := &database{url: proxy.URL(), pool: pool, begin: beginPgx(pool)}
+	db.migrate(t, *writer)
+	db.aggregates(t, 10, 1)
+	broken := make(chan time.Duration, 1)
+	var hung atomic.Bool
+	r := &recorder{block: func(ctx context.Context) {
+		if hung.CompareAndSwap(false, true) {
+			proxy.Refuse(true)
+			proxy.CutAll()
+			start := time.Now()
+			<-ctx.Done()
+			broken <- time.Since(start)
+			proxy.Refuse(false)
+		}
+	}}
+	cfg := mortal()
+	cfg.PublishTimeout = time.Hour
+	lost := make(chan struct{}, 1)
+	cfg.Trace = &relay.Trace{LeaseLost: func(context.Context) { lost <- struct{}{} }}
+	run(t, db.relay(t, r, cfg))
+	require.Less(t, <-broken, cfg.LeaseTTL)
+	<-lost
+	db.settled(t)
+	require.Zero(t, db.parked(t, "attempts > 0"), "it wasn't the events' fault")
+}
+
+// Every way that pgx has to send a statement does for a relay.
+func TestRelayInEveryExecMode(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			url := dbtest.Postgres(t)
+			url += map[bool]string{true: "&", false: "?"}[strings.Contains(url, "?")] + "default_query_exec_mode=" + mode
+			pool := dbtest.PoolOn(t, url)
+			db := &database{url: url, pool: pool, begin: beginPgx(pool)}
+			db.migrate(t, *writer)
+			db.aggregates(t, 10, 3)
+			failed := false
+			r := &recorder{fail: func(e outbox.Event) error {
+				if !failed && e.Type == "1" {
+					failed = true
+					return errors.New("the first time")
+				}
+				return nil
+			}}
+			for _, db := range []*database{db, {url: url, sql: dbtest.SQLOn(t, url)}} {
+				stop := run(t, db.relay(t, r, quick()))
+				eventually(t, "all", func() bool { return len(r.published()) >= 30 })
+				stop()
+			}
+			db.settled(t)
+			for a := range 10 {
+				require.Equal(t, numbered(3), r.first(fmt.Sprint("a", a)))
+			}
+		})
+	}
+}
+
+// F16: what commits late under a lower number is neither skipped, nor does anything wait for it.
+func TestLateCommitIsNeitherSkippedNorWaitedFor(t *testing.T) {
+	t.Parallel()
+	each(t, []string{"pgx", "sql"}, writer, func(t *testing.T, db *database) {
+		r := &recorder{}
+		rel := db.relay(t, r, quick())
+		run(t, rel)
+		ctx := t.Context()
+		late, err := db.begin(ctx)
+		require.NoError(t, err)
+		defer func() { _ = late.Rollback(context.WithoutCancel(ctx)) }()
+		_, err = outbox.Put(ctx, late, event("late", ""))
+		require.NoError(t, err)
+		for i := range 20 {
+			db.put(t, event(fmt.Sprint(i), ""))
+			eventually(t, "the later one first", func() bool { return len(r.published()) == i+1 })
+		}
+		require.NoError(t, late.Commit(ctx))
+		eventually(t, "the late one", func() bool { return len(r.published()) == 21 })
+		require.Equal(t, "late", r.published()[20].Type)
+	})
+}
+
+// F17: a snapshot that keeps every dead row: what is published is passed over all the same.
+func TestRelayBesideAnOldSnapshot(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, "pgx")
+	db.migrate(t, *writer)
+	ctx := t.Context()
+	tx, err := db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	var n int
+	require.NoError(t, tx.QueryRow(ctx, "SELECT count(*) FROM endstate_outbox").Scan(&n))
+	r := &recorder{}
+	cfg := quick()
+	cfg.Retention = relay.DeleteOnPublish
+	run(t, db.relay(t, r, cfg))
+	for i := range 5 {
+		db.aggregates(t, 500, 2)
+		eventually(t, "all", func() bool { return len(r.published()) == 1000*(i+1) })
+	}
+	require.NoError(t, tx.QueryRow(ctx, "SELECT count(*) FROM endstate_outbox").Scan(&n))
+	require.Zero(t, n, "the snapshot is as old as before")
+}
+
+// F18: only the database's clock counts. In the bubble it is the year 2000, and time flies whenever nobody has anything to
+// do, so that this host's clock is wrong by decades, and doesn't run like the database's either.
+func TestHostClockDoesNotCount(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, hostClockDoesNotCount)
+}
+
+func hostClockDoesNotCount(t *testing.T, db *database) {
+	db.aggregates(t, 10, 3)
+	e := event("in an hour", "")
+	e.AggregateID = "later"
+	db.put(t, e)
+	synctest.Test(t, func(t *testing.T) {
+		require.Equal(t, 2000, time.Now().Year())
+		failed := map[string]bool{}
+		r := &recorder{fail: func(e outbox.Event) error {
+			if e.Type == "in an hour" {
+				return outbox.RetryAfter(errors.New("in an hour"), time.Hour)
+			}
+			if !failed[e.AggregateID] {
+				failed[e.AggregateID] = true
+				return errors.New("the first time")
+			}
+			return nil
+		}}
+		cfg := quick()
+		cfg.Retention = time.Hour
+		cfg.LeaseTTL, cfg.PollInterval = 10*time.Hour, time.Hour // of which many pass
+		relay.SetFirstPoll(cfg, time.Minute)
+		own := &database{} // connections of the bubble's own
+		if db.sqlite {
+			own.sql = dbtest.SQLiteOn(t, db.url)
+		} else {
+			own.pool = dbtest.PoolOn(t, db.url)
+		}
+		rel := own.relay(t, r, cfg)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- rel.Run(ctx) }()
+		for range 1000 {
+			if len(r.published()) == 30 {
+				break
+			}
+			time.Sleep(time.Second)
+		}
+		time.Sleep(3 * time.Hour) // on this host
+		cancel()
+		require.NoError(t, <-done)
+		for a := range 10 {
+			require.Equal(t, numbered(3), r.first(fmt.Sprint("a", a)))
+		}
+	})
+	require.Equal(t, 1, db.pending(t))
+	require.Equal(t, 1, db.parked(t, "attempts = 1 AND next_attempt_at > parked_at"), "the hour isn't over")
+	require.Equal(t, 31, db.count(t), "nothing is an hour old")
+}
+
+// F22: through PgBouncer in transaction mode, with LISTEN on a direct connection; and through it, which is noticed.
+func TestRelayThroughPgBouncer(t *testing.T) {
+	t.Parallel()
+	direct := dbtest.Postgres(t)
+	bouncer := dbtest.StartPgBouncer(t, direct, "default_pool_size=3")
+	exec := func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec }
+	pool := dbtest.PoolOn(t, bouncer.URL(), exec)
+	db := &database{url: direct, pool: pool, begin: beginPgx(pool)}
+	db.migrate(t, *writer)
+	var failures int
+	r := &recorder{}
+	r.fail = func(e outbox.Event) error {
+		if e.AggregateID == "a3" && failures < 2 {
+			failures++
+			return errors.New("refused")
+		}
+		return nil
+	}
+	log := &logBuffer{}
+	cfg := quick()
+	cfg.ListenURL = direct
+	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	run(t, db.relay(t, r, cfg))
+	stop := db.writing(t)
+	eventually(t, "publications", func() bool { return len(r.published()) > 100 })
+	counts := stop()
+	db.settled(t)
+	requireAll(t, r, counts)
+	require.NotContains(t, log.String(), "notifications don't arrive")
+
+	wrong := quick()
+	wrong.ListenURL = bouncer.URL()
+	wrong.Logger = slog.New(slog.NewTextHandler(log, nil))
+	run(t, db.relay(t, r, wrong))
+	eventually(t, "the relay notices", func() bool { return strings.Contains(log.String(), "notifications don't arrive") })
+}
+
+// A relay that polls hardly ever is woken in the process, and by a Notifier from another one.
+func TestWakeUps(t *testing.T) {
+	t.Parallel()
+	each(t, []string{"pgx", "sql", "sqlite-wal"}, writer, func(t *testing.T, db *database) {
+		slow, owns := quick(), make(chan struct{}, 1)
+		slow.PollInterval, slow.LeaseTTL = time.Hour, time.Hour
+		relay.SetFirstPoll(slow, time.Hour)
+		slow.Trace = &relay.Trace{Owns: func(context.Context, int) { owns <- struct{}{} }}
+		if !db.sqlite {
+			slow.ListenURL = db.url
+		}
+		r := &recorder{}
+		rel := db.relay(t, r, slow)
+		run(t, rel)
+		wakers := map[string]func(){"Relay": rel.Wake}
+		if !db.sqlite {
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan error, 1)
+			notifier := db.notifier(t)
+			go func() { done <- notifier.Run(ctx) }()
+			defer func() { cancel(); require.NoError(t, <-done) }()
+			wakers["Notifier"] = notifier.Wake
+		}
+		<-owns
+		if !db.sqlite {
+			eventually(t, "it listens", func() bool {
+				return one[int](t, db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'") > 0
+			})
+		}
+		for name, wake := range wakers {
+			for range 5 {
+				before := len(r.published())
+				db.put(t, event("completed", ""))
+				for range 100 {
+					wake() // once for many
+				}
+				eventually(t, name, func() bool { return len(r.published()) == before+1 })
+			}
+		}
+	})
+}
+
+func (db *database) notifier(t *testing.T) (n *relay.Notifier) {
+	t.Helper()
+	var err error
+	if db.pool != nil {
+		n, err = relay.NewNotifier(db.pool, nil)
+	} else {
+		n, err = relay.NewNotifierSQL(db.sql, nil)
+	}
+	require.NoError(t, err)
+	return n
+}
+
+// Relays share the shards, take over from those that leave, and keep the order while they do.
+func TestRelaysShareTheWork(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		r := &recorder{}
+		cfg := mortal()
+		var mishaps atomic.Int64 // a busy machine may take a lease away
+		cfg.Trace = &relay.Trace{LeaseLost: func(context.Context) { mishaps.Add(1) },
+			Reconnecting: func(context.Context, error, time.Duration) { mishaps.Add(1) }}
+		stop := db.writing(t)
+		owned := func() map[string]int {
+			stats, err := db.admin(t).Stats(t.Context())
+			if err != nil {
+				return nil // SQLite is busy
+			}
+			shares := map[string]int{}
+			for _, r := range stats.Relays {
+				shares[r.ID] = r.Partitions
+			}
+			return shares
+		}
+		var stops []func()
+		for n := 1; n <= 3; n++ {
+			stops = append(stops, run(t, db.relay(t, r, cfg)))
+			share := (outbox.Partitions + n - 1) / n
+			eventually(t, fmt.Sprint("a fair share for ", n), func() bool {
+				total := 0
+				shares := owned()
+				for _, n := range shares {
+					if n > share {
+						return false
+					}
+					total += n
+				}
+				return len(shares) == n && total == outbox.Partitions
+			})
+		}
+		stops[0]()
+		stops[1]()
+		eventually(t, "all for one", func() bool { return len(owned()) == 1 && assert.ObjectsAreEqual(outbox.Partitions, one64(owned())) })
+		counts := stop()
+		db.settled(t)
+		requireAll(t, r, counts)
+		if n := len(r.published()); mishaps.Load() == 0 {
+			require.Equal(t, db.count(t), n, "nothing went wrong, so each once")
+		}
+	})
+}
+
+func one64(m map[string]int) (n int) {
+	for _, v := range m {
+		n = v
+	}
+	return n
+}
+
+// Duplicates race the relay, and purges race both: each event once, none lost, a repeat stays out while its event is there.
+func TestDuplicatesAndPurgesRaceTheRelay(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, func(t *testing.T, db *database) {
+		r := &recorder{}
+		run(t, db.relay(t, r, quick()))
+		cfg := quick()
+		cfg.Retention = time.Hour // and nothing is that old
+		run(t, db.relay(t, r, cfg))
+		var group sync.WaitGroup
+		const n = 100
+		var inserted atomic.Int64
+		for range 4 {
+			group.Go(func() {
+				for i := range n {
+					var results []outbox.Result
+					for {
+						err := db.try(func(ctx context.Context, tx endstate.Tx) (err error) {
+							results, err = outbox.Put(ctx, tx, event("completed", fmt.Sprint("k", i)))
+							return err
+						})
+						if err == nil {
+							break
+						}
+						if !assert.True(t, db.sqlite, "%v", err) {
+							return
+						}
+					}
+					if results[0].Inserted {
+						inserted.Add(1)
+					}
+				}
+			})
+		}
+		purging, end := context.WithCancel(t.Context())
+		var purger sync.WaitGroup
+		admin := db.admin(t)
+		purger.Go(func() {
+			for purging.Err() == nil {
+				if n, err := admin.Purge(purging, time.Minute); err == nil {
+					assert.Zero(t, n)
+				}
+			}
+		})
+		group.Wait()
+		db.settled(t)
+		end()
+		purger.Wait()
+		require.EqualValues(t, n, inserted.Load())
+		seen := map[uuid.UUID]bool{}
+		for _, e := range r.published() {
+			seen[e.ID] = true
+		}
+		require.Len(t, seen, n, "each event, and only one for a key")
+		for {
+			deleted, err := admin.Purge(t.Context(), 0)
+			if err == nil {
+				require.EqualValues(t, n, deleted)
+				break
+			}
+			require.True(t, db.sqlite, "%v", err)
+		}
+	})
+}
+
+func TestRetention(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		for _, retention := range []time.Duration{relay.DeleteOnPublish, 200 * time.Millisecond} {
+			db.aggregates(t, 20, 2)
+			failing := event("refused", "")
+			failing.AggregateID = "dead"
+			db.put(t, failing)
+			r := &recorder{fail: func(e outbox.Event) error {
+				if e.Type == "refused" {
+					return outbox.Permanent(errors.New("refused"))
+				}
+				return nil
+			}}
+			cfg := quick()
+			cfg.Retention = retention
+			stop := run(t, db.relay(t, r, cfg))
+			eventually(t, "only the dead letter stays", func() bool { return db.count(t) == 1 })
+			require.Len(t, r.published(), 40)
+			stop()
+			db.exec(t, "DELETE FROM endstate_outbox_parked")
+			db.exec(t, "DELETE FROM endstate_outbox")
+		}
+	})
+}
+
+func TestRelaySaysWhatIsWrongWithItsSchema(t *testing.T) {
+	t.Parallel()
+	each(t, databases, nil, func(t *testing.T, db *database) {
+		rel := db.relay(t, &recorder{}, quick())
+		err := rel.Run(t.Context())
+		require.ErrorIs(t, err, outbox.ErrSchema)
+		require.ErrorContains(t, err, "00102_relay")
+		db.migrate(t, *writer)
+		db.exec(t, "ALTER TABLE endstate_outbox RENAME COLUMN created_at TO gone")
+		err = rel.Run(t.Context())
+		require.ErrorIs(t, err, outbox.ErrSchema)
+		require.ErrorContains(t, err, `no column "created_at"`)
+	})
+}
+
+func TestRelayConfigNamesTheField(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, "sqlite-wal")
+	for says, cfg := range map[string]relay.Config{
+		"relay.Config.BatchSize is -1":               {BatchSize: -1},
+		"relay.Config.BatchSize is 10001":            {BatchSize: 10_001},
+		"relay.Config.PublishTimeout is negative":    {PublishTimeout: -1},
+		"relay.Config.ShutdownTimeout is negative":   {ShutdownTimeout: -1},
+		"relay.Config.PollInterval is negative":      {PollInterval: -1},
+		"relay.Config.LeaseTTL is 1ms":               {LeaseTTL: time.Millisecond},
+		"relay.Config.MinBackoff is negative":        {MinBackoff: -1},
+		"relay.Config.MaxBackoff is shorter":         {MinBackoff: time.Minute, MaxBackoff: time.Second},
+		"relay.Config.MaxAttempts is negative":       {MaxAttempts: -1},
+		"relay.Config.MaxCrashes is negative":        {MaxCrashes: -1},
+		"relay.Config.Retention is negative":         {Retention: -time.Hour},
+		`Dialect is "mysql"`:                         {Dialect: "mysql"},
+		"relay.Config.Name contains a NUL byte":      {Name: "\x00"},
+		"relay.Config.ListenURL is not a connection": {ListenURL: "postgres://u:secret@h:x/d"},
+		"relay.Config.ListenURL is for PostgreSQL":   {ListenURL: "postgres://h/d"},
+		`relay.Config.Start is "noon"`:               {Start: "noon"},
+		`relay.Config.Types has "a*b"`:               {Types: []string{"a*b"}},
+		"relay.Config.Subscription contains a NUL":   {Subscription: "\x00"},
+		"relay.Config.Destination is not scheme":     {Destination: "u:secret@h"},
+		"Writer.MaxPayload is -1":                    {Outbox: outbox.Writer{MaxPayload: -1}},
+	} {
+		_, err := relay.NewSQL(db.sql, &recorder{}, &cfg)
+		require.ErrorIs(t, err, outbox.ErrConfig, says)
+		require.ErrorContains(t, err, says)
+		require.NotContains(t, err.Error(), "secret")
+	}
+	_, err := relay.NewSQL(db.sql, nil, nil)
+	require.ErrorContains(t, err, "the publisher is nil")
+	_, err = relay.New((*pgxpool.Pool)(nil), &recorder{}, nil)
+	require.ErrorContains(t, err, "the database is nil")
+	_, err = relay.NewNotifierSQL(db.sql, nil)
+	require.ErrorContains(t, err, "SQLite has no NOTIFY")
+}
