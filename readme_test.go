@@ -18,9 +18,9 @@ import (
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/lock/lockredis"
 	"github.com/endstate-go/endstate/outbox"
-	"github.com/endstate-go/endstate/outbox/relay"
 	"github.com/endstate-go/endstate/outbox/inbox"
 	"github.com/endstate-go/endstate/outbox/redisstream"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // Every line of Go in the README stands in this file.
