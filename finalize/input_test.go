@@ -160,8 +160,8 @@ func TestMissingTablesAreNamed(t *testing.T) {
 		want  []string
 		is    error
 	}{
-		{"ledger and outbox", guard.All(statusGuard(), guard.Ledger{}), []string{`"endstate_ledger" does not exist`, "_endstate_ledger", `"endstate_outbox" does not exist`, "00101_outbox"}, guard.ErrSchema},
-		{"outbox", statusGuard(), []string{`"endstate_outbox" does not exist`, "00101_outbox"}, outbox.ErrSchema},
+		{"ledger and outbox", guard.All(statusGuard(), guard.Ledger{}), []string{`"endstate_ledger" does not exist`, "_endstate_ledger", `"endstate_outbox" does not exist`, "_endstate_relay"}, guard.ErrSchema},
+		{"outbox", statusGuard(), []string{`"endstate_outbox" does not exist`, "_endstate_relay"}, outbox.ErrSchema},
 		{"the service's table", guard.Status{Table: "nothing", Key: "id", Column: "status", Terminal: guard.Names("COMPLETE")}, []string{`"nothing" does not exist`}, guard.ErrSchema},
 		{"the service's column", guard.Status{Table: "batches", Key: "id", Column: "nothing", Terminal: guard.Names("COMPLETE")}, []string{`no column "nothing"`}, guard.ErrSchema},
 	} {
@@ -362,7 +362,7 @@ func TestMissingIndexesAreNamed(t *testing.T) {
 			err := w.check(t.Context())
 			require.ErrorIs(t, err, outbox.ErrSchema)
 			require.ErrorContains(t, err, "dedup_key")
-			require.ErrorContains(t, err, "00101_outbox")
+			require.ErrorContains(t, err, "_endstate_relay")
 		}
 		w.exec("CREATE UNIQUE INDEX whole ON endstate_outbox (dedup_key)")
 		require.NoError(t, w.check(t.Context()))

@@ -2,12 +2,15 @@ package migrations_test
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -20,6 +23,7 @@ import (
 	"github.com/endstate-go/endstate/migrations"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // documented returns the statements of a section of docs/privileges.md.
@@ -61,15 +65,43 @@ func singly(t *testing.T, statements []string) (single []string) {
 	return single
 }
 
-// a role that the documents name: how its program checks the database, and what it does there.
+// program is what a role runs: how it checks the database, and what it does there.
 type program struct {
 	check func(ctx context.Context, pool *pgxpool.Pool) error
 	work  func(t *testing.T, pool *pgxpool.Pool)
 }
 
+// operate is an operator's whole work. It has no check: the server's refusal says it.
+func operate(ctx context.Context, pool *pgxpool.Pool) error {
+	admin, err := relay.NewAdmin(pool, nil)
+	if err != nil {
+		return err
+	}
+	if _, err := admin.Stats(ctx); err != nil {
+		return err
+	}
+	for _, decide := range []func(context.Context, string, string, ...uuid.UUID) ([]uuid.UUID, error){admin.Retry, admin.Discard} {
+		letters, err := admin.List(ctx, relay.Filter{State: relay.Dead})
+		if err != nil {
+			return err
+		}
+		if len(letters) == 0 {
+			return errors.New("there are no dead letters")
+		}
+		if _, _, err := admin.Show(ctx, letters[0].ID); err != nil {
+			return err
+		}
+		if _, err := decide(ctx, "somebody", "because", letters[0].ID); err != nil {
+			return err
+		}
+	}
+	_, err = admin.Purge(ctx, time.Minute)
+	return err
+}
+
 func finalizer(pool *pgxpool.Pool) (*finalize.Finalizer[pgx.Tx], error) {
 	status := guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Names("DONE")}
-	return finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: guard.All(status, guard.Ledger{}), Cache: finalize.CacheConfig{Off: true}})
+	return finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: guard.All(status, guard.Ledger{}), Cache: finalize.CacheConfig{Off: true}, Logger: slog.New(slog.DiscardHandler)})
 }
 
 var programs = map[string]program{
@@ -111,6 +143,37 @@ var programs = map[string]program{
 			require.ErrorContains(t, err, "permission denied")
 		},
 	},
+	"Relay": {
+		func(ctx context.Context, pool *pgxpool.Pool) error { return relay.Check(ctx, pool, outbox.Writer{}) },
+		func(t *testing.T, pool *pgxpool.Pool) {
+			published := make(chan string, 10)
+			publisher := outbox.PublisherFunc(func(_ context.Context, e outbox.Event) error {
+				published <- e.Type
+				return nil
+			})
+			r, err := relay.New(pool, publisher, &relay.Config{Retention: relay.DeleteOnPublish, Logger: slog.New(slog.DiscardHandler)})
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			ran := make(chan error, 1)
+			go func() { ran <- r.Run(ctx) }()
+			require.Equal(t, "before", <-published)
+			require.Eventually(t, func() bool {
+				var n int
+				return pool.QueryRow(t.Context(), "SELECT count(*) FROM endstate_outbox").Scan(&n) == nil && n == 0
+			}, 30*time.Second, 10*time.Millisecond, "retention")
+			cancel()
+			require.NoError(t, <-ran)
+			_, err = pool.Exec(t.Context(), "UPDATE endstate_outbox SET payload = ''")
+			require.ErrorContains(t, err, "permission denied")
+		},
+	},
+	"Operator": {
+		operate,
+		func(t *testing.T, pool *pgxpool.Pool) {
+			_, err := pool.Exec(t.Context(), "DELETE FROM endstate_outbox_audit")
+			require.ErrorContains(t, err, "permission denied")
+		},
+	},
 	"Consumer": {
 		func(ctx context.Context, pool *pgxpool.Pool) error {
 			table, err := inbox.NewTable(pool, &inbox.TableConfig{Consumer: "c"})
@@ -148,6 +211,25 @@ func TestLeastPrivileges(t *testing.T) {
 				_, err := owner.Exec(t.Context(), statement)
 				require.NoError(t, err)
 			}
+			require.NoError(t, pgx.BeginFunc(t.Context(), owner, func(tx pgx.Tx) error {
+				events := []outbox.Event{{AggregateType: "batch", AggregateID: "r", Type: "before", Payload: []byte("{}")}}
+				if section == "Operator" { // who uses up dead letters
+					events = slices.Repeat(events, 50)
+				}
+				_, err := outbox.Put(t.Context(), tx, events...)
+				return err
+			}))
+			if section == "Operator" {
+				for _, statement := range []string{
+					"INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) VALUES ('default', '[]', '', 'begin')",
+					`INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id, dead_at)
+SELECT 'default', partition, seq, id, aggregate_type, aggregate_id, now() FROM endstate_outbox`,
+					"INSERT INTO endstate_outbox_cursors (subscription, partition, token, position, snapshot, cluster) SELECT 'default', n, gen_random_uuid(), 1000, pg_current_snapshot(), 0 FROM generate_series(0, 7) AS n",
+					"INSERT INTO endstate_outbox_samples (subscription, partition, at, position) SELECT 'default', n, now() - interval '1 hour', 1000 FROM generate_series(0, 7) AS n"} {
+					_, err := owner.Exec(t.Context(), statement)
+					require.NoError(t, err)
+				}
+			}
 			grants := singly(t, documented(t, section))
 			version := "GRANT SELECT ON endstate_migrations TO " + strings.ToLower(section)
 			require.Regexp(t, `TO .*\b`+strings.ToLower(section)+`\b`, documented(t, "For everybody")[0])
@@ -163,6 +245,10 @@ func TestLeastPrivileges(t *testing.T) {
 				without := as(slices.Delete(slices.Clone(grants), i, i+1))
 				err := p.check(t.Context(), without)
 				require.Error(t, err, "it isn't missed: %s", left)
+				if section == "Operator" {
+					require.ErrorContains(t, err, "permission denied", left)
+					continue
+				}
 				require.ErrorContains(t, err, "lacks a privilege: GRANT ", left)
 			}
 			pool := as(grants)

@@ -20,7 +20,8 @@
 // # The tables
 //
 // DefaultTable, or any other name and schema (Writer), with the relay's tables beside it, named after it. Writer.Migrate creates
-// them, Migrations returns the files for goose, Writer.Check says what is missing. docs/outbox-queries.md says which question is
+// them, Writer.Check and relay.Check say what is missing, and package
+// migrations has the files for tools. docs/outbox-queries.md says which question is
 // answered by which index.
 //
 // Who inserts with SQL of their own gives id, aggregate_type, aggregate_id, type, payload and

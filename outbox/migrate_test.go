@@ -114,7 +114,7 @@ func TestMigrationsUpAndDown(t *testing.T) {
 			require.NoError(t, err)
 			names, err := fs.Glob(files, "*.sql")
 			require.NoError(t, err)
-			require.Equal(t, []string{"00101_outbox.sql", "00102_relay.sql"}, names)
+			require.Equal(t, []string{"20261128100100_endstate_outbox.sql", "20261128100200_endstate_relay.sql"}, names)
 			var up, down []string
 			for _, name := range names {
 				text, err := fs.ReadFile(files, name)
@@ -201,7 +201,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 			err := check()
 			require.ErrorIs(t, err, outbox.ErrSchema)
 			require.ErrorContains(t, err, says)
-			require.ErrorContains(t, err, "migration 00101_outbox")
+			require.ErrorContains(t, err, "apply the migrations up to")
 		}
 		requireMissing(`table "endstate_outbox" does not exist`)
 		db.migrate(t, *writer)
@@ -211,9 +211,9 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 		for _, column := range []string{"dedup_key", "id"} {
 			index := "endstate_outbox_" + strings.TrimSuffix(column, "_key")
 			db.exec(t, "DROP INDEX "+index)
-			requireMissing("no unique index over all of its rows on " + column)
+			requireMissing("no unique index over all of its rows on (" + column + ")")
 			db.exec(t, fmt.Sprintf("CREATE UNIQUE INDEX %s ON endstate_outbox (%s) WHERE schema_version > 0", index, column))
-			requireMissing("no unique index over all of its rows on " + column)
+			requireMissing("no unique index over all of its rows on (" + column + ")")
 			db.exec(t, "DROP INDEX "+index)
 			db.exec(t, fmt.Sprintf("CREATE UNIQUE INDEX %s ON endstate_outbox (%s)", index, column))
 			require.NoError(t, check())

@@ -3,7 +3,6 @@ package outbox
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
@@ -189,7 +188,7 @@ func Taken(err error) bool { return sqltx.Unique(err) }
 var migrations embed.FS
 
 // Migrations returns the migrations of an outbox with the default name, in goose's format: the files for dialect
-// "postgres" or "sqlite". Their version numbers don't meet those of guard, so both may go into one folder.
+// "postgres" or "sqlite". Package migrations has them together with those of the ledger and the inbox, and for other tools.
 func Migrations(dialect string) (fs.FS, error) { return Writer{}.Migrations(dialect) }
 
 // Migrations returns this outbox's migrations, with its own name and schema.
@@ -204,9 +203,9 @@ func (w Writer) Migrations(dialect string) (fs.FS, error) {
 	return migrate.Rename(dir, sqltx.Dialect(dialect), DefaultTable, w.Schema, w.Name(), companions...), nil
 }
 
-// Migrate creates the outbox's tables, and their schema, unless they are there. It may be called at every start and by many
-// processes at once, which take turns; on SQLite a caller that finds the database busy must run the transaction again.
-// Nothing is done before tx commits, nor at all to a table of the service's own (Columns).
+// Migrate creates the outbox's tables, and their schema, unless they are there, whoever made them; then it writes nothing, and
+// needs no right to. It may be called at every start and by many processes at once, which take turns; on SQLite a caller that
+// finds the database busy must run the transaction again. Nothing is done before tx commits, nor at all to a table of the service's own (Columns).
 func (w Writer) Migrate(ctx context.Context, tx endstate.Tx) error {
 	if err := w.Validate(); err != nil || w.Columns != nil {
 		return err
@@ -221,28 +220,19 @@ func (w Writer) Migrate(ctx context.Context, tx endstate.Tx) error {
 	return nil
 }
 
-// Check says what the database lacks: the table, a column, or the unique index over dedup_key, without which duplicates go
-// in unnoticed. An index limited to unpublished rows doesn't do: it stops deduplicating at the first publish.
+// Check says what the database lacks for those who put events: the table, a column or its type, an index (that over dedup_key
+// must be over all rows: one limited to some stops deduplicating), a privilege of the current role, or a schema version that
+// fits the library's. relay.Check is for those who publish.
 func (w Writer) Check(ctx context.Context, q endstate.Querier) error {
 	if w.Columns != nil {
 		return w.checkMapped(ctx, q)
 	}
-	names := strings.Split(strings.Trim(insertColumns, "()"), ", ")
-	err := migrate.Missing(ctx, q, w.Schema, w.Name(), append(names, "seq", "created_at"))
-	for _, column := range []string{"id", "dedup_key"} {
-		if err != nil {
-			break
-		}
-		var unique bool
-		if unique, err = migrate.HasUnique(ctx, q, w.Schema, w.Name(), []string{column}); err == nil && !unique {
-			err = errors.New("table " + w.table() + " has no unique index over all of its rows on " + column)
-		}
+	files, err := w.Migrations(string(sqltx.Of(q)))
+	if err == nil {
+		inserts := strings.Split(strings.Trim(insertColumns, "()"), ", ")
+		err = migrate.Check(ctx, q, w.Schema, w.Name(), files, migrate.Need{Table: w.Name(), Select: []string{"id", "dedup_key"}, Insert: inserts})
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w; apply outbox's migration 00101_outbox (finalize's Migrate does)", ErrSchema, err)
-	}
-	denied, err := migrate.Denied(ctx, q, w.Schema, migrate.Need{Table: w.Name(), Select: []string{"id", "dedup_key"}, Insert: names[:len(columnTypes)]}, nil)
-	if err = errors.Join(append(denied, err)...); err != nil {
 		return fmt.Errorf("%w: %w", ErrSchema, err)
 	}
 	return nil

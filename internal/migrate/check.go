@@ -18,6 +18,7 @@ type Need struct {
 	Table                  string
 	Select, Insert, Update []string
 	Delete                 bool
+	Sequence               string // a column whose sequence is read
 }
 
 // All are all columns of a table.
@@ -111,6 +112,18 @@ func Denied(ctx context.Context, q endstate.Querier, schema string, need Need, c
 		}
 		if !allowed {
 			denied = append(denied, denial(ctx, q, "DELETE", name))
+		}
+	}
+	if need.Sequence != "" {
+		// A role that may not use the schema gets no name, and was refused the table before.
+		sequence := "pg_get_serial_sequence($1::text, $2::text)"
+		var its string
+		var allowed bool
+		if err := q.QueryRow(ctx, "SELECT coalesce("+sequence+", ''), coalesce(has_sequence_privilege("+sequence+", 'SELECT'), true)", name, need.Sequence).Scan(&its, &allowed); err != nil {
+			return nil, err
+		}
+		if !allowed {
+			denied = append(denied, denial(ctx, q, "SELECT", "SEQUENCE "+its))
 		}
 	}
 	return denied, nil

@@ -13,7 +13,6 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
@@ -216,23 +215,4 @@ func (r *Relay) reconnecting(ctx context.Context, err error, failures int) {
 		f(ctx, err, wait)
 	}
 	_ = sleep.For(ctx, wait)
-}
-
-// Check says which of the tables that a relay needs are missing; outbox.Writer.Check is for those that only write.
-func Check(ctx context.Context, q endstate.Querier, w outbox.Writer) error {
-	t := tablesOf(w)
-	for _, table := range []string{t.subscriptions, t.cursors, t.parked, t.relays, t.samples, t.audit} {
-		rows, err := q.Query(ctx, "SELECT 1 FROM "+table+" LIMIT 0")
-		if err == nil {
-			rows.Close()
-			err = rows.Err()
-		}
-		if sqltx.Incomplete(err) {
-			return fmt.Errorf("%w: %w; apply outbox's migration 00102_relay (finalize's Migrate does)", outbox.ErrSchema, err)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return w.Check(ctx, q)
 }

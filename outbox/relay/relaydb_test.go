@@ -532,7 +532,7 @@ func TestRelaySaysWhatIsWrongWithItsSchema(t *testing.T) {
 		rel := db.relay(t, &recorder{}, quick())
 		err := rel.Run(t.Context())
 		require.ErrorIs(t, err, outbox.ErrSchema)
-		require.ErrorContains(t, err, "00102_relay")
+		require.ErrorContains(t, err, "endstate_relay")
 		db.migrate(t, *writer)
 		db.exec(t, "ALTER TABLE endstate_outbox RENAME COLUMN created_at TO gone")
 		err = rel.Run(t.Context())
