@@ -29,12 +29,11 @@ func newGuarded(s *store, o options, lock finalize.Locker, tampered tamper) (*gu
 		g = tampered(g)
 	}
 	fin, err := finalize.NewSQL(s.DB, &finalize.Config{
-		Aggregate:   "batch",
-		Guard:       g,
-		Cache:       finalize.CacheConfig{Off: tampered != nil}, // which would hide a broken guard from its test
-		Lock:        finalize.LockConfig{Locker: lock},          // saves scoring a batch twice; the guard alone keeps it right
-		MaxAttempts: 50,                                         // SQLite has one writer at a time
-		Logger:      slog.New(slog.DiscardHandler),
+		Aggregate: "batch",
+		Guard:     g,
+		Cache:     finalize.CacheConfig{Off: tampered != nil}, // which would hide a broken guard from its test
+		Lock:      finalize.LockConfig{Locker: lock},          // saves scoring a batch twice; the guard alone keeps it right
+		Logger:    slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, err

@@ -49,9 +49,8 @@ func newSettlements(s *store, p *provider) (*settlements, error) {
 			guard.Status{Table: "payments", Key: "id", Column: "status", Terminal: guard.Names(string(captured), string(declined), string(expired))},
 			guard.Ledger{}, // disputes ask who settled a payment, and when
 		),
-		Lock:        finalize.LockConfig{Locker: lock.NewLocal()}, // spares the provider questions; several processes would share lockredis.New
-		MaxAttempts: 50,                                           // SQLite has one writer at a time
-		Logger:      slog.New(slog.DiscardHandler),
+		Lock:   finalize.LockConfig{Locker: lock.NewLocal()}, // spares the provider questions; several processes would share lockredis.New
+		Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, err
