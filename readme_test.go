@@ -48,17 +48,19 @@ func unindented(text string) string {
 var _ = []any{finalizer, trigger, scoring, publishing, consuming}
 
 func finalizer(ctx context.Context, pool *pgxpool.Pool) error {
+	status := guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")}
 	fin, err := finalize.New(pool, &finalize.Config{
 		Aggregate: "batch",
-		Guard: guard.All(
-			guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")},
-			guard.Ledger{}, // who, when, which trigger
-		),
+		Guard:     guard.All(status, guard.Ledger{}), // the ledger: who, when, which trigger
 	})
 	if err != nil {
 		return err
 	}
 	if err := fin.Migrate(ctx); err != nil { // endstate_ledger and endstate_outbox
+		return err
+	}
+	// A trigger on batches refuses what would leave a terminal state: an ORM that saves a stale copy, or a hand-written UPDATE.
+	if err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return status.Protect(ctx, tx) }); err != nil {
 		return err
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlplan"
@@ -38,6 +39,24 @@ func (j *joined) newBulk() *sqlplan.BulkStatement {
 	return &st
 }
 
+// newBulkAgain builds the look at what a bulk has settled, for tables whose triggers may have changed it since.
+func (j *joined) newBulkAgain() *sqlplan.BulkStatement {
+	st := sqlplan.BuildBulk(0, "", func(b *sqlplan.Bulk) string {
+		var sources, kept []string
+		for i, plan := range j.plans {
+			sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS endstate_p%d ON true", plan.(sqlplan.BulkGuard).SourceMany(b, sqlplan.Item), i))
+			kept = append(kept, fmt.Sprintf("endstate_p%d.%s COLLATE \"C\" = %s.%s", i, plan.Columns()[0], sqlplan.Item, b.State()))
+		}
+		if j.ledger >= 0 {
+			kept = append(kept, fmt.Sprintf("endstate_p%d.token = %s.%s", j.ledger, sqlplan.Item, b.Token()))
+		}
+		return fmt.Sprintf("endstate_changed AS MATERIALIZED (\n\tSELECT %s::text AS endstate_signal FROM %s %s WHERE (%s) IS NOT TRUE LIMIT 1)\nSELECT %s",
+			b.Value(func(c *sqlplan.Call) any { return c.Signal }), sqlplan.Item, strings.Join(sources, " "), strings.Join(kept, " AND "),
+			sqltx.Unless("coalesce((SELECT endstate_signal FROM endstate_changed), 'true')"))
+	})
+	return &st
+}
+
 // settleMany returns a row for each call: n, whether it won and when, and for those that didn't, each plan's columns as the
 // statement's snapshot shows them.
 func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
@@ -50,20 +69,21 @@ func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
 	}
 	clauses = append(clauses, fmt.Sprintf("endstate_held AS MATERIALIZED (SELECT %s.*, clock_timestamp() AS endstate_at FROM %s)", from, from))
 	from = "endstate_held"
-	var moved []string
+	var kept, moved []string
 	for i, plan := range plans {
 		name := fmt.Sprintf("endstate_settle%d", i)
 		clauses = append(clauses, plan.SettleMany(b, name, from, fmt.Sprintf("endstate_hold%d", i)))
-		moved = append(moved, fmt.Sprintf("(SELECT count(*) FROM %s)", name))
+		kept = append(kept, plan.Kept(b, name))
+		if moved = append(moved, fmt.Sprintf("(SELECT count(*) FROM %s)", name)); i > 0 {
+			kept = append(kept, moved[i]+" = "+moved[0])
+		}
 		from = name
 	}
 	clauses = append(clauses, j.outbox.ClauseMany("endstate_events", from))
 
-	won, nulls := "true", strings.Builder{}
-	if len(moved) > 1 {
-		// A settle that moved only some of the guards is an error.
-		won = fmt.Sprintf("1 / (%s)::int = 1", strings.Join(sameAsFirst(moved), " AND "))
-	}
+	// A settle that moved only some of the guards, or that a table says something else of, is an error.
+	right := sqltx.Unless(fmt.Sprintf("CASE WHEN %s THEN 'true' ELSE %s::text END", strings.Join(kept, " AND "), b.Value(func(c *sqlplan.Call) any { return c.Signal })))
+	nulls := strings.Builder{}
 	var columns, sources []string
 	for i, plan := range plans {
 		for _, column := range plan.Columns() {
@@ -73,17 +93,8 @@ func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
 		sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS endstate_p%d ON true", plan.SourceMany(b, sqlplan.Item), i))
 	}
 	return strings.Join(clauses, ",\n") + fmt.Sprintf(`
-SELECT %[1]s.endstate_n, NULL::boolean, NULL::timestamptz, %[2]s FROM %[1]s %[3]s WHERE %[1]s.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
-UNION ALL SELECT endstate_n, %[4]s, endstate_at%[5]s FROM endstate_settle0`, sqlplan.Item, strings.Join(columns, ", "), strings.Join(sources, " "), won, nulls.String())
-}
-
-// sameAsFirst are conditions that all counts are the same.
-func sameAsFirst(counts []string) []string {
-	var conditions []string
-	for _, count := range counts[1:] {
-		conditions = append(conditions, count+" = "+counts[0])
-	}
-	return conditions
+SELECT %[1]s.endstate_n, NULL::boolean, NULL::timestamptz, %[2]s FROM %[1]s %[3]s WHERE %[1]s.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0) AND %[4]s
+UNION ALL SELECT endstate_n, true, endstate_at%[5]s FROM endstate_settle0`, sqlplan.Item, strings.Join(columns, ", "), strings.Join(sources, " "), right, nulls.String())
 }
 
 var _ bulkSettler = (*pgxDB)(nil)
@@ -95,7 +106,7 @@ func (d *pgxDB) bulkSize(a *attempt) int {
 	return 1000
 }
 
-func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) ([]settled, error) {
+func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []settled, err error) {
 	j := d.plan(attempts[0])
 	calls, events := make([]*sqlplan.Call, len(attempts)), make([][]outbox.Event, len(attempts))
 	for i, a := range attempts {
@@ -111,14 +122,24 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) ([]settled,
 	if err != nil {
 		return nil, err
 	}
-	defer pooled.Release()
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
-	var results []settled
+	defer func() { err = d.release(ctx, pooled, attempts[0], err) }()
+	w, err := d.watch(ctx, pooled.Conn(), j)
+	if err == nil && w.Rules {
+		err = errApart
+	}
+	if err != nil {
+		return nil, withCause(ctx, err)
+	}
 	err = d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {
+		if w.Again {
+			results, err = d.bulkInTwo(ctx, pooled.Conn(), j, attempts, st.SQL, args)
+			return err
+		}
 		rows, err := pooled.Query(ctx, st.SQL, args...)
 		if err != nil {
-			return err
+			return unsent(pooled.Conn(), err)
 		}
 		results, err = j.scanMany(rows, attempts, d.cfg.Guard)
 		return err
@@ -126,10 +147,68 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) ([]settled,
 	if err == nil {
 		return results, nil
 	}
-	if !sqltx.Definite(err) {
+	if _, raised := sqltx.Signal(attempts[0].Signal).Raised(err); raised {
+		err = fmt.Errorf("%w: settled with others: %w", errUnmoved, err)
+	} else if !errors.Is(err, errUnsent) && !sqltx.Definite(err) {
 		err = fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	return nil, withCause(ctx, err)
+}
+
+// bulkInTwo is settleBulk for tables whose triggers may change what was settled: a trip to settle, and one to look at the rows
+// again and commit.
+func (d *pgxDB) bulkInTwo(ctx context.Context, conn *pgx.Conn, j *joined, attempts []*attempt, query string, args []any) (results []settled, err error) {
+	defer func() {
+		if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+			if _, rollbackErr := conn.Exec(ctx, "rollback"); rollbackErr != nil {
+				_ = conn.Close(ctx)
+			}
+		}
+	}()
+	batch := &pgx.Batch{}
+	batch.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+	batch.Queue(query, args...)
+	first := conn.SendBatch(ctx, batch)
+	_, err = first.Exec()
+	if err == nil {
+		var rows pgx.Rows
+		if rows, err = first.Query(); err == nil {
+			results, err = j.scanMany(rows, attempts, d.cfg.Guard)
+		}
+	}
+	if closeErr := first.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errUnsent, err) // COMMIT wasn't
+	}
+	var won []*sqlplan.Call
+	for i, a := range attempts {
+		if results[i].won {
+			won = append(won, &a.Call)
+		}
+	}
+	batch = &pgx.Batch{}
+	if len(won) > 0 {
+		again := j.bulkAgain()
+		won[0].Signal = attempts[0].Signal
+		batch.Queue(again.SQL, again.Args(nil, won)...)
+	}
+	batch.Queue("commit")
+	second := conn.SendBatch(ctx, batch)
+	for range batch.Len() {
+		var tag pgconn.CommandTag
+		if tag, err = second.Exec(); err != nil {
+			break
+		}
+		if tag.String() == "ROLLBACK" {
+			err = fmt.Errorf("%w: %w", errUnsent, ErrTxAborted)
+		}
+	}
+	if closeErr := second.Close(); err == nil {
+		err = closeErr
+	}
+	return results, err
 }
 
 // scanMany reads a row for each attempt. Of those that didn't win, only what is final for sure is taken from the statement's

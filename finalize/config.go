@@ -60,7 +60,7 @@ type Config struct {
 	CompareEvents bool
 	// Lock keeps triggers from preparing the same aggregate at the same time, in DoPrepared. The zero value has no lock.
 	Lock LockConfig
-	// Logger gets a line at info level for each win, at warn level for what needs eyes, and at debug level for the rest.
+	// Logger gets a line at warn level for what needs eyes, and at debug level for each call.
 	// Default slog.Default().
 	Logger *slog.Logger
 	// Trace are callbacks for metrics and traces.

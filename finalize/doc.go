@@ -56,8 +56,21 @@
 //
 // The first and the last step are one round trip each on pgx with the library's guards. Since COMMIT is on its way before
 // the settle's result could be looked at, the server itself refuses: a settle that moves no row raises an error, and so does
-// an event whose dedup key is taken. Settle is a single statement. Do's loser finds nothing to hold in the first trip, and
+// an event whose dedup key is taken, or a row that says something else than it was told. Settle is a single statement. Do's loser finds nothing to hold in the first trip, and
 // takes a second that reads the record and rolls back: a new statement sees a winner who committed while this one waited.
+//
+// # What the row says
+//
+// The service's own triggers, rules and generated columns may make something else of the state that was asked for. Then all is
+// rolled back, since the events describe what was asked for, and the error is guard.ErrRewritten, with what the row says.
+// Where a row takes no update although the aggregate is open and held, because a trigger returned NULL, a rule did something
+// instead or row security forbids it, the error is guard.ErrRefused, after one run: it is no race. A callback that sets the
+// status itself, or finalizes its own key, gets guard.ErrNotOpen: the outcome that it returns is what sets the status.
+//
+// What AFTER triggers and rules do isn't returned by the statement that they belong to. Tables that have any, which the catalog
+// tells (it is asked at the first call, and again every minute), pay for a second look in the same transaction, which travels
+// with the commit; for Settle it is a second round trip. On SQLite every call looks again. A deferred constraint trigger runs
+// after that, within COMMIT, and may still change the row unseen; so may an AFTER trigger in the minute after its creation.
 //
 // # What a call costs
 //

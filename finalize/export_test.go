@@ -9,3 +9,17 @@ func (f *Finalizer[Tx]) Queued(key guard.Key) int {
 	defer f.turns.mu.Unlock()
 	return len(f.turns.keys[ref])
 }
+
+// LookAgain has the next call look at the catalog, as if what is known were old.
+func (f *Finalizer[Tx]) LookAgain() {
+	var w *watcher
+	switch d := any(f.db).(type) {
+	case *pgxDB:
+		w = &d.watcher
+	case *sqlDB:
+		w = &d.watcher
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.looked = w.looked.Add(-2 * watchEvery)
+}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -35,7 +36,8 @@ type core struct {
 	cache *cache
 	hot   *hot
 	turns turns
-	pool  any         // the *pgxpool.Pool or *sql.DB
+	pool  any // the *pgxpool.Pool or *sql.DB
+	lack  lack
 	path  *searchPath // nil where connections can't differ, or callers are told apart
 }
 
@@ -49,6 +51,23 @@ func newCore(cfg Config) (*core, error) {
 		return nil, fmt.Errorf("%w: Hot: %w", ErrConfig, err)
 	}
 	return f, nil
+}
+
+// lack is what the database lacks, which a thousand calls that fail at once needn't ask a thousand times.
+type lack struct {
+	mu    sync.Mutex
+	asked time.Time
+	err   error
+}
+
+func (l *lack) ask(check func() error) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err == nil || time.Since(l.asked) > time.Second {
+		l.err = check()
+		l.asked = time.Now()
+	}
+	return l.err
 }
 
 // now is the time since the finalizer was made, by a clock that nobody sets.
@@ -95,7 +114,7 @@ func NewSQL(db *sql.DB, cfg *Config) (*Finalizer[*sql.Tx], error) {
 		return nil, err
 	}
 	f.pool, f.path = db, c.watch(dialect)
-	d := &sqlDB{core: f, db: db, dialect: dialect}
+	d := &sqlDB{core: f, db: db, dialect: dialect, watcher: watcher{every: watchEvery}}
 	if dialect == sqltx.SQLite {
 		d.writes = make(chan struct{}, 1)
 	}
@@ -183,9 +202,10 @@ func (f *Finalizer[Tx]) Do(ctx context.Context, key guard.Key, trigger Trigger, 
 	if err != nil {
 		return Receipt{}, err
 	}
+	ctx = f.begin(ctx, a.call())
 	return f.end(ctx, a)(f.inTurn(ctx, a, func() (Receipt, error) {
 		return f.retry(ctx, a, func() (Receipt, error) {
-			return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, fn)
+			return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, f.traced(a, fn))
 		})
 	}))
 }
@@ -206,8 +226,9 @@ func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger 
 	if err != nil {
 		return Receipt{}, err
 	}
+	ctx = f.begin(ctx, a.call())
 	a.number = 1
-	return f.end(ctx, a)(f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claimIn(ctx, tx, a) }, fn))
+	return f.end(ctx, a)(f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claimIn(ctx, tx, a) }, f.traced(a, fn)))
 }
 
 // Settle is Do with the outcome known beforehand. On pgx, with the guards of this library, it is one statement. Unlike a
@@ -217,7 +238,7 @@ func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigg
 	if a == nil {
 		return r, err
 	}
-	return f.settleOne(ctx, a, outcome)
+	return f.settleOne(f.begin(ctx, a.call()), a, outcome)
 }
 
 // ready makes a Settle's attempt; or none, if the call is answered from memory or something is wrong with it.
@@ -296,6 +317,10 @@ type session[Tx any] interface {
 	finish(ctx context.Context, a *attempt) (guard.Record, error)
 	// outside is where to ask once the session was rolled back: the caller's transaction, or the database.
 	outside() endstate.Querier
+	// stale gives the connection up if err says that it can only read; see stale.go.
+	stale(ctx context.Context, a *attempt, err error) error
+	// callers reports whether it is a savepoint.
+	callers() bool
 	// rollback undoes all unless finish succeeded, also when ctx has ended. It is safe to call twice.
 	rollback(ctx context.Context)
 }
@@ -323,7 +348,7 @@ func (f *core) newAttempt(ref guard.Ref, trigger Trigger) (*attempt, error) {
 		return nil, fmt.Errorf("finalize: %v: new attempt token: %w", ref, err)
 	}
 	return &attempt{
-		Call:  sqlplan.Call{Aggregate: ref.Aggregate, Key: key.Encode(), Parts: key.Args(), Trigger: string(trigger), Token: token},
+		Call:  sqlplan.Call{Aggregate: ref.Aggregate, Key: key.Encode(), Parts: key.Args(), Trigger: string(trigger), Token: token, Signal: string(sqltx.NewSignal())},
 		ref:   ref,
 		start: time.Now(),
 	}, nil
@@ -392,6 +417,16 @@ func (a *attempt) transition() guard.Transition {
 	return guard.Transition{State: a.State, Trigger: a.Trigger, Token: a.Token, Digest: a.digest()}
 }
 
+// traced is fn between its hooks.
+func (f *Finalizer[Tx]) traced(a *attempt, fn Func[Tx]) Func[Tx] {
+	if f.cfg.Trace.Running == nil && f.cfg.Trace.Ran == nil {
+		return fn
+	}
+	return func(ctx context.Context, tx Tx) (Outcome, error) {
+		return running(ctx, f.core, a, func(ctx context.Context) (Outcome, error) { return fn(ctx, tx) })
+	}
+}
+
 // attempt runs one transaction.
 func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (session[Tx], guard.Record, error), fn Func[Tx]) (Receipt, error) {
 	if ctx.Err() != nil {
@@ -410,7 +445,7 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 	a.xid = rec.XID
 	out, err := f.call(ctx, a, s.tx(), fn)
 	if err != nil {
-		return Receipt{}, err
+		return Receipt{}, s.stale(ctx, a, err)
 	}
 	if err := f.prepare(ctx, a, out); err != nil {
 		return Receipt{}, err
@@ -425,6 +460,9 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 	if outbox.Taken(err) && errors.Is(err, errEvents) {
 		s.rollback(ctx)
 		return Receipt{}, conflict(ctx, f.cfg.Outbox, s.outside(), a, err)
+	}
+	if errors.Is(err, errUnmoved) {
+		return f.unmoved(ctx, s, a, err)
 	}
 	if errors.Is(err, errUnanswered) {
 		s.rollback(ctx) // a pool of one connection has no other to ask on
@@ -485,7 +523,7 @@ func (f *core) retry(ctx context.Context, a *attempt, run func() (Receipt, error
 	for {
 		a.number++
 		r, err := run()
-		if err == nil || !(sqltx.Conflicted(err) || errors.Is(err, errGone)) || errors.Is(err, ErrOutcomeUnknown) {
+		if err == nil || !(sqltx.Conflicted(err) || errors.Is(err, errGone) || errors.Is(err, errStale)) || errors.Is(err, ErrOutcomeUnknown) {
 			return r, err
 		}
 		if ctx.Err() != nil {
@@ -554,7 +592,7 @@ func (f *Finalizer[Tx]) explain(ctx context.Context, a *attempt, err error) erro
 	if sqltx.Incomplete(err) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 		defer cancel()
-		if lack := f.Check(ctx); errors.Is(lack, guard.ErrSchema) || errors.Is(lack, outbox.ErrSchema) {
+		if lack := f.lack.ask(func() error { return f.Check(ctx) }); errors.Is(lack, guard.ErrSchema) || errors.Is(lack, outbox.ErrSchema) {
 			err = fmt.Errorf("%w (%w)", lack, err)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlplan"
+	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -30,18 +31,20 @@ type joined struct {
 	outbox outbox.Writer
 	claim  [][]sqlplan.Statement // by plan; a plan's last statement returns a row if it holds the aggregate
 	read   sqlplan.Statement
+	again  sqlplan.Statement // after a settle whose rows triggers may change
 	finish [outbox.Forms]func() sqlplan.Statement
 	settle [outbox.Forms]func() sqlplan.Statement
 	ledger int // the index of the plan that keeps provenance, or -1
 
-	bulk   func() *sqlplan.BulkStatement // settles many; nil where a plan can't
-	groups groups
+	bulk      func() *sqlplan.BulkStatement // settles many; nil where a plan can't
+	bulkAgain func() *sqlplan.BulkStatement // looks at what that settled once more
+	groups    groups
 }
 
 func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
 	j := &joined{plans: plans, outbox: w}
 	j.ledger = slices.IndexFunc(plans, func(plan sqlplan.Guard) bool { return slices.Contains(plan.Columns(), "at") })
-	j.bulk = sync.OnceValue(j.newBulk)
+	j.bulk, j.bulkAgain = sync.OnceValue(j.newBulk), sync.OnceValue(j.newBulkAgain)
 	for i, plan := range plans {
 		var statements []sqlplan.Statement
 		for _, write := range plan.Claim(i > 0) {
@@ -50,6 +53,7 @@ func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
 		j.claim = append(j.claim, statements)
 	}
 	j.read = sqlplan.Build(func(a *sqlplan.Args) string { return "SELECT " + j.sources(a) })
+	j.again = sqlplan.Build(j.stillWon)
 	for form := range outbox.Form(outbox.Forms) {
 		j.finish[form] = sync.OnceValue(func() sqlplan.Statement {
 			return sqlplan.Build(func(a *sqlplan.Args) string { return j.mustWin(a, form) })
@@ -59,6 +63,15 @@ func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
 		})
 	}
 	return j
+}
+
+// tables are those that a finalization writes to, in its order.
+func tables(plans []sqlplan.Guard, w outbox.Writer) []sqlplan.Table {
+	var list []sqlplan.Table
+	for _, plan := range plans {
+		list = append(list, plan.Table())
+	}
+	return append(list, sqlplan.Table{Schema: w.Schema, Name: w.Name(), Insert: true})
 }
 
 // batch puts the arguments of a's outcome into a, and returns its events'.
@@ -110,37 +123,76 @@ func settleName(plan int) string { return fmt.Sprintf("endstate_settle%d", plan)
 // settledAt is when the aggregate was settled: the time that the ledger recorded.
 func (j *joined) settledAt() string { return fmt.Sprintf("(SELECT at FROM %s)", settleName(j.ledger)) }
 
-// mustWin settles, or raises an error on the server: COMMIT is on its way already when the client could look. A division
-// by zero does it. It returns the time of settling, once for each event, if there is a ledger.
-func (j *joined) mustWin(a *sqlplan.Args, form outbox.Form) string {
-	with, last := j.clauses(a)
-	won := fmt.Sprintf("1 / coalesce((SELECT 1 FROM %s), 0) = 1", last)
-	at := ""
-	if j.ledger >= 0 {
-		at = j.settledAt()
-	}
-	if form == 0 {
-		return fmt.Sprintf("%s\nSELECT %s WHERE %s", with, at, won)
-	}
-	if at != "" {
-		at = "\nRETURNING " + at
-	}
-	return with + "\n" + j.outbox.Insert(a, form, won) + at
+// The notes behind a signal; see verdict.go.
+
+func signal(a *sqlplan.Args) string {
+	return a.Named("signal", func(c *sqlplan.Call) any { return c.Signal }) + "::text"
 }
 
-// mayWin settles, and returns whether it did, the time if there is a ledger, and what its snapshot shows of each guard. A
-// settle that moved only some of the guards is an error.
-func (j *joined) mayWin(a *sqlplan.Args, form outbox.Form) string {
+func outcome(a *sqlplan.Args) string {
+	return a.Named("outcome", func(c *sqlplan.Call) any { return c.State }) + "::text"
+}
+
+// write returns the WITH clauses that settle every guard and insert the events, and the verdict on them: NULL where the
+// first guard moved nothing, 'true' where each says what it was asked to.
+func (j *joined) write(a *sqlplan.Args, form outbox.Form) (with, verdict string) {
 	with, last := j.clauses(a)
-	won := fmt.Sprintf("(SELECT true FROM %s)", last)
+	var cases strings.Builder
+	from := settleName(0)
+	for i := range j.plans {
+		name := settleName(i)
+		if i > 0 {
+			from += fmt.Sprintf(" LEFT JOIN %s ON true", name)
+			fmt.Fprintf(&cases, "WHEN NOT EXISTS (SELECT FROM %s) THEN %s || '_%s' ", name, signal(a), notePart)
+		}
+		fmt.Fprintf(&cases, "WHEN %[1]s.endstate_said IS DISTINCT FROM %[2]s THEN %[3]s || '_%[4]s_' || coalesce(%[5]s, '') ",
+			name, outcome(a), signal(a), noteState, sqltx.Note(name+".endstate_said"))
+	}
 	if form != 0 {
-		with += fmt.Sprintf(",\nendstate_events AS (\n\t%s)", j.outbox.Insert(a, form, won))
+		with += fmt.Sprintf(",\nendstate_events AS (\n\t%s)", j.outbox.Insert(a, form, fmt.Sprintf("EXISTS (SELECT FROM %s)", last)))
 	}
-	if first := settleName(0); first != last {
-		won = fmt.Sprintf("(SELECT 1 / (SELECT count(*) FROM %s)::int = 1 FROM %s)", last, first)
+	return with, fmt.Sprintf("(SELECT CASE %sELSE 'true' END FROM %s)", cases.String(), from)
+}
+
+// mustWin settles, or raises the attempt's signal on the server: COMMIT is on its way already when the client could look. It
+// returns true, and the time of settling if there is a ledger.
+func (j *joined) mustWin(a *sqlplan.Args, form outbox.Form) string {
+	with, verdict := j.write(a, form)
+	// What is in the way, such as a state that the callback has set, is seen by this statement alone.
+	shown := fmt.Sprintf("%s || '_%s'", signal(a), noteUnmoved)
+	for _, plan := range j.plans {
+		shown += fmt.Sprintf(" || '_' || coalesce((SELECT 'x' || %s FROM (%s) AS endstate_row), '')", sqltx.Note("endstate_row."+plan.Columns()[0]), plan.Source(a))
 	}
+	at := ""
+	if j.ledger >= 0 {
+		at = ", " + j.settledAt()
+	}
+	return fmt.Sprintf("%s\nSELECT %s%s", with, sqltx.Unless(fmt.Sprintf("coalesce(%s, %s)", verdict, shown)), at)
+}
+
+// mayWin settles, and returns whether it did, the time if there is a ledger, and what its snapshot shows of each guard. What
+// it wrote otherwise than it was asked to raises the attempt's signal.
+func (j *joined) mayWin(a *sqlplan.Args, form outbox.Form) string {
+	with, verdict := j.write(a, form)
+	won := sqltx.Unless(verdict)
 	if j.ledger >= 0 {
 		won += ", " + j.settledAt()
 	}
 	return with + fmt.Sprintf("\nSELECT %s, %s", won, j.sources(a))
+}
+
+// stillWon looks at what the attempt has settled once more, and raises its signal if that says something else by now.
+func (j *joined) stillWon(a *sqlplan.Args) string {
+	var cases strings.Builder
+	for i, plan := range j.plans {
+		state := fmt.Sprintf("endstate_p%d.%s", i, plan.Columns()[0])
+		fmt.Fprintf(&cases, "WHEN %[1]s COLLATE \"C\" IS DISTINCT FROM %[2]s THEN %[3]s || '_%[4]s_' || coalesce(%[5]s, '') ",
+			state, outcome(a), signal(a), noteState, sqltx.Note(state))
+	}
+	if j.ledger >= 0 {
+		fmt.Fprintf(&cases, "WHEN endstate_p%d.token IS DISTINCT FROM %s::text THEN %s || '_%s' ", j.ledger,
+			a.Named("token", func(c *sqlplan.Call) any { return c.Token.String() }), signal(a), notePart)
+	}
+	_, sources, _ := strings.Cut(j.sources(a), "\nFROM ")
+	return "SELECT " + sqltx.Unless(fmt.Sprintf("coalesce((SELECT CASE %sELSE 'true' END FROM %s), %s || '_%s_')", cases.String(), sources, signal(a), noteState))
 }

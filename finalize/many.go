@@ -51,7 +51,7 @@ func (f *Finalizer[Tx]) SettleMany(ctx context.Context, trigger Trigger, items [
 			m.results[i] = Result{r, err}
 			continue
 		}
-		jobs = append(jobs, &job{attempt: a, outcome: item.Outcome, i: i})
+		jobs = append(jobs, &job{attempt: a, outcome: item.Outcome, i: i, ctx: f.begin(ctx, a.call())})
 	}
 	slices.SortFunc(jobs, func(a, b *job) int { return strings.Compare(a.Key, b.Key) })
 	m.alone(ctx, m.inBulk(ctx, jobs))
@@ -74,7 +74,8 @@ type job struct {
 	*attempt
 	outcome Outcome
 	i       int
-	lost    error // of a bulk's COMMIT that got no answer, with which it may have been settled
+	ctx     context.Context // the item's own, of Trace.Began
+	lost    error           // of a bulk's COMMIT that got no answer, with which it may have been settled
 }
 
 // bulkSettler is a database that can settle many at once.
@@ -115,6 +116,13 @@ func (m *many[Tx]) inBulk(ctx context.Context, jobs []*job) (rest []*job) {
 			rest = append(rest, jobs...)
 			continue
 		}
+		jobs = slices.DeleteFunc(jobs, func(j *job) bool {
+			large := j.bytes() > pieceBytes
+			if large {
+				rest = append(rest, j)
+			}
+			return large
+		})
 		for len(jobs) > 0 {
 			n, bytes := 0, 0
 			for n < min(size, len(jobs)) && (n == 0 || bytes+jobs[n].bytes() <= bulkBytes) {
@@ -128,11 +136,11 @@ func (m *many[Tx]) inBulk(ctx context.Context, jobs []*job) (rest []*job) {
 	return rest
 }
 
-// bytes is how long the payloads of the attempt's events are together.
+// bytes is how long what the attempt's events carry is together.
 func (a *attempt) bytes() int {
 	n := 0
 	for i := range a.events {
-		n += len(a.events[i].Payload)
+		n += a.events[i].Size()
 	}
 	return n
 }
@@ -161,7 +169,7 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 			}
 			r := receiptOf(results[i].rec, results[i].won)
 			m.cache.put(j.ref, r, m.now(), m.forgets)
-			m.end(ctx, j, r, nil)
+			m.end(j, r, nil)
 		}
 		return rest
 	case errors.Is(err, errUnanswered):
@@ -169,12 +177,12 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 			j.lost = err
 		}
 		return jobs
-	case sqltx.State(err) == sqltx.UndefinedColumn:
-		return jobs // a view's rows have no place; what else lacks is said to each alone
-	case errors.Is(err, ErrBusy), errors.Is(err, errNoConnection), sqltx.Incomplete(err):
-		// It is not about one of them.
+	case errors.Is(err, errApart), sqltx.State(err) == sqltx.UndefinedColumn:
+		return jobs // a view's rows have no place, for one
+	case errors.Is(err, ErrBusy), errors.Is(err, errNoConnection):
+		// It is not about one of them. No SQLSTATE says that: row security refuses one row as it refuses all.
 		for _, j := range jobs {
-			m.end(ctx, j, Receipt{}, err)
+			m.end(j, Receipt{}, err)
 		}
 		return nil
 	case len(jobs) <= fewJobs:
@@ -185,9 +193,9 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 }
 
 // end notes what became of a job, and tells of it.
-func (m *many[Tx]) end(ctx context.Context, j *job, r Receipt, err error) {
+func (m *many[Tx]) end(j *job, r Receipt, err error) {
 	r.Differs = err == nil && !r.Won && m.differs(j.attempt, r)
-	r, err = m.Finalizer.end(ctx, j.attempt)(r, err)
+	r, err = m.Finalizer.end(j.ctx, j.attempt)(r, err)
 	m.results[j.i] = Result{r, err}
 }
 
@@ -213,7 +221,7 @@ func (m *many[Tx]) alone(ctx context.Context, jobs []*job) {
 				}
 			}()
 			for j := range next {
-				m.one(ctx, j)
+				m.one(j)
 			}
 			returned = true
 		})
@@ -244,7 +252,8 @@ func (m *many[Tx]) alone(ctx context.Context, jobs []*job) {
 // errGoexit stands for the end of a goroutine by runtime.Goexit, such as a test's Fatal in a guard.
 var errGoexit = errors.New("runtime.Goexit was called")
 
-func (m *many[Tx]) one(ctx context.Context, j *job) {
+func (m *many[Tx]) one(j *job) {
+	ctx := j.ctx
 	if j.lost == nil {
 		r, err := m.settleOne(ctx, j.attempt, j.outcome)
 		m.results[j.i] = Result{r, err}
@@ -262,7 +271,7 @@ func (m *many[Tx]) one(ctx context.Context, j *job) {
 	if err == nil {
 		m.cache.put(j.ref, r, m.now(), m.forgets)
 	}
-	m.end(ctx, j, r, err)
+	m.end(j, r, err)
 }
 
 // err sums the results up.

@@ -1,6 +1,7 @@
 package finalize
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -9,23 +10,41 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 // pgxDB is PostgreSQL through pgx. With the library's guards a winner takes two round trips around its callback (begin and
 // claim; settle, events and commit) and Settle takes one.
 type pgxDB struct {
-	pool  *pgxpool.Pool
-	cfg   Config
-	plans sync.Map // of a key's shape to its *joined, nil where the guard has no plan
+	pool    *pgxpool.Pool
+	cfg     Config
+	plans   sync.Map // of a key's shape to its *joined, nil where the guard has no plan
+	watcher watcher
 }
 
-func newPgxDB(pool *pgxpool.Pool, cfg Config) *pgxDB { return &pgxDB{pool: pool, cfg: cfg} }
+func newPgxDB(pool *pgxpool.Pool, cfg Config) *pgxDB {
+	return &pgxDB{pool: pool, cfg: cfg, watcher: watcher{every: watchEvery}}
+}
+
+// watch says what j's statements don't return of what becomes of their rows. A guard without a plan is always asked again.
+func (d *pgxDB) watch(ctx context.Context, conn *pgx.Conn, j *joined) (w sqlplan.Watch, err error) {
+	if j == nil {
+		return sqlplan.Watch{Again: true}, nil
+	}
+	if w, known := d.watcher.known(); known {
+		return w, nil
+	}
+	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
+		w, err = d.watcher.look(ctx, conn, tables(j.plans, d.cfg.Outbox))
+		return err
+	})
+	return w, err
+}
 
 // plan returns the joined SQL for a's key, or nil.
 func (d *pgxDB) plan(a *attempt) *joined {
@@ -73,6 +92,7 @@ type pgxSession struct {
 	conn   *pgx.Conn
 	pooled *pgxpool.Conn // nil in the caller's transaction
 	cb     *sqltx.Lent
+	again  bool // look again before the commit
 	ended  bool
 
 	commit string
@@ -91,7 +111,7 @@ func (d *pgxDB) claim(ctx context.Context, a *attempt) (session[pgx.Tx], guard.R
 	defer cancel()
 	s := &pgxSession{db: d, plan: d.plan(a), conn: pooled.Conn(), pooled: pooled, commit: "commit", undo: undoAll}
 	rec, err := claimed(ctx, s, s.claim, a)
-	return s, rec, err
+	return s, rec, s.stale(ctx, a, err)
 }
 
 const savepoint = "endstate"
@@ -238,10 +258,19 @@ func (s *pgxSession) readAndRollBack(ctx context.Context, a *attempt) (guard.Rec
 	}
 	s.ended = true
 	rec, err := seen.merge(s.db.cfg.Guard, a.ref)
-	if err == nil && !rec.Final {
-		err = fmt.Errorf("%w: the aggregate changed while it was being claimed", errGone)
+	if err != nil || rec.Final {
+		return rec, err
 	}
-	return rec, err
+	if a.number > 1 || s.callers() {
+		// It is not the first time, or there is no second: rather than changed by others again, it may be a row that can be seen and not be locked.
+		var secured bool
+		t := s.plan.plans[0].Table()
+		err := s.conn.QueryRow(ctx, "SELECT coalesce(pg_catalog.row_security_active(pg_catalog.to_regclass($1::text)::oid), false)", sqltx.Quote(t.Schema, t.Name)).Scan(&secured)
+		if err != nil || secured {
+			return rec, cmp.Or[error](err, &guard.TransitionError{Ref: a.ref, Want: a.State, Found: true, State: rec.State})
+		}
+	}
+	return rec, fmt.Errorf("%w: the aggregate changed while it was being claimed", errGone)
 }
 
 func (s *pgxSession) tx() pgx.Tx { return s.cb }
@@ -251,48 +280,139 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 		return guard.Record{}, err
 	}
 	s.cb.Close()
-	if s.plan == nil {
+	w, err := s.db.watch(ctx, s.conn, s.plan)
+	if err != nil {
+		return guard.Record{}, err
+	}
+	if s.again = w.Again; w.Rules || s.plan == nil { // a rule's statement can't be part of another one
 		return s.finishOwn(ctx, a)
+	}
+	if a.bytes() > pieceBytes {
+		return s.finishInPieces(ctx, a)
 	}
 	st := s.plan.finish[s.plan.batch(a).Form]()
 	batch := &pgx.Batch{}
 	batch.Queue(st.SQL, st.Args(&a.Call)...)
+	if s.again {
+		batch.Queue(s.plan.again.SQL, s.plan.again.Args(&a.Call)...)
+	}
 	batch.Queue(s.commit)
 	seen := s.plan.answer()
-	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
 		results := s.conn.SendBatch(ctx, batch)
 		rows, err := results.Query()
 		if err == nil {
 			err = seen.scanMustWin(rows)
 		}
+		if err == nil && s.again {
+			_, err = results.Exec()
+		}
 		if err != nil {
 			_ = results.Close() // which reports the same
-			return s.db.settleError(err)
+			return s.db.settleError(a, err)
 		}
 		return s.committed(results)
 	})
 	if err != nil {
-		return guard.Record{}, s.unanswered(err)
+		return guard.Record{}, s.stale(ctx, a, s.unanswered(err))
 	}
 	return seen.settled(a), nil
 }
 
-// finishOwn is finish for a guard of the user's own.
-func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, error) {
-	rec, err := s.db.cfg.Guard.Settle(ctx, sqltx.Lend(s.cb.Owner(), ErrTxOwned), a.ref, a.transition())
+// pieceBytes is how much one message to the server may carry; more events travel a few at a time, and the commit after them.
+const pieceBytes = 16 << 20
+
+// finishInPieces is finish for more events than one message should carry.
+func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Record, error) {
+	if s.plan.ledger >= 0 {
+		a.digest()
+	}
+	seen := s.plan.answer()
+	st := s.plan.finish[0]()
+	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+		rows, err := s.conn.Query(ctx, st.SQL, st.Args(&a.Call)...)
+		if err == nil {
+			err = seen.scanMustWin(rows)
+		}
+		return err
+	})
 	if err != nil {
-		return rec, settleOwnError(err)
+		return guard.Record{}, s.stale(ctx, a, s.db.settleError(a, err))
+	}
+	if err := s.insertFirst(ctx, a); err != nil {
+		return guard.Record{}, err
+	}
+	batch := &pgx.Batch{}
+	if s.again {
+		batch.Queue(s.plan.again.SQL, s.plan.again.Args(&a.Call)...)
+	}
+	batch.Queue(s.commit)
+	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+		results := s.conn.SendBatch(ctx, batch)
+		if s.again {
+			if _, err := results.Exec(); err != nil {
+				_ = results.Close()
+				return s.db.settleError(a, err)
+			}
+		}
+		return s.committed(results)
+	})
+	return seen.settled(a), s.unanswered(err)
+}
+
+// finishOwn is finish for a guard of the user's own, and for statements that rules rewrite.
+func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, error) {
+	lent := sqltx.Lend(s.cb.Owner(), ErrTxOwned)
+	rec, err := s.db.cfg.Guard.Settle(ctx, lent, a.ref, a.transition())
+	if err != nil {
+		return rec, s.stale(ctx, a, settleOwnError(err))
+	}
+	if err := a.kept(rec); err != nil {
+		return rec, err
 	}
 	if err := usable(s.conn); err != nil {
 		return rec, err
 	}
 	batch := &pgx.Batch{}
-	for query, args := range s.db.cfg.Outbox.Inserts(sqltx.Postgres, a.events) {
-		batch.Queue(query, args...)
+	_, look := readable(s.db.cfg.Guard)
+	if look = look && s.again; look || a.bytes() > pieceBytes {
+		if err := s.insertFirst(ctx, a); err != nil {
+			return rec, err
+		}
+		if look {
+			if err := keptStill(ctx, s.db.cfg.Guard, lent, a); err != nil {
+				return rec, err
+			}
+		}
+	} else {
+		for query, args := range s.db.cfg.Outbox.Inserts(sqltx.Postgres, a.events) {
+			batch.Queue(query, args...)
+		}
 	}
-	inserts := batch.Len()
 	batch.Queue(s.commit)
-	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+	err = s.sendInserts(ctx, batch, s.committed)
+	return rec, s.stale(ctx, a, s.unanswered(err))
+}
+
+// insertFirst writes the events, a statement at a time, ahead of the commit.
+func (s *pgxSession) insertFirst(ctx context.Context, a *attempt) error {
+	for query, args := range s.db.cfg.Outbox.Inserts(sqltx.Postgres, a.events) {
+		batch := &pgx.Batch{}
+		batch.Queue(query, args...)
+		if err := s.sendInserts(ctx, batch, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendInserts sends a batch of inserts, and hands what follows them to rest.
+func (s *pgxSession) sendInserts(ctx context.Context, batch *pgx.Batch, rest func(pgx.BatchResults) error) error {
+	inserts := batch.Len()
+	if rest != nil {
+		inserts--
+	}
+	return s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
 		results := s.conn.SendBatch(ctx, batch)
 		for range inserts {
 			if _, err := results.Exec(); err != nil {
@@ -300,9 +420,11 @@ func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, e
 				return fmt.Errorf("%w: %w", errEvents, err)
 			}
 		}
-		return s.committed(results)
+		if rest == nil {
+			return results.Close()
+		}
+		return rest(results)
 	})
-	return rec, s.unanswered(err)
 }
 
 // committed reads the COMMIT's answer, the last of a batch.
@@ -326,38 +448,17 @@ func (s *pgxSession) committed(results pgx.BatchResults) error {
 // unanswered marks an error after which the transaction may have committed: COMMIT travelled with the other statements, so
 // any error but the server's own word leaves that open. Releasing a savepoint commits nothing.
 func (s *pgxSession) unanswered(err error) error {
-	var unsent pgx.ErrPreprocessingBatch
-	if errors.As(err, &unsent) {
+	if err == nil || s.pooled == nil || errors.Is(err, ErrTxAborted) || errors.Is(err, errUnmoved) || errors.Is(err, guard.ErrRewritten) || sqltx.Definite(err) {
 		return err
 	}
-	if err != nil && s.pooled != nil && !errors.Is(err, ErrTxAborted) && !sqltx.Definite(err) {
+	// A connection that is in order and inside the transaction hasn't seen the COMMIT: pgx refused to send the batch.
+	if s.conn.IsClosed() || s.conn.PgConn().IsBusy() || s.conn.PgConn().TxStatus() != 'T' {
 		return fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	return err
 }
 
-// settleError tells what an error of the joined statement means.
-func (d *pgxDB) settleError(err error) error {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		switch {
-		case pg.Code == sqltx.DivisionByZero:
-			return fmt.Errorf("%w: settle: the aggregate is no longer open: %w", errGone, err)
-		case pg.Code == sqltx.UniqueViolation && pg.TableName == d.cfg.Outbox.Name():
-			return fmt.Errorf("%w: %w", errEvents, err)
-		}
-	}
-	return fmt.Errorf("settle: %w", err)
-}
-
-// settleOwnError tells what an error of Guard.Settle means: that the aggregate changed under us is a reason to run the
-// transaction again.
-func settleOwnError(err error) error {
-	if errors.Is(err, guard.ErrNotOpen) {
-		return fmt.Errorf("%w: settle: %w", errGone, err)
-	}
-	return fmt.Errorf("settle: %w", err)
-}
+func (s *pgxSession) callers() bool { return s.pooled == nil }
 
 func (s *pgxSession) outside() endstate.Querier {
 	if s.pooled == nil {

@@ -41,6 +41,7 @@ func (f *Finalizer[Tx]) DoPrepared(ctx context.Context, key guard.Key, trigger T
 	if err != nil {
 		return Receipt{}, err
 	}
+	ctx = f.begin(ctx, a.call())
 	return f.end(ctx, a)(f.ifOpen(ctx, a, func() (Receipt, error) {
 		return f.locked(ctx, a, func(lease context.Context) (Receipt, error) {
 			work := func() (Receipt, error) { return f.prepared(ctx, lease, a, prepare) }
@@ -53,7 +54,7 @@ func (f *Finalizer[Tx]) DoPrepared(ctx context.Context, key guard.Key, trigger T
 }
 
 func (f *Finalizer[Tx]) prepared(ctx, lease context.Context, a *attempt, prepare func(context.Context) (Func[Tx], error)) (Receipt, error) {
-	fn, err := prepare(lease)
+	fn, err := running(lease, f.core, a, prepare)
 	switch {
 	case err != nil:
 		return Receipt{}, withCause(lease, err)
@@ -64,7 +65,7 @@ func (f *Finalizer[Tx]) prepared(ctx, lease context.Context, a *attempt, prepare
 	defer stop()
 	return f.inTurn(ctx, a, func() (Receipt, error) {
 		return f.retry(ctx, a, func() (Receipt, error) {
-			return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, fn)
+			return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, f.traced(a, fn))
 		})
 	})
 }

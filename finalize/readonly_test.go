@@ -196,3 +196,54 @@ func TestReplica(t *testing.T) {
 		})
 	}
 }
+
+// F20: sessions that began while the database took no writes are dropped, and the call goes on with another one. When the database
+// itself takes none, a call doesn't ask for ever.
+func TestReadOnlySessions(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, w *world) {
+		key := w.open("b1")
+		w.open("b2", "b3")
+		var name string
+		require.NoError(t, w.db.QueryRowContext(t.Context(), "SELECT current_database()").Scan(&name))
+		set := func(value string) {
+			w.exec("ALTER ROLE " + pgx.Identifier{"role_" + w.schema}.Sanitize() + " IN DATABASE " + pgx.Identifier{name}.Sanitize() + " SET default_transaction_read_only = " + value)
+		}
+		role := "role_" + w.schema
+		w.exec("CREATE ROLE " + role + " LOGIN SUPERUSER")
+		t.Cleanup(func() { w.exec("DROP OWNED BY " + role + "; DROP ROLE " + role) })
+		dsn := strings.Replace(w.dsn, "://"+userOf(t, w.dsn)+"@", "://"+role+"@", 1)
+		set("on")
+		reader := connect(t, w.database, w.guard, dsn, w.schema, conns(3), func(s *setup) { s.shared = true })
+		requireReadOnly(t, w.name(), reader.door, "b1")
+		require.Less(t, reader.trace.retries(), 10, "the database's word is taken, once a connection is as new as the call")
+		var held []*callersTx
+		for range 3 {
+			tx, err := reader.begin(t.Context(), "")
+			require.NoError(t, err)
+			held = append(held, tx)
+		}
+		for _, tx := range held {
+			require.NoError(t, tx.Rollback(t.Context()))
+		}
+		set("off")
+		before := reader.trace.retries()
+		r, err := reader.do(t.Context(), key, "threshold", complete("b1"))
+		require.NoError(t, err)
+		require.True(t, r.Won)
+		require.Greater(t, reader.trace.retries(), before)
+		r, err = reader.settle(t.Context(), guard.Text("b2"), "threshold", completed())
+		require.NoError(t, err)
+		require.True(t, r.Won)
+		results, err := reader.many(t.Context(), "sweep", []finalize.Item{{Key: guard.Text("b3"), Outcome: completed()}})
+		require.NoError(t, err)
+		require.True(t, results[0].Receipt.Won)
+	}, on("pgx", "sql"), guardedBy("status", "ledger"))
+}
+
+func userOf(t *testing.T, database string) string {
+	t.Helper()
+	u, err := url.Parse(database)
+	require.NoError(t, err)
+	return u.User.Username()
+}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -30,23 +32,43 @@ type Outcome struct {
 // Receipt tells who finalized an aggregate. Every caller of one key gets the same, but for Won and Differs.
 type Receipt struct {
 	// Won tells whether this call finalized it. After DoTx it holds if the caller's transaction commits.
-	Won bool
+	Won bool `json:"won"`
 	// State is the terminal state that the aggregate is in.
-	State string
+	State string `json:"state"`
 	// Provenance tells whether the fields below are known: with a guard that has a ledger they are, with guard.Status
 	// alone they are not, and stay zero.
-	Provenance bool
+	Provenance bool `json:"provenance"`
 	// Trigger is the winner's trigger.
-	Trigger Trigger
+	Trigger Trigger `json:"trigger,omitzero"`
 	// At is when it was finalized, by the database's clock.
-	At time.Time
+	At time.Time `json:"at,omitzero"`
 	// Token identifies the winning call.
-	Token uuid.UUID
+	Token uuid.UUID `json:"token,omitzero"`
 	// Digest is the SHA-256 of the outcome: state and events, without the events' ids and times.
-	Digest [sha256.Size]byte
+	Digest Digest `json:"digest,omitzero"`
 	// Differs tells a losing Settle that it wanted another state than the winner's or, if Config.CompareEvents is set and
 	// there is provenance, other events. A losing Do never ran its callback and has nothing to compare.
-	Differs bool
+	Differs bool `json:"differs,omitzero"`
+}
+
+// Digest is a SHA-256. As text, in JSON too, it is in hexadecimal.
+type Digest [sha256.Size]byte
+
+// String returns d in hexadecimal.
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// MarshalText implements encoding.TextMarshaler.
+func (d Digest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (d *Digest) UnmarshalText(text []byte) error {
+	if len(text) != hex.EncodedLen(len(d)) {
+		return fmt.Errorf("finalize: a digest has %d hexadecimal digits, not %d", hex.EncodedLen(len(d)), len(text))
+	}
+	if _, err := hex.Decode(d[:], text); err != nil {
+		return fmt.Errorf("finalize: digest: %w", err)
+	}
+	return nil
 }
 
 func receiptOf(rec guard.Record, won bool) Receipt {
@@ -97,5 +119,5 @@ func (f *core) differs(a *attempt, r Receipt) bool {
 		return true
 	}
 	// A ledger's entry may have no digest, if another than this library wrote it.
-	return f.cfg.CompareEvents && r.Digest != [sha256.Size]byte{} && !bytes.Equal(r.Digest[:], a.digest())
+	return f.cfg.CompareEvents && r.Digest != Digest{} && !bytes.Equal(r.Digest[:], a.digest())
 }

@@ -19,11 +19,14 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 		return Receipt{}, true, err
 	}
 	j := d.plan(a)
-	if j == nil {
+	if j == nil || a.bytes() > pieceBytes {
 		return Receipt{}, false, nil
 	}
 	rec, won, err := d.settleGrouped(ctx, j, a)
-	if errors.Is(err, errUnanswered) {
+	switch {
+	case errors.Is(err, errApart):
+		return Receipt{}, false, nil
+	case errors.Is(err, errUnanswered):
 		r, err = d.resume(ctx, f, a, err)
 		return r, true, err
 	}
@@ -33,12 +36,19 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 	return receiptOf(rec, won), true, nil
 }
 
+// errApart is of a settle that can't be told in one statement: it claims first. Either triggers may change what it wrote after
+// it returned; or it moved nothing though the aggregate is open, and who holds it is told why.
+var errApart = errors.New("settle apart")
+
 // resume finds out what became of a settle whose statement got no answer: it runs once more with the same token, and the row
 // lock waits the first run out.
 func (d *pgxDB) resume(ctx context.Context, f *core, a *attempt, cause error) (Receipt, error) {
 	j := d.plan(a)
 	return f.resolve(ctx, a, func(ctx context.Context, a *attempt) (sighting, error) {
 		rec, won, err := d.settleOnce(ctx, j, a)
+		if errors.Is(err, errApart) {
+			return d.lookByClaim(ctx, a)
+		}
 		if err != nil || won {
 			return sighting{rec, wonIt}, err
 		}
@@ -51,27 +61,35 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	if err != nil {
 		return rec, false, err
 	}
-	defer pooled.Release()
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
 	defer func() { err = withCause(ctx, err) }()
+	defer func() { err = d.release(ctx, pooled, a, err) }()
+	if w, err := d.watch(ctx, pooled.Conn(), j); err != nil {
+		return rec, false, err
+	} else if w.Again {
+		return rec, false, errApart
+	}
 	form := j.batch(a).Form
 	seen := j.answer()
 	query := func(st sqlplan.Statement, scan func(pgx.Rows) error) error {
 		return d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {
 			rows, err := pooled.Query(ctx, st.SQL, st.Args(&a.Call)...)
 			if err != nil {
-				return err
+				return unsent(pooled.Conn(), err)
 			}
 			return scan(rows)
 		})
 	}
 	if err := query(j.settle[form](), seen.scanMayWin); err != nil {
-		err = d.settleError(err)
-		if errors.Is(err, errEvents) {
+		err = d.settleError(a, err)
+		switch {
+		case errors.Is(err, errEvents):
 			return rec, false, conflict(ctx, d.cfg.Outbox, pooled, a, err)
-		}
-		if !sqltx.Definite(err) {
+		case errors.Is(err, errUnmoved): // only some of the guards
+			err = errApart
+		case errors.Is(err, guard.ErrRewritten), errors.Is(err, errUnsent), sqltx.Definite(err):
+		default:
 			err = fmt.Errorf("%w: %w", errUnanswered, err)
 		}
 		return rec, false, err
@@ -90,7 +108,7 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	}
 	rec, err = seen.merge(d.cfg.Guard, a.ref)
 	if err == nil && !rec.Final {
-		err = fmt.Errorf("%w: the aggregate changed while it was being settled", errGone)
+		err = errApart
 	}
 	return rec, false, err
 }
@@ -126,8 +144,9 @@ func (r *answer) scanMayWin(rows pgx.Rows) error {
 	return r.scan(rows)
 }
 
-// scanMustWin reads the first row of a mustWin.
+// scanMustWin reads the row of a mustWin.
 func (r *answer) scanMustWin(rows pgx.Rows) error {
+	r.dest = append(r.dest, &r.won)
 	if r.ledger >= 0 {
 		r.dest = append(r.dest, &r.at)
 	}

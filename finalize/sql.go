@@ -20,7 +20,29 @@ type sqlDB struct {
 	*core
 	db      *sql.DB
 	dialect sqltx.Dialect
+	watcher watcher
 	writes  chan struct{} // nil but for SQLite, which has one writer at a time: holds who writes
+}
+
+// again reports whether to look at what was written once more, at the end of the transaction. On SQLite that costs no trip,
+// and a trigger can't be told from others without reading its text.
+func (d *sqlDB) again(ctx context.Context, q endstate.Querier, a *attempt) (_ bool, err error) {
+	if _, ok := readable(d.cfg.Guard); !ok {
+		return false, nil
+	}
+	p, ok := d.cfg.Guard.(planner)
+	if !ok || d.dialect == sqltx.SQLite {
+		return true, nil
+	}
+	plans := p.Plans(a.ref.Key.Shape())
+	if plans == nil {
+		return true, nil
+	}
+	w, known := d.watcher.known()
+	if !known {
+		w, err = d.watcher.look(ctx, q, tables(plans, d.cfg.Outbox))
+	}
+	return w.Again, err
 }
 
 func (d *sqlDB) query(ctx context.Context, fn func(endstate.Querier) error) error {
@@ -118,7 +140,7 @@ func (d *sqlDB) claim(ctx context.Context, a *attempt) (session[*sql.Tx], guard.
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
 	rec, err := claimed(ctx, s, s.claim, a)
-	return s, rec, err
+	return s, rec, s.stale(ctx, a, err)
 }
 
 func (d *sqlDB) claimIn(ctx context.Context, tx *sql.Tx, a *attempt) (session[*sql.Tx], guard.Record, error) {
@@ -200,7 +222,7 @@ func (s *sqlSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	}
 	rec, err := s.write(ctx, a)
 	if err != nil {
-		return rec, err
+		return rec, s.stale(ctx, a, err)
 	}
 	if s.conn == nil {
 		if _, err := s.guardTx.Exec(ctx, "RELEASE SAVEPOINT "+savepoint); err != nil {
@@ -221,6 +243,9 @@ func (s *sqlSession) write(ctx context.Context, a *attempt) (guard.Record, error
 	if err != nil {
 		return rec, s.told(settleOwnError(err))
 	}
+	if err := a.kept(rec); err != nil {
+		return rec, err
+	}
 	for query, args := range s.db.cfg.Outbox.Inserts(s.db.dialect, a.events) {
 		if _, err := s.guardTx.Exec(ctx, query, args...); err != nil {
 			if outbox.Taken(err) {
@@ -229,7 +254,11 @@ func (s *sqlSession) write(ctx context.Context, a *attempt) (guard.Record, error
 			return rec, s.told(fmt.Errorf("write events: %w", err))
 		}
 	}
-	return rec, nil
+	again, err := s.db.again(ctx, s.guardTx, a)
+	if err == nil && again {
+		err = keptStill(ctx, s.db.cfg.Guard, s.guardTx, a)
+	}
+	return rec, s.told(err)
 }
 
 // end commits, and gives an error the meaning that it has for the attempt.
@@ -263,6 +292,8 @@ func (s *sqlSession) outside() endstate.Querier {
 	}
 	return sqltx.WrapDB(s.db.db, s.db.dialect)
 }
+
+func (s *sqlSession) callers() bool { return s.conn == nil }
 
 func (s *sqlSession) rollback(ctx context.Context) {
 	ctx, cancel := undoing(ctx)

@@ -44,6 +44,7 @@ func TestJoinedStatements(t *testing.T) {
 					f.Add("Do: settle with "+title, j.finish[form]().SQL)
 				}
 			}
+			f.Add("Do: look again, where triggers may have changed what was settled", j.again.SQL)
 			for form := range outbox.Form(outbox.Forms) {
 				if title, ok := forms[form]; ok {
 					f.Add("Settle with "+title, j.settle[form]().SQL)
@@ -52,6 +53,7 @@ func TestJoinedStatements(t *testing.T) {
 			bulk := j.bulk()
 			require.NotNil(t, bulk)
 			f.Add("SettleMany, and Settles that are gathered", bulk.SQL)
+			f.Add("SettleMany: look again", j.bulkAgain().SQL)
 			f.Require(t, name)
 		})
 	}

@@ -12,6 +12,14 @@ import (
 // the caller's goroutine, or one that SettleMany or a Sweeper waits for, and must be safe for concurrent use; a slow one
 // slows the call. A panic in one goes on to the caller (a Sweeper counts it), and leaves no transaction open.
 type Trace struct {
+	// Began is called when a call begins. The context that it returns is the call's from there on, and its callback's: one with
+	// a span, for instance. Won, Lost, NotReady or Failed is called with it at the call's end, unless a callback panics.
+	Began func(ctx context.Context, call Call) context.Context
+	// Running is called before each run of a callback (of Do, DoTx and DoPrepared's both stages, in a Sweeper too), which gets
+	// the context that it returns. Attempt is 0 before the first stage of DoPrepared.
+	Running func(ctx context.Context, call Call) context.Context
+	// Ran is called with that context after the run, with the callback's error, also when it panics.
+	Ran func(ctx context.Context, call Call, err error)
 	// Won is called when this call finalized the aggregate (after DoTx: if the caller commits).
 	Won func(ctx context.Context, call Call, receipt Receipt)
 	// Lost is called when the aggregate was final already.
@@ -47,9 +55,29 @@ type Call struct {
 	Elapsed time.Duration
 }
 
+// begin is called when a call begins, and returns its context.
+func (f *core) begin(ctx context.Context, c Call) context.Context {
+	if t := f.cfg.Trace.Began; t != nil {
+		return t(ctx, c)
+	}
+	return ctx
+}
+
+// running runs a callback between its hooks.
+func running[T any](ctx context.Context, f *core, a *attempt, callback func(context.Context) (T, error)) (result T, err error) {
+	if t := f.cfg.Trace.Running; t != nil {
+		ctx = t(ctx, a.call())
+	}
+	if t := f.cfg.Trace.Ran; t != nil {
+		err = errPanicked
+		defer func() { t(ctx, a.call(), err) }()
+	}
+	return callback(ctx)
+}
+
 func (f *core) won(ctx context.Context, a *attempt, r Receipt) {
-	if f.logs(ctx, slog.LevelInfo) {
-		f.cfg.Logger.InfoContext(ctx, "finalized", a.attrs("state", r.State, "events", len(a.events), "elapsed", time.Since(a.start))...)
+	if f.logs(ctx, slog.LevelDebug) {
+		f.cfg.Logger.DebugContext(ctx, "finalized", a.attrs("state", r.State, "events", len(a.events), "elapsed", time.Since(a.start))...)
 	}
 	if t := f.cfg.Trace.Won; t != nil {
 		t(ctx, a.call(), r)
@@ -64,12 +92,14 @@ func (f *core) lost(ctx context.Context, c Call, r Receipt) {
 func (f *core) repeated(ctx context.Context, ref guard.Ref, trigger Trigger, known *terminal, now time.Duration, differs bool) Receipt {
 	r := known.receipt
 	r.Differs = differs
+	c := Call{Ref: ref, Trigger: trigger}
+	ctx = f.begin(ctx, c)
 	counter := known.heat.Load()
 	if counter == nil {
 		counter = f.hot.of(ref)
 		known.heat.Store(counter)
 	}
-	f.tellLost(ctx, Call{Ref: ref, Trigger: trigger}, r, counter, now)
+	f.tellLost(ctx, c, r, counter, now)
 	return r
 }
 

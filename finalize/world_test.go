@@ -118,16 +118,17 @@ type stages struct {
 
 // door is a Finalizer of either type.
 type door struct {
-	do      func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error)
-	settle  func(ctx context.Context, key guard.Key, trigger finalize.Trigger, out finalize.Outcome) (finalize.Receipt, error)
-	many    func(ctx context.Context, trigger finalize.Trigger, items []finalize.Item) ([]finalize.Result, error)
-	sweeper func(fn func(ctx context.Context, tx endstate.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) (sweeper, error)
-	forget  func(ctx context.Context, key guard.Key) error
-	queued  func(key guard.Key) int // how many calls wait for another one of the same finalizer
-	prepare func(ctx context.Context, key guard.Key, trigger finalize.Trigger, stages stages) (finalize.Receipt, error)
-	begin   func(ctx context.Context, isolation string) (*callersTx, error)
-	migrate func(ctx context.Context) error
-	check   func(ctx context.Context) error
+	do        func(ctx context.Context, key guard.Key, trigger finalize.Trigger, fn work) (finalize.Receipt, error)
+	settle    func(ctx context.Context, key guard.Key, trigger finalize.Trigger, out finalize.Outcome) (finalize.Receipt, error)
+	many      func(ctx context.Context, trigger finalize.Trigger, items []finalize.Item) ([]finalize.Result, error)
+	sweeper   func(fn func(ctx context.Context, tx endstate.Tx, key guard.Key) (finalize.Outcome, error), cfg *finalize.SweeperConfig) (sweeper, error)
+	forget    func(ctx context.Context, key guard.Key) error
+	lookAgain func()                  // at the catalog
+	queued    func(key guard.Key) int // how many calls wait for another one of the same finalizer
+	prepare   func(ctx context.Context, key guard.Key, trigger finalize.Trigger, stages stages) (finalize.Receipt, error)
+	begin     func(ctx context.Context, isolation string) (*callersTx, error)
+	migrate   func(ctx context.Context) error
+	check     func(ctx context.Context) error
 }
 
 // sweeper is a Sweeper of either type.
@@ -160,8 +161,9 @@ func doorOf[Tx any](f *finalize.Finalizer[Tx], wrap func(Tx) endstate.Tx, begin 
 				return fn(ctx, wrap(tx), key)
 			}, cfg)
 		},
-		forget: f.Forget,
-		queued: f.Queued,
+		forget:    f.Forget,
+		queued:    f.Queued,
+		lookAgain: f.LookAgain,
 		prepare: func(ctx context.Context, key guard.Key, trigger finalize.Trigger, s stages) (finalize.Receipt, error) {
 			if s.Prepare == nil {
 				return f.DoPrepared(ctx, key, trigger, nil)
@@ -342,7 +344,7 @@ func (w *world) hasLedger() bool { return w.guard == "ledger" || w.guard == "all
 func (w *world) hasStatus() bool { return w.guard != "ledger" }
 
 // createTables makes the service's tables. A trigger in the database records every change of a status: what invariant I1 is
-// checked on.
+// checked on. It is a BEFORE trigger and the last of them: an AFTER trigger would make every call look at its row again.
 func (w *world) createTables() {
 	statements := []string{
 		`CREATE TABLE batches (id text PRIMARY KEY, status text, note text, touched timestamptz)`,
@@ -358,7 +360,7 @@ func (w *world) createTables() {
 		}
 		statements = append(statements,
 			`CREATE FUNCTION record() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO transitions VALUES (new.id, old.status, new.status); RETURN new; END $$`,
-			`CREATE TRIGGER record AFTER UPDATE OF status ON batches FOR EACH ROW EXECUTE FUNCTION record()`)
+			`CREATE TRIGGER zz_record BEFORE UPDATE OF status ON batches FOR EACH ROW EXECUTE FUNCTION record()`)
 	}
 	w.exec(strings.Join(statements, ";\n"))
 }

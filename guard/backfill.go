@@ -11,9 +11,6 @@ import (
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
-// BackfillTrigger is the trigger's name in entries that Backfill made.
-const BackfillTrigger = "backfill"
-
 // Backfill says which rows of a status table are to have entries in a ledger: those that were terminal before the ledger was
 // there, and that All would call an anomaly.
 type Backfill struct {

@@ -8,6 +8,8 @@
 //   - A call that comes after the winner's commit writes nothing: no row lock, no transaction id, no dead row. One that
 //     races the winner may write its own lock and abort records.
 //   - A missing aggregate is ErrNotFound and never a win.
+//   - A transition is what the row says after it: what the database made of it instead is ErrRewritten, and a row that takes
+//     no update is ErrRefused.
 //   - A guard opens no transaction and ends none. What it decides holds if its transaction commits.
 //
 // It does not stop code that writes the status column without asking. Status.Protect installs a trigger that does, and All

@@ -19,6 +19,16 @@ var (
 	// ErrNotOpen is returned by Settle when the aggregate is no longer open.
 	ErrNotOpen = errors.New("guard: aggregate is not open")
 
+	// ErrRewritten is returned when the row says, after it was moved to the state that was asked for, something else: a
+	// trigger, a rule or a generated column changed it. All is rolled back, since the events describe the state that was
+	// asked for. The error is a TransitionError.
+	ErrRewritten = errors.New("guard: the database changed the state")
+
+	// ErrRefused is returned when the aggregate is open and held, and still its row took no update: a BEFORE trigger returned
+	// NULL, a rule replaced the statement, or row security shows the row and doesn't let it change. Nothing was written, and
+	// the next call would end the same. The error is a TransitionError.
+	ErrRefused = errors.New("guard: the database refused the transition")
+
 	// ErrNotTerminal is returned for a target state that isn't one of the guard's terminal states.
 	ErrNotTerminal = errors.New("guard: target state is not terminal")
 
@@ -91,9 +101,9 @@ type Guard interface {
 	// SQLite its first statement MUST be a write (of no row), so that it waits for other writers before it reads.
 	Claim(ctx context.Context, tx endstate.Tx, ref Ref) (Record, error)
 
-	// Settle moves a claimed aggregate to its terminal state and returns its record as it now is. It MUST compare and set:
-	// when the aggregate is no longer open it writes nothing and returns ErrNotOpen, and for a state that isn't terminal
-	// it returns ErrNotTerminal.
+	// Settle moves a claimed aggregate to its terminal state and returns its record as the database now has it: finalize
+	// rolls back if that isn't what was asked for. It MUST compare and set: when the aggregate is no longer open it writes
+	// nothing and returns ErrNotOpen, and for a state that isn't terminal it returns ErrNotTerminal.
 	Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transition) (Record, error)
 }
 

@@ -14,8 +14,12 @@ import (
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
-// DefaultLedger is the ledger's table unless Ledger.Table says otherwise.
-const DefaultLedger = "endstate_ledger"
+const (
+	// DefaultLedger is the ledger's table unless Ledger.Table says otherwise.
+	DefaultLedger = "endstate_ledger"
+	// BackfillTrigger is the trigger's name in entries that Backfill made.
+	BackfillTrigger = "backfill"
+)
 
 // Ledger guards by a table of the library's own, with one row for each finalized aggregate: its state, who finalized it,
 // when, and by which attempt. It needs no status column, knows every key (a missing row is an open aggregate, so it never
@@ -106,18 +110,26 @@ func (l Ledger) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transiti
 	if err := l.CheckTarget(ref, to); err != nil {
 		return Record{}, err
 	}
-	insert := `INSERT INTO %s (aggregate, "key", state, "trigger", token, digest, at) VALUES ($1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, %s) ON CONFLICT (aggregate, "key") DO NOTHING RETURNING at`
+	insert := `INSERT INTO %s (aggregate, "key", state, "trigger", token, digest, at) VALUES ($1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, %s) ON CONFLICT (aggregate, "key") DO NOTHING RETURNING at, state`
 	var at any
+	var state string
 	if sqltx.Of(tx) == sqltx.SQLite {
-		insert = `INSERT INTO %s (aggregate, "key", state, "trigger", token, digest, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, %s) ON CONFLICT (aggregate, "key") DO NOTHING RETURNING at`
+		insert = `INSERT INTO %s (aggregate, "key", state, "trigger", token, digest, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, %s) ON CONFLICT (aggregate, "key") DO NOTHING RETURNING at, state`
 	}
 	err := tx.QueryRow(ctx, fmt.Sprintf(insert, l.table(), sqltx.Of(tx).Clock()),
-		ref.Aggregate, ref.Key.Encode(), to.State, to.Trigger, to.Token.String(), to.Digest).Scan(&at)
+		ref.Aggregate, ref.Key.Encode(), to.State, to.Trigger, to.Token.String(), to.Digest).Scan(&at, &state)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return Record{}, fmt.Errorf("%w: %s has an entry of %v", ErrNotOpen, l.name(), ref)
+		rec, err := l.Read(ctx, tx, ref)
+		if err != nil {
+			return Record{}, err
+		}
+		return rec, &TransitionError{Ref: ref, Want: to.State, Found: true, Final: rec.Final, State: rec.State}
 	}
 	if err != nil {
 		return Record{}, err
+	}
+	if state != to.State {
+		return Record{}, &TransitionError{Ref: ref, Want: to.State, Moved: true, State: state}
 	}
 	rec := Record{Final: true, State: to.State, Provenance: &Provenance{Trigger: to.Trigger, Token: to.Token, Digest: to.Digest}}
 	switch at := at.(type) {

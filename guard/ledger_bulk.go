@@ -31,8 +31,13 @@ func (p ledgerPlan) HoldMany(b *sqlplan.Bulk, name, from string, behind bool) st
 func (p ledgerPlan) SettleMany(b *sqlplan.Bulk, name, from, _ string) string {
 	return fmt.Sprintf(`%[1]s_entry AS (
 	INSERT INTO %[2]s (aggregate, "key", state, "trigger", token, digest, at) SELECT %[3]s, %[4]s, %[5]s, %[6]s, %[7]s::uuid, %[8]s, endstate_at FROM %[9]s
-	ON CONFLICT (aggregate, "key") DO NOTHING RETURNING "key"),
+	ON CONFLICT (aggregate, "key") DO NOTHING RETURNING "key", state COLLATE "C" AS endstate_said),
 %[1]s AS MATERIALIZED (
-	SELECT * FROM %[9]s WHERE (%[4]s IN (SELECT "key" FROM %[1]s_entry)) IS TRUE)`,
+	SELECT * FROM %[9]s WHERE ((%[4]s, %[5]s) IN (SELECT "key", endstate_said FROM %[1]s_entry)) IS TRUE)`,
 		name, p.table(), b.Aggregate(), b.Key(), b.State(), b.Trigger(), b.Token(), b.Digest(), from)
+}
+
+// Kept compares counts: an entry that says something else belongs to no row.
+func (p ledgerPlan) Kept(_ *sqlplan.Bulk, name string) string {
+	return fmt.Sprintf("(SELECT count(*) FROM %[1]s_entry) = (SELECT count(*) FROM %[1]s)", name)
 }

@@ -65,9 +65,9 @@ func (p ledgerPlan) Claim(behind bool) []func(*sqlplan.Args) string {
 func (p ledgerPlan) Settle(a *sqlplan.Args, name, prev, condition string) string {
 	aggregate, key := ledgerKey(a)
 	values := fmt.Sprintf("SELECT %s, %s, %s::text, %s::text, %s::uuid, %s::bytea, clock_timestamp()", aggregate, key,
-		a.Add(func(c *sqlplan.Call) any { return c.State }),
+		a.Named("outcome", func(c *sqlplan.Call) any { return c.State }),
 		a.Add(func(c *sqlplan.Call) any { return c.Trigger }),
-		a.Add(func(c *sqlplan.Call) any { return c.Token.String() }),
+		a.Named("token", func(c *sqlplan.Call) any { return c.Token.String() }),
 		a.Add(func(c *sqlplan.Call) any { return c.Digest }))
 	clauses := ""
 	if prev == "" {
@@ -80,7 +80,13 @@ func (p ledgerPlan) Settle(a *sqlplan.Args, name, prev, condition string) string
 	}
 	return clauses + fmt.Sprintf(`%s AS (
 	INSERT INTO %s (aggregate, "key", state, "trigger", token, digest, at) %s FROM %s%s
-	ON CONFLICT (aggregate, "key") DO NOTHING RETURNING at)`, name, p.table(), values, prev, where)
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING at, CASE WHEN aggregate = %s AND "key" = %s AND token = %s::uuid THEN state COLLATE "C" END AS endstate_said)`,
+		name, p.table(), values, prev, where, aggregate, key, a.Named("token", nil))
+}
+
+func (p ledgerPlan) Table() sqlplan.Table {
+	return sqlplan.Table{Schema: p.Schema, Name: p.plain(), Insert: true}
 }
 
 func (p ledgerPlan) Open(a *sqlplan.Args) string {

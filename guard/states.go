@@ -70,6 +70,17 @@ func (s States) open(column string) string {
 	return fmt.Sprintf("(%s IS NULL OR NOT (%s))", column, strings.Join(terminal, " OR "))
 }
 
+// openIn is open or openSQLite, or empty for a Func.
+func (s States) openIn(d sqltx.Dialect, column string) string {
+	switch {
+	case s.fn != nil:
+		return ""
+	case d == sqltx.SQLite:
+		return s.openSQLite(column)
+	}
+	return s.open(column)
+}
+
 // openSQLite is open for SQLite.
 func (s States) openSQLite(column string) string {
 	literal := func(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }

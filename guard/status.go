@@ -1,6 +1,7 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -203,7 +204,7 @@ func (s Status) Claim(ctx context.Context, tx endstate.Tx, ref Ref) (Record, err
 	}
 	lock := fmt.Sprintf(`SELECT pg_current_xact_id()::text FROM %s WHERE %s AND %s::text COLLATE "C" IS NOT DISTINCT FROM $%d::text FOR NO KEY UPDATE`,
 		s.table(), where, s.column(), len(args)+1)
-	for {
+	for n := 1; ; n++ {
 		observed, err := s.observe(ctx, tx, ref)
 		if err != nil {
 			return Record{}, err
@@ -219,8 +220,21 @@ func (s Status) Claim(ctx context.Context, tx endstate.Tx, ref Ref) (Record, err
 		if !errors.Is(err, pgx.ErrNoRows) {
 			return Record{}, err
 		}
-		// Another transaction changed the row between the two statements: look again.
+		// Another transaction changed the row between the two statements: look again. Or row security shows the row and
+		// doesn't let it be locked, which would go on for ever.
+		if n > 1 {
+			if secured, err := s.secured(ctx, tx); secured || err != nil {
+				return rec, cmp.Or[error](err, &TransitionError{Ref: ref, Found: true, State: rec.State})
+			}
+		}
 	}
+}
+
+// secured reports whether row security policies apply to the table for this session: then an open row that can't be locked
+// may be one that they show and don't let change. PostgreSQL only.
+func (s Status) secured(ctx context.Context, q endstate.Querier) (secured bool, err error) {
+	err = q.QueryRow(ctx, "SELECT coalesce(pg_catalog.row_security_active(pg_catalog.to_regclass($1::text)::oid), false)", s.table()).Scan(&secured)
+	return secured, err
 }
 
 // Settle implements Guard.
@@ -232,13 +246,6 @@ func (s Status) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transiti
 	where, args, err := s.where(d, ref.Key)
 	if err != nil {
 		return Record{}, err
-	}
-	observed, err := s.observe(ctx, tx, ref)
-	if err != nil {
-		return Record{}, err
-	}
-	if rec := s.record(observed); rec.Final {
-		return rec, fmt.Errorf("%w: %v is %q", ErrNotOpen, ref, rec.State)
 	}
 	param := func(v any) string {
 		args = append(args, v)
@@ -253,18 +260,41 @@ func (s Status) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transiti
 		}
 		return param(v)
 	})
-	same := s.column() + " IS " + param(observed)
-	if d == sqltx.Postgres {
-		same = fmt.Sprintf(`%s::text COLLATE "C" IS NOT DISTINCT FROM $%d::text`, s.column(), len(args))
+	open := s.Terminal.openIn(d, s.column())
+	if open == "" {
+		// A Func can't be asked in SQL: the row must still be as it is seen now.
+		observed, err := s.observe(ctx, tx, ref)
+		switch {
+		case errors.Is(err, ErrNotFound):
+			return Record{}, &TransitionError{Ref: ref, Want: to.State}
+		case err != nil:
+			return Record{}, err
+		}
+		if rec := s.record(observed); rec.Final {
+			return rec, &TransitionError{Ref: ref, Want: to.State, Found: true, Final: true, State: rec.State}
+		}
+		open = s.column() + " IS " + param(observed)
+		if d == sqltx.Postgres {
+			open = fmt.Sprintf(`%s::text COLLATE "C" IS NOT DISTINCT FROM $%d::text`, s.column(), len(args))
+		}
 	}
-	tag, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET %s WHERE %s AND %s", s.table(), set, where, same), args...)
+	// Without RETURNING, which a rule may not have, and which shows nothing of what the row's AFTER triggers do.
+	tag, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET %s WHERE %s AND %s", s.table(), set, where, open), args...)
 	if err != nil {
 		return Record{}, err
 	}
-	if tag.RowsAffected() == 0 {
-		return Record{}, fmt.Errorf("%w: %v changed since it was claimed", ErrNotOpen, ref)
+	rec, err := s.Read(ctx, tx, ref)
+	switch {
+	case errors.Is(err, ErrNotFound) && tag.RowsAffected() == 0:
+		return Record{}, &TransitionError{Ref: ref, Want: to.State}
+	case err != nil && !errors.Is(err, ErrNotFound):
+		return Record{}, err
+	case tag.RowsAffected() == 0:
+		return rec, &TransitionError{Ref: ref, Want: to.State, Found: true, Final: rec.Final, State: rec.State}
+	case rec.State != to.State:
+		return rec, &TransitionError{Ref: ref, Want: to.State, Moved: true, State: rec.State}
 	}
-	return Record{Final: true, State: to.State}, nil
+	return rec, nil
 }
 
 func (s Status) check(state string) error {

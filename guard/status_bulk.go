@@ -62,6 +62,13 @@ func (p statusPlan) SettleMany(b *sqlplan.Bulk, name, from, hold string) string 
 		}
 		return b.Value(func(*sqlplan.Call) any { return v })
 	})
-	return fmt.Sprintf("%s AS (\n\tUPDATE %s AS endstate_row SET %s FROM %s AS endstate_call WHERE endstate_row.ctid = ANY (ARRAY(SELECT %s FROM %s)) AND endstate_row.ctid = endstate_call.%s AND %s AND %s RETURNING endstate_call.*)",
-		name, p.table(), set, from, tid(hold), from, tid(hold), p.whereMany(b, "endstate_call"), p.Terminal.open("endstate_row."+p.column()))
+	return fmt.Sprintf("%s AS (\n\tUPDATE %s AS endstate_row SET %s FROM %s AS endstate_call WHERE endstate_row.ctid = ANY (ARRAY(SELECT %s FROM %s)) AND endstate_row.ctid = endstate_call.%s AND %s AND %s RETURNING endstate_call.*, endstate_row.%s::text COLLATE \"C\" AS %s)",
+		name, p.table(), set, from, tid(hold), from, tid(hold), p.whereMany(b, "endstate_call"), p.Terminal.open("endstate_row."+p.column()), p.column(), stateColumn(name))
+}
+
+// stateColumn is the column in which the SettleMany of this name returns what a row says.
+func stateColumn(settle string) string { return settle + "_state" }
+
+func (p statusPlan) Kept(b *sqlplan.Bulk, name string) string {
+	return fmt.Sprintf("NOT EXISTS (SELECT FROM %s WHERE %s IS DISTINCT FROM %s)", name, stateColumn(name), b.State())
 }

@@ -64,7 +64,11 @@ func (p statusPlan) Settle(a *sqlplan.Args, name, prev, condition string) string
 	if condition != "" {
 		where += " AND " + condition
 	}
-	return fmt.Sprintf("%s AS (\n\tUPDATE %s SET %s WHERE %s RETURNING true)", name, p.table(), set, where)
+	return fmt.Sprintf("%s AS (\n\tUPDATE %s SET %s WHERE %s RETURNING %s::text COLLATE \"C\" AS endstate_said)", name, p.table(), set, where, p.column())
+}
+
+func (p statusPlan) Table() sqlplan.Table {
+	return sqlplan.Table{Schema: p.Schema, Name: p.Status.Table, Known: p.triggerName()}
 }
 
 func (p statusPlan) Open(a *sqlplan.Args) string {

@@ -55,6 +55,15 @@ const (
 const jsonType = "application/json"
 
 // withDefaults returns e with its zero fields filled in.
+// Size is about how many bytes e takes on its way: what a statement that writes several events is bounded by.
+func (e Event) Size() int {
+	n := len(e.AggregateType) + len(e.AggregateID) + len(e.Type) + len(e.ContentType) + len(e.DedupKey) + len(e.Payload)
+	for key, value := range e.Headers {
+		n += len(key) + len(value)
+	}
+	return n
+}
+
 func (e Event) withDefaults() (Event, error) {
 	if e.ID == uuid.Nil {
 		id, err := uuid.NewV7()

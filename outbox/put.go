@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"strings"
 	"time"
 
@@ -37,7 +38,7 @@ const DefaultTable = "endstate_outbox"
 type Writer struct {
 	Schema     string // the table's schema; empty: the connection's search path
 	Table      string // default DefaultTable
-	MaxPayload int    // the longest payload in bytes; default DefaultMaxPayload
+	MaxPayload int    // the longest payload in bytes; default DefaultMaxPayload, at most 256 MiB
 	// Headers adds headers to the events of a Put or a finalization, from the context that this was called with: a trace's,
 	// for instance. It is called once for all events of a call, and again when a transaction is run again. An event's own
 	// headers win, whatever the case of their names. What it adds is no part of what was asked for: finalize's digests, and
@@ -66,8 +67,8 @@ func Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Result, error)
 // Put writes events into the outbox as part of tx and returns a result for each, in their order. An event whose dedup key
 // or id is taken is left out, and its result says by whom; the transaction stays usable, and no row is written for it (on
 // PostgreSQL its number in seq is skipped, and the transaction gets an id).
-// All events are validated before anything is sent. A thousand events take one statement, more take one for each thousand;
-// events that are left out take one further statement.
+// All events are validated before anything is sent. A thousand events take one statement, or fewer, if they carry more than
+// 16 MiB, more take one for each thousand; events that are left out take one further statement.
 //
 // Put waits for a transaction that has written the same dedup key and not ended yet. Under REPEATABLE READ and SERIALIZABLE
 // PostgreSQL then raises 40001, which is returned, as is every database error: such an error has aborted the transaction.
@@ -83,9 +84,7 @@ func (w Writer) Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Res
 		return nil, err
 	}
 	results := make([]Result, 0, len(events))
-	for len(events) > 0 {
-		chunk := events[:min(len(events), chunkSize)]
-		events = events[len(chunk):]
+	for chunk := range chunks(events) {
 		inserted, err := w.insert(ctx, tx, chunk)
 		if err != nil {
 			return nil, fmt.Errorf("outbox: put: %w", err)
@@ -113,7 +112,29 @@ func (w Writer) Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Res
 	return results, nil
 }
 
-const chunkSize = 1000
+// A statement takes so many events, and so many bytes of what they carry, unless a single event is longer: a message to
+// PostgreSQL ends at 1 GiB, and a driver may send bytes as text of twice the length, after it has built the message in memory.
+const (
+	chunkSize  = 1000
+	chunkBytes = 16 << 20
+)
+
+// chunks are events, in their order, as a statement takes them.
+func chunks(events []Event) iter.Seq[[]Event] {
+	return func(yield func([]Event) bool) {
+		for len(events) > 0 {
+			n, bytes := 1, events[0].Size()
+			for n < min(len(events), chunkSize) && bytes+events[n].Size() <= chunkBytes {
+				bytes += events[n].Size()
+				n++
+			}
+			if !yield(events[:n:n]) {
+				return
+			}
+			events = events[n:]
+		}
+	}
+}
 
 // insert writes one chunk and returns the ids that went in.
 func (w Writer) insert(ctx context.Context, tx endstate.Tx, chunk []Event) (map[uuid.UUID]bool, error) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"iter"
-	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -29,8 +28,8 @@ func (w Writer) Validate() error {
 	if n := len(w.Name()); n > maxTable {
 		return fmt.Errorf("%w: Writer.Table is %d bytes long, the limit is %d, so that the names of its indexes and companions fit into 63", ErrConfig, n, maxTable)
 	}
-	if w.MaxPayload < 0 {
-		return fmt.Errorf("%w: Writer.MaxPayload is %d", ErrConfig, w.MaxPayload)
+	if w.MaxPayload < 0 || w.MaxPayload > maxMaxPayload {
+		return fmt.Errorf("%w: Writer.MaxPayload is %d; the database takes %d", ErrConfig, w.MaxPayload, maxMaxPayload)
 	}
 	if w.Columns != nil {
 		if w.Headers != nil && w.Columns.Headers == "" {
@@ -43,6 +42,9 @@ func (w Writer) Validate() error {
 
 // maxTable leaves room for "_parked_waiting" in PostgreSQL's 63 bytes, beyond which it cuts names off.
 const maxTable = 48
+
+// maxMaxPayload is what every driver and PostgreSQL can send and receive, as text of twice the length too.
+const maxMaxPayload = 256 << 20
 
 // companions are what is named after the outbox's table: the relay's tables, and the function that computes partitions.
 var companions = []string{"_subscriptions", "_cursors", "_parked", "_relays", "_samples", "_incarnation", "_audit", "_partition"}
@@ -173,7 +175,7 @@ func (w Writer) Holders(ctx context.Context, q endstate.Querier, events []Event)
 // not commit.
 func (w Writer) Inserts(d sqltx.Dialect, prepared []Event) iter.Seq2[string, []any] {
 	return func(yield func(string, []any) bool) {
-		for chunk := range slices.Chunk(prepared, chunkSize) {
+		for chunk := range chunks(prepared) {
 			if !yield(w.values(d, chunk)) {
 				return
 			}

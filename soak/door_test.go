@@ -182,7 +182,7 @@ func (r *record) told(receipt finalize.Receipt, err error) {
 			r.Result = won
 		}
 		if receipt.Provenance {
-			r.Receipt = fmt.Sprintf("%s %d %s %x", receipt.Trigger, receipt.At.UnixMicro(), receipt.Token, receipt.Digest)
+			r.Receipt = fmt.Sprintf("%s %d %s %x", receipt.Trigger, receipt.At.UnixMicro(), receipt.Token, receipt.Digest[:])
 		}
 		return
 	case errors.Is(err, finalize.ErrNotReady):

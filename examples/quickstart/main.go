@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"fmt"
 	"log"
-	"log/slog"
 	"os"
 	"sync"
 
@@ -28,8 +27,7 @@ func main() {
 
 	// The one door: a status column decides, a ledger remembers who won.
 	status := guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")}
-	quiet := slog.New(slog.DiscardHandler) // the default logs each win
-	fin := must(finalize.NewSQL(db, &finalize.Config{Aggregate: "batch", Guard: guard.All(status, guard.Ledger{}), Logger: quiet}))
+	fin := must(finalize.NewSQL(db, &finalize.Config{Aggregate: "batch", Guard: guard.All(status, guard.Ledger{})}))
 	must(0, fin.Migrate(ctx)) // the ledger and the outbox
 
 	var race sync.WaitGroup

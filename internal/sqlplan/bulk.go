@@ -201,4 +201,6 @@ type BulkGuard interface {
 	// SettleMany returns WITH clauses, the last of them called name: the rows of the relation from, which are held by the
 	// clause called hold and have a column endstate_at, that it moved to their terminal states.
 	SettleMany(b *Bulk, name, from, hold string) string
+	// Kept returns a condition on the SettleMany of this name: the table says of each of its rows what was asked for.
+	Kept(b *Bulk, name string) string
 }

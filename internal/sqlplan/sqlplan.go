@@ -19,6 +19,7 @@ type Call struct {
 	State     string
 	Trigger   string
 	Token     uuid.UUID
+	Signal    string // what the statement raises when it must not be committed, random for each attempt
 	Digest    []byte
 	Events    []any // the outbox's arguments, in its own order
 }
@@ -100,10 +101,13 @@ type Guard interface {
 	// transaction. The last returns one row, with the transaction's id as text, if the aggregate is held, and none
 	// otherwise. Behind another guard's claim, which holds the aggregate already, it may only look.
 	Claim(behind bool) []func(*Args) string
-	// Settle returns WITH clauses ("name AS (…)"), the last of which returns one row if it moved the aggregate to its
-	// terminal state, and none otherwise; if Columns has at, so has that row. They write only if the condition holds, and,
-	// if prev isn't empty, the clause of that name has a row.
+	// Settle returns WITH clauses ("name AS (…)"), the last of which returns one row if it moved the aggregate to a terminal
+	// state, and none otherwise. The row has the column endstate_said, which is what the table now says of the aggregate, compared
+	// byte by byte; if Columns has at, it has that too. They write only if the condition holds, and, if prev isn't empty, the
+	// clause of that name has a row.
 	Settle(a *Args, name, prev, condition string) string
 	// Open returns a condition that holds while the aggregate is open.
 	Open(a *Args) string
+	// Table is the table that Settle writes to.
+	Table() Table
 }

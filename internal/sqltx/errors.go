@@ -1,6 +1,7 @@
 package sqltx
 
 import (
+	"cmp"
 	"database/sql"
 	"errors"
 	"reflect"
@@ -13,7 +14,7 @@ import (
 // The SQLSTATEs that the library decides on.
 const (
 	UniqueViolation     = "23505"
-	DivisionByZero      = "22012" // what a joined statement raises when it must not be committed
+	InvalidText         = "22P02"
 	InvalidParameter    = "22023"
 	NoTransaction       = "25P01"
 	QueryCanceled       = "57014"
@@ -28,11 +29,33 @@ const (
 	deadlockDetected    = "40P01"
 )
 
-// State returns the SQLSTATE of the server's error in err's chain, or "". lib/pq's errors are known by their method.
+// State returns the SQLSTATE of the server's error in err's chain, or "". pgx's and lib/pq's errors have a method for it,
+// those of bun's pgdriver give it out as a field of the protocol's.
 func State(err error) string {
-	var s interface{ SQLState() string }
-	if errors.As(err, &s) {
-		return s.SQLState()
+	for e := range chain(err) {
+		switch e := e.(type) {
+		case interface{ SQLState() string }:
+			return e.SQLState()
+		case interface{ Field(byte) string }:
+			if state := e.Field('C'); state != "" {
+				return state
+			}
+		}
+	}
+	return ""
+}
+
+// severity returns how severe the server called the error: localized where the driver has nothing else.
+func severity(err error) string {
+	for e := range chain(err) {
+		switch e := e.(type) {
+		case *pgconn.PgError:
+			return cmp.Or(e.SeverityUnlocalized, e.Severity)
+		case interface{ Field(byte) string }: // pgdriver
+			return cmp.Or(e.Field('V'), e.Field('S'))
+		case interface{ Get(byte) string }: // lib/pq
+			return cmp.Or(e.Get('V'), e.Get('S'))
+		}
 	}
 	return ""
 }
@@ -53,13 +76,12 @@ func Conflicted(err error) bool {
 // of the connection's class, or one that isn't the server's at all leaves that open: a backend that is terminated while
 // its COMMIT waits for a standby has committed.
 func Definite(err error) bool {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		severity := pg.SeverityUnlocalized
-		if severity == "" {
-			severity = pg.Severity
+	if state := State(err); state != "" {
+		switch severity(err) {
+		case "FATAL", "PANIC":
+			return false
 		}
-		return severity == "ERROR" && !strings.HasPrefix(pg.Code, "08") && !strings.HasPrefix(pg.Code, "57P0")
+		return !strings.HasPrefix(state, "08") && !strings.HasPrefix(state, "57P0")
 	}
 	_, isSQLite := sqliteCode(err)
 	return isSQLite

@@ -70,6 +70,12 @@ func TestWrapSpeaksLikePgx(t *testing.T) {
 	})
 }
 
+// fields is an error with the fields of the protocol's.
+type fields map[byte]string
+
+func (f fields) Field(k byte) string { return f[k] }
+func (f fields) Error() string       { return f['C'] }
+
 // failing is a driver whose query fails when its first row is fetched, as those do that fetch lazily.
 type failing struct{ err error }
 
@@ -129,6 +135,12 @@ func TestErrorsByTheirCodes(t *testing.T) {
 		require.False(t, sqltx.Definite(err), "%v", err)
 		require.False(t, sqltx.Conflicted(err), "%v", err)
 		require.Empty(t, sqltx.State(errors.New("x")))
+	}
+	require.True(t, sqltx.Definite(fmt.Errorf("commit: %w", fields{'C': "23505", 'V': "ERROR"})), "pgdriver's way to tell a SQLSTATE")
+	require.Equal(t, "23505", sqltx.State(fmt.Errorf("commit: %w", fields{'C': "23505"})))
+	require.True(t, sqltx.Conflicted(fields{'C': "40001"}))
+	for _, err := range []error{fields{'C': "57P01", 'V': "FATAL"}, fields{'C': "53300", 'V': "FATAL"}, fields{'C': "08006"}, fields{}} {
+		require.False(t, sqltx.Definite(err), "%v", err)
 	}
 	require.False(t, sqltx.Definite(nil))
 	require.False(t, sqltx.Conflicted(nil))

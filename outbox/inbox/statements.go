@@ -19,7 +19,7 @@ type statements struct {
 	lookup string // the rows of the key and, where keys aren't ids, of the event's id
 	keep   string // sets the value of a delivery that was inserted
 	handle string // records a delivery as handled whose key has a row that says otherwise
-	must   string // handle, raising an error if it records nothing; PostgreSQL
+	must   string // handle, raising a signal, its last argument, if it records nothing; PostgreSQL
 	fail   string // counts a failed attempt
 	list   string // dead letters
 	one    string // one of them
@@ -57,7 +57,7 @@ SELECT {1:text}, {2:text}, {3:uuid}, {4:bytea}, 'handled', 1, {now} WHERE `
 		try := `pg_try_advisory_xact_lock({5:int8} # ` + sqltx.Literal(s.table) + `::regclass::oid::int8)`
 		s.insert = s.text(insert + try + ` ON CONFLICT DO NOTHING`)
 		s.lock = s.text("SELECT " + strings.Replace(try, "{5", "{1", 1))
-		s.must = "WITH endstate_done AS (" + s.handle + "\nRETURNING 1) SELECT 1 / count(*)::int FROM endstate_done"
+		s.must = "WITH endstate_done AS (" + s.handle + "\nRETURNING 1) SELECT " + sqltx.Unless("coalesce((SELECT 'true' FROM endstate_done), "+s.text("{6:text}")+")")
 		// SKIP LOCKED, so that several clean-ups share the work, and none waits for a delivery.
 		s.clean = s.text(`DELETE FROM {table} WHERE ctid = ANY (ARRAY(SELECT ctid FROM {table}
 	WHERE consumer = {1:text} AND state <> 'dead' AND at < clock_timestamp() - make_interval(secs => {2:float8}) ORDER BY at LIMIT {3:int4} FOR UPDATE SKIP LOCKED))`)

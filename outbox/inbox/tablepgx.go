@@ -171,9 +171,11 @@ func (s *pgxSession) finish(ctx context.Context, dl *delivery, value []byte) err
 // commit commits, in one trip with the last record there is to write, if any.
 func (s *pgxSession) commit(ctx context.Context, dl *delivery, value []byte) (tag pgconn.CommandTag, err error) {
 	batch := &pgx.Batch{}
+	var signal sqltx.Signal
 	switch {
 	case !s.inserted:
-		batch.Queue(s.db.sql.must, append(dl.recorded(), value)...)
+		signal = sqltx.NewSignal()
+		batch.Queue(s.db.sql.must, append(dl.recorded(), value, string(signal))...)
 	case value != nil:
 		batch.Queue(s.db.sql.keep, dl.consumer, dl.key, value)
 	default:
@@ -186,6 +188,9 @@ func (s *pgxSession) commit(ctx context.Context, dl *delivery, value []byte) (ta
 	results := s.conn.SendBatch(ctx, batch)
 	defer results.Close() // of what comes after COMMIT's answer: it concerns only the connection, which the pool throws away
 	if _, err := results.Exec(); err != nil {
+		if _, taken := signal.Raised(err); taken {
+			return tag, fmt.Errorf("%w: %w", errTaken, err)
+		}
 		return tag, recordError(err)
 	}
 	if tag, err = results.Exec(); err != nil {
@@ -197,7 +202,7 @@ func (s *pgxSession) commit(ctx context.Context, dl *delivery, value []byte) (ta
 // recordError tells what an error of handle or must means.
 func recordError(err error) error {
 	switch sqltx.State(err) {
-	case sqltx.DivisionByZero, sqltx.UniqueViolation:
+	case sqltx.UniqueViolation:
 		return fmt.Errorf("%w: %w", errTaken, err)
 	case sqltx.FailedTransaction:
 		return fmt.Errorf("%w: %w", ErrTxAborted, err)

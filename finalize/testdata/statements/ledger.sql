@@ -36,9 +36,10 @@ endstate_settle0 AS (
 	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
 	FROM endstate_settle0_lock
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-SELECT (SELECT at FROM endstate_settle0)
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1;
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0);
 
 -- Do: settle with one usual event
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -53,11 +54,14 @@ endstate_settle0 AS (
 	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
 	FROM endstate_settle0_lock
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $12::text, 1, $13::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
-RETURNING (SELECT at FROM endstate_settle0);
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $13::text, 1, $14::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0);
 
 -- Do: settle with two usual events
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -72,14 +76,17 @@ endstate_settle0 AS (
 	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
 	FROM endstate_settle0_lock
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $12::text, 1, $13::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
-UNION ALL
-SELECT $14::uuid, $15::text, $16::text, $17::text, $18::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $19::text, 1, $20::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
-RETURNING (SELECT at FROM endstate_settle0);
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $13::text, 1, $14::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0)
+	UNION ALL
+	SELECT $15::uuid, $16::text, $17::text, $18::text, $19::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $20::text, 1, $21::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0);
 
 -- Do: settle with one event of any kind
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -94,11 +101,14 @@ endstate_settle0 AS (
 	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
 	FROM endstate_settle0_lock
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, $12::text, $13::jsonb, coalesce($14::timestamptz, clock_timestamp()), $15::text, $16::int4, $17::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
-RETURNING (SELECT at FROM endstate_settle0);
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, $13::text, $14::jsonb, coalesce($15::timestamptz, clock_timestamp()), $16::text, $17::int4, $18::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0);
 
 -- Do: settle with many events
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -113,16 +123,22 @@ endstate_settle0 AS (
 	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
 	FROM endstate_settle0_lock
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($8::text[])[1]),
-endstate_event.aggregate_id, coalesce(endstate_event.type, ($10::text[])[1]),
-endstate_event.payload, coalesce(endstate_event.content_type, ($12::text[])[1]), coalesce(endstate_event.headers, ($13::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($16::int4[])[1]),
-endstate_event.shard
-FROM unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::text[], $16::int4[], $17::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
-RETURNING (SELECT at FROM endstate_settle0);
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($11::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($13::text[])[1]), coalesce(endstate_event.headers, ($14::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($17::int4[])[1]),
+	endstate_event.partition
+	FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::text[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0);
+
+-- Do: look again, where triggers may have changed what was settled
+SELECT (coalesce((SELECT CASE WHEN endstate_p0.state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p0.token IS DISTINCT FROM $3::text THEN $2::text || '_p' ELSE 'true' END FROM (VALUES (1)) AS endstate_one (n) LEFT JOIN (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $4::text AND "key" = $5::text) AS endstate_p0 ON true), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
 
 -- Settle with no events
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -137,8 +153,10 @@ endstate_settle0 AS (
 	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
 	FROM endstate_settle0_lock
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-SELECT (SELECT true FROM endstate_settle0), (SELECT at FROM endstate_settle0),
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0),
 endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
 FROM (VALUES (1)) AS endstate_one (n)
 LEFT JOIN (
@@ -160,12 +178,14 @@ endstate_settle0 AS (
 	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
 	FROM endstate_settle0_lock
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at),
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $12::text, 1, $13::int2
-	WHERE (SELECT true FROM endstate_settle0))
-SELECT (SELECT true FROM endstate_settle0), (SELECT at FROM endstate_settle0),
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $13::text, 1, $14::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0),
 endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
 FROM (VALUES (1)) AS endstate_one (n)
 LEFT JOIN (
@@ -187,15 +207,17 @@ endstate_settle0 AS (
 	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
 	FROM endstate_settle0_lock
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at),
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $12::text, 1, $13::int2
-	WHERE (SELECT true FROM endstate_settle0)
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $13::text, 1, $14::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0)
 	UNION ALL
-	SELECT $14::uuid, $15::text, $16::text, $17::text, $18::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $19::text, 1, $20::int2
-	WHERE (SELECT true FROM endstate_settle0))
-SELECT (SELECT true FROM endstate_settle0), (SELECT at FROM endstate_settle0),
+	SELECT $15::uuid, $16::text, $17::text, $18::text, $19::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $20::text, 1, $21::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0),
 endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
 FROM (VALUES (1)) AS endstate_one (n)
 LEFT JOIN (
@@ -217,12 +239,14 @@ endstate_settle0 AS (
 	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
 	FROM endstate_settle0_lock
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at),
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, $12::text, $13::jsonb, coalesce($14::timestamptz, clock_timestamp()), $15::text, $16::int4, $17::int2
-	WHERE (SELECT true FROM endstate_settle0))
-SELECT (SELECT true FROM endstate_settle0), (SELECT at FROM endstate_settle0),
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, $13::text, $14::jsonb, coalesce($15::timestamptz, clock_timestamp()), $16::text, $17::int4, $18::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0),
 endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
 FROM (VALUES (1)) AS endstate_one (n)
 LEFT JOIN (
@@ -244,17 +268,19 @@ endstate_settle0 AS (
 	SELECT $1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp()
 	FROM endstate_settle0_lock
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at),
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($8::text[])[1]),
-	endstate_event.aggregate_id, coalesce(endstate_event.type, ($10::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($12::text[])[1]), coalesce(endstate_event.headers, ($13::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($16::int4[])[1]),
-	endstate_event.shard
-	FROM unnest($7::text[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[], $13::text[], $14::timestamptz[], $15::text[], $16::int4[], $17::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	WHERE (SELECT true FROM endstate_settle0))
-SELECT (SELECT true FROM endstate_settle0), (SELECT at FROM endstate_settle0),
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($11::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($13::text[])[1]), coalesce(endstate_event.headers, ($14::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($17::int4[])[1]),
+	endstate_event.partition
+	FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::text[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0),
 endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
 FROM (VALUES (1)) AS endstate_one (n)
 LEFT JOIN (
@@ -290,19 +316,19 @@ endstate_settle0_entry AS (
 	SELECT $13::text, endstate_key, endstate_state, endstate_trigger, endstate_token::uuid, endstate_digest, endstate_at
 	FROM endstate_held
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING "key"),
+	RETURNING "key", state COLLATE "C" AS endstate_said),
 endstate_settle0 AS MATERIALIZED (
 	SELECT *
 	FROM endstate_held
-	WHERE (endstate_key IN (SELECT "key" FROM endstate_settle0_entry)) IS TRUE),
+	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle0_entry)) IS TRUE),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
 	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
-	endstate_event.shard
-	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard, owner, place)
+	endstate_event.partition
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 	WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE
 	ORDER BY endstate_event.place)
 SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
@@ -313,6 +339,22 @@ LEFT JOIN LATERAL (
 	WHERE aggregate = $13::text
 	AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p0 ON true
 WHERE endstate_item.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
+AND (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $19::text END)::pg_catalog.json IS NOT NULL
 UNION ALL
 SELECT endstate_n, true, endstate_at, NULL, NULL, NULL, NULL, NULL
 FROM endstate_settle0;
+
+-- SettleMany: look again
+WITH endstate_item AS MATERIALIZED (
+	SELECT (n - 1)::int4 AS endstate_n, endstate_key, endstate_state, endstate_token
+	FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS endstate_calls (endstate_key, endstate_state, endstate_token, n)),
+endstate_changed AS MATERIALIZED (
+	SELECT $5::text AS endstate_signal
+	FROM endstate_item
+	LEFT JOIN LATERAL (
+		SELECT state, "trigger", token::text, at, digest
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p0 ON true
+	WHERE (endstate_p0.state COLLATE "C" = endstate_item.endstate_state AND endstate_p0.token = endstate_item.endstate_token) IS NOT TRUE LIMIT 1)
+SELECT (coalesce((SELECT endstate_signal FROM endstate_changed), 'true'))::pg_catalog.json IS NOT NULL;

@@ -24,9 +24,8 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING true)
-SELECT
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1;
+	RETURNING "state"::text COLLATE "C" AS endstate_said)
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
 
 -- Do: settle with one usual event
 WITH endstate_settle0 AS (
@@ -36,12 +35,14 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING true)
-INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-FROM (
-	SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $9::text, 1, $10::int2
-	WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard);
+	RETURNING "state"::text COLLATE "C" AS endstate_said),
+endstate_events AS (
+	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+	FROM (
+		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
+		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
 
 -- Do: settle with two usual events
 WITH endstate_settle0 AS (
@@ -51,15 +52,17 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING true)
-INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-FROM (
-	SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $9::text, 1, $10::int2
-	WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
-	UNION ALL
-	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
-	WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard);
+	RETURNING "state"::text COLLATE "C" AS endstate_said),
+endstate_events AS (
+	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+	FROM (
+		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
+		WHERE EXISTS (SELECT FROM endstate_settle0)
+		UNION ALL
+		SELECT $13::uuid, $14::text, $15::text, $16::text, $17::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $18::text, 1, $19::int2
+		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
 
 -- Do: settle with one event of any kind
 WITH endstate_settle0 AS (
@@ -69,12 +72,14 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING true)
-INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-FROM (
-	SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, $9::text, $10::jsonb, coalesce($11::timestamptz, clock_timestamp()), $12::text, $13::int4, $14::int2
-	WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard);
+	RETURNING "state"::text COLLATE "C" AS endstate_said),
+endstate_events AS (
+	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+	FROM (
+		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
+		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
 
 -- Do: settle with many events
 WITH endstate_settle0 AS (
@@ -84,17 +89,22 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING true)
-INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-FROM (
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($5::text[])[1]),
-	endstate_event.aggregate_id, coalesce(endstate_event.type, ($7::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($9::text[])[1]), coalesce(endstate_event.headers, ($10::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($13::int4[])[1]),
-	endstate_event.shard
-	FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::int4[], $14::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard);
+	RETURNING "state"::text COLLATE "C" AS endstate_said),
+endstate_events AS (
+	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+	FROM (
+		SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
+		endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
+		endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
+		endstate_event.partition
+		FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+
+-- Do: look again, where triggers may have changed what was settled
+SELECT (coalesce((SELECT CASE WHEN endstate_p0.endstate_state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.endstate_state, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $3::int8 AND "created_at" = $4 AND ("created_at" - "created_at") = interval '0') AS endstate_p0), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
 
 -- Settle with no events
 WITH endstate_settle0 AS (
@@ -104,9 +114,8 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING true)
-SELECT (SELECT true FROM endstate_settle0),
-endstate_p0.endstate_state
+	RETURNING "state"::text COLLATE "C" AS endstate_said)
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
 FROM (
 	SELECT coalesce("state"::text, '') AS endstate_state
 	FROM "billing"."charges"
@@ -122,15 +131,14 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING true),
+	RETURNING "state"::text COLLATE "C" AS endstate_said),
 endstate_events AS (
 	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
 	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 	FROM (
-		SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $9::text, 1, $10::int2
-		WHERE (SELECT true FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard))
-SELECT (SELECT true FROM endstate_settle0),
-endstate_p0.endstate_state
+		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
+		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
 FROM (
 	SELECT coalesce("state"::text, '') AS endstate_state
 	FROM "billing"."charges"
@@ -146,18 +154,17 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING true),
+	RETURNING "state"::text COLLATE "C" AS endstate_said),
 endstate_events AS (
 	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
 	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 	FROM (
-		SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $9::text, 1, $10::int2
-		WHERE (SELECT true FROM endstate_settle0)
+		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
+		WHERE EXISTS (SELECT FROM endstate_settle0)
 		UNION ALL
-		SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
-		WHERE (SELECT true FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard))
-SELECT (SELECT true FROM endstate_settle0),
-endstate_p0.endstate_state
+		SELECT $13::uuid, $14::text, $15::text, $16::text, $17::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $18::text, 1, $19::int2
+		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
 FROM (
 	SELECT coalesce("state"::text, '') AS endstate_state
 	FROM "billing"."charges"
@@ -173,15 +180,14 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING true),
+	RETURNING "state"::text COLLATE "C" AS endstate_said),
 endstate_events AS (
 	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
 	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 	FROM (
-		SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, $9::text, $10::jsonb, coalesce($11::timestamptz, clock_timestamp()), $12::text, $13::int4, $14::int2
-		WHERE (SELECT true FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard))
-SELECT (SELECT true FROM endstate_settle0),
-endstate_p0.endstate_state
+		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
+		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
 FROM (
 	SELECT coalesce("state"::text, '') AS endstate_state
 	FROM "billing"."charges"
@@ -197,20 +203,19 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING true),
+	RETURNING "state"::text COLLATE "C" AS endstate_said),
 endstate_events AS (
 	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
 	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 	FROM (
-		SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($5::text[])[1]),
-		endstate_event.aggregate_id, coalesce(endstate_event.type, ($7::text[])[1]),
-		endstate_event.payload, coalesce(endstate_event.content_type, ($9::text[])[1]), coalesce(endstate_event.headers, ($10::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($13::int4[])[1]),
-		endstate_event.shard
-		FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::int4[], $14::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-		WHERE (SELECT true FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard))
-SELECT (SELECT true FROM endstate_settle0),
-endstate_p0.endstate_state
+		SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
+		endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
+		endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
+		endstate_event.partition
+		FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
 FROM (
 	SELECT coalesce("state"::text, '') AS endstate_state
 	FROM "billing"."charges"
@@ -221,8 +226,8 @@ FROM (
 -- SettleMany, and Settles that are gathered
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),
 endstate_item AS MATERIALIZED (
-	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_part1, endstate_place
-	FROM unnest($13::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $14), $16::int4[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_part1, endstate_place, n)),
+	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_part1, endstate_place, endstate_state
+	FROM unnest($13::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $14), $16::int4[], $17::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_part1, endstate_place, endstate_state, n)),
 endstate_wanted AS MATERIALIZED (SELECT endstate_item.* FROM endstate_patience CROSS JOIN endstate_item),
 endstate_hold0 AS MATERIALIZED (
 	SELECT endstate_wanted.*, endstate_found.*
@@ -248,7 +253,7 @@ endstate_settle0 AS (
 	AND endstate_row."created_at" = endstate_call.endstate_part1
 	AND (endstate_row."created_at" - endstate_row."created_at") = interval '0'
 	AND (endstate_row."state" IS NULL OR NOT (starts_with(endstate_row."state"::text COLLATE "C", 'DONE_')))
-	RETURNING endstate_call.*),
+	RETURNING endstate_call.*, endstate_row."state"::text COLLATE "C" AS endstate_settle0_state),
 endstate_events AS (
 	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
 	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
@@ -257,10 +262,10 @@ endstate_events AS (
 		endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
 		endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
 		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
-		endstate_event.shard
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard, owner, place)
+		endstate_event.partition
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 		WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE
-		ORDER BY endstate_event.place) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard))
+		ORDER BY endstate_event.place) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
 SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.endstate_state
 FROM endstate_item
 LEFT JOIN LATERAL (
@@ -270,6 +275,23 @@ LEFT JOIN LATERAL (
 	AND endstate_row."created_at" = endstate_item.endstate_part1
 	AND (endstate_row."created_at" - endstate_row."created_at") = interval '0' LIMIT 1) AS endstate_p0 ON true
 WHERE endstate_item.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
+AND (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_state IS DISTINCT FROM endstate_state) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL
 UNION ALL
 SELECT endstate_n, true, endstate_at, NULL
 FROM endstate_settle0;
+
+-- SettleMany: look again
+WITH endstate_item AS MATERIALIZED (
+	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_part1, endstate_state
+	FROM unnest($1::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $2), $3::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_part1, endstate_state, n)),
+endstate_changed AS MATERIALIZED (
+	SELECT $4::text AS endstate_signal
+	FROM endstate_item
+	LEFT JOIN LATERAL (
+		SELECT coalesce(endstate_row."state"::text, '') AS endstate_state
+		FROM "billing"."charges" AS endstate_row
+		WHERE endstate_row."id" = endstate_item.endstate_part0::int8
+		AND endstate_row."created_at" = endstate_item.endstate_part1
+		AND (endstate_row."created_at" - endstate_row."created_at") = interval '0' LIMIT 1) AS endstate_p0 ON true
+	WHERE (endstate_p0.endstate_state COLLATE "C" = endstate_item.endstate_state) IS NOT TRUE LIMIT 1)
+SELECT (coalesce((SELECT endstate_signal FROM endstate_changed), 'true'))::pg_catalog.json IS NOT NULL;

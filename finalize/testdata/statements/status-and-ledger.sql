@@ -39,15 +39,16 @@ WITH endstate_settle0 AS (
 		FROM "endstate_ledger"
 		WHERE aggregate = $1::text
 		AND "key" = $2::text)
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_settle1 AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-SELECT (SELECT at FROM endstate_settle1)
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1;
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true), $10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1);
 
 -- Do: settle with one usual event
 WITH endstate_settle0 AS (
@@ -61,17 +62,20 @@ WITH endstate_settle0 AS (
 		FROM "endstate_ledger"
 		WHERE aggregate = $1::text
 		AND "key" = $2::text)
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_settle1 AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $15::text, 1, $16::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1
-RETURNING (SELECT at FROM endstate_settle1);
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
+	WHERE EXISTS (SELECT FROM endstate_settle1))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true), $10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1);
 
 -- Do: settle with two usual events
 WITH endstate_settle0 AS (
@@ -85,20 +89,23 @@ WITH endstate_settle0 AS (
 		FROM "endstate_ledger"
 		WHERE aggregate = $1::text
 		AND "key" = $2::text)
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_settle1 AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $15::text, 1, $16::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1
-UNION ALL
-SELECT $17::uuid, $18::text, $19::text, $20::text, $21::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $22::text, 1, $23::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1
-RETURNING (SELECT at FROM endstate_settle1);
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
+	WHERE EXISTS (SELECT FROM endstate_settle1)
+	UNION ALL
+	SELECT $18::uuid, $19::text, $20::text, $21::text, $22::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $23::text, 1, $24::int2
+	WHERE EXISTS (SELECT FROM endstate_settle1))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true), $10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1);
 
 -- Do: settle with one event of any kind
 WITH endstate_settle0 AS (
@@ -112,17 +119,20 @@ WITH endstate_settle0 AS (
 		FROM "endstate_ledger"
 		WHERE aggregate = $1::text
 		AND "key" = $2::text)
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_settle1 AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, $15::text, $16::jsonb, coalesce($17::timestamptz, clock_timestamp()), $18::text, $19::int4, $20::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1
-RETURNING (SELECT at FROM endstate_settle1);
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, $16::text, $17::jsonb, coalesce($18::timestamptz, clock_timestamp()), $19::text, $20::int4, $21::int2
+	WHERE EXISTS (SELECT FROM endstate_settle1))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true), $10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1);
 
 -- Do: settle with many events
 WITH endstate_settle0 AS (
@@ -136,22 +146,28 @@ WITH endstate_settle0 AS (
 		FROM "endstate_ledger"
 		WHERE aggregate = $1::text
 		AND "key" = $2::text)
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_settle1 AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($11::text[])[1]),
-endstate_event.aggregate_id, coalesce(endstate_event.type, ($13::text[])[1]),
-endstate_event.payload, coalesce(endstate_event.content_type, ($15::text[])[1]), coalesce(endstate_event.headers, ($16::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($19::int4[])[1]),
-endstate_event.shard
-FROM unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::timestamptz[], $18::text[], $19::int4[], $20::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle1), 0) = 1
-RETURNING (SELECT at FROM endstate_settle1);
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
+	endstate_event.partition
+	FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	WHERE EXISTS (SELECT FROM endstate_settle1))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true), $10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1);
+
+-- Do: look again, where triggers may have changed what was settled
+SELECT (coalesce((SELECT CASE WHEN endstate_p0.endstate_state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.endstate_state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p1.state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p1.state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p1.token IS DISTINCT FROM $3::text THEN $2::text || '_p' ELSE 'true' END FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $4 AND octet_length($4) = octet_length(translate("id", '', ''))) AS endstate_p0 LEFT JOIN (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $5::text AND "key" = $6::text) AS endstate_p1 ON true), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
 
 -- Settle with no events
 WITH endstate_settle0 AS (
@@ -165,16 +181,16 @@ WITH endstate_settle0 AS (
 		FROM "endstate_ledger"
 		WHERE aggregate = $1::text
 		AND "key" = $2::text)
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_settle1 AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at)
-SELECT (
-	SELECT 1 / (SELECT count(*) FROM endstate_settle1)::int = 1
-	FROM endstate_settle0), (SELECT at FROM endstate_settle1),
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1),
 endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
 FROM (
 	SELECT coalesce("status"::text, '') AS endstate_state
@@ -199,20 +215,20 @@ WITH endstate_settle0 AS (
 		FROM "endstate_ledger"
 		WHERE aggregate = $1::text
 		AND "key" = $2::text)
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_settle1 AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at),
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $15::text, 1, $16::int2
-	WHERE (SELECT true FROM endstate_settle1))
-SELECT (
-	SELECT 1 / (SELECT count(*) FROM endstate_settle1)::int = 1
-	FROM endstate_settle0), (SELECT at FROM endstate_settle1),
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
+	WHERE EXISTS (SELECT FROM endstate_settle1))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1),
 endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
 FROM (
 	SELECT coalesce("status"::text, '') AS endstate_state
@@ -237,23 +253,23 @@ WITH endstate_settle0 AS (
 		FROM "endstate_ledger"
 		WHERE aggregate = $1::text
 		AND "key" = $2::text)
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_settle1 AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at),
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $15::text, 1, $16::int2
-	WHERE (SELECT true FROM endstate_settle1)
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
+	WHERE EXISTS (SELECT FROM endstate_settle1)
 	UNION ALL
-	SELECT $17::uuid, $18::text, $19::text, $20::text, $21::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $22::text, 1, $23::int2
-	WHERE (SELECT true FROM endstate_settle1))
-SELECT (
-	SELECT 1 / (SELECT count(*) FROM endstate_settle1)::int = 1
-	FROM endstate_settle0), (SELECT at FROM endstate_settle1),
+	SELECT $18::uuid, $19::text, $20::text, $21::text, $22::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $23::text, 1, $24::int2
+	WHERE EXISTS (SELECT FROM endstate_settle1))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1),
 endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
 FROM (
 	SELECT coalesce("status"::text, '') AS endstate_state
@@ -278,20 +294,20 @@ WITH endstate_settle0 AS (
 		FROM "endstate_ledger"
 		WHERE aggregate = $1::text
 		AND "key" = $2::text)
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_settle1 AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at),
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, $15::text, $16::jsonb, coalesce($17::timestamptz, clock_timestamp()), $18::text, $19::int4, $20::int2
-	WHERE (SELECT true FROM endstate_settle1))
-SELECT (
-	SELECT 1 / (SELECT count(*) FROM endstate_settle1)::int = 1
-	FROM endstate_settle0), (SELECT at FROM endstate_settle1),
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, $16::text, $17::jsonb, coalesce($18::timestamptz, clock_timestamp()), $19::text, $20::int4, $21::int2
+	WHERE EXISTS (SELECT FROM endstate_settle1))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1),
 endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
 FROM (
 	SELECT coalesce("status"::text, '') AS endstate_state
@@ -316,25 +332,25 @@ WITH endstate_settle0 AS (
 		FROM "endstate_ledger"
 		WHERE aggregate = $1::text
 		AND "key" = $2::text)
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_settle1 AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $1::text, $2::text, $6::text, $7::text, $8::uuid, $9::bytea, clock_timestamp()
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at),
+	RETURNING at, CASE WHEN aggregate = $1::text
+	AND "key" = $2::text
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($11::text[])[1]),
-	endstate_event.aggregate_id, coalesce(endstate_event.type, ($13::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($15::text[])[1]), coalesce(endstate_event.headers, ($16::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($19::int4[])[1]),
-	endstate_event.shard
-	FROM unnest($10::text[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::text[], $16::text[], $17::timestamptz[], $18::text[], $19::int4[], $20::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	WHERE (SELECT true FROM endstate_settle1))
-SELECT (
-	SELECT 1 / (SELECT count(*) FROM endstate_settle1)::int = 1
-	FROM endstate_settle0), (SELECT at FROM endstate_settle1),
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
+	endstate_event.partition
+	FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	WHERE EXISTS (SELECT FROM endstate_settle1))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1),
 endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
 FROM (
 	SELECT coalesce("status"::text, '') AS endstate_state
@@ -384,25 +400,25 @@ endstate_settle0 AS (
 	AND endstate_row."id" = endstate_call.endstate_part0
 	AND octet_length(endstate_call.endstate_part0) = octet_length(translate(endstate_row."id", '', ''))
 	AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING endstate_call.*),
+	RETURNING endstate_call.*, endstate_row."status"::text COLLATE "C" AS endstate_settle0_state),
 endstate_settle1_entry AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 	SELECT $14::text, endstate_key, endstate_state, endstate_trigger, endstate_token::uuid, endstate_digest, endstate_at
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING "key"),
+	RETURNING "key", state COLLATE "C" AS endstate_said),
 endstate_settle1 AS MATERIALIZED (
 	SELECT *
 	FROM endstate_settle0
-	WHERE (endstate_key IN (SELECT "key" FROM endstate_settle1_entry)) IS TRUE),
+	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle1_entry)) IS TRUE),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
 	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
-	endstate_event.shard
-	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard, owner, place)
+	endstate_event.partition
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 	WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle1)) IS TRUE
 	ORDER BY endstate_event.place)
 SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
@@ -418,6 +434,27 @@ LEFT JOIN LATERAL (
 	WHERE aggregate = $14::text
 	AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p1 ON true
 WHERE endstate_item.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
+AND (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_state IS DISTINCT FROM endstate_state) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $22::text END)::pg_catalog.json IS NOT NULL
 UNION ALL
-SELECT endstate_n, 1 / ((SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0))::int = 1, endstate_at, NULL, NULL, NULL, NULL, NULL, NULL
+SELECT endstate_n, true, endstate_at, NULL, NULL, NULL, NULL, NULL, NULL
 FROM endstate_settle0;
+
+-- SettleMany: look again
+WITH endstate_item AS MATERIALIZED (
+	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_state, endstate_key, endstate_token
+	FROM unnest(array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $1), $2::text[], $4::text[], $5::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_state, endstate_key, endstate_token, n)),
+endstate_changed AS MATERIALIZED (
+	SELECT $6::text AS endstate_signal
+	FROM endstate_item
+	LEFT JOIN LATERAL (
+		SELECT coalesce(endstate_row."status"::text, '') AS endstate_state
+		FROM "orders" AS endstate_row
+		WHERE endstate_row."id" = endstate_item.endstate_part0
+		AND octet_length(endstate_item.endstate_part0) = octet_length(translate(endstate_row."id", '', '')) LIMIT 1) AS endstate_p0 ON true
+	LEFT JOIN LATERAL (
+		SELECT state, "trigger", token::text, at, digest
+		FROM "endstate_ledger"
+		WHERE aggregate = $3::text
+		AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p1 ON true
+	WHERE (endstate_p0.endstate_state COLLATE "C" = endstate_item.endstate_state AND endstate_p1.state COLLATE "C" = endstate_item.endstate_state AND endstate_p1.token = endstate_item.endstate_token) IS NOT TRUE LIMIT 1)
+SELECT (coalesce((SELECT endstate_signal FROM endstate_changed), 'true'))::pg_catalog.json IS NOT NULL;

@@ -18,9 +18,8 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING true)
-SELECT
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1;
+	RETURNING "status"::text COLLATE "C" AS endstate_said)
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
 
 -- Do: settle with one usual event
 WITH endstate_settle0 AS (
@@ -28,10 +27,12 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING true)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $9::text, 1, $10::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1;
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
 
 -- Do: settle with two usual events
 WITH endstate_settle0 AS (
@@ -39,13 +40,15 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING true)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $9::text, 1, $10::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1
-UNION ALL
-SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1;
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0)
+	UNION ALL
+	SELECT $13::uuid, $14::text, $15::text, $16::text, $17::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $18::text, 1, $19::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
 
 -- Do: settle with one event of any kind
 WITH endstate_settle0 AS (
@@ -53,10 +56,12 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING true)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, $9::text, $10::jsonb, coalesce($11::timestamptz, clock_timestamp()), $12::text, $13::int4, $14::int2
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1;
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
 
 -- Do: settle with many events
 WITH endstate_settle0 AS (
@@ -64,15 +69,20 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING true)
-INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($5::text[])[1]),
-endstate_event.aggregate_id, coalesce(endstate_event.type, ($7::text[])[1]),
-endstate_event.payload, coalesce(endstate_event.content_type, ($9::text[])[1]), coalesce(endstate_event.headers, ($10::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($13::int4[])[1]),
-endstate_event.shard
-FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::int4[], $14::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-WHERE 1 / coalesce((SELECT 1 FROM endstate_settle0), 0) = 1;
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
+	endstate_event.partition
+	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+
+-- Do: look again, where triggers may have changed what was settled
+SELECT (coalesce((SELECT CASE WHEN endstate_p0.endstate_state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.endstate_state, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_p0), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
 
 -- Settle with no events
 WITH endstate_settle0 AS (
@@ -80,9 +90,8 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING true)
-SELECT (SELECT true FROM endstate_settle0),
-endstate_p0.endstate_state
+	RETURNING "status"::text COLLATE "C" AS endstate_said)
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
 FROM (
 	SELECT coalesce("status"::text, '') AS endstate_state
 	FROM "orders"
@@ -94,13 +103,12 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $9::text, 1, $10::int2
-	WHERE (SELECT true FROM endstate_settle0))
-SELECT (SELECT true FROM endstate_settle0),
-endstate_p0.endstate_state
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
 FROM (
 	SELECT coalesce("status"::text, '') AS endstate_state
 	FROM "orders"
@@ -112,16 +120,15 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $9::text, 1, $10::int2
-	WHERE (SELECT true FROM endstate_settle0)
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0)
 	UNION ALL
-	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
-	WHERE (SELECT true FROM endstate_settle0))
-SELECT (SELECT true FROM endstate_settle0),
-endstate_p0.endstate_state
+	SELECT $13::uuid, $14::text, $15::text, $16::text, $17::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $18::text, 1, $19::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
 FROM (
 	SELECT coalesce("status"::text, '') AS endstate_state
 	FROM "orders"
@@ -133,13 +140,12 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT $4::uuid, $5::text, $6::text, $7::text, $8::bytea, $9::text, $10::jsonb, coalesce($11::timestamptz, clock_timestamp()), $12::text, $13::int4, $14::int2
-	WHERE (SELECT true FROM endstate_settle0))
-SELECT (SELECT true FROM endstate_settle0),
-endstate_p0.endstate_state
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
 FROM (
 	SELECT coalesce("status"::text, '') AS endstate_state
 	FROM "orders"
@@ -151,18 +157,17 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING true),
+	RETURNING "status"::text COLLATE "C" AS endstate_said),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($5::text[])[1]),
-	endstate_event.aggregate_id, coalesce(endstate_event.type, ($7::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($9::text[])[1]), coalesce(endstate_event.headers, ($10::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($13::int4[])[1]),
-	endstate_event.shard
-	FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::bytea[], $9::text[], $10::text[], $11::timestamptz[], $12::text[], $13::int4[], $14::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
-	WHERE (SELECT true FROM endstate_settle0))
-SELECT (SELECT true FROM endstate_settle0),
-endstate_p0.endstate_state
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
+	endstate_event.partition
+	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	WHERE EXISTS (SELECT FROM endstate_settle0))
+SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
 FROM (
 	SELECT coalesce("status"::text, '') AS endstate_state
 	FROM "orders"
@@ -171,8 +176,8 @@ FROM (
 -- SettleMany, and Settles that are gathered
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),
 endstate_item AS MATERIALIZED (
-	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_place, endstate_trigger
-	FROM unnest($13::text[], $15::int4[], $16::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_place, endstate_trigger, n)),
+	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_place, endstate_trigger, endstate_state
+	FROM unnest($13::text[], $15::int4[], $16::text[], $17::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_place, endstate_trigger, endstate_state, n)),
 endstate_wanted AS MATERIALIZED (SELECT endstate_item.* FROM endstate_patience CROSS JOIN endstate_item),
 endstate_hold0 AS MATERIALIZED (
 	SELECT endstate_wanted.*, endstate_found.*
@@ -194,15 +199,15 @@ endstate_settle0 AS (
 	AND endstate_row.ctid = endstate_call.endstate_hold0_tid
 	AND endstate_row."id" = endstate_call.endstate_part0::uuid
 	AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING endstate_call.*),
+	RETURNING endstate_call.*, endstate_row."status"::text COLLATE "C" AS endstate_settle0_state),
 endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard)
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
 	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
-	endstate_event.shard
-	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, shard, owner, place)
+	endstate_event.partition
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 	WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE
 	ORDER BY endstate_event.place)
 SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.endstate_state
@@ -212,6 +217,21 @@ LEFT JOIN LATERAL (
 	FROM "orders" AS endstate_row
 	WHERE endstate_row."id" = endstate_item.endstate_part0::uuid LIMIT 1) AS endstate_p0 ON true
 WHERE endstate_item.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
+AND (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_state IS DISTINCT FROM endstate_state) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL
 UNION ALL
 SELECT endstate_n, true, endstate_at, NULL
 FROM endstate_settle0;
+
+-- SettleMany: look again
+WITH endstate_item AS MATERIALIZED (
+	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_state
+	FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_state, n)),
+endstate_changed AS MATERIALIZED (
+	SELECT $3::text AS endstate_signal
+	FROM endstate_item
+	LEFT JOIN LATERAL (
+		SELECT coalesce(endstate_row."status"::text, '') AS endstate_state
+		FROM "orders" AS endstate_row
+		WHERE endstate_row."id" = endstate_item.endstate_part0::uuid LIMIT 1) AS endstate_p0 ON true
+	WHERE (endstate_p0.endstate_state COLLATE "C" = endstate_item.endstate_state) IS NOT TRUE LIMIT 1)
+SELECT (coalesce((SELECT endstate_signal FROM endstate_changed), 'true'))::pg_catalog.json IS NOT NULL;

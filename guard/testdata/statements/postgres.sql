@@ -19,15 +19,15 @@ AND "status"::text COLLATE "C" IS NOT DISTINCT FROM $2::text
 FOR NO KEY UPDATE;
 
 -- Settle
-SELECT CAST("status" AS text)
-FROM "orders"
-WHERE "id" = $1
-AND octet_length($1) = octet_length(translate("id", '', ''));
 UPDATE "orders"
 SET "status" = $2, "completed_at" = clock_timestamp(), "completed_by" = $3, "done_at" = clock_timestamp() AT TIME ZONE 'UTC'
 WHERE "id" = $1
 AND octet_length($1) = octet_length(translate("id", '', ''))
-AND "status"::text COLLATE "C" IS NOT DISTINCT FROM $4::text;
+AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')));
+SELECT CAST("status" AS text)
+FROM "orders"
+WHERE "id" = $1
+AND octet_length($1) = octet_length(translate("id", '', ''));
 
 -- # Status: a key of every other kind, states by prefix
 
@@ -65,15 +65,6 @@ AND "state"::text COLLATE "C" IS NOT DISTINCT FROM $6::text
 FOR NO KEY UPDATE;
 
 -- Settle
-SELECT CAST("state" AS text)
-FROM "billing"."charges"
-WHERE "id" = $1::uuid
-AND "day" = $2::date
-AND ("day" - 1) IS NOT NULL
-AND "created_at" = $3
-AND ("created_at" - "created_at") = interval '0'
-AND "number" = $4::int8
-AND "code" = $5::bytea;
 UPDATE "billing"."charges"
 SET "state" = $6
 WHERE "id" = $1::uuid
@@ -83,7 +74,16 @@ AND "created_at" = $3
 AND ("created_at" - "created_at") = interval '0'
 AND "number" = $4::int8
 AND "code" = $5::bytea
-AND "state"::text COLLATE "C" IS NOT DISTINCT FROM $7::text;
+AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')));
+SELECT CAST("state" AS text)
+FROM "billing"."charges"
+WHERE "id" = $1::uuid
+AND "day" = $2::date
+AND ("day" - 1) IS NOT NULL
+AND "created_at" = $3
+AND ("created_at" - "created_at") = interval '0'
+AND "number" = $4::int8
+AND "code" = $5::bytea;
 
 -- # Status: states by a function
 
@@ -110,6 +110,9 @@ UPDATE "jobs"
 SET "state" = $2
 WHERE "id" = $1::int8
 AND "state"::text COLLATE "C" IS NOT DISTINCT FROM $3::text;
+SELECT CAST("state" AS text)
+FROM "jobs"
+WHERE "id" = $1::int8;
 
 -- # Ledger
 
@@ -137,4 +140,4 @@ WHERE NOT EXISTS (
 INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 VALUES ($1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, clock_timestamp())
 ON CONFLICT (aggregate, "key") DO NOTHING
-RETURNING at;
+RETURNING at, state;

@@ -16,15 +16,15 @@ WHERE "id" COLLATE BINARY = ?1
 AND typeof("id") = 'text';
 
 -- Settle
-SELECT CAST("status" AS text)
-FROM "orders"
-WHERE "id" COLLATE BINARY = ?1
-AND typeof("id") = 'text';
 UPDATE "orders"
 SET "status" = ?2, "completed_at" = strftime('%Y-%m-%dT%H:%M:%fZ', 'now'), "completed_by" = ?3, "done_at" = strftime('%Y-%m-%dT%H:%M:%fZ', 'now')
 WHERE "id" COLLATE BINARY = ?1
 AND typeof("id") = 'text'
-AND "status" IS ?4;
+AND ("status" IS NULL OR NOT ("status" = 'PAID' COLLATE BINARY OR "status" = 'FAILED' COLLATE BINARY));
+SELECT CAST("status" AS text)
+FROM "orders"
+WHERE "id" COLLATE BINARY = ?1
+AND typeof("id") = 'text';
 
 -- # Status: a key of every other kind, states by prefix
 
@@ -60,18 +60,6 @@ AND "code" COLLATE BINARY = ?5
 AND typeof("code") = 'blob';
 
 -- Settle
-SELECT CAST("state" AS text)
-FROM "billing"."charges"
-WHERE "id" COLLATE BINARY = ?1
-AND typeof("id") = 'text'
-AND "day" COLLATE BINARY = ?2
-AND typeof("day") = 'text'
-AND "created_at" COLLATE BINARY = ?3
-AND typeof("created_at") = 'text'
-AND "number" COLLATE BINARY = ?4
-AND typeof("number") = 'integer'
-AND "code" COLLATE BINARY = ?5
-AND typeof("code") = 'blob';
 UPDATE "billing"."charges"
 SET "state" = ?6
 WHERE "id" COLLATE BINARY = ?1
@@ -84,7 +72,19 @@ AND "number" COLLATE BINARY = ?4
 AND typeof("number") = 'integer'
 AND "code" COLLATE BINARY = ?5
 AND typeof("code") = 'blob'
-AND "state" IS ?7;
+AND ("state" IS NULL OR NOT (substr("state", 1, length('DONE_')) = 'DONE_' COLLATE BINARY));
+SELECT CAST("state" AS text)
+FROM "billing"."charges"
+WHERE "id" COLLATE BINARY = ?1
+AND typeof("id") = 'text'
+AND "day" COLLATE BINARY = ?2
+AND typeof("day") = 'text'
+AND "created_at" COLLATE BINARY = ?3
+AND typeof("created_at") = 'text'
+AND "number" COLLATE BINARY = ?4
+AND typeof("number") = 'integer'
+AND "code" COLLATE BINARY = ?5
+AND typeof("code") = 'blob';
 
 -- # Status: states by a function
 
@@ -113,6 +113,10 @@ SET "state" = ?2
 WHERE "id" COLLATE BINARY = ?1
 AND typeof("id") = 'integer'
 AND "state" IS ?3;
+SELECT CAST("state" AS text)
+FROM "jobs"
+WHERE "id" COLLATE BINARY = ?1
+AND typeof("id") = 'integer';
 
 -- # Ledger
 
@@ -135,4 +139,4 @@ AND "key" = ?2;
 INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, strftime('%Y-%m-%dT%H:%M:%fZ', 'now'))
 ON CONFLICT (aggregate, "key") DO NOTHING
-RETURNING at;
+RETURNING at, state;

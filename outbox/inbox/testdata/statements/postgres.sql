@@ -38,8 +38,7 @@ WITH endstate_done AS (
 	ON CONFLICT (consumer, "key") DO UPDATE SET event_id = excluded.event_id, digest = excluded.digest, result = excluded.result, state = 'handled', attempts = endstate_row.attempts + 1, at = excluded.at, event = NULL, error = NULL
 	WHERE endstate_row.state <> 'handled'
 	RETURNING 1)
-SELECT 1 / count(*)::int
-FROM endstate_done;
+SELECT (coalesce((SELECT 'true' FROM endstate_done), $6::text))::pg_catalog.json IS NOT NULL;
 
 -- count a failed attempt
 INSERT INTO "endstate_inbox" AS endstate_row (consumer, "key", event_id, digest, event, error, state, attempts, at)

@@ -1,0 +1,96 @@
+package finalize
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// A session keeps default_transaction_read_only as it was when it began, and one that was opened to what is a replica by now
+// stays with it. Such a connection must not go back to its pool. Another one may do: the call runs again, until a connection
+// that was opened meanwhile says the same, which is the database's word.
+
+// errStale marks an error of a session that began when it could not write.
+var errStale = errors.New("the connection was opened while it could only read")
+
+// sessionState returns whether the session as such can only read, and its age in seconds.
+const sessionState = `SELECT pg_catalog.pg_is_in_recovery() OR pg_catalog.current_setting('default_transaction_read_only')::bool,
+extract(epoch FROM pg_catalog.clock_timestamp() - backend_start)::float8 FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()`
+
+// staleness looks at the session in which a, outside of a transaction by now, was refused as read-only: whether to drop it, and
+// with which error.
+func staleness(a *attempt, err error, scan func(...any) error) (drop bool, _ error) {
+	var readOnly bool
+	var age float64
+	if scan(&readOnly, &age) != nil || !readOnly {
+		return false, err // it was the transaction that could only read
+	}
+	if age > time.Since(a.start).Seconds() {
+		err = fmt.Errorf("%w: %w", errStale, err)
+	}
+	return true, err
+}
+
+// stale gives the session's connection up if it can only read. The transaction is rolled back then.
+func (s *pgxSession) stale(ctx context.Context, a *attempt, err error) error {
+	if s.pooled == nil || sqltx.State(err) != sqltx.ReadOnly {
+		return err
+	}
+	undo, cancel := undoing(ctx)
+	defer cancel()
+	if s.conn.IsClosed() {
+		return err
+	}
+	if s.conn.PgConn().TxStatus() != 'I' {
+		if _, rollbackErr := s.conn.Exec(undo, "rollback"); rollbackErr != nil {
+			_ = s.conn.Close(undo)
+			return err
+		}
+	}
+	s.ended = true
+	return dropStale(undo, s.conn, a, err)
+}
+
+func dropStale(ctx context.Context, conn *pgx.Conn, a *attempt, err error) error {
+	drop, err := staleness(a, err, conn.QueryRow(ctx, sessionState).Scan)
+	if drop {
+		_ = conn.Close(ctx)
+	}
+	return err
+}
+
+// release gives a connection back after a statement that ended with err, unless that says that it can only read.
+func (d *pgxDB) release(ctx context.Context, pooled *pgxpool.Conn, a *attempt, err error) error {
+	defer pooled.Release()
+	if sqltx.State(err) != sqltx.ReadOnly || pooled.Conn().IsClosed() || pooled.Conn().PgConn().TxStatus() != 'I' {
+		return err
+	}
+	ctx, cancel := undoing(ctx)
+	defer cancel()
+	return dropStale(ctx, pooled.Conn(), a, err)
+}
+
+func (s *sqlSession) stale(ctx context.Context, a *attempt, err error) error {
+	if s.conn == nil || sqltx.State(err) != sqltx.ReadOnly {
+		return err
+	}
+	ctx, cancel := undoing(ctx)
+	defer cancel()
+	if rollbackErr := s.sqlTx.Rollback(); rollbackErr != nil && !errors.Is(rollbackErr, sql.ErrTxDone) {
+		return err
+	}
+	s.ended = true
+	drop, err := staleness(a, err, s.conn.QueryRowContext(ctx, sessionState).Scan)
+	if drop {
+		_ = s.conn.Raw(func(any) error { return driver.ErrBadConn })
+	}
+	return err
+}

@@ -1,0 +1,47 @@
+package sqltx
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+// Signal is what a statement of ours raises when its transaction must not commit: on a pipelined connection COMMIT is on its
+// way before the client could look at a result. It is random, and a cast carries it into the error's detail, so that no
+// trigger, cast or constraint of a user's can raise it. PostgreSQL only.
+type Signal string
+
+// NewSignal returns a Signal that nobody else has.
+func NewSignal() Signal { return Signal("endstate_" + rand.Text()) }
+
+// Unless is an SQL condition that holds if verdict, an expression of type text, is 'true', is unknown if that is NULL, and
+// raises the signal if verdict is the signal itself with a note of letters, digits and underscores behind it. Verdict must
+// not be a constant, which would be cast while the statement is planned.
+func Unless(verdict string) string { return fmt.Sprintf("(%s)::pg_catalog.json IS NOT NULL", verdict) }
+
+// Note is the SQL expression of a text as a note.
+func Note(text string) string {
+	return fmt.Sprintf("pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(%s, 200), 'UTF8'), 'hex')", text)
+}
+
+// Raised reports whether err is the signal, and returns the note that was behind it.
+func (s Signal) Raised(err error) (note string, ok bool) {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || s == "" || pg.Code != InvalidText {
+		return "", false
+	}
+	_, rest, ok := strings.Cut(pg.Detail, string(s))
+	if !ok {
+		return "", false
+	}
+	end := strings.IndexFunc(rest, func(r rune) bool {
+		return r != '_' && !('0' <= r && r <= '9') && !('a' <= r && r <= 'z')
+	})
+	if end >= 0 {
+		rest = rest[:end]
+	}
+	return rest, true
+}
