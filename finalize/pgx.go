@@ -43,6 +43,9 @@ func (d *pgxDB) watch(ctx context.Context, conn *pgx.Conn, j *joined) (w sqlplan
 		w, err = d.watcher.look(ctx, conn, tables(j.plans, d.cfg.Outbox))
 		return err
 	})
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // and the connection may have been given up: nothing was sent on it yet
+	}
 	return w, err
 }
 
