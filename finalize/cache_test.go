@@ -31,7 +31,7 @@ func (w *world) undo(id string) {
 	}
 }
 
-// asksTheDatabase tells whether a repeat is answered by the database. To see it, the finalization is undone.
+// asksTheDatabase reports whether a repeat is answered by the database. To see it, the finalization is undone.
 func (w *world) asksTheDatabase(id string) bool {
 	w.t.Helper()
 	w.undo(id)

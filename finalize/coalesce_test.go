@@ -79,7 +79,7 @@ func TestAStormTakesOneConnection(t *testing.T) {
 			require.Equal(t, winner, c.Receipt)
 		}
 		require.Equal(t, [4]int{1, 83, 0, 0}, w.trace.counts())
-		require.Len(t, w.trace.hot, 1, "and it is told of")
+		require.Len(t, w.trace.hot, 1, "and it is reported")
 		w.requireFinal("storm", "COMPLETE_STABLE", "batch.completed")
 	})
 }

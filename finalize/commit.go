@@ -68,7 +68,7 @@ func (f *core) resolve(ctx context.Context, a *attempt, look func(context.Contex
 			case notDone:
 				return Receipt{}, fmt.Errorf("%w: %w", errGone, cause)
 			case untold:
-				return Receipt{}, fmt.Errorf("%w: the aggregate is %q, and nothing tells whether by this call (no ledger, and no event of this call in the outbox): %w",
+				return Receipt{}, fmt.Errorf("%w: the aggregate is %q, and nothing shows whether by this call (no ledger, and no event of this call in the outbox): %w",
 					ErrOutcomeUnknown, seen.rec.State, cause)
 			}
 		}
@@ -130,7 +130,7 @@ func judge(ctx context.Context, w outbox.Writer, q endstate.Querier, a *attempt,
 }
 
 // look implements database. All is asked on one connection: a pool's connections may lead to several servers, and a replica
-// must not tell of an aggregate what the primary's word on the transaction is taken for.
+// must not say of an aggregate what the primary's word on the transaction is taken for.
 func (d *pgxDB) look(ctx context.Context, a *attempt) (sighting, error) {
 	j := d.plan(a)
 	if j == nil || a.xid == "" {

@@ -86,7 +86,7 @@ func ExampleFinalizer_Do() {
 	// sweep won: false, it is COMPLETE_STABLE by threshold
 }
 
-// With the outcome known beforehand no callback is needed, and a loser is told whether the winner decided otherwise.
+// With the outcome known beforehand no callback is needed, and a loser learns whether the winner decided otherwise.
 func ExampleFinalizer_Settle() {
 	db, done := exampleDB()
 	defer done()
@@ -107,7 +107,7 @@ func ExampleFinalizer_Settle() {
 	// timeout wanted ERROR_PROCESSING: won false, it is COMPLETE_STABLE, differs true
 }
 
-// A sweep settles many at once, and is told of each.
+// A sweep settles many at once, and reports each.
 func ExampleFinalizer_SettleMany() {
 	db, done := exampleDB()
 	defer done()
@@ -185,7 +185,7 @@ func ExampleFinalizer_DoTx() {
 	// won: true, committed: true
 }
 
-// Code that bypassed the finalizer set the status: an anomaly, which a finalizer with just the open guard mends.
+// Code that bypassed the finalizer set the status: an anomaly, which a finalizer with just the open guard fixes.
 func ExampleFinalizer_anomaly() {
 	db, done := exampleDB()
 	defer done()

@@ -19,7 +19,7 @@ type HotConfig struct {
 	Off bool
 	// Count is how many losing calls within Window make a key hot. Default 30.
 	Count int
-	// Window is the time in which they are counted, and how often at most a key that stays hot is told of. Default 1 minute.
+	// Window is the time in which they are counted, and how often at most a key that stays hot is reported. Default 1 minute.
 	Window time.Duration
 }
 
@@ -83,7 +83,7 @@ func (h *hot) of(ref guard.Ref) *heat {
 	return counter
 }
 
-// add counts a losing call, and tells whether it is time to tell of the key: when it becomes hot, and then at the end of each
+// add counts a losing call, and reports whether it is time to report the key: when it becomes hot, and then at the end of each
 // window in which it still is.
 func (h *hot) add(counter *heat, trigger Trigger, now time.Duration) (report HotKey, due bool) {
 	counter.mu.Lock()
@@ -110,7 +110,7 @@ func (c *heat) report(window time.Duration) HotKey {
 	return HotKey{Count: c.count, Window: window, Triggers: slices.Clone(c.triggers)}
 }
 
-// heated counts a losing call and tells of its key if that is hot.
+// heated counts a losing call and reports its key if that is hot.
 func (f *core) heated(ctx context.Context, counter *heat, call Call, state string, now time.Duration) {
 	report, due := f.hot.add(counter, call.Trigger, now)
 	if !due {

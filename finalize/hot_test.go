@@ -13,7 +13,7 @@ import (
 	"github.com/endstate-go/endstate/guard"
 )
 
-// The incident's storm: the guard keeps it harmless, and its key is told of, once. Ordinary losers are not.
+// The incident's storm: the guard keeps it harmless, and its key is reported, once. Ordinary losers are not.
 func TestARunawayLoopIsSeen(t *testing.T) {
 	t.Parallel()
 	for name, off := range map[string]bool{"cached": false, "uncached": true} {

@@ -33,7 +33,7 @@ func (s *severalLocks) Do(ctx context.Context, key string, fn func(context.Conte
 // with FailOpen nobody is kept.
 func TestRedisFaultsNeverBreakThePromise(t *testing.T) {
 	for name, fault := range map[string]struct {
-		fire, mend func(*testing.T, *testserver.Redis)
+		fire, fix func(*testing.T, *testserver.Redis)
 	}{
 		"killed":          {func(_ *testing.T, r *testserver.Redis) { r.Kill() }, func(t *testing.T, r *testserver.Redis) { require.NoError(t, r.Start()) }},
 		"restarted empty": {func(t *testing.T, r *testserver.Redis) { r.Kill(); require.NoError(t, r.Start()) }, nil},
@@ -89,8 +89,8 @@ func TestRedisFaultsNeverBreakThePromise(t *testing.T) {
 							won++
 						}
 					}
-					if fault.mend != nil {
-						fault.mend(t, server)
+					if fault.fix != nil {
+						fault.fix(t, server)
 					}
 					away, lost := w.trace.locks()
 					require.NotEmpty(t, append(away, lost...), "the fault fired")

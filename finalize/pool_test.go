@@ -19,7 +19,7 @@ import (
 )
 
 // F9: many goroutines on one key, with hardly any connections. Nobody needs a second connection to finish, so that none
-// waits for ever, and other keys go on.
+// waits forever, and other keys go on.
 func TestStormOnASmallPool(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

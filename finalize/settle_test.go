@@ -154,7 +154,7 @@ func TestAnomaliesAreSeenAndRepaired(t *testing.T) {
 		require.Zero(t, w.count("SELECT count(*) FROM endstate_outbox"))
 
 		// The open one is settled through a finalizer that has just its guard.
-		mend := func(g, id string) {
+		fix := func(g, id string) {
 			r, err := connect(t, w.database, g, w.dsn, w.schema, tampered()).settle(t.Context(), guard.Text(id), "repair", completed())
 			require.NoError(t, err)
 			require.True(t, r.Won)
@@ -162,7 +162,7 @@ func TestAnomaliesAreSeenAndRepaired(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, "COMPLETE_STABLE", r.State)
 		}
-		mend("ledger", "status alone")
-		mend("status", "ledger alone")
+		fix("ledger", "status alone")
+		fix("status", "ledger alone")
 	}, guardedBy("all"), tampered())
 }

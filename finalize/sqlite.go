@@ -42,7 +42,7 @@ func (d *sqlDB) warn(ctx context.Context, q endstate.Querier) error {
 }
 
 // turnToWrite waits until no other call of this finalizer writes, in the order in which they came: left to the database, which
-// lets anybody have the next turn, some would wait for ever in a storm. The function lets the next one go, once.
+// lets anybody have the next turn, some would wait forever in a storm. The function lets the next one go, once.
 func (d *sqlDB) turnToWrite(ctx context.Context) (written func(), err error) {
 	if d.writes == nil {
 		return func() {}, nil

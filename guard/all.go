@@ -131,7 +131,7 @@ func (g all) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transition)
 	return g.merged(ref, func(guard Guard) (Record, error) { return guard.Settle(ctx, tx, ref, to) })
 }
 
-// Fits asks each guard that can tell whether key suits it.
+// Fits asks each guard that can say whether key suits it.
 func (g all) Fits(key Key) error {
 	for _, guard := range g {
 		if f, ok := guard.(interface{ Fits(Key) error }); ok {

@@ -15,7 +15,7 @@ import (
 var anomalies = []struct {
 	name           string
 	status, ledger string // the states, empty for open
-	mend           func(guard.Status) guard.Guard
+	fix            func(guard.Status) guard.Guard
 }{
 	{"status without ledger", "COMPLETE_STABLE", "", func(guard.Status) guard.Guard { return guard.Ledger{} }},
 	{"ledger without status", "", "COMPLETE_STABLE", func(s guard.Status) guard.Guard { return s }},
@@ -96,12 +96,12 @@ func requireAnomaly(t *testing.T, err error, g guard.Guard, ref guard.Ref, state
 }
 
 // The recipe in AnomalyError's documentation: settle the guard that is open alone, in the other's state.
-func TestAnomaliesCanBeMended(t *testing.T) {
+func TestAnomaliesCanBeFixed(t *testing.T) {
 	t.Parallel()
 	each(t, databases, func(t *testing.T, db *database) {
 		db.migrate(t, guard.Ledger{})
 		for _, tt := range anomalies {
-			if tt.mend == nil {
+			if tt.fix == nil {
 				continue // two states: people must decide
 			}
 			t.Run(tt.name, func(t *testing.T) {
@@ -117,7 +117,7 @@ func TestAnomaliesCanBeMended(t *testing.T) {
 						state = r.Record.State
 					}
 				}
-				_, err = db.settle(t, tt.mend(s), ref, state)
+				_, err = db.settle(t, tt.fix(s), ref, state)
 				require.NoError(t, err)
 				rec, err := db.claim(t, g, ref)
 				require.NoError(t, err)

@@ -147,7 +147,7 @@ func (s Status) ProtectionMigrations(dialect string) (fs.FS, error) {
 		"{{open}}", s.Terminal.open("OLD."+s.column()),
 		"{{terminal}}", s.Terminal.terminalSQLite("OLD."+s.column()),
 		"{{comment}}", s.protectionComment(),
-		"{{message}}", literalSQLite(fmt.Sprintf("%s endstate: column %s of table %s holds a terminal state, which is never left or overwritten; finalize through package finalize, or drop trigger %s to mend a row by hand",
+		"{{message}}", literalSQLite(fmt.Sprintf("%s endstate: column %s of table %s holds a terminal state, which is never left or overwritten; finalize through package finalize, or drop trigger %s to fix a row by hand",
 			TerminalStateSQLState, s.column(), s.table(), s.triggerName())),
 	)), nil
 }

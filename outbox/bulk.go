@@ -100,7 +100,7 @@ func (f Form) events() int {
 	return int(f) - FewEvents
 }
 
-// usual tells whether an event has what most have: JSON in its first version, no headers, and no time of its own. That is
+// usual reports whether an event has what most have: JSON in its first version, no headers, and no time of its own. That is
 // spelled out in the statement, since an argument costs more than a constant, on both sides.
 func (e *Event) usual() bool {
 	return e.ContentType == jsonType && len(e.Headers)+len(e.carried) == 0 && e.OccurredAt.IsZero() && e.SchemaVersion == 1

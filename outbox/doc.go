@@ -1,5 +1,5 @@
 // Package outbox writes events into a table as part of the caller's transaction, so that they are there if and only if what
-// they tell of is. Package relay publishes them from there.
+// they announce is. Package relay publishes them from there.
 //
 // # What it promises
 //

@@ -83,7 +83,7 @@ func (c Channel) Publish(ctx context.Context, batch []Event) []error {
 // ErrPermanent is in the chain of every error that Permanent returned.
 var ErrPermanent = errors.New("outbox: permanent failure")
 
-// Permanent marks an error of a Publisher as one that no repetition mends, such as an event the broker refuses for its size:
+// Permanent marks an error of a Publisher as one that no repetition fixes, such as an event the broker refuses for its size:
 // the event becomes a dead letter at once. Permanent(nil) is nil.
 func Permanent(err error) error {
 	if err == nil {

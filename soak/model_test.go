@@ -14,7 +14,7 @@ import (
 // keyState is a key's state in the model: open, or final with a receipt.
 type keyState struct {
 	State   string // "" is open
-	Receipt string // "" where nobody has been told of it yet: the winner's process died, say
+	Receipt string // "" where nobody has heard of it yet: the winner's process died, say
 }
 
 // model is one key. What a call did isn't always known, so there can be several states after it.

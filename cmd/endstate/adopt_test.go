@@ -190,7 +190,7 @@ func TestAdoptIsKilled(t *testing.T) {
 	}
 }
 
-// killed runs the program through the proxy and kills it at its n-th statement, from 0. It tells whether there was one.
+// killed runs the program through the proxy and kills it at its n-th statement, from 0. It reports whether there was one.
 func killed(t testing.TB, proxy *pgfault.Proxy, n int, args ...string) bool {
 	t.Helper()
 	fault := proxy.Arm(&pgfault.Fault{Do: pgfault.Hold, Skip: n})

@@ -232,7 +232,7 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// Aggregates that don't fit into memory are told of, and parts of them are looked at one after the other.
+// Aggregates that don't fit into memory are reported, and parts of them are looked at one after the other.
 func TestLogsOfTooManyAggregates(t *testing.T) {
 	t.Parallel()
 	message, err := newMatcher("message", ownCompletions)

@@ -91,7 +91,7 @@ WHERE l.id IS NULL AND e.aggregate_type IN (SELECT DISTINCT aggregate FROM %[2]s
 		nil, func(n int64, example string) finding {
 			return finding{
 				What: fmt.Sprintf("%d aggregates have events of a finalization in the outbox and no entry in the ledger, such as %s.", n, example),
-				Why:  "Consumers are told of an end that the ledger doesn't know: it will let a second finalization win. Ledger rows were deleted, or restored from an older backup.",
+				Why:  "Consumers learn of an end that the ledger doesn't know: it will let a second finalization win. Ledger rows were deleted, or restored from an older backup.",
 				Fix:  d.fillLedger() + "\n-- or settle each through a finalizer that has just the ledger as its guard",
 			}
 		})
@@ -107,7 +107,7 @@ WHERE l.id IS NULL AND e.aggregate_type IN (SELECT DISTINCT aggregate FROM %[2]s
 WHERE NOT %s`, rows, events, aggregate, terminal), args, func(n int64, example string) finding {
 		return finding{
 			What: fmt.Sprintf("%d rows of %s are open and have events of a finalization in the outbox, such as %s.", n, quote(d.status.Schema, d.status.Table), example),
-			Why:  "Consumers are told of an end that isn't there: code that bypassed the library reopened the rows, or wrote the events.",
+			Why:  "Consumers learn of an end that isn't there: code that bypassed the library reopened the rows, or wrote the events.",
 			Fix:  "-- what the rows ought to say is the service's to know. guard.Status.Protect keeps new ones from being reopened.",
 		}
 	})

@@ -11,7 +11,7 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// migrateFix mends a schema that was never completed.
+// migrateFix fixes a schema that was never completed.
 const migrateFix = "endstate migrate\n-- which doesn't bring back what was dropped after it: for that, see the migrations in guard/migrations and outbox/migrations"
 
 // tables finds what of the library's tables is missing.
@@ -87,12 +87,12 @@ func quoted(names []string) string {
 	return strings.Join(list, ", ")
 }
 
-// mentions tells whether an index's predicate is about a column.
+// mentions reports whether an index's predicate is about a column.
 func (i index) mentions(column string) bool {
 	return column != "" && strings.Contains(i.predicate, column)
 }
 
-// within tells whether an index makes the keys together unique.
+// within reports whether an index makes the keys together unique.
 func (i index) within(keys []string) bool {
 	for _, column := range i.columns {
 		found := false

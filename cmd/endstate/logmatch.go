@@ -35,7 +35,7 @@ func newMatcher(flag, expression string) (matcher, error) {
 	return m, nil
 }
 
-// maybe tells whether a line can match.
+// maybe reports whether a line can match.
 func (m matcher) maybe(line []byte) bool {
 	if m.re == nil || len(m.texts) == 0 {
 		return m.re != nil

@@ -74,7 +74,7 @@ type badLine struct {
 // maxBad is how many bad lines are kept.
 const maxBad = 5
 
-// logScan reads logs line by line. It keeps what it tells of each distinct aggregate, and nothing else that grows.
+// logScan reads logs line by line. It keeps what it reports of each distinct aggregate, and nothing else that grows.
 type logScan struct {
 	cfg   logConfig
 	names [numFields][]string

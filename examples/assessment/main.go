@@ -143,7 +143,7 @@ func oneRun(ctx context.Context, opts options, tampered tamper) (figures figures
 	return store.figures(ctx, opts)
 }
 
-// watched tells whether a person looks at w.
+// watched reports whether a person looks at w.
 func watched(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	if !ok {

@@ -72,11 +72,11 @@ func (s *service) callbacks(ctx context.Context) error {
 	return inParallel(ctx, s.workers, mine, s.callback)
 }
 
-// stuck tells of a batch whose worker dies between counting a callback and looking at the triggers: only the monitors
+// stuck is about a batch whose worker dies between counting a callback and looking at the triggers: only the monitors
 // finish it. In every third of them some comparisons fail, so that it never reaches the threshold.
 func stuck(batch int) (stuck, failing bool) { return batch%5 == 4, batch%15 == 4 }
 
-// lost tells of an answer that never arrives. Its batch, one in ten, waits for it until the recovery gives it up.
+// lost is about an answer that never arrives. Its batch, one in ten, waits for it until the recovery gives it up.
 func lost(c callback) bool { return c.batch%10 == 6 && c.comparison%3 == 0 }
 
 func (s *service) callback(ctx context.Context, c callback) error {

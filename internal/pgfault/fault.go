@@ -41,7 +41,7 @@ func (a Action) String() string {
 	return names[a]
 }
 
-// halfOpen tells whether both sides are left as they are.
+// halfOpen reports whether both sides are left as they are.
 func (a Action) halfOpen() bool { return a == HalfOpenBefore || a == HalfOpen }
 
 // Fault is an action at a statement. Its fields are set before it is armed, and its methods are for afterwards; they are
@@ -122,7 +122,7 @@ func (f *Fault) require(t testing.TB, s *signal, what string) {
 // String names the fault in messages.
 func (f *Fault) String() string { return fmt.Sprintf("the fault %s at %q", f.Do, f.SQL) }
 
-// hit tells whether the fault fires at this statement.
+// hit reports whether the fault fires at this statement.
 func (f *Fault) hit(sql string) bool {
 	if len(sql) < len(f.SQL) || !strings.EqualFold(sql[:len(f.SQL)], f.SQL) || f.Match != nil && !f.Match(sql) {
 		return false

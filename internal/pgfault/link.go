@@ -72,7 +72,7 @@ func (l *link) run() {
 	}
 }
 
-// dial connects to the server, and tells whether there is something to forward to it.
+// dial connects to the server, and reports whether there is something to forward to it.
 func (l *link) dial() bool {
 	var dialer net.Dialer
 	server, err := dialer.DialContext(l.cuts, l.proxy.network, l.proxy.address)
@@ -138,14 +138,14 @@ func (l *link) set(f *Fault, from int) {
 	l.fault, l.from = f, from
 }
 
-// hears tells whether a cancel request with this key would be for this link, and whether it should be forwarded.
+// hears reports whether a cancel request with this key would be for this link, and whether it should be forwarded.
 func (l *link) hears(key string) (mine, forward bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.key == key, l.dialogue.answered >= l.deaf
 }
 
-// wait waits for a fault's Release, and for its time where it has one, and tells whether the link is still there.
+// wait waits for a fault's Release, and for its time where it has one, and reports whether the link is still there.
 func (l *link) wait(f *Fault) bool {
 	var after <-chan time.Time
 	if f.Do == Delay {
@@ -211,7 +211,7 @@ func (l *link) fromClient(in *messages) {
 	}
 }
 
-// strike does what a fault does before its statement is forwarded, and tells whether it is to be forwarded.
+// strike does what a fault does before its statement is forwarded, and reports whether it is to be forwarded.
 func (l *link) strike(f *Fault, exchange int, in *messages) bool {
 	if f.Do != Delay {
 		l.mu.Lock()

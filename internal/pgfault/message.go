@@ -27,7 +27,7 @@ const (
 	readyForQuery  byte = 'Z' // the end of an answer
 )
 
-// asks tells whether the server answers a client's message with a ReadyForQuery.
+// asks reports whether the server answers a client's message with a ReadyForQuery.
 func asks(kind byte) bool { return kind == syncing || kind == query || kind == function }
 
 // messages reads one direction of a connection.

@@ -145,7 +145,7 @@ func (p *Proxy) match(sql string) *Fault {
 	return nil
 }
 
-// deaf tells whether a cancel request, which says key, is for an exchange that the client has lost hold of by a fault.
+// deaf reports whether a cancel request, which says key, is for an exchange that the client has lost hold of by a fault.
 func (p *Proxy) deaf(key string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -18,7 +18,7 @@ type wakeUps struct {
 	pubsub  *redis.PubSub            // from the first waiter on
 	reading sync.WaitGroup
 
-	telling sync.Mutex // held while Redis is told of a change
+	telling sync.Mutex // held while Redis is informed of a change
 }
 
 // await registers the waiter for a name. Its channel gets a signal for each message, and one when it is subscribed, since

@@ -365,7 +365,7 @@ func (t *target) addColumns() string {
 	return fmt.Sprintf("ALTER TABLE %s %s", t.table(), strings.Join(list, ", "))
 }
 
-// isUnique tells whether a valid unique index covers the keys already, ours or one over all rows.
+// isUnique reports whether a valid unique index covers the keys already, ours or one over all rows.
 func (t *target) isUnique(ctx context.Context, q endstate.Querier) (bool, error) {
 	valid, err := t.index(ctx, q, t.unique())
 	if err != nil || valid == yes {

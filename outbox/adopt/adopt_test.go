@@ -228,7 +228,7 @@ func TestAdoptYieldsToWriters(t *testing.T) {
 		exec(t, pool, fmt.Sprintf("INSERT INTO event_outbox (id, aggregate_id, event_type) VALUES ('w%d', gen_random_uuid(), 'done')", i))
 		longest = max(longest, time.Since(start))
 	}
-	require.Less(t, longest, 20*limit, "a busy machine is slow, but not for ever")
+	require.Less(t, longest, 20*limit, "a busy machine is slow, but not forever")
 	select {
 	case err := <-applied:
 		require.Fail(t, "it went past the writer", "%v", err)

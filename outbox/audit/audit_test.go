@@ -212,7 +212,7 @@ func TestLimits(t *testing.T) {
 		require.EqualValues(t, 1, r.NullTimes)
 		require.EqualValues(t, 3, r.Published)
 
-		// From Since on, and before Until. A row without a time is in no such range, and is still told of.
+		// From Since on, and before Until. A row without a time is in no such range, and is still reported.
 		r = db.run(t, audit.Config{EventTypes: []string{"a_b*.done", "other"}, Since: start.Add(time.Hour), Until: start.Add(3 * time.Hour)})
 		require.EqualValues(t, 2, r.Events)
 		require.EqualValues(t, 1, r.Duplicates)

@@ -23,7 +23,7 @@ type Claims struct {
 
 // ClaimsConfig says for whom Claims are made and how. Consumer is required.
 type ClaimsConfig struct {
-	// Consumer is the consumer's name, such as "entitlements": each consumer of an event handles it once. Keep it for ever. At
+	// Consumer is the consumer's name, such as "entitlements": each consumer of an event handles it once. Keep it forever. At
 	// most MaxConsumer bytes.
 	Consumer string
 	// Key is as in TableConfig. One event is looked for under the key that it has now, and under no other.

@@ -87,7 +87,7 @@ func TestAFlushForgetsWhatWasHandled(t *testing.T) {
 }
 
 // Redis flushed while the function runs: the claim is made anew, and the event is marked as handled.
-func TestAFlushWhileTheFunctionRunsIsMended(t *testing.T) {
+func TestAFlushWhileTheFunctionRunsIsFixed(t *testing.T) {
 	t.Parallel()
 	client := dbtest.Redis(t)
 	way := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease = 300 * time.Millisecond })

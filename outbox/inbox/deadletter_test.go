@@ -102,18 +102,18 @@ func TestWithoutALimitThereAreNoDeadLetters(t *testing.T) {
 func TestADiscardedDeadLetterIsForgotten(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
 		e := event()
-		mended := e
-		mended.Payload = []byte(`{"mended":true}`)
+		fixed := e
+		fixed.Payload = []byte(`{"fixed":true}`)
 		for _, state := range []string{"failed", "dead"} {
 			_, _ = c.way(poison)(t.Context(), e)
 			require.Equal(t, state, c.text(`SELECT state FROM endstate_inbox`))
-			_, err := c.way(charge)(t.Context(), mended)
+			_, err := c.way(charge)(t.Context(), fixed)
 			require.ErrorIs(t, err, inbox.ErrPayloadMismatch)
 		}
 		require.Zero(t, c.credits())
 		require.NoError(t, c.table.discard(t.Context(), e.ID.String()))
 		require.ErrorIs(t, c.table.discard(t.Context(), e.ID.String()), inbox.ErrNotFound)
-		r, err := c.way(charge)(t.Context(), mended)
+		r, err := c.way(charge)(t.Context(), fixed)
 		require.NoError(t, err)
 		require.Equal(t, inbox.Applied, r.Outcome)
 		require.Equal(t, 1, c.credits())

@@ -141,7 +141,7 @@ func ExampleTable_Results() {
 	// repeated: receipt 1
 }
 
-// An event that fails too often is kept, and handled again when its cause is mended.
+// An event that fails too often is kept, and handled again when its cause is fixed.
 func ExampleTable_Retry() {
 	db, done := exampleDB()
 	defer done()

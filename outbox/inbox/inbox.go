@@ -97,11 +97,11 @@ var (
 	ErrInProgress = errors.New("inbox: another delivery of the event is in progress")
 
 	// ErrPayloadMismatch is returned for an event whose id an event of other content has had. Nothing was applied. It is the
-	// producer's mistake, and no repetition mends it.
+	// producer's mistake, and no repetition fixes it.
 	ErrPayloadMismatch = errors.New("inbox: an event of this id has had another payload")
 
 	// ErrInvalidEvent is returned for an event with neither an id nor a business key, or whose business key can't be used. Nothing was applied, and
-	// no repetition mends it.
+	// no repetition fixes it.
 	ErrInvalidEvent = errors.New("inbox: invalid event")
 
 	// ErrNotFound is returned by Table.Retry and Table.Discard when there is no such dead letter.
@@ -130,7 +130,7 @@ var (
 	ErrSchema = errors.New("inbox: schema is incomplete")
 )
 
-// Permanent reports whether a Handler's error is one that no repetition mends: ErrPayloadMismatch, ErrInvalidEvent, or
+// Permanent reports whether a Handler's error is one that no repetition fixes: ErrPayloadMismatch, ErrInvalidEvent, or
 // what a function marked by outbox.Permanent.
 func Permanent(err error) bool {
 	return errors.Is(err, ErrPayloadMismatch) || errors.Is(err, ErrInvalidEvent) || errors.Is(err, outbox.ErrPermanent)

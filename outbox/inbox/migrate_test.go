@@ -11,7 +11,7 @@ import (
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
 
-// told is a slog.Handler that tells of each line.
+// told is a slog.Handler that reports each line.
 type told chan struct{}
 
 func (told) Enabled(context.Context, slog.Level) bool    { return true }

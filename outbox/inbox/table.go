@@ -29,7 +29,7 @@ type Table[Tx any] struct {
 
 // TableConfig says for whom a Table keeps its records and how. Consumer is required.
 type TableConfig struct {
-	// Consumer is the consumer's name, such as "results": each consumer of an event handles it once. Keep it for ever. At
+	// Consumer is the consumer's name, such as "results": each consumer of an event handles it once. Keep it forever. At
 	// most MaxConsumer bytes.
 	Consumer string
 	// Key returns the business key by which deliveries are the same, such as "assessment.completed/batch-1": at most MaxKey

@@ -197,9 +197,9 @@ func TestAPoisonedEventBecomesADeadLetterAndIsRedelivered(t *testing.T) {
 	batch := events(10)
 	b.publish(batch)
 	poisoned := batch[3]
-	var mended atomic.Bool
+	var fixed atomic.Bool
 	s := sink{answer: func(_ int, e outbox.Event) error {
-		if e.ID == poisoned.ID && !mended.Load() {
+		if e.ID == poisoned.ID && !fixed.Load() {
 			return errors.New("no such\naccount")
 		}
 		return nil
@@ -217,7 +217,7 @@ func TestAPoisonedEventBecomesADeadLetterAndIsRedelivered(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, poisoned, e)
 
-	mended.Store(true)
+	fixed.Store(true)
 	n, err := c.Redeliver(t.Context(), 10)
 	require.NoError(t, err)
 	require.Equal(t, 1, n)

@@ -144,7 +144,7 @@ var defects = []defect{
 		}
 		e.Headers = h
 	})},
-	{"tries for ever what cannot be carried", odd, func(_ *testing.T, b *broker) outbox.Publisher {
+	{"tries forever what cannot be carried", odd, func(_ *testing.T, b *broker) outbox.Publisher {
 		return outbox.PublisherFunc(func(ctx context.Context, e outbox.Event) error {
 			if e.ContentType == "text/plain" {
 				return errRefused
@@ -225,7 +225,7 @@ var defects = []defect{
 		}
 		return nil
 	})},
-	{"tries the refused for ever", alone, result(func(_ context.Context, _ []outbox.Event, errs []error) []error {
+	{"tries the refused forever", alone, result(func(_ context.Context, _ []outbox.Event, errs []error) []error {
 		for i, err := range errs {
 			if errors.Is(err, errRefused) {
 				errs[i] = errRefused

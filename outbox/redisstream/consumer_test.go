@@ -171,9 +171,9 @@ func TestAPoisonedEventBecomesADeadLetterAndIsRedelivered(t *testing.T) {
 	batch := events(10)
 	publish(t, rdb, batch)
 	poisoned := batch[3]
-	var mended atomic.Bool
+	var fixed atomic.Bool
 	s := sink{answer: func(_ int, e outbox.Event) error {
-		if e.ID == poisoned.ID && !mended.Load() {
+		if e.ID == poisoned.ID && !fixed.Load() {
 			return errors.New("no such account")
 		}
 		return nil
@@ -193,7 +193,7 @@ func TestAPoisonedEventBecomesADeadLetterAndIsRedelivered(t *testing.T) {
 	require.Equal(t, poisoned.ID, e.ID)
 	require.Equal(t, poisoned.Payload, e.Payload)
 
-	mended.Store(true)
+	fixed.Store(true)
 	other := member(t, rdb, s.handle, func(cfg *ConsumerConfig) { cfg.Group = "another" })
 	n, err := other.Redeliver(t.Context(), 10)
 	require.NoError(t, err)

@@ -69,7 +69,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// checkTimeouts refuses a client that would wait for ever for a server that hangs.
+// checkTimeouts refuses a client that would wait forever for a server that hangs.
 func checkTimeouts(client redis.UniversalClient) error {
 	var none bool
 	switch c := client.(type) {
@@ -81,7 +81,7 @@ func checkTimeouts(client redis.UniversalClient) error {
 		none = c.Options().ReadTimeout < 0 || c.Options().WriteTimeout < 0
 	}
 	if none {
-		return fmt.Errorf("%w: the client has no ReadTimeout or no WriteTimeout, and would wait for ever for a server that hangs", ErrConfig)
+		return fmt.Errorf("%w: the client has no ReadTimeout or no WriteTimeout, and would wait forever for a server that hangs", ErrConfig)
 	}
 	return nil
 }

@@ -249,7 +249,7 @@ func TestAKeyOfAnotherKindFailsItsEventsOnly(t *testing.T) {
 	require.Len(t, errs, 3)
 	require.NoError(t, errs[0])
 	require.ErrorContains(t, errs[1], `redisstream: XADD to "1": WRONGTYPE`)
-	require.NotErrorIs(t, errs[1], outbox.ErrPermanent, "who mends the key mends it")
+	require.NotErrorIs(t, errs[1], outbox.ErrPermanent, "who fixes the key fixes it")
 	require.NoError(t, errs[2])
 }
 

@@ -80,7 +80,7 @@ func (r *Relay) listenOnce(ctx context.Context) error {
 	}
 }
 
-// probe notifies this relay through the database that events come from, and tells whether that arrives.
+// probe notifies this relay through the database that events come from, and reports whether that arrives.
 func (r *Relay) probe(ctx context.Context, conn *pgx.Conn, channel string) (bool, error) {
 	mine := "probe " + uuid.NewString()
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)

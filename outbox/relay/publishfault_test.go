@@ -22,7 +22,7 @@ import (
 // The two kinds of database for faults that aren't the database's.
 var kinds = []string{"pgx", "sqlite-wal"}
 
-// F14: the publisher fails, in each way that there is, for one event or for all, and comes to itself again.
+// F14: the publisher fails, in each way that there is, for one event or for all, and recovers.
 func TestPublisherFaultsAreContained(t *testing.T) {
 	t.Parallel()
 	type fault func(ctx context.Context, batch []outbox.Event) []error

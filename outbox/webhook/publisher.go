@@ -110,7 +110,7 @@ func (c Config) validate() error {
 
 var headerName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
 
-// validValue tells whether HTTP allows a header's value. The transport would tell too, but only when it sends.
+// validValue reports whether HTTP allows a header's value. The transport would tell too, but only when it sends.
 func validValue(value string) bool {
 	return !strings.ContainsFunc(value, func(c rune) bool { return unicode.IsControl(c) && c != '\t' })
 }

@@ -151,7 +151,7 @@ func decodeBinary(header http.Header, body []byte) (outbox.Event, error) {
 }
 
 // Status is the HTTP status to answer to an error of Receiver.Event: 401, 413, 400 or, for one that isn't about the request,
-// 500. A Publisher repeats a request that got 401, which is right after a secret was mended.
+// 500. A Publisher repeats a request that got 401, which is right after a secret was fixed.
 func Status(err error) int {
 	switch {
 	case errors.Is(err, ErrNoSignature), errors.Is(err, ErrWrongSignature), errors.Is(err, ErrStale):

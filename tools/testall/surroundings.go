@@ -13,7 +13,7 @@ import (
 	"github.com/endstate-go/endstate/tools/internal/workspace"
 )
 
-// surroundings are what the tests run in: servers, a folder for temporary files, and the environment that tells of them.
+// surroundings are what the tests run in: servers, a folder for temporary files, and the environment that names them.
 type surroundings struct {
 	env  []string
 	ends []func() // in the order of their beginnings

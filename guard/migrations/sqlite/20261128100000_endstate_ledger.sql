@@ -1,5 +1,5 @@
 -- +goose Up
--- One row for each finalized aggregate, kept for ever: it is what makes a repeat a loser after the outbox's rows are gone.
+-- One row for each finalized aggregate, kept forever: it is what makes a repeat a loser after the outbox's rows are gone.
 -- Rows are only inserted, never updated or deleted.
 -- +goose StatementBegin
 CREATE TABLE "endstate_ledger" (

@@ -8,7 +8,7 @@ BEGIN
         ERRCODE = 'TS001',
         MESSAGE = format('endstate: column %I of table %I.%I holds a terminal state, which is never left or overwritten',
             TG_ARGV[0], TG_TABLE_SCHEMA, TG_TABLE_NAME),
-        HINT = format('Finalize through package finalize. To mend a row by hand, disable trigger %I in the transaction that does.', TG_NAME),
+        HINT = format('Finalize through package finalize. To fix a row by hand, disable trigger %I in the transaction that does.', TG_NAME),
         SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME, COLUMN = TG_ARGV[0];
 END
 $protect$;
