@@ -35,7 +35,7 @@ func (j *joined) newBulk() *sqlplan.BulkStatement {
 	}
 	// The timeout is in force before Item has a row, and ends with the statement's transaction.
 	patience := fmt.Sprintf("endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '%d', true)),\n", bulkPatience.Milliseconds())
-	st := sqlplan.BuildBulk(outbox.ColumnCount, patience, func(b *sqlplan.Bulk) string { return j.settleMany(b, plans) })
+	st := sqlplan.BuildBulk(j.outbox.ColumnCount(), patience, func(b *sqlplan.Bulk) string { return j.settleMany(b, plans) })
 	return &st
 }
 
@@ -116,7 +116,7 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []
 		calls[i], events[i] = &a.Call, a.events
 	}
 	st := j.bulk()
-	args := st.Args(d.cfg.Outbox.ColumnsMany(events), calls)
+	args := st.Args(j.outbox.ColumnsMany(events), calls)
 
 	pooled, err := d.acquire(ctx)
 	if err != nil {

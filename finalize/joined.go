@@ -12,13 +12,6 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// planner is what the library's guards implement to have their SQL joined with the outbox's: found by type assertion, so
-// that a guard of the user's own needs only guard.Guard. Plans returns one plan for each guard that is kept together, or
-// nil when it can't.
-type planner interface {
-	Plans(shape string) []sqlplan.Guard
-}
-
 // merger is what a guard of several parts implements to make one record of theirs.
 type merger interface {
 	Merge(guard.Ref, []guard.Record) (guard.Record, error)
@@ -28,12 +21,12 @@ type merger interface {
 // built once.
 type joined struct {
 	plans  []sqlplan.Guard
-	outbox outbox.Writer
+	outbox eventsSQL
 	claim  [][]sqlplan.Statement // by plan; a plan's last statement returns a row if it holds the aggregate
 	read   sqlplan.Statement
 	again  sqlplan.Statement // after a settle whose rows triggers may change
-	finish [outbox.Forms]func() sqlplan.Statement
-	settle [outbox.Forms]func() sqlplan.Statement
+	finish [sqlplan.Forms]func() sqlplan.Statement
+	settle [sqlplan.Forms]func() sqlplan.Statement
 	ledger int // the index of the plan that keeps provenance, or -1
 
 	bulk      func() *sqlplan.BulkStatement // settles many; nil where a plan can't
@@ -42,7 +35,7 @@ type joined struct {
 }
 
 func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
-	j := &joined{plans: plans, outbox: w}
+	j := &joined{plans: plans, outbox: sqlOf(w)}
 	j.ledger = slices.IndexFunc(plans, func(plan sqlplan.Guard) bool { return slices.Contains(plan.Columns(), "at") })
 	j.bulk, j.bulkAgain = sync.OnceValue(j.newBulk), sync.OnceValue(j.newBulkAgain)
 	for i, plan := range plans {
@@ -54,7 +47,7 @@ func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
 	}
 	j.read = sqlplan.Build(func(a *sqlplan.Args) string { return "SELECT " + j.sources(a) })
 	j.again = sqlplan.Build(j.stillWon)
-	for form := range outbox.Form(outbox.Forms) {
+	for form := range sqlplan.Form(sqlplan.Forms) {
 		j.finish[form] = sync.OnceValue(func() sqlplan.Statement {
 			return sqlplan.Build(func(a *sqlplan.Args) string { return j.mustWin(a, form) })
 		})
@@ -75,7 +68,7 @@ func tables(plans []sqlplan.Guard, w outbox.Writer) []sqlplan.Table {
 }
 
 // batch puts the arguments of a's outcome into a, and returns its events'.
-func (j *joined) batch(a *attempt) outbox.Batch {
+func (j *joined) batch(a *attempt) sqlplan.Batch {
 	b := j.outbox.Batch(a.events)
 	a.Events = b.Args
 	if j.ledger >= 0 {
@@ -135,7 +128,7 @@ func outcome(a *sqlplan.Args) string {
 
 // write returns the WITH clauses that settle every guard and insert the events, and the verdict on them: NULL where the
 // first guard moved nothing, 'true' where each says what it was asked to.
-func (j *joined) write(a *sqlplan.Args, form outbox.Form) (with, verdict string) {
+func (j *joined) write(a *sqlplan.Args, form sqlplan.Form) (with, verdict string) {
 	with, last := j.clauses(a)
 	var cases strings.Builder
 	from := settleName(0)
@@ -156,7 +149,7 @@ func (j *joined) write(a *sqlplan.Args, form outbox.Form) (with, verdict string)
 
 // mustWin settles, or raises the attempt's signal on the server: COMMIT is on its way already when the client could look. It
 // returns true, and the time of settling if there is a ledger.
-func (j *joined) mustWin(a *sqlplan.Args, form outbox.Form) string {
+func (j *joined) mustWin(a *sqlplan.Args, form sqlplan.Form) string {
 	with, verdict := j.write(a, form)
 	// What is in the way, such as a state that the callback has set, is seen by this statement alone.
 	shown := fmt.Sprintf("%s || '_%s'", signal(a), noteUnmoved)
@@ -172,7 +165,7 @@ func (j *joined) mustWin(a *sqlplan.Args, form outbox.Form) string {
 
 // mayWin settles, and returns whether it did, the time if there is a ledger, and what its snapshot shows of each guard. What
 // it wrote otherwise than it was asked to raises the attempt's signal.
-func (j *joined) mayWin(a *sqlplan.Args, form outbox.Form) string {
+func (j *joined) mayWin(a *sqlplan.Args, form sqlplan.Form) string {
 	with, verdict := j.write(a, form)
 	won := sqltx.Unless(verdict)
 	if j.ledger >= 0 {

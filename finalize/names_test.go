@@ -14,6 +14,7 @@ import (
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -90,7 +91,7 @@ func requireAllDoors[Tx any](t *testing.T, name string, fin *finalize.Finalizer[
 	}
 	ctx := t.Context()
 	won(fin.Settle(ctx, guard.Int(first), "test", outcome(1)))
-	won(fin.Settle(ctx, guard.Int(first+1), "test", outcome(outbox.FewEvents+1)))
+	won(fin.Settle(ctx, guard.Int(first+1), "test", outcome(sqlplan.FewEvents+1)))
 	do := func(ctx context.Context, tx Tx) (finalize.Outcome, error) { return outcome(2), work(ctx, tx) }
 	won(fin.Do(ctx, guard.Int(first+2), "test", do))
 	results, err := fin.SettleMany(ctx, "test", []finalize.Item{

@@ -56,10 +56,8 @@ func (d *pgxDB) plan(a *attempt) *joined {
 		return j.(*joined)
 	}
 	var j *joined
-	if p, ok := d.cfg.Guard.(planner); ok {
-		if plans := p.Plans(shape); plans != nil {
-			j = newJoined(plans, d.cfg.Outbox)
-		}
+	if plans := sqlplan.Plans(d.cfg.Guard, shape); plans != nil {
+		j = newJoined(plans, d.cfg.Outbox)
 	}
 	d.plans.Store(shape, j)
 	return j
@@ -388,7 +386,7 @@ func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, e
 			}
 		}
 	} else {
-		for query, args := range s.db.cfg.Outbox.Inserts(sqltx.Postgres, a.events) {
+		for query, args := range sqlOf(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.events) {
 			batch.Queue(query, args...)
 		}
 	}
@@ -399,7 +397,7 @@ func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, e
 
 // insertFirst writes the events, a statement at a time, ahead of the commit.
 func (s *pgxSession) insertFirst(ctx context.Context, a *attempt) error {
-	for query, args := range s.db.cfg.Outbox.Inserts(sqltx.Postgres, a.events) {
+	for query, args := range sqlOf(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.events) {
 		batch := &pgx.Batch{}
 		batch.Queue(query, args...)
 		if err := s.sendInserts(ctx, batch, nil); err != nil {

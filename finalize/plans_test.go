@@ -38,7 +38,7 @@ ANALYZE padded; ANALYZE timed`)
 		}},
 	} {
 		s := guard.Status{Table: tt.table, Keys: tt.keys, Column: "status", Terminal: guard.Names("DONE")}
-		j := newJoined(s.Plans(tt.key(1).Shape()), outbox.Writer{})
+		j := newJoined(sqlplan.Plans(s, tt.key(1).Shape()), outbox.Writer{})
 		var calls []*sqlplan.Call
 		for n := range 200 {
 			calls = append(calls, &sqlplan.Call{Aggregate: "a", Key: tt.key(n + 1).Encode(), Parts: tt.key(n + 1).Args(), State: "DONE", Trigger: "test"})
@@ -55,7 +55,7 @@ ANALYZE padded; ANALYZE timed`)
 		require.NotContains(t, one, "Seq Scan on "+tt.table)
 		require.NotContains(t, one, "timed_february")
 		bulk := j.bulk()
-		many := explain(bulk.SQL, bulk.Args(outbox.Writer{}.ColumnsMany(make([][]outbox.Event, len(calls))), calls))
+		many := explain(bulk.SQL, bulk.Args(sqlOf(outbox.Writer{}).ColumnsMany(make([][]outbox.Event, len(calls))), calls))
 		require.Contains(t, many, "Index Cond")
 		require.NotContains(t, many, "Seq Scan on "+tt.table)
 	}

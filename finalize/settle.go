@@ -202,7 +202,7 @@ func (r *answer) settled(a *attempt) guard.Record {
 func (r *answer) merge(g guard.Guard, ref guard.Ref) (guard.Record, error) {
 	records := make([]guard.Record, len(r.plans))
 	for i, plan := range r.plans {
-		rec, err := guard.PlanRecord(plan, &r.rows[i])
+		rec, err := recordOf(plan, &r.rows[i])
 		if err != nil {
 			return rec, err
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sleep"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -30,11 +31,10 @@ func (d *sqlDB) again(ctx context.Context, q endstate.Querier, a *attempt) (_ bo
 	if _, ok := readable(d.cfg.Guard); !ok {
 		return false, nil
 	}
-	p, ok := d.cfg.Guard.(planner)
-	if !ok || d.dialect == sqltx.SQLite {
+	if d.dialect == sqltx.SQLite {
 		return true, nil
 	}
-	plans := p.Plans(a.ref.Key.Shape())
+	plans := sqlplan.Plans(d.cfg.Guard, a.ref.Key.Shape())
 	if plans == nil {
 		return true, nil
 	}
@@ -246,7 +246,7 @@ func (s *sqlSession) write(ctx context.Context, a *attempt) (guard.Record, error
 	if err := a.kept(rec); err != nil {
 		return rec, err
 	}
-	for query, args := range s.db.cfg.Outbox.Inserts(s.db.dialect, a.events) {
+	for query, args := range sqlOf(s.db.cfg.Outbox).Inserts(s.db.dialect, a.events) {
 		if _, err := s.guardTx.Exec(ctx, query, args...); err != nil {
 			if outbox.Taken(err) {
 				return rec, fmt.Errorf("%w: %w", errEvents, err)

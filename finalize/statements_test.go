@@ -8,6 +8,7 @@ import (
 
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlgolden"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -27,9 +28,7 @@ func TestJoinedStatements(t *testing.T) {
 		"partitioned":       {partitioned, "is", mapped},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p, ok := tt.guard.(planner)
-			require.True(t, ok)
-			j := newJoined(p.Plans(tt.shape), tt.outbox)
+			j := newJoined(sqlplan.Plans(tt.guard, tt.shape), tt.outbox)
 			var f sqlgolden.File
 			for i, statements := range j.claim {
 				for _, st := range statements {
@@ -38,14 +37,14 @@ func TestJoinedStatements(t *testing.T) {
 			}
 			f.Add("Do: read the winner's record", j.read.SQL)
 			// The forms differ in the number of their rows alone, and in whether these are of usual events.
-			forms := map[outbox.Form]string{0: "no events", 1: "one usual event", 2: "two usual events", outbox.FewEvents + 1: "one event of any kind", outbox.Forms - 1: "many events"}
-			for form := range outbox.Form(outbox.Forms) {
+			forms := map[sqlplan.Form]string{0: "no events", 1: "one usual event", 2: "two usual events", sqlplan.FewEvents + 1: "one event of any kind", sqlplan.Forms - 1: "many events"}
+			for form := range sqlplan.Form(sqlplan.Forms) {
 				if title, ok := forms[form]; ok {
 					f.Add("Do: settle with "+title, j.finish[form]().SQL)
 				}
 			}
 			f.Add("Do: look again, where triggers may have changed what was settled", j.again.SQL)
-			for form := range outbox.Form(outbox.Forms) {
+			for form := range sqlplan.Form(sqlplan.Forms) {
 				if title, ok := forms[form]; ok {
 					f.Add("Settle with "+title, j.settle[form]().SQL)
 				}

@@ -155,15 +155,15 @@ func (g all) CheckTarget(ref Ref, to Transition) error {
 	return nil
 }
 
-// Plans returns the guards' SQL, or nil if one of them has none.
-func (g all) Plans(shape string) []sqlplan.Guard {
+// plans returns the guards' SQL, or nil if one of them has none.
+func (g all) plans(shape string) []sqlplan.Guard {
 	var plans []sqlplan.Guard
 	for _, guard := range g {
-		p, ok := guard.(interface{ Plans(string) []sqlplan.Guard })
+		p, ok := guard.(planner)
 		if !ok {
 			return nil
 		}
-		its := p.Plans(shape)
+		its := p.plans(shape)
 		if len(its) != 1 {
 			return nil
 		}

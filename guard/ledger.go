@@ -143,8 +143,8 @@ func (l Ledger) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transiti
 	return rec, err
 }
 
-// Plans returns the guard's SQL for finalize to join with its own.
-func (l Ledger) Plans(string) []sqlplan.Guard { return []sqlplan.Guard{ledgerPlan{l}} }
+// plans returns the guard's SQL for finalize to join with its own.
+func (l Ledger) plans(string) []sqlplan.Guard { return []sqlplan.Guard{ledgerPlan{l}} }
 
 // CheckTarget says why to can't be settled. Any state that isn't empty is terminal to a ledger.
 func (l Ledger) CheckTarget(_ Ref, to Transition) error {

@@ -12,8 +12,22 @@ import (
 	"github.com/endstate-go/endstate/internal/sqlplan"
 )
 
-// PlanRecord turns a plan's row into a record, for finalize, which sends the plan's statements itself.
-func PlanRecord(plan sqlplan.Guard, row *sqlplan.Row) (Record, error) {
+// planner is a guard of ours, whose SQL finalize joins with its own.
+type planner interface {
+	plans(shape string) []sqlplan.Guard
+}
+
+func init() {
+	sqlplan.Plans = func(g any, shape string) []sqlplan.Guard {
+		if p, ok := g.(planner); ok {
+			return p.plans(shape)
+		}
+		return nil
+	}
+}
+
+// planRecord turns a plan's row into a record.
+func planRecord(plan sqlplan.Guard, row *sqlplan.Row) (Record, error) {
 	if !row.State.Valid && plan.Absent() != nil {
 		return Record{}, plan.Absent()
 	}
@@ -36,7 +50,7 @@ func readPlan(ctx context.Context, q endstate.Querier, plan sqlplan.Guard, ref R
 	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
 		return Record{}, err
 	}
-	return PlanRecord(plan, &row)
+	return planRecord(plan, &row)
 }
 
 // claimPlan runs a plan's Claim, a statement at a time, and reads the record if that holds nothing.

@@ -328,8 +328,8 @@ func writeNothing(ctx context.Context, tx endstate.Tx, table, column string) err
 	return err
 }
 
-// Plans returns the guard's SQL for finalize to join with its own, or nil if a Func decides what is terminal.
-func (s Status) Plans(shape string) []sqlplan.Guard {
+// plans returns the guard's SQL for finalize to join with its own, or nil if a Func decides what is terminal.
+func (s Status) plans(shape string) []sqlplan.Guard {
 	if s.Terminal.fn != nil {
 		return nil
 	}

@@ -72,33 +72,10 @@ func received(arrays []string) string {
 		same("headers", 6) + "::jsonb", "coalesce(endstate_event.occurred_at, clock_timestamp())", "endstate_event.dedup_key", same("schema_version", 9), "endstate_event.partition"}, ", ")
 }
 
-// FewEvents events or fewer are passed as scalars, which the server takes faster than arrays. The number also bounds how
-// many different statements a connection keeps prepared.
-const FewEvents = 4
+// inserts is a Writer's SQL for finalize, which joins it with a guard's.
+type inserts struct{ Writer }
 
-// Batch is the arguments of Insert for events that are to go in together, and which form of it takes them.
-type Batch struct {
-	Form Form
-	Args []any
-}
-
-// Form is a form of Insert: of a few usual events, of a few of any kind, or of many. The zero Form inserts none.
-type Form int
-
-// Forms is how many forms there are.
-const Forms = 2*FewEvents + 2
-
-const many Form = Forms - 1
-
-func (f Form) usual() bool { return f <= FewEvents }
-
-// events is how many a form of few inserts.
-func (f Form) events() int {
-	if f.usual() {
-		return int(f)
-	}
-	return int(f) - FewEvents
-}
+func init() { sqlplan.Events = func(w any) any { return inserts{w.(Writer)} } }
 
 // usual reports whether an event has what most have: JSON in its first version, no headers, and no time of its own. That is
 // spelled out in the statement, since an argument costs more than a constant, on both sides.
@@ -109,17 +86,17 @@ func (e *Event) usual() bool {
 var usualConstants = map[int]string{5: "'" + jsonType + "'", 6: "'{}'::jsonb", 7: "clock_timestamp()", 9: "1"} // by column
 
 // Batch returns the arguments of prepared events.
-func (w Writer) Batch(events []Event) Batch {
-	if len(events) > FewEvents {
-		return Batch{many, columns(events)}
+func (w inserts) Batch(events []Event) sqlplan.Batch {
+	if len(events) > sqlplan.FewEvents {
+		return sqlplan.Batch{Form: sqlplan.Many, Args: columns(events)}
 	}
 	usual := true
 	for i := range events {
 		usual = usual && events[i].usual()
 	}
-	b := Batch{Form(len(events)), make([]any, 0, len(events)*len(columnTypes))}
+	b := sqlplan.Batch{Form: sqlplan.Form(len(events)), Args: make([]any, 0, len(events)*len(columnTypes))}
 	if !usual {
-		b.Form += FewEvents
+		b.Form += sqlplan.FewEvents
 	}
 	for i := range events {
 		e := &events[i]
@@ -135,21 +112,21 @@ func (w Writer) Batch(events []Event) Batch {
 
 // Insert returns an INSERT of events for finalize to join with a guard's statement; its arguments are those of a Batch of
 // this form. The events go in if the condition holds. A taken dedup key or id is an error there.
-func (w Writer) Insert(a *sqlplan.Args, form Form, condition string) string {
+func (w inserts) Insert(a *sqlplan.Args, form sqlplan.Form, condition string) string {
 	next := 0
 	param := func(int) string {
 		i := next
 		next++
 		return a.Add(func(c *sqlplan.Call) any { return c.Events[i] })
 	}
-	if form == many {
+	if form == sqlplan.Many {
 		return w.bulk(param, " WHERE "+condition)
 	}
-	rows := make([]string, form.events())
+	rows := make([]string, form.Events())
 	for i := range rows {
 		values := make([]string, len(columnTypes))
 		for j, t := range columnTypes {
-			if constant, ok := usualConstants[j]; ok && form.usual() {
+			if constant, ok := usualConstants[j]; ok && form.Usual() {
 				values[j] = constant
 				continue
 			}

@@ -78,7 +78,7 @@ func TestInsertsIntoAServicesTable(t *testing.T) {
 		prepared, err := theirs.Prepare(t.Context(), []outbox.Event{event("completed", "k")})
 		require.NoError(t, err)
 		insert := func(ctx context.Context, tx endstate.Tx) (err error) {
-			for query, args := range theirs.Inserts(sqltx.Postgres, prepared) {
+			for query, args := range outbox.Inserts(theirs, sqltx.Postgres, prepared) {
 				_, err = tx.Exec(ctx, query, args...)
 			}
 			return err

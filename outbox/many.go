@@ -2,13 +2,16 @@ package outbox
 
 import (
 	"fmt"
+	"iter"
 	"strings"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 // ClauseMany returns a WITH clause, for finalize to join with a guard's, that inserts the events of those calls whose endstate_n the
 // clause named prev has. Its arguments are what ColumnsMany returns, and are the statement's first. A taken dedup key or id is
 // an error there.
-func (w Writer) ClauseMany(name, prev string) string {
+func (w inserts) ClauseMany(name, prev string) string {
 	arrays := make([]string, len(columnTypes))
 	for i := range arrays {
 		arrays[i] = fmt.Sprintf("$%d::%s[]", i+1, sent(columnTypes[i]))
@@ -23,7 +26,7 @@ func (w Writer) ClauseMany(name, prev string) string {
 }
 
 // ColumnsMany are the arguments of ClauseMany for the events of several calls.
-func (w Writer) ColumnsMany(calls [][]Event) []any {
+func (w inserts) ColumnsMany(calls [][]Event) []any {
 	var events []Event
 	var owners []int32
 	for n, its := range calls {
@@ -36,4 +39,17 @@ func (w Writer) ColumnsMany(calls [][]Event) []any {
 }
 
 // ColumnCount is how many arguments ColumnsMany returns.
-const ColumnCount = len(columnTypes) + 1
+func (w inserts) ColumnCount() int { return len(columnTypes) + 1 }
+
+// Inserts returns the statements that write prepared events and fail if a dedup key or id is taken, with an error for which
+// Taken is true; on PostgreSQL such an error aborts the transaction. finalize sends them: a winner without its events must
+// not commit.
+func (w inserts) Inserts(d sqltx.Dialect, prepared []Event) iter.Seq2[string, []any] {
+	return func(yield func(string, []any) bool) {
+		for chunk := range chunks(prepared) {
+			if !yield(w.values(d, chunk)) {
+				return
+			}
+		}
+	}
+}

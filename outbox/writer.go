@@ -5,7 +5,6 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
-	"iter"
 	"strings"
 
 	"github.com/google/uuid"
@@ -168,19 +167,6 @@ func (w Writer) Holders(ctx context.Context, q endstate.Querier, events []Event)
 		}
 	}
 	return holders, nil
-}
-
-// Inserts returns the statements that write prepared events and fail if a dedup key or id is taken, with an error for which
-// Taken is true; on PostgreSQL such an error aborts the transaction. finalize sends them: a winner without its events must
-// not commit.
-func (w Writer) Inserts(d sqltx.Dialect, prepared []Event) iter.Seq2[string, []any] {
-	return func(yield func(string, []any) bool) {
-		for chunk := range chunks(prepared) {
-			if !yield(w.values(d, chunk)) {
-				return
-			}
-		}
-	}
 }
 
 // Taken reports whether err says that an event's dedup key or id is held by another event.
