@@ -227,7 +227,7 @@ func (j *joined) scanMany(rows pgx.Rows, attempts []*attempt, g guard.Guard) ([]
 			return nil, err
 		}
 		if n < 0 || int(n) >= len(attempts) {
-			return nil, errors.New("the statement told of an aggregate that it wasn't asked of")
+			return nil, errors.New("the statement reported an aggregate that it wasn't asked about")
 		}
 		a := attempts[n]
 		if seen.won.Bool {

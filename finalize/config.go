@@ -16,7 +16,7 @@ import (
 // Config says what a Finalizer finalizes and how. Aggregate and Guard are required.
 type Config struct {
 	// Aggregate is the aggregate type's name, such as "batch": part of every ledger entry and dedup key, so that batch 1
-	// never closes invoice 1. Keep it for ever. At most 200 bytes.
+	// never closes invoice 1. Keep it forever. At most 200 bytes.
 	Aggregate string
 	// Guard decides who may finalize: guard.Status, guard.Ledger, guard.All of both, or your own.
 	Guard guard.Guard
@@ -50,11 +50,11 @@ type Config struct {
 	// Cache says how many terminal aggregates are remembered, to answer repeats. The zero value remembers 10,000 for ten
 	// minutes.
 	Cache CacheConfig
-	// Hot says when a key that is finalized again and again is told of. The zero value does at 30 losing calls a minute.
+	// Hot says when a key that is finalized again and again is reported. The zero value does at 30 losing calls a minute.
 	Hot HotConfig
 	// Group says how concurrent Settle calls are gathered. The zero value gathers those beyond sixteen at a time.
 	Group GroupConfig
-	// CompareEvents makes Receipt.Differs tell of other events too, where there is provenance, and not just of another
+	// CompareEvents makes Receipt.Differs report other events too, where there is provenance, and not just of another
 	// state. A Settle that is answered from the cache then computes its outcome's digest, which takes several times as long
 	// as the rest.
 	CompareEvents bool

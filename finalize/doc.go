@@ -97,7 +97,7 @@
 // a repeat is answered in this process with the full receipt, in well under a microsecond and without a connection. Calls of
 // one process for one key go to the database one at a time; the others wait, each for as long as its own context lasts, and
 // share what the one learns if the aggregate is final. And since the guard would otherwise hide such a bug, a key that is
-// finalized again and again is told of by one warning a minute and by Trace.Hot (HotConfig). A key's ordinary losers are
+// finalized again and again is reported by one warning a minute and by Trace.Hot (HotConfig). A key's ordinary losers are
 // logged at debug level only.
 //
 // Many completions cost few commits: concurrent Settle calls of one process for different keys are gathered into one

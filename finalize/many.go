@@ -89,7 +89,7 @@ type bulkSettler interface {
 	resume(ctx context.Context, f *core, a *attempt, cause error) (Receipt, error)
 }
 
-// settled is what settleBulk tells of one attempt.
+// settled is what settleBulk reports of one attempt.
 type settled struct {
 	rec  guard.Record
 	won  bool
@@ -192,7 +192,7 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 	return append(m.bulk(ctx, db, jobs[:half]), m.bulk(ctx, db, jobs[half:])...)
 }
 
-// end notes what became of a job, and tells of it.
+// end notes what became of a job, and reports it.
 func (m *many[Tx]) end(j *job, r Receipt, err error) {
 	r.Differs = err == nil && !r.Won && m.differs(j.attempt, r)
 	r, err = m.Finalizer.end(j.ctx, j.attempt)(r, err)

@@ -198,7 +198,7 @@ func TestReplica(t *testing.T) {
 }
 
 // F20: sessions that began while the database took no writes are dropped, and the call goes on with another one. When the database
-// itself takes none, a call doesn't ask for ever.
+// itself takes none, a call doesn't ask forever.
 func TestReadOnlySessions(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {

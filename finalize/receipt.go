@@ -19,7 +19,7 @@ import (
 // Trigger names what called: "threshold", "sweep", "webhook", an operator. It is recorded by a ledger. At most 200 bytes.
 type Trigger string
 
-// Outcome is what a finalization writes: the aggregate's terminal state and the events that tell of it. All of it is
+// Outcome is what a finalization writes: the aggregate's terminal state and the events that announce it. All of it is
 // written in one transaction, or none.
 type Outcome struct {
 	// State is the terminal state. The guard must know it as one.
@@ -31,11 +31,11 @@ type Outcome struct {
 
 // Receipt tells who finalized an aggregate. Every caller of one key gets the same, but for Won and Differs.
 type Receipt struct {
-	// Won tells whether this call finalized it. After DoTx it holds if the caller's transaction commits.
+	// Won reports whether this call finalized it. After DoTx it holds if the caller's transaction commits.
 	Won bool `json:"won"`
 	// State is the terminal state that the aggregate is in.
 	State string `json:"state"`
-	// Provenance tells whether the fields below are known: with a guard that has a ledger they are, with guard.Status
+	// Provenance reports whether the fields below are known: with a guard that has a ledger they are, with guard.Status
 	// alone they are not, and stay zero.
 	Provenance bool `json:"provenance"`
 	// Trigger is the winner's trigger.
@@ -113,7 +113,7 @@ func digest(state string, events []outbox.Event) []byte {
 	return h.Sum(nil)
 }
 
-// differs tells whether the winner's receipt is not what a wanted.
+// differs reports whether the winner's receipt is not what a wanted.
 func (f *core) differs(a *attempt, r Receipt) bool {
 	if r.State != a.State {
 		return true

@@ -337,10 +337,10 @@ func withParams(dsn string, pairs ...string) string {
 
 func (w *world) sqlite() bool { return w.database == "sqlite" }
 
-// hasLedger tells whether receipts have provenance.
+// hasLedger reports whether receipts have provenance.
 func (w *world) hasLedger() bool { return w.guard == "ledger" || w.guard == "all" }
 
-// hasStatus tells whether the service's status column is what the guard looks at.
+// hasStatus reports whether the service's status column is what the guard looks at.
 func (w *world) hasStatus() bool { return w.guard != "ledger" }
 
 // createTables makes the service's tables. A trigger in the database records every change of a status: what invariant I1 is

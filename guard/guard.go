@@ -64,7 +64,7 @@ func (r Ref) String() string {
 
 // Record is what a guard knows of an aggregate.
 type Record struct {
-	// Final tells whether the aggregate is in a terminal state. Otherwise it is open.
+	// Final reports whether the aggregate is in a terminal state. Otherwise it is open.
 	Final bool
 	// State is its state; empty for NULL, and for an open aggregate of which the guard keeps no state.
 	State string
@@ -126,7 +126,7 @@ type Checker interface {
 
 // AnomalyError says that guards which are kept together disagree about an aggregate: its status is terminal and the ledger
 // has no entry (code that bypassed the ledger set it), the reverse, or both are final in different states. Nothing was
-// written. Mend it through the guard that is open alone: a finalizer with just that guard settles it in the other's state.
+// written. Fix it through the guard that is open alone: a finalizer with just that guard settles it in the other's state.
 type AnomalyError struct {
 	Ref     Ref
 	Records []GuardRecord // one for each guard, in the order given to All

@@ -24,7 +24,7 @@ const (
 // Ledger guards by a table of the library's own, with one row for each finalized aggregate: its state, who finalized it,
 // when, and by which attempt. It needs no status column, knows every key (a missing row is an open aggregate, so it never
 // returns ErrNotFound), and gives the provenance that a status column lacks. It is apart from the outbox: no retention ever
-// deletes from it, so that a repeat remains a loser for ever. The zero Ledger is ready for use after Migrate.
+// deletes from it, so that a repeat remains a loser forever. The zero Ledger is ready for use after Migrate.
 //
 // On PostgreSQL an open aggregate is locked by a transaction-level advisory lock, so an attempt that turns out not to be
 // ready writes nothing at all.

@@ -23,7 +23,7 @@ func Names(names ...string) States { return States{names: slices.Clone(names)} }
 // and "%" are no wildcards.
 func Prefixes(prefixes ...string) States { return States{prefixes: slices.Clone(prefixes)} }
 
-// Func asks fn whether a state is terminal. fn must be pure, safe for concurrent use, and true of a state for ever. SQL
+// Func asks fn whether a state is terminal. fn must be pure, safe for concurrent use, and true of a state forever. SQL
 // can't ask it, so the guard reads the state and then compares and sets what it saw: more round trips than Names and
 // Prefixes take.
 func Func(fn func(state string) bool) States { return States{fn: fn} }

@@ -221,7 +221,7 @@ func (s Status) Claim(ctx context.Context, tx endstate.Tx, ref Ref) (Record, err
 			return Record{}, err
 		}
 		// Another transaction changed the row between the two statements: look again. Or row security shows the row and
-		// doesn't let it be locked, which would go on for ever.
+		// doesn't let it be locked, which would go on forever.
 		if n > 1 {
 			if secured, err := s.secured(ctx, tx); secured || err != nil {
 				return rec, cmp.Or[error](err, &TransitionError{Ref: ref, Found: true, State: rec.State})

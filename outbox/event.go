@@ -17,7 +17,7 @@ import (
 // Event is one event on its way to consumers. Type, AggregateType and AggregateID are required; inside a finalization the
 // last two default to the aggregate's.
 type Event struct {
-	// ID identifies the event for ever, through every repeated publication. Zero: a new UUIDv7.
+	// ID identifies the event forever, through every repeated publication. Zero: a new UUIDv7.
 	ID uuid.UUID
 	// AggregateType and AggregateID name what the event is about; events of one aggregate are published in order.
 	AggregateType string

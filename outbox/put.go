@@ -52,7 +52,7 @@ type Writer struct {
 type Result struct {
 	// ID is the event's id, also where Put made it.
 	ID uuid.UUID
-	// Inserted tells whether it went in.
+	// Inserted reports whether it went in.
 	Inserted bool
 	// HeldBy is the id of the earlier event that holds the dedup key (or the id) of one that didn't go in. It is uuid.Nil
 	// when that event was deleted meanwhile.

@@ -75,7 +75,7 @@ func (s Statement) Args(c *Call) []any {
 	return values
 }
 
-// Row is what a guard's table tells of an aggregate. Its types are those that pgx scans into without looking for a way.
+// Row is what a guard's table says of an aggregate. Its types are those that pgx scans into without looking for a way.
 type Row struct {
 	State   pgtype.Text // not Valid: there is no row; a NULL in the table is read as the empty state
 	Trigger pgtype.Text
@@ -90,7 +90,7 @@ type Guard interface {
 	Columns() []string
 	// Dest appends to dest the scan destinations of Columns in row.
 	Dest(dest []any, row *Row) []any
-	// Final tells whether row is of an aggregate in a terminal state.
+	// Final reports whether row is of an aggregate in a terminal state.
 	Final(row *Row) bool
 	// Absent is the error when there is no row; nil where that means open.
 	Absent() error

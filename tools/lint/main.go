@@ -75,6 +75,7 @@ func lint(ctx context.Context) (found int, err error) {
 		{"public names", func() ([]string, error) { return brokenPublic(ctx, tagged) }},
 		{"invariants and faults", func() ([]string, error) { return brokenFaults(".") }},
 		{"links", func() ([]string, error) { return brokenLinks(".") }},
+		{"words", func() ([]string, error) { return brokenWords(ctx, ".") }},
 	} {
 		fmt.Println("lint:", rules.about)
 		broken, err := rules.find()
