@@ -65,7 +65,7 @@ func (s *store) move(ctx context.Context, moves []move, now, incarnation string,
 	late_snapshot = CASE m.mode WHEN 'piece' THEN coalesce(c.late_snapshot, $3::text::pg_snapshot) WHEN 'hold' THEN c.late_snapshot END,
 	late_through = CASE m.mode WHEN 'piece' THEN m.late WHEN 'hold' THEN c.late_through ELSE 0 END,
 	restored_through = greatest(c.restored_through, m.foreign_through), restored = c.restored AND m.mode <> 'all', `
-	same := fmt.Sprintf("AND EXISTS (SELECT FROM %s WHERE id = $4::text::uuid)", s.incarnation)
+	same := fmt.Sprintf("AND %s = $4::text::uuid", s.incarnated())
 	args, returned := []any{s.cfg.Subscription, toJSON(moves), now, incarnation}, "c.partition"
 	if s.sqlite() {
 		dialect, same, args, returned = "", "", args[:2], "partition"

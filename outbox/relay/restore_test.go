@@ -55,7 +55,7 @@ func TestRestoreIntoAnotherCluster(t *testing.T) {
 	for name, spent := range map[string][2]int{"lower ids": {many, 0}, "higher ids": {0, many}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			from, to := dbtest.StartPostgres(t), dbtest.StartPostgres(t)
+			from, to := dbtest.StartPostgres(t, "fsync=off"), dbtest.StartPostgres(t, "fsync=off")
 			source, target := onServer(t, from), onServer(t, to)
 			was, is := spend(t, source.pool, spent[0]+1), spend(t, target.pool, spent[1]+1)
 			source.migrate(t, *writer)
