@@ -136,15 +136,6 @@ func (m *many[Tx]) inBulk(ctx context.Context, jobs []*job) (rest []*job) {
 	return rest
 }
 
-// bytes is how long what the attempt's events carry is together.
-func (a *attempt) bytes() int {
-	n := 0
-	for i := range a.events {
-		n += a.events[i].Size()
-	}
-	return n
-}
-
 // fewJobs are too few to be parted any more when something is wrong with one of them.
 const fewJobs = 8
 

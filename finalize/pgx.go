@@ -14,7 +14,6 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
-	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -31,38 +30,6 @@ func newPgxDB(pool *pgxpool.Pool, cfg Config) *pgxDB {
 	return &pgxDB{pool: pool, cfg: cfg, watcher: watcher{every: watchEvery}}
 }
 
-// watch says what j's statements don't return of what becomes of their rows. A guard without a plan is always asked again.
-func (d *pgxDB) watch(ctx context.Context, conn *pgx.Conn, j *joined) (w sqlplan.Watch, err error) {
-	if j == nil {
-		return sqlplan.Watch{Again: true}, nil
-	}
-	if w, known := d.watcher.known(); known {
-		return w, nil
-	}
-	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
-		w, err = d.watcher.look(ctx, conn, tables(j.plans, d.cfg.Outbox))
-		return err
-	})
-	if err == nil && ctx.Err() != nil {
-		err = context.Cause(ctx) // and the connection may have been given up: nothing was sent on it yet
-	}
-	return w, err
-}
-
-// plan returns the joined SQL for a's key, or nil.
-func (d *pgxDB) plan(a *attempt) *joined {
-	shape := a.ref.Key.Shape()
-	if j, ok := d.plans.Load(shape); ok {
-		return j.(*joined)
-	}
-	var j *joined
-	if plans := sqlplan.Plans(d.cfg.Guard, shape); plans != nil {
-		j = newJoined(plans, d.cfg.Outbox)
-	}
-	d.plans.Store(shape, j)
-	return j
-}
-
 func (d *pgxDB) query(ctx context.Context, fn func(endstate.Querier) error) error {
 	conn, err := d.acquire(ctx)
 	if err != nil {
@@ -76,14 +43,6 @@ func (d *pgxDB) querier() endstate.Querier { return d.pool }
 
 func (d *pgxDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return fn(tx) })
-}
-
-// fits refuses a key that the guard has no columns for, before its SQL is built.
-func (d *pgxDB) fits(a *attempt) error {
-	if f, ok := d.cfg.Guard.(interface{ Fits(guard.Key) error }); ok {
-		return f.Fits(a.ref.Key)
-	}
-	return nil
 }
 
 // pgxSession is a transaction on a connection of the pool, or a savepoint in the caller's.
@@ -147,19 +106,6 @@ func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx
 	}
 	rec, err := claimed(ctx, s, s.claim, a)
 	return s, rec, err
-}
-
-// withCause adds to err the reason for which ctx ended, if it did.
-func withCause(ctx context.Context, err error) error {
-	if deadline, ok := ctx.Deadline(); ok && err != nil && !time.Now().Before(deadline) {
-		<-ctx.Done() // a dial that was given the same deadline may be the first to notice
-	}
-	if err != nil && ctx.Err() != nil {
-		if cause := context.Cause(ctx); !errors.Is(err, cause) {
-			return fmt.Errorf("%w: %w", cause, err)
-		}
-	}
-	return err
 }
 
 // usable tells by the server's last word whether the connection is inside a healthy transaction.
@@ -323,44 +269,6 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 // pieceBytes is how much one message to the server may carry; more events travel a few at a time, and the commit after them.
 const pieceBytes = 16 << 20
 
-// finishInPieces is finish for more events than one message should carry.
-func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Record, error) {
-	if s.plan.ledger >= 0 {
-		a.digest()
-	}
-	seen := s.plan.answer()
-	st := s.plan.finish[0]()
-	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
-		rows, err := s.conn.Query(ctx, st.SQL, st.Args(&a.Call)...)
-		if err == nil {
-			err = seen.scanMustWin(rows)
-		}
-		return err
-	})
-	if err != nil {
-		return guard.Record{}, s.stale(ctx, a, s.db.settleError(a, err))
-	}
-	if err := s.insertFirst(ctx, a); err != nil {
-		return guard.Record{}, err
-	}
-	batch := &pgx.Batch{}
-	if s.again {
-		batch.Queue(s.plan.again.SQL, s.plan.again.Args(&a.Call)...)
-	}
-	batch.Queue(s.commit)
-	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
-		results := s.conn.SendBatch(ctx, batch)
-		if s.again {
-			if _, err := results.Exec(); err != nil {
-				_ = results.Close()
-				return s.db.settleError(a, err)
-			}
-		}
-		return s.committed(results)
-	})
-	return seen.settled(a), s.unanswered(err)
-}
-
 // finishOwn is finish for a guard of the user's own, and for statements that rules rewrite.
 func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, error) {
 	lent := sqltx.Lend(s.cb.Owner(), ErrTxOwned)
@@ -393,39 +301,6 @@ func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, e
 	batch.Queue(s.commit)
 	err = s.sendInserts(ctx, batch, s.committed)
 	return rec, s.stale(ctx, a, s.unanswered(err))
-}
-
-// insertFirst writes the events, a statement at a time, ahead of the commit.
-func (s *pgxSession) insertFirst(ctx context.Context, a *attempt) error {
-	for query, args := range sqlOf(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.events) {
-		batch := &pgx.Batch{}
-		batch.Queue(query, args...)
-		if err := s.sendInserts(ctx, batch, nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// sendInserts sends a batch of inserts, and hands what follows them to rest.
-func (s *pgxSession) sendInserts(ctx context.Context, batch *pgx.Batch, rest func(pgx.BatchResults) error) error {
-	inserts := batch.Len()
-	if rest != nil {
-		inserts--
-	}
-	return s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
-		results := s.conn.SendBatch(ctx, batch)
-		for range inserts {
-			if _, err := results.Exec(); err != nil {
-				_ = results.Close()
-				return fmt.Errorf("%w: %w", errEvents, err)
-			}
-		}
-		if rest == nil {
-			return results.Close()
-		}
-		return rest(results)
-	})
 }
 
 // committed reads the COMMIT's answer, the last of a batch.
@@ -491,45 +366,3 @@ const interruptGrace = 2 * time.Second
 
 // interruptInterval is how long it has before it is asked again.
 const interruptInterval = 50 * time.Millisecond
-
-// interruptibly runs statements that may wait for locks. When ctx ends it asks the server to cancel and waits for the
-// server's word, so that the outcome is known; pgx alone would close the connection and leave a backend behind that goes on
-// waiting, and a single statement might still take effect.
-func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(context.Context) error) (err error) {
-	// The statements get a context that never ends, which spares pgx a goroutine for each: giving up is setting a deadline.
-	detached := context.WithoutCancel(ctx)
-	finished, interrupted := make(chan struct{}), make(chan struct{})
-	delivered := true
-	stop := context.AfterFunc(ctx, func() {
-		defer close(interrupted)
-		// A request is seen to its end though the statement has ended meanwhile: on its way it could hit the next one.
-		grace, cancel := context.WithTimeout(detached, interruptGrace)
-		defer cancel()
-		for {
-			// Again and again, since the server ignores a request that comes before the statement, or between two.
-			if conn.PgConn().CancelRequest(grace) != nil || grace.Err() != nil {
-				delivered = false
-			}
-			select {
-			case <-finished:
-				return
-			case <-grace.Done():
-				_ = conn.PgConn().Conn().SetDeadline(time.Now())
-				return
-			case <-time.After(interruptInterval):
-			}
-		}
-	})
-	defer func() { // also on a panic in a tracer of the pool's
-		if stop() {
-			return
-		}
-		close(finished)
-		<-interrupted
-		if !delivered || sqltx.State(err) != sqltx.QueryCanceled {
-			// A cancel request that came too late must not hit the connection's next user.
-			_ = conn.Close(ctx)
-		}
-	}()
-	return run(detached)
-}

@@ -3,11 +3,8 @@ package finalize
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -78,39 +75,6 @@ func receiptOf(rec guard.Record, won bool) Receipt {
 		copy(r.Digest[:], p.Digest)
 	}
 	return r
-}
-
-// digest is the SHA-256 of an outcome; every field goes in with its length, so that no two outcomes have one input.
-func digest(state string, events []outbox.Event) []byte {
-	buf := make([]byte, 0, 512)
-	add := func(s string) {
-		buf = binary.AppendUvarint(buf, uint64(len(s)))
-		buf = append(buf, s...)
-	}
-	add(state)
-	h := sha256.New()
-	for i := range events {
-		e := &events[i]
-		add(e.AggregateType)
-		add(e.AggregateID)
-		add(e.Type)
-		add(e.ContentType)
-		add(e.DedupKey)
-		buf = binary.AppendUvarint(buf, uint64(e.SchemaVersion))
-		buf = binary.AppendUvarint(buf, uint64(len(e.Headers)))
-		if len(e.Headers) > 0 {
-			for _, key := range slices.Sorted(maps.Keys(e.Headers)) {
-				add(key)
-				add(e.Headers[key])
-			}
-		}
-		buf = binary.AppendUvarint(buf, uint64(len(e.Payload)))
-		h.Write(buf)
-		h.Write(e.Payload)
-		buf = buf[:0]
-	}
-	h.Write(buf)
-	return h.Sum(nil)
 }
 
 // differs reports whether the winner's receipt is not what a wanted.

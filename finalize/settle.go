@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -212,4 +213,99 @@ func (r *answer) merge(g guard.Guard, ref guard.Ref) (guard.Record, error) {
 		return m.Merge(ref, records)
 	}
 	return records[0], nil
+}
+
+// watch says what j's statements don't return of what becomes of their rows. A guard without a plan is always asked again.
+func (d *pgxDB) watch(ctx context.Context, conn *pgx.Conn, j *joined) (w sqlplan.Watch, err error) {
+	if j == nil {
+		return sqlplan.Watch{Again: true}, nil
+	}
+	if w, known := d.watcher.known(); known {
+		return w, nil
+	}
+	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
+		w, err = d.watcher.look(ctx, conn, tables(j.plans, d.cfg.Outbox))
+		return err
+	})
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // and the connection may have been given up: nothing was sent on it yet
+	}
+	return w, err
+}
+
+// plan returns the joined SQL for a's key, or nil.
+func (d *pgxDB) plan(a *attempt) *joined {
+	shape := a.ref.Key.Shape()
+	if j, ok := d.plans.Load(shape); ok {
+		return j.(*joined)
+	}
+	var j *joined
+	if plans := sqlplan.Plans(d.cfg.Guard, shape); plans != nil {
+		j = newJoined(plans, d.cfg.Outbox)
+	}
+	d.plans.Store(shape, j)
+	return j
+}
+
+// fits refuses a key that the guard has no columns for, before its SQL is built.
+func (d *pgxDB) fits(a *attempt) error {
+	if f, ok := d.cfg.Guard.(interface{ Fits(guard.Key) error }); ok {
+		return f.Fits(a.ref.Key)
+	}
+	return nil
+}
+
+// withCause adds to err the reason for which ctx ended, if it did.
+func withCause(ctx context.Context, err error) error {
+	if deadline, ok := ctx.Deadline(); ok && err != nil && !time.Now().Before(deadline) {
+		<-ctx.Done() // a dial that was given the same deadline may be the first to notice
+	}
+	if err != nil && ctx.Err() != nil {
+		if cause := context.Cause(ctx); !errors.Is(err, cause) {
+			return fmt.Errorf("%w: %w", cause, err)
+		}
+	}
+	return err
+}
+
+// interruptibly runs statements that may wait for locks. When ctx ends it asks the server to cancel and waits for the
+// server's word, so that the outcome is known; pgx alone would close the connection and leave a backend behind that goes on
+// waiting, and a single statement might still take effect.
+func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(context.Context) error) (err error) {
+	// The statements get a context that never ends, which spares pgx a goroutine for each: giving up is setting a deadline.
+	detached := context.WithoutCancel(ctx)
+	finished, interrupted := make(chan struct{}), make(chan struct{})
+	delivered := true
+	stop := context.AfterFunc(ctx, func() {
+		defer close(interrupted)
+		// A request is seen to its end though the statement has ended meanwhile: on its way it could hit the next one.
+		grace, cancel := context.WithTimeout(detached, interruptGrace)
+		defer cancel()
+		for {
+			// Again and again, since the server ignores a request that comes before the statement, or between two.
+			if conn.PgConn().CancelRequest(grace) != nil || grace.Err() != nil {
+				delivered = false
+			}
+			select {
+			case <-finished:
+				return
+			case <-grace.Done():
+				_ = conn.PgConn().Conn().SetDeadline(time.Now())
+				return
+			case <-time.After(interruptInterval):
+			}
+		}
+	})
+	defer func() { // also on a panic in a tracer of the pool's
+		if stop() {
+			return
+		}
+		close(finished)
+		<-interrupted
+		if !delivered || sqltx.State(err) != sqltx.QueryCanceled {
+			// A cancel request that came too late must not hit the connection's next user.
+			_ = conn.Close(ctx)
+		}
+	}()
+	return run(detached)
 }

@@ -1,0 +1,82 @@
+package finalize
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// finishInPieces is finish for more events than one message should carry.
+func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Record, error) {
+	if s.plan.ledger >= 0 {
+		a.digest()
+	}
+	seen := s.plan.answer()
+	st := s.plan.finish[0]()
+	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+		rows, err := s.conn.Query(ctx, st.SQL, st.Args(&a.Call)...)
+		if err == nil {
+			err = seen.scanMustWin(rows)
+		}
+		return err
+	})
+	if err != nil {
+		return guard.Record{}, s.stale(ctx, a, s.db.settleError(a, err))
+	}
+	if err := s.insertFirst(ctx, a); err != nil {
+		return guard.Record{}, err
+	}
+	batch := &pgx.Batch{}
+	if s.again {
+		batch.Queue(s.plan.again.SQL, s.plan.again.Args(&a.Call)...)
+	}
+	batch.Queue(s.commit)
+	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+		results := s.conn.SendBatch(ctx, batch)
+		if s.again {
+			if _, err := results.Exec(); err != nil {
+				_ = results.Close()
+				return s.db.settleError(a, err)
+			}
+		}
+		return s.committed(results)
+	})
+	return seen.settled(a), s.unanswered(err)
+}
+
+// insertFirst writes the events, a statement at a time, ahead of the commit.
+func (s *pgxSession) insertFirst(ctx context.Context, a *attempt) error {
+	for query, args := range sqlOf(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.events) {
+		batch := &pgx.Batch{}
+		batch.Queue(query, args...)
+		if err := s.sendInserts(ctx, batch, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendInserts sends a batch of inserts, and hands what follows them to rest.
+func (s *pgxSession) sendInserts(ctx context.Context, batch *pgx.Batch, rest func(pgx.BatchResults) error) error {
+	inserts := batch.Len()
+	if rest != nil {
+		inserts--
+	}
+	return s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+		results := s.conn.SendBatch(ctx, batch)
+		for range inserts {
+			if _, err := results.Exec(); err != nil {
+				_ = results.Close()
+				return fmt.Errorf("%w: %w", errEvents, err)
+			}
+		}
+		if rest == nil {
+			return results.Close()
+		}
+		return rest(results)
+	})
+}
