@@ -91,31 +91,27 @@ ON CONFLICT (one) DO UPDATE SET id = excluded.id, database = excluded.database, 
 	return err
 }
 
-// place moves cursors of a new subscription to where it starts, without publishing anything, twice: with its second snapshot, a
-// cursor knows that whatever is late in the stretch behind it is in progress there. One move would deliver half a transaction,
-// or look through the whole table each time.
+// place moves cursors of a new subscription to where it starts, without publishing anything. That is done twice: with its second
+// snapshot, a cursor knows that whatever is late in the stretch behind it was in progress then. One move would deliver half a
+// transaction, or have each look go through the whole table.
 func (t *term) place(ctx context.Context) error {
-	for {
-		var moves []move
-		var now, incarnation string
-		err := t.store.pinned(ctx, t.store.ending, []any{t.cfg.Subscription, t.lease.id}, func(rows pgx.Rows) error {
-			for rows.Next() {
-				m := move{Mode: moveAll}
-				if err := rows.Scan(&m.Partition, &m.Token, &m.Shown, &now, &incarnation, &m.Position); err != nil {
-					return err
-				}
-				m.Next = newToken()
-				moves = append(moves, m)
+	var moves []move
+	var now, incarnation string
+	err := t.store.pinned(ctx, t.store.ending, []any{t.cfg.Subscription, t.lease.id}, func(rows pgx.Rows) error {
+		for rows.Next() {
+			m := move{Mode: moveAll}
+			if err := rows.Scan(&m.Partition, &m.Token, &m.Shown, &now, &incarnation, &m.Position); err != nil {
+				return err
 			}
-			return rows.Err()
-		})
-		if err != nil || len(moves) == 0 {
-			return err
+			m.Next = newToken()
+			moves = append(moves, m)
 		}
-		if _, err := t.store.move(ctx, moves, now, incarnation, nil); err != nil {
-			return err
-		}
+		return rows.Err()
+	})
+	if err == nil && len(moves) > 0 {
+		_, err = t.store.move(ctx, moves, now, incarnation, nil)
 	}
+	return err
 }
 
 // sample writes down where the cursors are that have moved since the last sample.
