@@ -27,7 +27,10 @@ type script struct {
 }
 
 func newScript(t *testing.T, change func(*Config)) *script {
-	pool := dbtest.Pool(t)
+	return newScriptOn(t, dbtest.Pool(t), change)
+}
+
+func newScriptOn(t *testing.T, pool *pgxpool.Pool, change func(*Config)) *script {
 	s := &script{t: t, pool: pool}
 	s.in(func(ctx context.Context, tx pgx.Tx) error { return outbox.Writer{}.Migrate(ctx, tx) })
 	s.next(change)
@@ -135,7 +138,7 @@ func TestALateRowInTheList(t *testing.T) {
 // A row whose transaction has an id that the snapshot takes for one to come: xmax is one past the last that has completed.
 func TestALateRowBeyondXmax(t *testing.T) {
 	t.Parallel()
-	s := newScript(t, nil)
+	s := newScriptOn(t, dbtest.PoolOn(t, dbtest.StartPostgres(t).URL()), nil) // on a server where nobody else moves xmax
 	u := s.begin()
 	late := s.begin()
 	s.put(late, "late")
@@ -252,7 +255,13 @@ func TestAMoveNeedsTheTokenOfItsReading(t *testing.T) {
 	s.next(nil)
 	s.step()
 	s.putNow("2")
+	tokens := func() (all string) {
+		require.NoError(t, s.pool.QueryRow(ctx, "SELECT string_agg(token::text, ' ' ORDER BY partition) FROM endstate_outbox_cursors").Scan(&all))
+		return all
+	}
+	before := tokens()
 	require.NoError(t, s.moveBatch(stale, false))
+	require.Equal(t, before, tokens())
 	s.step()
 	s.requirePublished("1", "1", "2")
 
@@ -333,30 +342,40 @@ func TestLateRowsGoOutInPieces(t *testing.T) {
 	s.requirePublished(append(append([]string{"1"}, want...), "fresh", "later")...)
 }
 
-// Rows of a restore have transaction ids of another cluster: they are published, once, whatever these say.
+// Rows of a restore have transaction ids of another cluster: they are published, once, whatever these say, also where one is
+// that of a transaction in progress here.
 func TestARestoreIntoAnotherCluster(t *testing.T) {
 	t.Parallel()
-	for name, txid := range map[string]string{"lower": "3", "higher": "900000000000"} {
+	for _, name := range []string{"lower", "higher", "in progress"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newScript(t, nil)
+			open := s.begin()
+			txid := map[string]string{"lower": "3", "higher": "900000000000"}[name]
+			if txid == "" {
+				require.NoError(t, open.QueryRow(t.Context(), "SELECT pg_current_xact_id()::text").Scan(&txid))
+			}
 			s.putNow("published")
 			s.step()
 			s.step()
 			// What was late and not read there, what was read, and what is fresh.
-			insert := func(kind, txid string) {
+			insert := func(kind string) {
 				s.exec(`INSERT INTO endstate_outbox (txid, partition, id, aggregate_type, aggregate_id, type, payload)
 VALUES ($1::text::xid8, endstate_outbox_partition('order', 'a'), gen_random_uuid(), 'order', 'a', $2, '{}')`, txid, kind)
 			}
-			insert("late", txid)
+			insert("late")
 			s.exec(`UPDATE endstate_outbox_cursors SET cluster = 1, owner = NULL, position = (SELECT max(seq) FROM endstate_outbox), prior_position = 0,
 	snapshot = ($1 || ':' || $1::bigint + 10 || ':' || $1)::pg_snapshot WHERE partition = endstate_outbox_partition('order', 'a')`, txid)
 			s.exec("UPDATE endstate_outbox SET txid = '2' WHERE type = 'published'")
-			insert("fresh", txid)
 			require.NoError(t, s.balance(t.Context()))
-			for range 4 {
+			for range 3 {
 				s.step()
 			}
+			insert("fresh") // a row that is foreign by itself
+			for range 3 {
+				s.step()
+			}
+			s.commit(open)
 			s.putNow("new")
 			for range 4 {
 				s.step()
