@@ -4,3 +4,6 @@ import "time"
 
 // SetFirstPoll makes a relay look for events that rarely from the start, so that a test can tell a wake-up from a poll.
 func SetFirstPoll(cfg *Config, d time.Duration) { cfg.firstPoll, cfg.balanceEvery = d, d }
+
+// SetPatience has the last event of a log be to blame sooner.
+func SetPatience(cfg *Config, d time.Duration) { cfg.alone = d }

@@ -122,5 +122,15 @@ WHERE c.subscription = CAST($1 AS text) AND c.owner = %[3]s AND c.position > coa
 	return err
 }
 
+// lastSample is how long ago a cursor of the subscription was last seen to have moved, and so the destination to take something.
+func (s *store) lastSample(ctx context.Context) (age time.Duration, err error) {
+	var seconds *float64
+	err = s.QueryRow(ctx, fmt.Sprintf("SELECT %s", s.age(fmt.Sprintf("(SELECT max(at) FROM %s WHERE subscription = CAST($1 AS text))", s.samples))), s.cfg.Subscription).Scan(&seconds)
+	if err != nil || seconds == nil {
+		return 24 * time.Hour, err
+	}
+	return time.Duration(*seconds * float64(time.Second)), nil
+}
+
 // keepSamples is how long samples are kept, beyond twice the retention.
 const keepSamples = 7 * 24 * time.Hour

@@ -153,6 +153,13 @@ func (t *term) round(ctx context.Context) (events int, err error) {
 
 // housekeep is what is done now and then.
 func (t *term) housekeep(ctx context.Context) error {
+	if t.balanced.IsZero() {
+		age, err := t.store.lastSample(ctx)
+		if err != nil {
+			return fmt.Errorf("look when something was published: %w", err)
+		}
+		t.gauge.taken = time.Now().Add(-age)
+	}
 	if err := t.balance(ctx); err != nil {
 		return fmt.Errorf("share the partitions: %w", err)
 	}
@@ -177,11 +184,14 @@ const freeEvery = 10 * time.Second
 
 // leave parks what is open before events that are published, so that who goes on from here doesn't publish those again.
 func (t *term) leave() {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.lease.ctx), t.cfg.LeaseTTL/2)
+	defer cancel()
+	if t.gauge.failures == 0 {
+		_ = t.store.sample(ctx, t.lease.id) // the next relay may know that the destination is there
+	}
 	if len(t.sent) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.lease.ctx), t.cfg.LeaseTTL/2)
-	defer cancel()
 	b, err := t.read(ctx, t.every, t.limit())
 	if err == nil && b != nil {
 		t.look(b)
