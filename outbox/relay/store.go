@@ -166,7 +166,10 @@ func (s *store) payloads(ctx context.Context, rows []*row) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	type key struct{ Partition, Seq int64 }
+	type key struct {
+		Partition int64 `json:"partition"`
+		Seq       int64 `json:"seq"`
+	}
 	keys, by := make([]key, len(rows)), make(map[int64]*row, len(rows))
 	for i, r := range rows {
 		keys[i] = key{int64(r.partition), r.seq}
@@ -174,7 +177,7 @@ func (s *store) payloads(ctx context.Context, rows []*row) error {
 	}
 	query := fmt.Sprintf("SELECT e.seq, e.payload FROM %s JOIN %s e ON e.partition = r.partition AND e.seq = r.seq",
 		s.records("$1", "r", [2]string{"partition", "smallint"}, [2]string{"seq", "bigint"}), s.events)
-	return s.pinned(ctx, query, []any{toJSON(keys)}, func(result pgx.Rows) error {
+	err := s.pinned(ctx, query, []any{toJSON(keys)}, func(result pgx.Rows) error {
 		for result.Next() {
 			var seq int64
 			var payload []byte
@@ -182,9 +185,16 @@ func (s *store) payloads(ctx context.Context, rows []*row) error {
 				return err
 			}
 			by[seq].Payload = payload
+			delete(by, seq)
 		}
 		return result.Err()
 	})
+	if err == nil {
+		for _, r := range by {
+			r.state = done // somebody has deleted it meanwhile
+		}
+	}
+	return err
 }
 
 // list are numbers as an array that every driver can send.
