@@ -32,6 +32,7 @@ It needs the rights of the table's owner, and a session: not a pooler in transac
 		a.adoption("undo", "Drop the unique index, and put the removed rows back", `Drop the unique index, and put the removed rows back.
 
 Unpublished ones among them will then be published. Columns that were added stay.`, a.adoptUndo),
+		newAdoptMove(a),
 	)
 }
 

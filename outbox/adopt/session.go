@@ -42,18 +42,33 @@ func (s *session) close(ctx context.Context) {
 }
 
 func (s *session) begin(ctx context.Context, cfg Config) error {
-	_, err := s.Exec(ctx, fmt.Sprintf(`SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '%d' WHEN 'client_connection_check_interval' THEN '1s'
-	WHEN 'idle_in_transaction_session_timeout' THEN '1min' WHEN 'TimeZone' THEN 'UTC' ELSE '0' END, false)
-FROM pg_settings WHERE name IN ('TimeZone', 'lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'client_connection_check_interval')`, cfg.LockTimeout.Milliseconds()))
-	if sqltx.State(err) == sqltx.InvalidParameter { // the interval, on a platform that can't
-		_, err = s.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d; SET TimeZone = 'UTC'", cfg.LockTimeout.Milliseconds()))
-	}
+	err := s.settle(ctx, cfg.LockTimeout)
 	if err != nil {
 		return err
 	}
 	if s.target, err = look(ctx, s.Conn, cfg); err != nil {
 		return err
 	}
+	if err := s.takeTurn(ctx); err != nil {
+		return err
+	}
+	s.target, err = look(ctx, s.Conn, cfg) // the other run may have changed it
+	return err
+}
+
+// settle gives the connection the settings that its work needs.
+func (s *session) settle(ctx context.Context, lockTimeout time.Duration) error {
+	_, err := s.Exec(ctx, fmt.Sprintf(`SELECT set_config(name, CASE name WHEN 'lock_timeout' THEN '%d' WHEN 'client_connection_check_interval' THEN '1s'
+	WHEN 'idle_in_transaction_session_timeout' THEN '1min' WHEN 'TimeZone' THEN 'UTC' ELSE '0' END, false)
+FROM pg_settings WHERE name IN ('TimeZone', 'lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout', 'client_connection_check_interval')`, lockTimeout.Milliseconds()))
+	if sqltx.State(err) == sqltx.InvalidParameter { // the interval, on a platform that can't
+		_, err = s.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d; SET TimeZone = 'UTC'", lockTimeout.Milliseconds()))
+	}
+	return err
+}
+
+// takeTurn waits until no other run is at work on the table.
+func (s *session) takeTurn(ctx context.Context) error {
 	// Not pg_advisory_lock: a session that waits inside a statement keeps the other's concurrent index builds waiting for it.
 	for waiting := false; ; waiting = true {
 		var mine bool
@@ -61,18 +76,16 @@ FROM pg_settings WHERE name IN ('TimeZone', 'lock_timeout', 'statement_timeout',
 			return err
 		}
 		if mine {
-			break
+			return nil
 		}
 		if !waiting {
-			cfg.Logger.InfoContext(ctx, "adopt: another run is at work on this table, waiting for it", "table", s.table())
-			cfg.Progress("waiting for another run", 0)
+			s.target.cfg.Logger.InfoContext(ctx, "adopt: another run is at work on this table, waiting for it", "table", s.target.table())
+			s.target.cfg.Progress("waiting for another run", 0)
 		}
 		if err := pause(ctx, 250*time.Millisecond); err != nil {
 			return err
 		}
 	}
-	s.target, err = look(ctx, s.Conn, cfg) // the other run may have changed it
-	return err
 }
 
 func (s *session) step(ctx context.Context, name string) error {
