@@ -77,23 +77,42 @@ func operate(ctx context.Context, pool *pgxpool.Pool) error {
 	if err != nil {
 		return err
 	}
-	if _, err := admin.Stats(ctx); err != nil {
-		return err
-	}
-	for _, decide := range []func(context.Context, string, string, ...uuid.UUID) ([]uuid.UUID, error){admin.Retry, admin.Discard} {
+	by := relay.By{Subscription: relay.DefaultSubscription, Who: "somebody", Why: "because"}
+	for _, decide := range []func(context.Context, relay.By, ...uuid.UUID) ([]uuid.UUID, error){admin.Retry, admin.Discard} {
 		letters, err := admin.List(ctx, relay.Filter{State: relay.Dead})
 		if err != nil {
 			return err
 		}
-		if len(letters) == 0 {
+		if len(letters.Records) == 0 {
 			return errors.New("there are no dead letters")
 		}
-		if _, _, err := admin.Show(ctx, letters[0].ID); err != nil {
+		id := letters.Records[0].ID
+		if _, err := admin.Show(ctx, id); err != nil {
 			return err
 		}
-		if _, err := decide(ctx, "somebody", "because", letters[0].ID); err != nil {
+		if _, err := decide(ctx, by, id); err != nil {
 			return err
 		}
+	}
+	now := time.Now()
+	for _, r := range []relay.Replay{{From: now}, {From: now.Add(-24 * time.Hour), To: now.Add(time.Hour)}} {
+		if _, err := admin.Replay(ctx, by, r); err != nil {
+			return err
+		}
+	}
+	stats, err := admin.Stats(ctx)
+	if err != nil {
+		return err
+	}
+	by.Subscription = stats[len(stats)-1].Subscription
+	if by.Subscription == relay.DefaultSubscription {
+		return errors.New("there is no subscription to drop")
+	}
+	if err := admin.Drop(ctx, by); err != nil {
+		return err
+	}
+	if _, err := admin.History(ctx, "", 10); err != nil {
+		return err
 	}
 	_, err = admin.Purge(ctx, time.Minute)
 	return err
@@ -222,6 +241,7 @@ func TestLeastPrivileges(t *testing.T) {
 			if section == "Operator" {
 				for _, statement := range []string{
 					"INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) VALUES ('default', '[]', '', 'begin')",
+					"INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) SELECT 'gone ' || n, '[]', '', 'begin' FROM generate_series(1, 50) AS n",
 					`INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id, dead_at)
 SELECT 'default', partition, seq, id, aggregate_type, aggregate_id, now() FROM endstate_outbox`,
 					"INSERT INTO endstate_outbox_cursors (subscription, partition, token, position, snapshot, cluster) SELECT 'default', n, gen_random_uuid(), 1000, pg_current_snapshot(), 0 FROM generate_series(0, 7) AS n",

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,7 +16,7 @@ import (
 	"github.com/endstate-go/endstate/outbox/relay"
 )
 
-func (d *doctor) stats(ctx context.Context) (relay.Stats, error) {
+func (d *doctor) stats(ctx context.Context) ([]relay.Stats, error) {
 	cfg := &relay.AdminConfig{Outbox: d.writer}
 	var admin *relay.Admin
 	var err error
@@ -25,28 +26,58 @@ func (d *doctor) stats(ctx context.Context) (relay.Stats, error) {
 		admin, err = relay.NewAdminSQL(d.db.sql, cfg)
 	}
 	if err != nil {
-		return relay.Stats{}, err
+		return nil, err
 	}
 	return admin.Stats(ctx)
 }
 
 // deadEvents finds dead letters.
-func (d *doctor) deadEvents(ctx context.Context) ([]finding, error) {
+func (d *doctor) deadEvents(ctx context.Context) (found []finding, err error) {
 	stats, err := d.stats(ctx)
-	if err != nil || stats.Dead == 0 {
-		return nil, err
+	for _, s := range stats {
+		if s.Dead == 0 {
+			continue
+		}
+		flags := d.outboxFlags(s.Subscription)
+		found = append(found, finding{
+			What: fmt.Sprintf("%d events in %s are dead letters of subscription %q.", s.Dead, quote(d.writer.Schema, d.writer.Name()), s.Subscription),
+			Why:  "The relay gave them up: the subscription's consumers haven't seen them, and won't.",
+			Fix: fmt.Sprintf("endstate outbox list --state dead%[1]s\n-- once the cause is fixed:\n"+
+				"endstate outbox retry --all --by WHO --reason WHY%[1]s\n-- or, for those that nobody needs any more: endstate outbox discard", flags),
+		})
 	}
-	table := quote(d.writer.Schema, d.writer.Name())
-	return []finding{{
-		What: fmt.Sprintf("%d events in %s are dead letters.", stats.Dead, table),
-		Why:  "The relay gave them up: consumers haven't seen them, and won't.",
-		Fix: fmt.Sprintf("endstate outbox list --state dead%[1]s\n-- once the cause is fixed:\n"+
-			"endstate outbox retry --all --by WHO --reason WHY%[1]s\n-- or, for those that nobody needs any more: endstate outbox discard", d.outboxFlags()),
-	}}, nil
+	return found, err
 }
 
-// outboxFlags are those by which commands find the outbox that the doctor looks at.
-func (d *doctor) outboxFlags() (flags string) {
+// blockedPartitions finds destinations that take nothing.
+func (d *doctor) blockedPartitions(ctx context.Context) (found []finding, err error) {
+	stats, err := d.stats(ctx)
+	for _, s := range stats {
+		if len(s.Blocked) == 0 {
+			continue
+		}
+		b := s.Blocked[0]
+		found = append(found, finding{
+			What: fmt.Sprintf("%s of subscription %q wait for the destination, which takes nothing since %s: %s", count(len(s.Blocked), "partition"), s.Subscription, b.Since.Format(time.RFC3339), b.Why),
+			Why:  "Its events wait, and its relays try one now and then. No attempts are counted: nothing dies of it, but the backlog grows.",
+			Fix:  "Look at the destination" + to(s.Destination) + "; when it takes events again, all of them go out at once. A subscription that is gone for good: endstate outbox drop" + d.outboxFlags(s.Subscription),
+		})
+	}
+	return found, err
+}
+
+func to(destination string) string {
+	if destination == "" {
+		return ""
+	}
+	return ", " + destination
+}
+
+// outboxFlags are those by which commands find the outbox that the doctor looks at, and a subscription.
+func (d *doctor) outboxFlags(subscription string) (flags string) {
+	if subscription != relay.DefaultSubscription {
+		flags += " --subscription " + shellQuoted(subscription)
+	}
 	if d.writer.Schema != "" {
 		flags += " --schema " + shellQuoted(d.writer.Schema)
 	}
@@ -60,17 +91,13 @@ func (d *doctor) outboxFlags() (flags string) {
 func shellQuoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
 
 // partitions finds partitions whose events nobody publishes.
-func (d *doctor) partitions(ctx context.Context) ([]finding, error) {
-	var stats relay.Stats
+func (d *doctor) partitions(ctx context.Context) (found []finding, err error) {
+	var stats []relay.Stats
 	for attempt := range 6 {
-		var err error
 		if stats, err = d.stats(ctx); err != nil {
 			return nil, err
 		}
-		if stats.Unowned == 0 {
-			return nil, nil
-		}
-		if len(stats.Relays) == 0 || attempt == 5 {
+		if !slices.ContainsFunc(stats, func(s relay.Stats) bool { return s.Unowned > 0 && len(s.Relays) > 0 }) || attempt == 5 {
 			break
 		}
 		select { // partitions change hands within seconds
@@ -79,15 +106,29 @@ func (d *doctor) partitions(ctx context.Context) ([]finding, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
-	waiting := fmt.Sprintf("%d events wait", stats.Pending)
-	if stats.OldestAge > 0 {
-		waiting += fmt.Sprintf(", the oldest for %v", stats.OldestAge.Round(time.Second))
+	if len(stats) == 0 {
+		return []finding{{
+			What: "No relay ever ran on this outbox: it has no subscription.",
+			Why:  "Events are not published.",
+			Fix:  "Start a relay: in the service, or endstate relay --to URL" + d.outboxFlags(relay.DefaultSubscription),
+		}}, nil
 	}
-	return []finding{{
-		What: fmt.Sprintf("%d of %d partitions have no owner, and %d relays run; %s.", stats.Unowned, outbox.Partitions, len(stats.Relays), waiting),
-		Why:  "Events of a partition without an owner are not published.",
-		Fix:  "Start a relay: in the service, or endstate relay --to URL" + d.outboxFlags() + ". Those that run take free partitions by themselves: if they don't, look at their logs.",
-	}}, nil
+	for _, s := range stats {
+		if s.Unowned == 0 {
+			continue
+		}
+		waiting := fmt.Sprintf("%d events wait", s.Pending)
+		if s.OldestAge > 0 {
+			waiting += fmt.Sprintf(", the oldest for %v", s.OldestAge.Round(time.Second))
+		}
+		found = append(found, finding{
+			What: fmt.Sprintf("%d of %d partitions of subscription %q have no owner, and %d relays run; %s.", s.Unowned, outbox.Partitions, s.Subscription, len(s.Relays), waiting),
+			Why:  "Events of a partition without an owner are not published.",
+			Fix: "Start a relay: in the service, or endstate relay --to URL" + d.outboxFlags(s.Subscription) + ". Those that run take free partitions by themselves: if they don't, look at their logs. " +
+				"Retention waits for a subscription that is gone for good, until endstate outbox drop.",
+		})
+	}
+	return found, nil
 }
 
 // protection finds out whether the database itself refuses to leave a terminal state.

@@ -165,7 +165,7 @@ func TestDoctorLooksAtTheRelay(t *testing.T) {
 			"UPDATE endstate_outbox_cursors SET owner = NULL", "DELETE FROM endstate_outbox_relays")
 		report := examine(t, url, []string{"dead-events", "partitions"})
 		require.Contains(t, report.Findings[0].What, "3 events")
-		require.Contains(t, report.Findings[1].What, "8 of 8 partitions have no owner, and 0 relays run")
+		require.Contains(t, report.Findings[1].What, `8 of 8 partitions of subscription "default" have no owner, and 0 relays run`)
 		// What to do is said in commands, which do it.
 		require.Contains(t, report.Findings[1].Fix, "endstate relay --to URL")
 		commands := 0

@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -15,12 +14,15 @@ import (
 // newOutbox groups the commands for what waits in an outbox, what is dead, and what to do about it.
 func newOutbox(a *app) *cobra.Command {
 	var writer outbox.Writer
-	cmd := group("outbox", "Look into the outbox, and do something about its dead letters",
+	cmd := group("outbox", "Look into the outbox, and do something about its dead letters and subscriptions",
 		newOutboxStats(a, &writer),
 		newOutboxList(a, &writer),
 		newOutboxShow(a, &writer),
 		newOutboxRetry(a, &writer),
 		newOutboxDiscard(a, &writer),
+		newOutboxReplay(a, &writer),
+		newOutboxDrop(a, &writer),
+		newOutboxHistory(a, &writer),
 		newOutboxPurge(a, &writer),
 	)
 	outboxFlags(cmd, &writer)
@@ -31,6 +33,21 @@ func newOutbox(a *app) *cobra.Command {
 func outboxFlags(cmd *cobra.Command, writer *outbox.Writer) {
 	cmd.PersistentFlags().StringVar(&writer.Schema, "schema", "", "the outbox's `SCHEMA`; default: the connection's search path")
 	cmd.PersistentFlags().StringVar(&writer.Table, "outbox", outbox.DefaultTable, "the outbox's `TABLE`")
+}
+
+// subscriptionFlag names the subscription that a command is for.
+func subscriptionFlag(cmd *cobra.Command, name *string) {
+	cmd.Flags().StringVar(name, "subscription", relay.DefaultSubscription, "the `SUBSCRIPTION`, one of those that outbox stats lists")
+}
+
+// byFlags say who does something to a subscription, and why.
+func byFlags(cmd *cobra.Command, by *relay.By) {
+	subscriptionFlag(cmd, &by.Subscription)
+	cmd.Flags().StringVar(&by.Who, "by", "", "`WHO` does it")
+	cmd.Flags().StringVar(&by.Why, "reason", "", "`WHY`")
+	for _, name := range []string{"by", "reason"} {
+		_ = cmd.MarkFlagRequired(name) // it exists
+	}
 }
 
 // admin opens the outbox that the flags name. The caller closes what it returns.
@@ -47,7 +64,7 @@ func (a *app) admin(ctx context.Context, access access, writer *outbox.Writer) (
 		admin, err = relay.NewAdminSQL(db.sql, cfg)
 	}
 	if err == nil {
-		err = db.read(ctx, func(q endstate.Querier) error { return relay.Check(ctx, q, *writer) })
+		err = admin.Check(ctx)
 	}
 	if err != nil {
 		db.close()

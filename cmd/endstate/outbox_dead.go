@@ -17,35 +17,36 @@ import (
 func newOutboxRetry(a *app, writer *outbox.Writer) *cobra.Command {
 	cmd := newIntervention(a, writer, intervention{"retry", "pending again", (*relay.Admin).Retry})
 	cmd.Short = "Make dead letters pending again; who did it, and why, is recorded"
-	cmd.Long = `Make dead letters pending again, with their attempts counted anew. Who did it, and why, is recorded, and outbox show tells.
+	cmd.Long = `Make dead letters pending again, with their attempts counted anew. Who did it, and why, is recorded; outbox show has it.
 Later events of the same aggregate may have been published meanwhile.
 
 Exit status: 0 all are pending again, 1 some of the events aren't dead and were left as they are, 2 could not run to its end.`
 	cmd.Example = `  endstate outbox retry 0199a9c4-8a3e-7cc1-b9ef-7f3c6fb1d1a4 --by ann --reason 'the broker takes 2 MB now'
-  endstate outbox retry --all --type order.paid --by ann --reason 'the receiver is mended'`
+  endstate outbox retry --all --type order.paid --by ann --reason 'the receiver is fixed'`
 	return cmd
 }
 
 // newOutboxDiscard is the command that deletes dead letters.
 func newOutboxDiscard(a *app, writer *outbox.Writer) *cobra.Command {
-	cmd := newIntervention(a, writer, intervention{"discard", "deleted", (*relay.Admin).Discard})
-	cmd.Short = "Delete dead letters; who did it, and why, is recorded"
-	cmd.Long = `Delete dead letters: nobody will get these events. Who did it, and why, is recorded.
+	cmd := newIntervention(a, writer, intervention{"discard", "discarded", (*relay.Admin).Discard})
+	cmd.Short = "Give up dead letters; who did it, and why, is recorded"
+	cmd.Long = `Give up dead letters: the subscription's consumers will not get these events. The events themselves stay in the log until
+retention deletes them. Who did it, and why, is recorded.
 
-Exit status: 0 all are deleted, 1 some of the events aren't dead and were left as they are, 2 could not run to its end.`
+Exit status: 0 all are discarded, 1 some of the events aren't dead and were left as they are, 2 could not run to its end.`
 	return cmd
 }
 
 // intervention is what can be done with dead letters.
 type intervention struct {
 	name, done string
-	do         func(a *relay.Admin, ctx context.Context, by, why string, ids ...uuid.UUID) ([]uuid.UUID, error)
+	do         func(a *relay.Admin, ctx context.Context, by relay.By, ids ...uuid.UUID) ([]uuid.UUID, error)
 }
 
 func newIntervention(a *app, writer *outbox.Writer, what intervention) *cobra.Command {
 	var all bool
 	var filter relay.Filter
-	var by, reason string
+	var by relay.By
 	cmd := &cobra.Command{
 		Use: what.name + " (ID... | --all)",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -57,21 +58,18 @@ func newIntervention(a *app, writer *outbox.Writer, what intervention) *cobra.Co
 			case all == (len(ids) > 0):
 				return errors.New("give either the ids of events, or --all")
 			case narrowed && !all:
-				return errors.New("--type, --aggregate-type and --aggregate-id go with --all")
-			case by == "" || reason == "":
-				return errors.New("give --by and --reason: who does it, and why, is recorded")
+				return errors.New("--type, --aggregate-type, --aggregate-id, --error and --older-than go with --all")
 			}
-			return a.intervene(cmd.Context(), writer, what, ids, filter, by, reason)
+			return a.intervene(cmd.Context(), writer, what, ids, filter, by)
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "all dead letters, or those that the other flags say")
 	filterFlags(cmd, &filter)
-	cmd.Flags().StringVar(&by, "by", "", "`WHO` does it")
-	cmd.Flags().StringVar(&reason, "reason", "", "`WHY`")
+	byFlags(cmd, &by)
 	return cmd
 }
 
-func (a *app) intervene(ctx context.Context, writer *outbox.Writer, what intervention, ids []uuid.UUID, filter relay.Filter, by, reason string) error {
+func (a *app) intervene(ctx context.Context, writer *outbox.Writer, what intervention, ids []uuid.UUID, filter relay.Filter, by relay.By) error {
 	admin, db, err := a.admin(ctx, writes, writer)
 	if err != nil {
 		return err
@@ -79,11 +77,11 @@ func (a *app) intervene(ctx context.Context, writer *outbox.Writer, what interve
 	defer db.close()
 	named := len(ids) > 0
 	if !named {
-		if ids, err = deadLetters(ctx, admin, filter); err != nil {
+		if ids, err = deadLetters(ctx, admin, by.Subscription, filter); err != nil {
 			return err
 		}
 	}
-	done, err := what.do(admin, ctx, by, reason, ids...)
+	done, err := what.do(admin, ctx, by, ids...)
 	if err != nil {
 		if len(done) > 0 {
 			err = fmt.Errorf("%s %s, then: %w", count(len(done), "dead letter"), what.done, err)
@@ -118,19 +116,18 @@ func (a *app) intervene(ctx context.Context, writer *outbox.Writer, what interve
 }
 
 // deadLetters returns the ids of all that a filter says.
-func deadLetters(ctx context.Context, admin *relay.Admin, filter relay.Filter) ([]uuid.UUID, error) {
-	filter.State, filter.Limit = relay.Dead, 1000
+func deadLetters(ctx context.Context, admin *relay.Admin, subscription string, filter relay.Filter) ([]uuid.UUID, error) {
+	filter.Subscription, filter.State, filter.Limit = subscription, relay.Dead, 1000
 	var ids []uuid.UUID
 	for {
-		records, err := admin.List(ctx, filter)
+		page, err := admin.List(ctx, filter)
 		if err != nil {
 			return nil, err
 		}
-		for _, r := range records {
+		for _, r := range page.Records {
 			ids = append(ids, r.ID)
-			filter.AfterSeq = r.Seq
 		}
-		if len(records) < filter.Limit {
+		if filter.After = page.Next; page.Next == 0 {
 			return ids, nil
 		}
 	}

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/outbox"
@@ -17,9 +19,9 @@ func newOutboxList(a *app, writer *outbox.Writer) *cobra.Command {
 	var state string
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List events in the order in which they were put",
+		Short: "List events in the order in which they were put, with what became of them in a subscription",
 		Example: `  endstate outbox list --state dead
-  endstate outbox list --aggregate-type batch --aggregate-id 7 --json`,
+  endstate outbox list --aggregate-type batch --aggregate-id 7 --newest --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			filter.State = relay.State(state)
@@ -27,8 +29,10 @@ func newOutboxList(a *app, writer *outbox.Writer) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&state, "state", "", "only events in this `STATE`: pending, retrying, behind (a failed one of their aggregate), dead, published")
+	subscriptionFlag(cmd, &filter.Subscription)
 	filterFlags(cmd, &filter)
-	cmd.Flags().Int64Var(&filter.AfterSeq, "after", 0, "only events after this `SEQ`, for the next page")
+	cmd.Flags().BoolVar(&filter.Newest, "newest", false, "the newest first")
+	cmd.Flags().Int64Var(&filter.After, "after", 0, "go on after this `SEQ`, for the next page")
 	cmd.Flags().IntVar(&filter.Limit, "limit", 100, "list `N` events")
 	return cmd
 }
@@ -38,6 +42,45 @@ func filterFlags(cmd *cobra.Command, filter *relay.Filter) {
 	cmd.Flags().StringVar(&filter.Type, "type", "", "only events of this `TYPE`")
 	cmd.Flags().StringVar(&filter.AggregateType, "aggregate-type", "", "only events of aggregates of this `TYPE`")
 	cmd.Flags().StringVar(&filter.AggregateID, "aggregate-id", "", "only events of the aggregate with this `ID`")
+	cmd.Flags().StringVar(&filter.Error, "error", "", "only events whose last error has this `TEXT` in it")
+	cmd.Flags().DurationVar(&filter.OlderThan, "older-than", 0, "only events created longer ago than this `DURATION`")
+}
+
+// eventResult is an event in JSON.
+type eventResult struct {
+	Seq           int64             `json:"seq"`
+	ID            uuid.UUID         `json:"id"`
+	Type          string            `json:"type"`
+	AggregateType string            `json:"aggregate_type"`
+	AggregateID   string            `json:"aggregate_id"`
+	Partition     int               `json:"partition"`
+	CreatedAt     time.Time         `json:"created_at"`
+	OccurredAt    time.Time         `json:"occurred_at"`
+	DedupKey      string            `json:"dedup_key,omitempty"`
+	SchemaVersion int               `json:"schema_version"`
+	ContentType   string            `json:"content_type"`
+	Headers       map[string]string `json:"headers"`
+}
+
+// deliveryResult is what became of an event in one subscription, in JSON.
+type deliveryResult struct {
+	Subscription  string      `json:"subscription"`
+	State         relay.State `json:"state"`
+	Attempts      int         `json:"attempts"`
+	Crashes       int         `json:"crashes"`
+	NextAttemptAt *time.Time  `json:"next_attempt_at"`
+	LastError     string      `json:"last_error,omitempty"`
+	ParkedAt      *time.Time  `json:"parked_at"`
+	DeadAt        *time.Time  `json:"dead_at"`
+	PublishedBy   *time.Time  `json:"published_by,omitempty"`
+}
+
+func newEventResult(e outbox.Event, seq int64, partition int, created time.Time) eventResult {
+	return eventResult{seq, e.ID, e.Type, e.AggregateType, e.AggregateID, partition, created.UTC(), e.OccurredAt.UTC(), e.DedupKey, e.SchemaVersion, e.ContentType, e.Headers}
+}
+
+func newDeliveryResult(d relay.Delivery) deliveryResult {
+	return deliveryResult{d.Subscription, d.State, d.Attempts, d.Crashes, optional(d.NextAttemptAt), d.LastError, optional(d.ParkedAt), optional(d.DeadAt), optional(d.PublishedBy)}
 }
 
 func (a *app) outboxList(ctx context.Context, writer *outbox.Writer, filter relay.Filter) error {
@@ -46,28 +89,48 @@ func (a *app) outboxList(ctx context.Context, writer *outbox.Writer, filter rela
 		return err
 	}
 	defer db.close()
-	records, err := admin.List(ctx, filter)
+	page, err := list(ctx, admin, filter)
 	if err != nil {
 		return err
 	}
+	type recordResult struct {
+		eventResult
+		deliveryResult
+	}
 	result := struct {
-		Events []eventResult `json:"events"`
-	}{[]eventResult{}}
-	for _, r := range records {
-		result.Events = append(result.Events, newEventResult(r))
+		Events []recordResult `json:"events"`
+		Next   int64          `json:"next"` // for --after; 0: there are no more
+	}{[]recordResult{}, page.Next}
+	for _, r := range page.Records {
+		result.Events = append(result.Events, recordResult{newEventResult(r.Event, r.Seq, r.Partition, r.CreatedAt), newDeliveryResult(r.Delivery)})
 	}
 	return a.print(result, func(w io.Writer) {
-		if len(records) == 0 {
+		if len(page.Records) == 0 {
 			fmt.Fprintln(w, "No events.")
 			return
 		}
 		t := newTable("seq", "id", "type", "aggregate", "state", "created", "attempts", "last error")
-		for _, r := range records {
+		for _, r := range page.Records {
 			t.row(r.Seq, r.ID, r.Type, aggregate(r.Event), r.State, r.CreatedAt, r.Attempts, r.LastError)
 		}
 		t.write(w)
-		if len(records) == filter.Limit {
-			fmt.Fprintf(w, "There may be more: --after %d\n", records[len(records)-1].Seq)
+		if page.Next != 0 {
+			fmt.Fprintf(w, "There may be more: --after %d\n", page.Next)
 		}
 	})
+}
+
+// list goes on until it has as many events as the filter asks for, or all there are.
+func list(ctx context.Context, admin *relay.Admin, filter relay.Filter) (relay.Page, error) {
+	var all relay.Page
+	for limit := filter.Limit; ; {
+		page, err := admin.List(ctx, filter)
+		if err != nil {
+			return all, err
+		}
+		all.Records, all.Next = append(all.Records, page.Records...), page.Next
+		if filter.After, filter.Limit = page.Next, limit-len(all.Records); page.Next == 0 || filter.Limit <= 0 {
+			return all, nil
+		}
+	}
 }

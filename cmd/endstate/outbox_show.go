@@ -22,7 +22,7 @@ import (
 func newOutboxShow(a *app, writer *outbox.Writer) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show ID",
-		Short: "Show an event with its payload, and what people did with it",
+		Short: "Show an event with its payload, its way through each subscription, and what people did with it",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ids, err := parseIDs(args)
@@ -34,43 +34,28 @@ func newOutboxShow(a *app, writer *outbox.Writer) *cobra.Command {
 	}
 }
 
-// eventResult is an relay.Record in JSON.
-type eventResult struct {
-	Seq           int64             `json:"seq"`
-	ID            uuid.UUID         `json:"id"`
-	Type          string            `json:"type"`
-	AggregateType string            `json:"aggregate_type"`
-	AggregateID   string            `json:"aggregate_id"`
-	State         relay.State       `json:"state"`
-	CreatedAt     time.Time         `json:"created_at"`
-	OccurredAt    time.Time         `json:"occurred_at"`
-	Attempts      int               `json:"attempts"`
-	Crashes       int               `json:"crashes"`
-	NextAttemptAt *time.Time        `json:"next_attempt_at"`
-	LastError     string            `json:"last_error,omitempty"`
-	DeadAt        *time.Time        `json:"dead_at"`
-	DedupKey      string            `json:"dedup_key,omitempty"`
-	Partition     int               `json:"partition"`
-	SchemaVersion int               `json:"schema_version"`
-	ContentType   string            `json:"content_type"`
-	Headers       map[string]string `json:"headers"`
-}
-
-func newEventResult(r relay.Record) eventResult {
-	return eventResult{
-		r.Seq, r.ID, r.Type, r.AggregateType, r.AggregateID, r.State, r.CreatedAt.UTC(), r.OccurredAt.UTC(), r.Attempts, r.Crashes,
-		optional(r.NextAttemptAt), r.LastError, optional(r.DeadAt), r.DedupKey, r.Partition, r.SchemaVersion,
-		r.ContentType, r.Headers,
-	}
-}
-
 type interventionResult struct {
-	At        time.Time `json:"at"`
-	Action    string    `json:"action"`
-	By        string    `json:"by"`
-	Reason    string    `json:"reason"`
-	Attempts  int       `json:"attempts"`
-	LastError string    `json:"last_error,omitempty"`
+	At           time.Time  `json:"at"`
+	Subscription string     `json:"subscription"`
+	Action       string     `json:"action"`
+	EventID      *uuid.UUID `json:"event_id"` // null: of the subscription as a whole
+	By           string     `json:"by"`
+	Reason       string     `json:"reason"`
+	Attempts     int        `json:"attempts"`
+	LastError    string     `json:"last_error,omitempty"`
+	Detail       string     `json:"detail,omitempty"`
+}
+
+func newInterventionResults(list []relay.Intervention) []interventionResult {
+	results := []interventionResult{}
+	for _, i := range list {
+		var id *uuid.UUID
+		if i.EventID != uuid.Nil {
+			id = &i.EventID
+		}
+		results = append(results, interventionResult{i.At.UTC(), i.Subscription, i.Action, id, i.Who, i.Why, i.Attempts, i.LastError, i.Detail})
+	}
+	return results
 }
 
 func (a *app) outboxShow(ctx context.Context, writer *outbox.Writer, id uuid.UUID) error {
@@ -79,7 +64,7 @@ func (a *app) outboxShow(ctx context.Context, writer *outbox.Writer, id uuid.UUI
 		return err
 	}
 	defer db.close()
-	r, history, err := admin.Show(ctx, id)
+	s, err := admin.Show(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -88,48 +73,60 @@ func (a *app) outboxShow(ctx context.Context, writer *outbox.Writer, id uuid.UUI
 		// Payload is the text of one that is UTF-8, PayloadBase64 the bytes of any other.
 		Payload       *string              `json:"payload,omitempty"`
 		PayloadBase64 string               `json:"payload_base64,omitempty"`
+		Deliveries    []deliveryResult     `json:"deliveries"`
 		History       []interventionResult `json:"history"`
-	}{eventResult: newEventResult(r), History: []interventionResult{}}
-	if text := string(r.Payload); utf8.ValidString(text) {
+	}{eventResult: newEventResult(s.Event, s.Seq, s.Partition, s.CreatedAt), Deliveries: []deliveryResult{}, History: newInterventionResults(s.History)}
+	if text := string(s.Payload); utf8.ValidString(text) {
 		result.Payload = &text
 	} else {
-		result.PayloadBase64 = base64.StdEncoding.EncodeToString(r.Payload)
+		result.PayloadBase64 = base64.StdEncoding.EncodeToString(s.Payload)
 	}
-	for _, i := range history {
-		result.History = append(result.History, interventionResult{i.At.UTC(), i.Action, i.By, i.Why, i.Attempts, i.LastError})
+	for _, d := range s.Deliveries {
+		result.Deliveries = append(result.Deliveries, newDeliveryResult(d))
 	}
-	return a.print(result, func(w io.Writer) { writeEvent(w, r, history) })
+	return a.print(result, func(w io.Writer) { writeEvent(w, s) })
 }
 
-func writeEvent(w io.Writer, r relay.Record, history []relay.Intervention) {
+func writeEvent(w io.Writer, s relay.Shown) {
 	t := newTable()
 	for _, f := range []struct {
 		name  string
 		value any
 	}{
-		{"id", r.ID}, {"type", r.Type}, {"aggregate", aggregate(r.Event)}, {"state", r.State}, {"seq", fmt.Sprint(r.Seq)},
-		{"created", r.CreatedAt}, {"occurred", r.OccurredAt}, {"attempts", fmt.Sprint(r.Attempts)},
-		{"crashes", fmt.Sprint(r.Crashes)}, {"next attempt", timeCell(optional(r.NextAttemptAt))},
-		{"dead", timeCell(optional(r.DeadAt))}, {"dedup key", r.DedupKey}, {"partition", fmt.Sprint(r.Partition)},
-		{"schema version", fmt.Sprint(r.SchemaVersion)}, {"content type", r.ContentType},
+		{"id", s.ID}, {"type", s.Type}, {"aggregate", aggregate(s.Event)}, {"seq", fmt.Sprint(s.Seq)}, {"partition", fmt.Sprint(s.Partition)},
+		{"created", s.CreatedAt}, {"occurred", s.OccurredAt}, {"dedup key", s.DedupKey},
+		{"schema version", fmt.Sprint(s.SchemaVersion)}, {"content type", s.ContentType},
 	} {
 		t.row(f.name, f.value)
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.Headers)) {
-		t.row("header "+name, r.Headers[name])
+	for _, name := range slices.Sorted(maps.Keys(s.Headers)) {
+		t.row("header "+name, s.Headers[name])
 	}
 	t.write(w)
-	if r.LastError != "" {
-		fmt.Fprintf(w, "\nlast error:\n%s", lines(r.LastError))
+	if len(s.Deliveries) > 0 {
+		fmt.Fprintln(w)
+		t = newTable("subscription", "state", "published by", "attempts", "crashes", "next attempt", "dead")
+		for _, d := range s.Deliveries {
+			t.row(d.Subscription, d.State, timeCell(optional(d.PublishedBy)), d.Attempts, d.Crashes, timeCell(optional(d.NextAttemptAt)), timeCell(optional(d.DeadAt)))
+		}
+		t.write(w)
 	}
-	fmt.Fprintf(w, "\npayload, %s:\n%s", count(len(r.Payload), "byte"), lines(string(r.Payload)))
-	if len(history) == 0 {
-		return
+	for _, d := range s.Deliveries {
+		if d.LastError != "" {
+			fmt.Fprintf(w, "\nlast error in %s:\n%s", graphic(d.Subscription), lines(d.LastError))
+		}
 	}
-	fmt.Fprintln(w)
-	t = newTable("when", "what", "by", "reason", "attempts", "last error")
+	fmt.Fprintf(w, "\npayload, %s:\n%s", count(len(s.Payload), "byte"), lines(string(s.Payload)))
+	if len(s.History) > 0 {
+		fmt.Fprintln(w)
+		writeHistory(w, s.History)
+	}
+}
+
+func writeHistory(w io.Writer, history []relay.Intervention) {
+	t := newTable("when", "subscription", "what", "by", "reason", "attempts", "last error", "detail")
 	for _, i := range history {
-		t.row(i.At, i.Action, i.By, i.Why, i.Attempts, i.LastError)
+		t.row(i.At, i.Subscription, i.Action, i.Who, i.Why, i.Attempts, i.LastError, i.Detail)
 	}
 	t.write(w)
 }

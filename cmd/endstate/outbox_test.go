@@ -83,14 +83,21 @@ func TestOutbox(t *testing.T) {
 
 		r := cli(t, url, "outbox", "stats")
 		require.Zero(t, r.status, r.stderr)
-		require.Contains(t, r.stdout, "pending                        3  may go out at once\nretrying                       0  failed")
-		require.Contains(t, r.stdout, "No relay runs.")
+		require.Equal(t, "No subscriptions: no relay ever ran on this outbox.\n", r.stdout)
+		r = cli(t, url, "outbox", "list")
+		require.Equal(t, 2, r.status)
+		require.Contains(t, r.stderr, `no such subscription: "default"; there are none`)
 
 		relayUntil(t, db, refuses)
 		r = cli(t, url, "outbox", "stats", "--json")
 		require.Equal(t, 1, r.status, "there are dead letters")
-		stats := decode[map[string]any](t, r)
-		require.Equal(t, []any{0.0, 2.0, 8.0}, []any{stats["pending"], stats["dead"], stats["unowned_partitions"]})
+		stats := decode[struct{ Subscriptions []map[string]any }](t, r).Subscriptions[0]
+		require.Equal(t, []any{"default", 0.0, 2.0, 8.0}, []any{stats["subscription"], stats["pending"], stats["dead"], stats["unowned_partitions"]})
+
+		r = cli(t, url, "outbox", "stats")
+		require.Contains(t, r.stdout, "default: all types, to a destination that its relays don't say\n")
+		require.Contains(t, r.stdout, "  dead                           2  given up: see outbox list --state dead\n")
+		require.Contains(t, r.stdout, "  No relay runs.")
 
 		r = cli(t, url, "outbox", "list")
 		require.Zero(t, r.status, r.stderr)
@@ -108,31 +115,42 @@ $`, r.stdout)
 		require.Equal(t, "No events.\n", cli(t, url, "outbox", "list", "--state", "retrying").stdout)
 
 		// A retry is recorded, and what isn't dead is left.
-		r = cli(t, url, "outbox", "retry", bad, ids[0].String(), "--by", "ann", "--reason", "mended\x1b")
+		r = cli(t, url, "outbox", "retry", bad, ids[0].String(), "--by", "ann", "--reason", "fixed\x1b")
 		require.Equal(t, 1, r.status, r.stderr)
 		require.Equal(t, "1 dead letter pending again\nnot dead, or not there: "+ids[0].String()+"\n", r.stdout)
 		r = cli(t, url, "outbox", "show", bad)
 		require.Zero(t, r.status, r.stderr)
-		for _, part := range []string{"state           retrying", "aggregate       order 8", "\npayload, 13 bytes:\n{\"credits\":3}\n", "retry  ann  mended\\x1b         1  outbox: permanent failure: no \\x1b[31mthanks"} {
+		for _, part := range []string{"aggregate       order 8", "\npayload, 13 bytes:\n{\"credits\":3}\n", "default       retry  ann  fixed\\x1b         1  outbox: permanent failure: no \\x1b[31mthanks"} {
 			require.Contains(t, r.stdout, part)
 		}
 		shown := decode[map[string]any](t, cli(t, url, "outbox", "show", bad, "--json"))
 		require.Equal(t, `{"credits":3}`, shown["payload"])
-		require.Equal(t, "mended\x1b", shown["history"].([]any)[0].(map[string]any)["reason"])
+		require.Equal(t, "retrying", shown["deliveries"].([]any)[0].(map[string]any)["state"])
+		require.Equal(t, "fixed\x1b", shown["history"].([]any)[0].(map[string]any)["reason"])
 
-		r = cli(t, url, "outbox", "retry", "--all", "--type", "good", "--by", "ann", "--reason", "mended")
+		r = cli(t, url, "outbox", "retry", "--all", "--type", "good", "--by", "ann", "--reason", "fixed")
 		require.Equal(t, result{stdout: "0 dead letters pending again\n"}, r)
-		r = cli(t, url, "outbox", "retry", "--all", "--by", "ann", "--reason", "mended", "--json")
+		r = cli(t, url, "outbox", "retry", "--all", "--by", "ann", "--reason", "fixed", "--json")
 		require.Equal(t, map[string][]string{"done": {other}, "left": {}}, decode[map[string][]string](t, r))
+		putEvents(t, url, db, event("7", "paid")) // where nothing is taken, nobody is to blame
 		relayUntil(t, db, refuses)
 		r = cli(t, url, "outbox", "discard", other, "--by", "bob", "--reason", "a test")
-		require.Equal(t, result{stdout: "1 dead letter deleted\n"}, r)
-		require.Contains(t, cli(t, url, "outbox", "show", other).stdout, "state           published", "the subscription is done with it")
+		require.Equal(t, result{stdout: "1 dead letter discarded\n"}, r)
+		shown = decode[map[string]any](t, cli(t, url, "outbox", "show", other, "--json"))
+		require.Equal(t, "published", shown["deliveries"].([]any)[0].(map[string]any)["state"], "the subscription is done with it")
 
 		require.Equal(t, result{stdout: "0 events deleted\n"}, cli(t, url, "outbox", "purge", "--older-than", "1h"))
-		require.Equal(t, result{stdout: "2 events deleted\n"}, cli(t, url, "outbox", "purge", "--older-than", "0s"))
+		require.Equal(t, result{stdout: "3 events deleted\n"}, cli(t, url, "outbox", "purge", "--older-than", "0s"))
 		left := decode[struct{ Events []map[string]any }](t, cli(t, url, "outbox", "list", "--json")).Events
 		require.Len(t, left, 1, "a dead letter stays")
+
+		require.Equal(t, result{stdout: "1 event would be published again\n"}, cli(t, url, "outbox", "replay", "--from", "24h", "--dead", "--dry-run", "--by", "ann", "--reason", "what if"))
+		require.Equal(t, result{stdout: "1 event to be published again\n"}, cli(t, url, "outbox", "replay", "--from", "24h", "--dead", "--by", "ann", "--reason", "lost"))
+		require.Equal(t, "pending", decode[struct{ Events []map[string]any }](t, cli(t, url, "outbox", "list", "--json")).Events[0]["state"])
+		require.Equal(t, result{stdout: "default dropped\n"}, cli(t, url, "outbox", "drop", "--subscription", "default", "--by", "ann", "--reason", "over"))
+		history := decode[struct{ History []map[string]any }](t, cli(t, url, "outbox", "history", "--json")).History
+		require.Equal(t, []any{"drop", "replay", "discard"}, []any{history[0]["action"], history[1]["action"], history[2]["action"]})
+		require.Contains(t, cli(t, url, "outbox", "history", "--limit", "1").stdout, "drop  ann  over")
 	})
 }
 
@@ -146,7 +164,7 @@ func TestOutboxRetriesManyDeadLetters(t *testing.T) {
 		putEvents(t, url, db, events...)
 		mustExec(t, db, "INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) VALUES ('default', '[]', '', 'begin')",
 			"INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id, attempts, dead_at) SELECT 'default', partition, seq, id, aggregate_type, aggregate_id, 1, created_at FROM endstate_outbox")
-		r := cli(t, url, "outbox", "retry", "--all", "--by", "ann", "--reason", "mended")
+		r := cli(t, url, "outbox", "retry", "--all", "--by", "ann", "--reason", "fixed")
 		require.Equal(t, result{stdout: "2500 dead letters pending again\n"}, r)
 	})
 }
@@ -157,17 +175,20 @@ func TestOutboxSaysWhatIsMissing(t *testing.T) {
 		putEvents(t, url, db)
 		id := uuid.NewString()
 		for said, args := range map[string][]string{
-			"endstate outbox needs one of its commands":     {"outbox"},
-			`"7" is not the id of an event, a UUID`:         {"outbox", "show", "7"},
-			"no such event: " + id:                          {"outbox", "show", id},
-			"accepts 1 arg(s), received 0":                  {"outbox", "show"},
-			`Filter.State is "ded"`:                         {"outbox", "list", "--state", "ded"},
-			"give either the ids of events, or --all":       {"outbox", "retry", "--by", "ann", "--reason", "mended"},
-			"--type, --aggregate-type and --aggregate-id":   {"outbox", "retry", id, "--type", "x", "--by", "ann", "--reason", "mended"},
-			"give --by and --reason: who does it, and why,": {"outbox", "discard", id, "--by", "ann"},
-			"give --older-than, such as 720h":               {"outbox", "purge"},
-			"olderThan is negative":                         {"outbox", "purge", "--older-than", "-1s"},
-			"apply outbox's migration":                      {"outbox", "stats", "--outbox", "nowhere"},
+			"endstate outbox needs one of its commands": {"outbox"},
+			`"7" is not the id of an event, a UUID`:     {"outbox", "show", "7"},
+			"no such event":                             {"outbox", "show", id},
+			"accepts 1 arg(s), received 0":              {"outbox", "show"},
+			`Filter.State is "ded"`:                     {"outbox", "list", "--state", "ded"},
+			"give either the ids of events, or --all":   {"outbox", "retry", "--by", "ann", "--reason", "fixed"},
+			"--type, --aggregate-type, --aggregate-id":  {"outbox", "retry", id, "--type", "x", "--by", "ann", "--reason", "fixed"},
+			`required flag(s) "reason" not set`:         {"outbox", "discard", id, "--by", "ann"},
+			"--from is \"soon\"":                        {"outbox", "replay", "--from", "soon", "--by", "ann", "--reason", "fixed"},
+			"give --subscription, the one to remove":    {"outbox", "drop", "--by", "ann", "--reason", "fixed"},
+			"--limit is 0":                              {"outbox", "history", "--limit", "0"},
+			"give --older-than, such as 720h":           {"outbox", "purge"},
+			"olderThan is negative":                     {"outbox", "purge", "--older-than", "-1s"},
+			"apply the migrations":                      {"outbox", "stats", "--outbox", "nowhere"},
 		} {
 			r := cli(t, url, args...)
 			require.Equal(t, 2, r.status, "%v: %+v", args, r)

@@ -22,7 +22,7 @@ const listenEnv = "ENDSTATE_LISTEN_URL"
 // newRelay is the command that publishes events, as a program of its own beside a service.
 func newRelay(a *app) *cobra.Command {
 	r := &relaying{app: a}
-	var retention, level string
+	var retention, level, start string
 	cmd := &cobra.Command{
 		Use:   "relay --to URL",
 		Short: "Publish the outbox's events to Redis Streams, NATS JetStream or a webhook",
@@ -42,6 +42,9 @@ Exit status: 0 ended by a signal, 2 could not run.`,
 			if r.cfg.Retention, err = parseRetention(retention); err != nil {
 				return err
 			}
+			if r.cfg.Start, err = parseStart(start); err != nil {
+				return err
+			}
 			var l slog.Level
 			if err := l.UnmarshalText([]byte(level)); err != nil {
 				return fmt.Errorf("--log-level is %q; there are debug, info, warn and error", level)
@@ -53,6 +56,9 @@ Exit status: 0 ended by a signal, 2 could not run.`,
 	r.to.flags(cmd)
 	outboxFlags(cmd, &r.cfg.Outbox)
 	flags := cmd.Flags()
+	subscriptionFlag(cmd, &r.cfg.Subscription)
+	flags.StringArrayVar(&r.cfg.Types, "type", nil, "publish only events of this `TYPE`, or of a family, such as 'assessment.*'; may be repeated; default: all")
+	flags.StringVar(&start, "start", "begin", "where a new subscription starts: begin, end, or a `TIME`, or how long ago, such as 24h")
 	flags.StringVar(&r.cfg.Name, "name", "", "`NAME` of this relay for people; default: host name and process id")
 	flags.IntVar(&r.cfg.BatchSize, "batch-size", 1000, "publish at most `N` events at once")
 	flags.IntVar(&r.cfg.MaxAttempts, "max-attempts", 100, "an event is dead after `N` failures")
@@ -81,6 +87,17 @@ func parseRetention(text string) (time.Duration, error) {
 		return 0, fmt.Errorf("--retention is %q; write forever, none, or how long, such as 168h", text)
 	}
 	return d, nil
+}
+
+func parseStart(text string) (relay.Start, error) {
+	if text == "begin" || text == "end" {
+		return relay.Start(text), nil
+	}
+	at, err := parseTime("start", text)
+	if err != nil || at.IsZero() {
+		return "", fmt.Errorf("--start is %q; write begin, end, a time such as 2026-05-01T00:00:00Z, or how long ago, such as 24h", text)
+	}
+	return relay.At(at), nil
 }
 
 // logger writes lines to stderr: as text, or as JSON under --json.
@@ -126,6 +143,7 @@ func (r *relaying) run(ctx context.Context) error {
 	if r.cfg.ListenURL = r.listen; r.listen == "" && db.pool != nil {
 		r.cfg.ListenURL = os.Getenv(listenEnv)
 	}
+	r.cfg.Destination = to.place
 	r.cfg.Logger, r.cfg.Trace = r.log, r.trace()
 	run, err := newRun(db, to, &r.cfg)
 	if err != nil {
@@ -195,7 +213,7 @@ func (r *relaying) watch(ctx context.Context, admin *relay.Admin) {
 			return
 		case <-ticker.C:
 		}
-		s, err := admin.Stats(ctx)
+		list, err := admin.Stats(ctx)
 		if ctx.Err() != nil {
 			return
 		}
@@ -203,7 +221,11 @@ func (r *relaying) watch(ctx context.Context, admin *relay.Admin) {
 			r.log.WarnContext(ctx, "relay: no figures", "error", err)
 			continue
 		}
-		r.log.InfoContext(ctx, "relay: figures", "pending", s.Pending, "retrying", s.Retrying, "dead", s.Dead, "oldest", s.OldestAge.Round(time.Millisecond),
-			"rate", fmt.Sprintf("%.1f", s.Rate), "relays", len(s.Relays), "published", r.published.Load(), "failed", r.failed.Load())
+		for _, s := range list {
+			if s.Subscription == r.cfg.Subscription {
+				r.log.InfoContext(ctx, "relay: figures", "subscription", s.Subscription, "pending", s.Pending, "retrying", s.Retrying, "dead", s.Dead, "oldest", s.OldestAge.Round(time.Millisecond),
+					"rate", fmt.Sprintf("%.1f", s.Rate), "relays", len(s.Relays), "blocked", len(s.Blocked), "published", r.published.Load(), "failed", r.failed.Load())
+			}
+		}
 	}
 }

@@ -70,10 +70,10 @@ func TestRelayToRedis(t *testing.T) {
 		}
 		require.Equal(t, 1, relays(t, db))
 		require.Eventually(t, func() bool {
-			return strings.Contains(r.stderr.String(), `msg="relay: figures" pending=0 retrying=0 dead=0`)
+			return strings.Contains(r.stderr.String(), `msg="relay: figures" subscription=default pending=0 retrying=0 dead=0`)
 		}, time.Minute, 10*time.Millisecond)
 		stats := cli(t, url, "outbox", "stats")
-		require.Regexp(t, `(?m)^relay  started +partitions  published  rate\ntest   [0-9TZ:-]{20}           8  `, stats.stdout)
+		require.Regexp(t, `(?m)^  relay  started +partitions  published  rate\n  test   [0-9TZ:-]{20}           8  `, stats.stdout)
 
 		res := r.terminate(t)
 		require.Regexp(t, `^2 events published in \d+s, 0 failures, 0 dead letters\n$`, res.stdout)
@@ -249,7 +249,7 @@ func TestRelayCannotStart(t *testing.T) {
 			"--secret-file: webhook: invalid configuration: a secret doesn't": {"--to", "https://localhost", "--secret-file", bad},
 			`--retention is "a week"`:                                         {"--to", "redis://localhost", "--retention", "a week"},
 			`--log-level is "loud"`:                                           {"--to", "redis://localhost", "--log-level", "loud"},
-			"apply outbox's migration":                                        {"--to", "redis://localhost"},
+			"apply the migrations":                                            {"--to", "redis://localhost"},
 			`Config.Prefix is "a b"`:                                          {"--to", "nats://user:hunter2@localhost:1", "--subject-prefix", "a b"},
 		} {
 			r := cli(t, db, append([]string{"relay"}, args...)...)

@@ -107,7 +107,7 @@ func (b *broker) relay(ctx context.Context, w *world) error {
 	go func() { ended <- rel.Run(ctx) }()
 	for {
 		stats, err := admin.Stats(ctx)
-		if err != nil || len(stats.Relays) > 0 && stats.Pending+stats.Retrying == 0 {
+		if err != nil || len(stats) > 0 && len(stats[0].Relays) > 0 && stats[0].Pending+stats[0].Retrying == 0 {
 			cancel()
 			close(b.arrived)
 			return errors.Join(err, <-ended)

@@ -103,6 +103,9 @@ const (
 // At is the start with the events that were written at a time or later.
 func At(t time.Time) Start { return Start(t.UTC().Format(time.RFC3339Nano)) }
 
+// DefaultSubscription is the subscription of who doesn't name one.
+const DefaultSubscription = "default"
+
 func (c *Config) withDefaults() (Config, error) {
 	if c == nil {
 		c = &Config{}
@@ -113,7 +116,7 @@ func (c *Config) withDefaults() (Config, error) {
 		cfg.Name = fmt.Sprintf("%s/%d", host, os.Getpid())
 	}
 	if cfg.Subscription == "" {
-		cfg.Subscription = "default"
+		cfg.Subscription = DefaultSubscription
 	}
 	if cfg.Start == "" {
 		cfg.Start = Begin

@@ -209,6 +209,45 @@ func (d database) uuid(text string) string {
 	return "CAST(" + text + " AS uuid)"
 }
 
+// uuidType is what the database keeps ids as.
+func (d database) uuidType() string {
+	if d.sqlite() {
+		return "text"
+	}
+	return "uuid"
+}
+
+// time is a time's argument, an expression; timeArg is what to send for it.
+func (d database) time(arg string) string {
+	if d.sqlite() {
+		return arg
+	}
+	return "CAST(" + arg + " AS timestamptz)"
+}
+
+func (d database) timeArg(t time.Time) any {
+	if d.sqlite() {
+		return t.UTC().Format("2006-01-02T15:04:05.000Z")
+	}
+	return t
+}
+
+// least is the lower of two expressions.
+func (d database) least(a, b string) string {
+	if d.sqlite() {
+		return "min(" + a + ", " + b + ")"
+	}
+	return "least(" + a + ", " + b + ")"
+}
+
+// contains reports whether a text has another in it, letter by letter, an expression.
+func (d database) contains(text, part string) string {
+	if d.sqlite() {
+		return "instr(" + text + ", " + part + ") > 0"
+	}
+	return "strpos(" + text + ", " + part + ") > 0"
+}
+
 // records are a JSON array of objects, an expression, as a relation of columns with their PostgreSQL types.
 func (d database) records(array, alias string, columns ...[2]string) string {
 	var list string

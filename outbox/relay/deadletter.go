@@ -5,60 +5,52 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/endstate-go/endstate"
-	"github.com/endstate-go/endstate/internal/sqltx"
-	"github.com/endstate-go/endstate/outbox"
 )
 
-// Intervention is what somebody did with a dead letter.
+// Intervention is what somebody did with a dead letter, or with a subscription.
 type Intervention struct {
+	By
 	At        time.Time
-	Action    string // "retry" or "discard"
-	EventID   uuid.UUID
-	By        string // who
-	Why       string
-	Attempts  int    // of the event, until then
-	LastError string // of the event, until then
+	Action    string    // "retry", "discard", "replay" or "drop"
+	EventID   uuid.UUID // zero: of the subscription as a whole
+	Attempts  int       // of the event, until then
+	LastError string    // of the event, until then
+	Detail    string    // what else there is to know, such as how far a replay went back
 }
 
-// Retry makes dead letters pending again, with their attempts counted anew, and records who did it and why. It returns the
-// ids of those that were dead; the others are left as they are. Events of the same aggregate that came later may have been
-// published meanwhile. Each thousand is a transaction of its own: with an error come the ids of those before it.
-func (a *Admin) Retry(ctx context.Context, by, why string, ids ...uuid.UUID) ([]uuid.UUID, error) {
-	return a.intervene(ctx, "retry", by, why, ids, "UPDATE %s SET dead_at = NULL, next_attempt_at = "+a.clock()+", attempts = 0, crashes = 0")
+// Retry makes dead letters of a subscription pending again, with their attempts counted anew. It returns the ids of those that
+// were dead; the others are left as they are. Events of the same aggregate that came later may have been published meanwhile.
+// Each thousand is a transaction of its own: with an error come the ids of those before it.
+func (a *Admin) Retry(ctx context.Context, by By, ids ...uuid.UUID) ([]uuid.UUID, error) {
+	return a.intervene(ctx, "retry", by, ids, fmt.Sprintf("UPDATE %s SET dead_at = NULL, next_attempt_at = %s, attempts = 0, crashes = 0", a.parked, a.clock()))
 }
 
-// Discard gives dead letters up for good: the subscription is done with them, and others aren't touched. It records who did it and why. It returns the ids of those that were dead; the others are
+// Discard gives dead letters of a subscription up: nobody gets them. It returns the ids of those that were dead; the others are
 // left as they are. Each thousand is a transaction of its own: with an error come the ids of those before it.
-func (a *Admin) Discard(ctx context.Context, by, why string, ids ...uuid.UUID) ([]uuid.UUID, error) {
-	return a.intervene(ctx, "discard", by, why, ids, "DELETE FROM %s")
+func (a *Admin) Discard(ctx context.Context, by By, ids ...uuid.UUID) ([]uuid.UUID, error) {
+	return a.intervene(ctx, "discard", by, ids, "DELETE FROM "+a.parked)
 }
 
-// maxReason is the limit on by and why, in bytes.
-const maxReason = 1000
+// chunk is how many events one transaction of an operator's changes.
+const chunk = 1000
 
-func (a *Admin) intervene(ctx context.Context, action, by, why string, ids []uuid.UUID, do string) ([]uuid.UUID, error) {
-	for name, text := range map[string]string{"by": by, "why": why} {
-		if text == "" {
-			return nil, fmt.Errorf("%w: %s: %q is empty: who did it, and why, is recorded", outbox.ErrConfig, action, name)
-		}
-		if len(text) > maxReason {
-			return nil, fmt.Errorf("%w: %s: %q is %d bytes long, the limit is %d", outbox.ErrConfig, action, name, len(text), maxReason)
-		}
-		if err := sqltx.CheckText(text); err != nil {
-			return nil, fmt.Errorf("%w: %s: %q %w", outbox.ErrConfig, action, name, err)
-		}
+func (a *Admin) intervene(ctx context.Context, action string, by By, ids []uuid.UUID, do string) ([]uuid.UUID, error) {
+	if err := by.validate(action); err != nil {
+		return nil, err
+	}
+	if _, err := a.subscribed(ctx, a, by.Subscription); err != nil {
+		return nil, fmt.Errorf("relay: %s: %w", action, err)
 	}
 	var done []uuid.UUID
-	for chunk := range slices.Chunk(ids, 1000) {
+	for part := range slices.Chunk(ids, chunk) {
 		var changed []uuid.UUID
 		err := a.inTx(ctx, func(tx endstate.Tx) (err error) {
-			changed, err = a.interveneIn(ctx, tx, action, by, why, chunk, do)
+			changed, err = a.interveneIn(ctx, tx, action, by, part, do)
 			return err
 		})
 		if err != nil {
@@ -69,19 +61,22 @@ func (a *Admin) intervene(ctx context.Context, action, by, why string, ids []uui
 	return done, nil
 }
 
-func (a *Admin) interveneIn(ctx context.Context, tx endstate.Tx, action, by, why string, ids []uuid.UUID, do string) ([]uuid.UUID, error) {
+func (a *Admin) interveneIn(ctx context.Context, tx endstate.Tx, action string, by By, ids []uuid.UUID, do string) ([]uuid.UUID, error) {
 	list, _ := json.Marshal(ids) // can't fail
 	lock := " FOR UPDATE"
 	if a.sqlite() {
 		lock = ""
 	}
+	meant := func(list, subscription string) string {
+		return fmt.Sprintf("WHERE event_id IN (%s) AND subscription = CAST(%s AS text) AND dead_at IS NOT NULL", a.elements(list, a.uuidType()), subscription)
+	}
 	// Recorded first: SQLite's write lock, or the rows' locks, are then held for both.
-	dead := "subscription = CAST($1 AS text) AND dead_at IS NOT NULL AND event_id IN (" + a.elements("$2", "uuid") + ")"
 	if _, err := tx.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (subscription, action, event_id, by_whom, reason, attempts, last_error)
-SELECT subscription, CAST($3 AS text), event_id, CAST($4 AS text), CAST($5 AS text), attempts, last_error FROM %s WHERE `+dead+lock, a.audit, a.parked), a.cfg.Subscription, string(list), action, by, why); err != nil {
+SELECT subscription, CAST($1 AS text), event_id, CAST($2 AS text), CAST($3 AS text), attempts, last_error FROM %s %s`,
+		a.audit, a.parked, meant("$4", "$5")+lock), action, by.Who, by.Why, string(list), by.Subscription); err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, strings.Replace(do, "%s", a.parked, 1)+" WHERE "+dead+" RETURNING CAST(event_id AS text)", a.cfg.Subscription, string(list))
+	rows, err := tx.Query(ctx, do+" "+meant("$1", "$2")+" RETURNING CAST(event_id AS text)", string(list), by.Subscription)
 	if err != nil {
 		return nil, err
 	}
@@ -101,20 +96,37 @@ SELECT subscription, CAST($3 AS text), event_id, CAST($4 AS text), CAST($5 AS te
 	return done, rows.Err()
 }
 
+// History returns what people did, the latest first: at most limit entries, and only of that subscription unless it is empty.
+func (a *Admin) History(ctx context.Context, subscription string, limit int) ([]Intervention, error) {
+	list, err := a.interventions(ctx, "WHERE CAST($1 AS text) IN ('', subscription) ORDER BY number DESC LIMIT CAST($2 AS bigint)", subscription, limit)
+	if err != nil {
+		return nil, fmt.Errorf("relay: history: %w", err)
+	}
+	return list, nil
+}
+
 // history returns what was done with an event, in that order.
 func (a *Admin) history(ctx context.Context, id uuid.UUID) ([]Intervention, error) {
-	rows, err := a.Query(ctx, fmt.Sprintf("SELECT at, action, by_whom, reason, coalesce(attempts, 0), coalesce(last_error, '') FROM %s WHERE subscription = CAST($1 AS text) AND event_id = %s ORDER BY number",
-		a.audit, a.uuid("CAST($2 AS text)")), a.cfg.Subscription, id.String())
+	return a.interventions(ctx, fmt.Sprintf("WHERE event_id = CAST($1 AS %s) ORDER BY number", a.uuidType()), id.String())
+}
+
+func (a *Admin) interventions(ctx context.Context, which string, args ...any) ([]Intervention, error) {
+	rows, err := a.Query(ctx, fmt.Sprintf("SELECT at, subscription, action, coalesce(CAST(event_id AS text), ''), by_whom, reason, coalesce(attempts, 0), coalesce(last_error, ''), coalesce(detail, '') FROM %s ",
+		a.audit)+which, args...)
 	if err != nil {
-		return nil, fmt.Errorf("relay: history of %s: %w", id, err)
+		return nil, err
 	}
 	defer rows.Close()
 	var list []Intervention
 	for rows.Next() {
-		i := Intervention{EventID: id}
+		var i Intervention
 		var at moment
-		if err := rows.Scan(&at, &i.Action, &i.By, &i.Why, &i.Attempts, &i.LastError); err != nil {
-			return nil, fmt.Errorf("relay: history of %s: %w", id, err)
+		var id string
+		if err := rows.Scan(&at, &i.Subscription, &i.Action, &id, &i.Who, &i.Why, &i.Attempts, &i.LastError, &i.Detail); err != nil {
+			return nil, err
+		}
+		if i.EventID, err = uuid.Parse(id); err != nil && id != "" {
+			return nil, err
 		}
 		i.At = at.Time
 		list = append(list, i)

@@ -3,33 +3,39 @@ package relay
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/endstate-go/endstate/outbox"
 )
 
 // Stats are the figures of a subscription.
 type Stats struct {
-	// Pending counts the events that may go out at once; Retrying those that failed and wait for their next attempt, and those
-	// behind them; Dead the dead letters.
+	Subscription string
+	Destination  string   // where its relays publish, as they say
+	Types        []string // what it is for; empty: all
+	// Pending counts the events that no relay has come to yet; Retrying those that failed and wait for their next attempt, or
+	// wait behind one that did; Dead the dead letters.
 	Pending, Retrying, Dead int64
-	// AtLeast says that one of the three counts was broken off at StatsLimit, so that there are that many or more.
+	// AtLeast reports whether a count was broken off at StatsLimit, so that there are that many or more.
 	AtLeast bool
-	// OldestAge is the age of the oldest event that is neither published nor dead, zero if there is none.
+	// OldestAge is the age of the oldest event that is neither published nor dead, zero if there is none: the subscription's lag.
 	OldestAge time.Duration
-	// Rate is how many events a second the relays published lately, together.
+	// Rate is how many events a second the subscription's relays published lately, together.
 	Rate float64
 	// Relays are the running ones.
-	Relays []Info
-	// Unowned counts the partitions that no running relay owns. It is 0 while a relay runs, but for the seconds in which partitions
-	// change hands.
+	Relays []RelayInfo
+	// Unowned counts the partitions that no running relay owns. It is 0 while a relay runs, but for the seconds in which
+	// partitions change hands.
 	Unowned int
+	// Blocked are the partitions whose events the destination doesn't take.
+	Blocked []Blocked
 }
 
-// Info is what a running relay tells of itself.
-type Info struct {
-	ID         string // of its lease
+// RelayInfo is what a running relay reports of itself.
+type RelayInfo struct {
+	ID         uuid.UUID // of its lease
 	Name       string
 	StartedAt  time.Time
 	Partitions int
@@ -37,68 +43,98 @@ type Info struct {
 	Rate       float64
 }
 
-// StatsLimit is where Stats stops to count, lest it take longer the worse the backlog is.
-const StatsLimit = 100_000
-
-// Stats returns the figures of the subscription. It goes by indexes, as far as StatsLimit, so that it stays cheap with millions of
-// events, pending or published.
-func (a *Admin) Stats(ctx context.Context) (Stats, error) {
-	var s Stats
-	if err := a.counts(ctx, &s); err != nil {
-		return Stats{}, fmt.Errorf("relay: stats: %w", err)
-	}
-	if err := a.running(ctx, &s); err != nil {
-		return Stats{}, fmt.Errorf("relay: stats: %w", err)
-	}
-	return s, nil
+// Blocked is a partition that waits for its destination. No attempts are counted meanwhile.
+type Blocked struct {
+	Partition int
+	Since     time.Time
+	EventID   uuid.UUID // the event that it was tried with
+	Why       string
 }
 
-func (a *Admin) counts(ctx context.Context, s *Stats) error {
-	count := func(from string) string {
-		return fmt.Sprintf("(SELECT count(*) FROM (SELECT 1 FROM %s LIMIT %d) n)", from, StatsLimit)
+// StatsLimit is where Stats stops counting, lest it take longer the worse the backlog is.
+const StatsLimit = 100_000
+
+// Stats returns the figures of each subscription, in the order of their names. It goes by indexes, as far as StatsLimit, so that
+// it stays cheap with millions of events, pending or published.
+func (a *Admin) Stats(ctx context.Context) ([]Stats, error) {
+	subscriptions, err := a.subscriptionList(ctx, a)
+	if err != nil {
+		return nil, fmt.Errorf("relay: stats: %w", err)
 	}
-	partitions := strings.TrimPrefix(strings.Repeat(" UNION ALL SELECT %d", outbox.Partitions), " UNION ALL ")
-	numbers := make([]any, outbox.Partitions)
-	for i := range numbers {
-		numbers[i] = i
+	list := make([]Stats, 0, len(subscriptions))
+	for _, sub := range subscriptions {
+		s := Stats{Subscription: sub.Name, Destination: sub.Destination, Types: sub.types}
+		for _, part := range []func(context.Context, types, *Stats) error{a.backlog, a.waiting, a.running, a.blocked} {
+			if err := part(ctx, sub.types, &s); err != nil {
+				return nil, fmt.Errorf("relay: stats of %s: %w", sub.Name, err)
+			}
+		}
+		list = append(list, s)
 	}
-	// Before its relays have begun, a subscription has no cursors.
-	cursors := fmt.Sprintf("(SELECT p.n AS partition, coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = p.n), 0) AS position FROM (%s) AS p (n)) c",
-		a.cursors, fmt.Sprintf(partitions, numbers...))
-	if a.sqlite() {
-		cursors = strings.Replace(strings.Replace(cursors, "SELECT 0", "SELECT 0 AS n", 1), "AS p (n)", "AS p", 1)
-	}
-	pending := fmt.Sprintf("%s JOIN %s e ON e.partition = c.partition AND e.seq > c.position", cursors, a.events)
-	parked := fmt.Sprintf("%s p WHERE p.subscription = CAST($1 AS text) AND p.dead_at IS ", a.parked)
-	oldest := fmt.Sprintf("(SELECT min((SELECT e.created_at FROM %s e WHERE e.partition = c.partition AND e.seq > c.position ORDER BY e.partition, e.seq LIMIT 1)) FROM %s)", a.events, cursors)
-	waiting := fmt.Sprintf("(SELECT min(e.created_at) FROM (SELECT partition, seq FROM %sNULL LIMIT %d) p JOIN %s e ON e.partition = p.partition AND e.seq = p.seq)", parked, StatsLimit, a.events)
-	var ready, held *float64
-	err := a.QueryRow(ctx, fmt.Sprintf("SELECT %s, %s, %s, %s, %s", count(pending), count(parked+"NULL"), count(parked+"NOT NULL"), a.age(oldest), a.age(waiting)),
-		a.cfg.Subscription).Scan(&s.Pending, &s.Retrying, &s.Dead, &ready, &held)
+	return list, nil
+}
+
+// backlog counts what lies behind the cursors.
+func (a *Admin) backlog(ctx context.Context, match types, s *Stats) error {
+	perPartition := StatsLimit / outbox.Partitions
+	ahead := eachPartition(fmt.Sprintf(`SELECT type, created_at, partition FROM %s WHERE partition = %%[1]d
+		AND seq > coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0) ORDER BY partition, seq LIMIT %d`,
+		a.events, a.cursors, perPartition))
+	matching := match.condition("type")
+	rows, err := a.Query(ctx, fmt.Sprintf(`SELECT count(*), count(*) FILTER (WHERE %[1]s), coalesce(%[2]s, 0) FROM (%[3]s) endstate_ahead GROUP BY partition`,
+		matching, a.age("min(created_at) FILTER (WHERE "+matching+")"), ahead), s.Subscription)
 	if err != nil {
 		return err
 	}
-	s.AtLeast = max(s.Pending, s.Retrying, s.Dead) >= StatsLimit
-	for _, age := range []*float64{ready, held} {
-		if age != nil {
-			s.OldestAge = max(s.OldestAge, time.Duration(*age*float64(time.Second)))
+	defer rows.Close()
+	for rows.Next() {
+		var looked, pending int64
+		var age float64
+		if err := rows.Scan(&looked, &pending, &age); err != nil {
+			return err
 		}
+		s.Pending += pending
+		s.AtLeast = s.AtLeast || looked == int64(perPartition)
+		s.OldestAge = max(s.OldestAge, seconds(age))
+	}
+	return rows.Err()
+}
+
+// waiting counts what was set aside.
+func (a *Admin) waiting(ctx context.Context, _ types, s *Stats) error {
+	set := func(dead string) string {
+		return fmt.Sprintf("(SELECT count(*) FROM (SELECT 1 FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS %s LIMIT %d) endstate_set)", a.parked, dead, StatsLimit)
+	}
+	var age *float64
+	err := a.QueryRow(ctx, fmt.Sprintf(`SELECT %s, %s, %s`, set("NULL"), set("NOT NULL"), a.age(fmt.Sprintf(
+		`(SELECT min(e.created_at) FROM (SELECT partition, seq FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS NULL LIMIT %d) endstate_set
+	JOIN %s e ON e.partition = endstate_set.partition AND e.seq = endstate_set.seq)`, a.parked, looked, a.events))), s.Subscription).Scan(&s.Retrying, &s.Dead, &age)
+	if err != nil {
+		return err
+	}
+	s.AtLeast = s.AtLeast || max(s.Retrying, s.Dead) == StatsLimit
+	if age != nil {
+		s.OldestAge = max(s.OldestAge, seconds(*age))
 	}
 	return nil
 }
 
-func (a *Admin) running(ctx context.Context, s *Stats) error {
-	rows, err := a.Query(ctx, fmt.Sprintf(`SELECT CAST(r.id AS text), r.name, r.started_at, (SELECT count(*) FROM %s c WHERE c.owner = r.id), r.published, r.rate
-FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER BY r.started_at, r.id`, a.cursors, a.relays, a.clock()), a.cfg.Subscription)
+func (a *Admin) running(ctx context.Context, _ types, s *Stats) error {
+	rows, err := a.Query(ctx, fmt.Sprintf(`SELECT CAST(r.id AS text), r.name, r.started_at, (SELECT count(*) FROM %s c WHERE c.subscription = r.subscription AND c.owner = r.id), r.published, r.rate
+FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER BY r.started_at, r.id`, a.cursors, a.relays, a.clock()), s.Subscription)
 	if err != nil {
 		return err
 	}
 	defer rows.Close()
 	s.Unowned = outbox.Partitions
 	for rows.Next() {
-		var r Info
+		var r RelayInfo
+		var id string
 		var started moment
-		if err := rows.Scan(&r.ID, &r.Name, &started, &r.Partitions, &r.Published, &r.Rate); err != nil {
+		if err := rows.Scan(&id, &r.Name, &started, &r.Partitions, &r.Published, &r.Rate); err != nil {
+			return err
+		}
+		if r.ID, err = uuid.Parse(id); err != nil {
 			return err
 		}
 		r.StartedAt = started.Time
@@ -108,3 +144,28 @@ FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER B
 	}
 	return rows.Err()
 }
+
+func (a *Admin) blocked(ctx context.Context, _ types, s *Stats) error {
+	rows, err := a.Query(ctx, fmt.Sprintf(`SELECT partition, blocked_since, coalesce(CAST(blocked_by AS text), ''), coalesce(blocked_why, '')
+FROM %s WHERE subscription = CAST($1 AS text) AND blocked_since IS NOT NULL ORDER BY partition`, a.cursors), s.Subscription)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var b Blocked
+		var since moment
+		var id string
+		if err := rows.Scan(&b.Partition, &since, &id, &b.Why); err != nil {
+			return err
+		}
+		b.Since = since.Time
+		if b.EventID, err = uuid.Parse(id); err != nil && id != "" {
+			return err
+		}
+		s.Blocked = append(s.Blocked, b)
+	}
+	return rows.Err()
+}
+
+func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

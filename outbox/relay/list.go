@@ -1,0 +1,335 @@
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// State is what an event waits for in a subscription.
+type State string
+
+// The states of an event.
+const (
+	Pending   State = "pending"   // it goes out as soon as a relay comes to it
+	Retrying  State = "retrying"  // it failed, and waits for its next attempt
+	Behind    State = "behind"    // it waits behind a failed event of its aggregate
+	Dead      State = "dead"      // given up: a dead letter
+	Published State = "published" // done, or older than the subscription
+)
+
+// Record is an event with what became of it in one subscription. Times that don't apply are zero.
+type Record struct {
+	outbox.Event
+	Seq       int64
+	Partition int
+	CreatedAt time.Time
+	Delivery
+}
+
+// Delivery is an event's way through one subscription.
+type Delivery struct {
+	Subscription  string
+	State         State
+	Attempts      int // failed publications
+	Crashes       int // relays that died while they published this event alone
+	NextAttemptAt time.Time
+	LastError     string
+	ParkedAt      time.Time // when it failed first, or came to wait behind one that failed
+	DeadAt        time.Time
+	// PublishedBy is when it was published at the latest, as far as the cursor's samples tell: they are some seconds apart.
+	// Show has it; List leaves it zero.
+	PublishedBy time.Time
+}
+
+// Filter says which events to list. Zero fields match all.
+type Filter struct {
+	Subscription  string // default: "default"
+	State         State
+	AggregateType string
+	AggregateID   string
+	Type          string
+	Error         string        // a part of the last error
+	OlderThan     time.Duration // created longer ago than this
+	Newest        bool          // the newest first
+	After         int64         // for the next page: Page.Next
+	Limit         int           // default 100, at most 10,000
+}
+
+// Page is a part of a list.
+type Page struct {
+	Records []Record // in the order of Seq, without their payloads
+	// Next is the Filter.After with which the list goes on; 0 if this was its end. A page may be short, or empty, and have a
+	// Next: a list looks at a bounded number of events at a time.
+	Next int64
+}
+
+// looked is how many events of each partition a filtered List looks at.
+const looked = 5_000
+
+// recordColumns are a Record's, of the event e, the cursor c and the parked event p.
+const recordColumns = eventColumns + ", " + deliveryColumns
+
+const eventColumns = `CAST(e.id AS text), e.aggregate_type, e.aggregate_id, e.type, e.content_type, CAST(e.headers AS text), e.occurred_at, coalesce(e.dedup_key, ''), e.schema_version,
+	e.seq, e.partition, e.created_at`
+
+const deliveryColumns = stateOf + `, coalesce(p.attempts, 0), coalesce(p.crashes, 0), p.next_attempt_at, coalesce(p.last_error, ''), p.parked_at, p.dead_at`
+
+const stateOf = `CASE WHEN p.dead_at IS NOT NULL THEN 'dead' WHEN p.next_attempt_at IS NOT NULL THEN 'retrying' WHEN p.seq IS NOT NULL THEN 'behind'
+		WHEN c.position IS NULL OR e.seq > c.position THEN 'pending' ELSE 'published' END`
+
+// List returns a page of the events that a subscription is for. It goes by indexes: pending events are looked for behind the
+// cursors, failed and dead ones among those that are set aside, all others by their number. An event of a transaction that was
+// still open when the cursor passed it counts as published until the relay finds it.
+func (a *Admin) List(ctx context.Context, f Filter) (Page, error) {
+	limit, err := f.withDefaults()
+	if err != nil {
+		return Page{}, err
+	}
+	match, err := a.subscribed(ctx, a, f.Subscription)
+	if err != nil {
+		return Page{}, fmt.Errorf("relay: list: %w", err)
+	}
+	page, err := a.page(ctx, a.listing(f, match), limit)
+	if err != nil {
+		return Page{}, fmt.Errorf("relay: list: %w", err)
+	}
+	for i := range page.Records {
+		page.Records[i].Subscription = f.Subscription
+	}
+	return page, nil
+}
+
+func (a *Admin) page(ctx context.Context, l *listing, limit int) (page Page, err error) {
+	if len(l.conditions) > 0 {
+		if err := a.QueryRow(ctx, l.edge(), l.args[:l.sourceArgs]...).Scan(&page.Next); err != nil {
+			return page, err
+		}
+	}
+	rows, err := a.Query(ctx, l.statement(page.Next, limit), l.args...)
+	if err != nil {
+		return page, err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		r, err := scanRecord(rows)
+		if err != nil {
+			return page, err
+		}
+		page.Records = append(page.Records, r)
+	}
+	if len(page.Records) == limit {
+		page.Next = page.Records[limit-1].Seq
+	}
+	return page, rows.Err()
+}
+
+func (f *Filter) withDefaults() (limit int, err error) {
+	if f.Subscription == "" {
+		f.Subscription = DefaultSubscription
+	}
+	if limit = f.Limit; limit == 0 {
+		limit = 100
+	}
+	if limit < 0 || limit > 10_000 {
+		return 0, fmt.Errorf("%w: Filter.Limit is %d; it goes to 10,000", outbox.ErrConfig, f.Limit)
+	}
+	switch f.State {
+	case "", Pending, Retrying, Behind, Dead, Published:
+	default:
+		return 0, fmt.Errorf("%w: Filter.State is %q", outbox.ErrConfig, f.State)
+	}
+	if f.OlderThan < 0 {
+		return 0, fmt.Errorf("%w: Filter.OlderThan is negative", outbox.ErrConfig)
+	}
+	return limit, nil
+}
+
+// listing is what a List asks for.
+type listing struct {
+	*Admin
+	source      string   // what comes next in partition %[1]d
+	conditions  []string // on the event e, the cursor c and the parked event p
+	args        []any
+	sourceArgs  int // how many of them the source has
+	newestFirst bool
+}
+
+func (a *Admin) listing(f Filter, match types) *listing {
+	l := &listing{Admin: a, args: []any{f.Subscription}, newestFirst: f.Newest}
+	param := func(v any, cast string) string {
+		l.args = append(l.args, v)
+		return fmt.Sprintf("CAST($%d AS %s)", len(l.args), cast)
+	}
+	within := "partition = %[1]d"
+	if f.AggregateType != "" && f.AggregateID != "" {
+		within += fmt.Sprintf(" AND partition = %d", outbox.Partition(f.AggregateType, f.AggregateID))
+	}
+	if f.After != 0 && f.Newest {
+		within += " AND seq < " + param(f.After, "bigint")
+	} else if f.After != 0 {
+		within += " AND seq > " + param(f.After, "bigint")
+	}
+	switch f.State {
+	case Retrying, Behind, Dead:
+		l.source = fmt.Sprintf("SELECT partition, seq FROM %s WHERE subscription = CAST($1 AS text) AND %s", a.parked, within)
+	case Pending:
+		within += fmt.Sprintf(" AND seq > coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0)", a.cursors)
+		fallthrough
+	default:
+		l.source = fmt.Sprintf("SELECT partition, seq FROM %s WHERE %s", a.events, within)
+	}
+	l.sourceArgs = len(l.args)
+	if len(match) > 0 {
+		l.conditions = append(l.conditions, match.condition("e.type"))
+	}
+	for _, c := range []struct{ column, value string }{
+		{"e.aggregate_type", f.AggregateType}, {"e.aggregate_id", f.AggregateID}, {"e.type", f.Type}, {stateOf, string(f.State)},
+	} {
+		if c.value != "" {
+			l.conditions = append(l.conditions, c.column+" = "+param(c.value, "text"))
+		}
+	}
+	if f.Error != "" {
+		l.conditions = append(l.conditions, a.contains("p.last_error", param(f.Error, "text")))
+	}
+	if f.OlderThan > 0 {
+		l.conditions = append(l.conditions, "e.created_at < "+a.later("-"+param(f.OlderThan.Seconds(), "double precision")))
+	}
+	return l
+}
+
+func (l *listing) order() string {
+	if l.newestFirst {
+		return "seq DESC"
+	}
+	return "seq"
+}
+
+// edge asks how far a list gets that looks at so many events of each partition: to where the first partition has more.
+// 0: to its end.
+func (l *listing) edge() string {
+	ends := "min(last)"
+	last := "max(seq)"
+	if l.newestFirst {
+		ends, last = "max(last)", "min(seq)"
+	}
+	return fmt.Sprintf("SELECT coalesce(%s, 0) FROM (SELECT %s AS last, count(*) AS n FROM (%s) endstate_taken GROUP BY partition) endstate_ends WHERE n = %d AND CAST($1 AS text) <> ''",
+		ends, last, eachPartition(l.source+fmt.Sprintf(" ORDER BY partition, %s LIMIT %d", l.order(), looked)), looked)
+}
+
+// statement asks for the events up to the edge.
+func (l *listing) statement(edge int64, limit int) string {
+	look := limit
+	if len(l.conditions) > 0 {
+		look = looked
+	}
+	source := l.source
+	switch {
+	case edge != 0 && l.newestFirst:
+		source += fmt.Sprintf(" AND seq >= %d", edge)
+	case edge != 0:
+		source += fmt.Sprintf(" AND seq <= %d", edge)
+	}
+	return fmt.Sprintf(`SELECT %s
+FROM (%s) endstate_taken JOIN %s e ON e.partition = endstate_taken.partition AND e.seq = endstate_taken.seq
+LEFT JOIN %s c ON c.subscription = CAST($1 AS text) AND c.partition = e.partition
+LEFT JOIN %s p ON p.subscription = CAST($1 AS text) AND p.partition = e.partition AND p.seq = e.seq
+WHERE %s
+ORDER BY e.%s LIMIT %d`, recordColumns, eachPartition(source+fmt.Sprintf(" ORDER BY partition, %s LIMIT %d", l.order(), look)),
+		l.events, l.cursors, l.parked, strings.Join(append([]string{"true"}, l.conditions...), " AND "), l.order(), limit)
+}
+
+// Show returns an event with its payload, what became of it in each subscription that is for it, and what people did with it.
+func (a *Admin) Show(ctx context.Context, id uuid.UUID) (Shown, error) {
+	s, err := a.show(ctx, id)
+	if err != nil {
+		return Shown{}, fmt.Errorf("relay: show %s: %w", id, err)
+	}
+	return s, nil
+}
+
+// Shown is an event, whole.
+type Shown struct {
+	outbox.Event
+	Seq        int64
+	Partition  int
+	CreatedAt  time.Time
+	Deliveries []Delivery // by subscription
+	History    []Intervention
+}
+
+func (a *Admin) show(ctx context.Context, id uuid.UUID) (Shown, error) {
+	var s Shown
+	row := a.QueryRow(ctx, fmt.Sprintf("SELECT %s, e.payload FROM %s e WHERE e.id = CAST($1 AS %s)", eventColumns, a.events, a.uuidType()), id.String())
+	err := scanEvent(row, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.Payload)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return s, ErrNotFound
+	}
+	if err != nil {
+		return s, err
+	}
+	subscriptions, err := a.subscriptionList(ctx, a)
+	if err != nil {
+		return s, err
+	}
+	for _, sub := range subscriptions {
+		if !sub.types.matches(s.Type) {
+			continue
+		}
+		d := Delivery{Subscription: sub.Name}
+		var by moment
+		// Samples have the positions at which the cursor stood: at the first one that isn't before the event, it was past it.
+		row := a.QueryRow(ctx, fmt.Sprintf(`SELECT %s, (SELECT at FROM %s s WHERE s.subscription = CAST($2 AS text) AND s.partition = e.partition AND s.position >= e.seq ORDER BY at LIMIT 1)
+FROM %s e LEFT JOIN %s c ON c.subscription = CAST($2 AS text) AND c.partition = e.partition
+LEFT JOIN %s p ON p.subscription = CAST($2 AS text) AND p.partition = e.partition AND p.seq = e.seq
+WHERE e.id = CAST($1 AS %s)`, deliveryColumns, a.samples, a.events, a.cursors, a.parked, a.uuidType()), id.String(), sub.Name)
+		if err := scanDelivery(row.Scan, &d, &by); err != nil {
+			return s, err
+		}
+		if d.State == Published {
+			d.PublishedBy = by.Time
+		}
+		s.Deliveries = append(s.Deliveries, d)
+	}
+	s.History, err = a.history(ctx, id)
+	return s, err
+}
+
+func scanEvent(row pgx.Row, e *outbox.Event, seq *int64, partition *int, created *time.Time, more ...any) error {
+	var id, headers string
+	var occurred, at moment
+	if err := row.Scan(append([]any{&id, &e.AggregateType, &e.AggregateID, &e.Type, &e.ContentType, &headers, &occurred, &e.DedupKey, &e.SchemaVersion,
+		seq, partition, &at}, more...)...); err != nil {
+		return err
+	}
+	e.OccurredAt, *created = occurred.Time, at.Time
+	var err error
+	if e.ID, err = uuid.Parse(id); err != nil {
+		return err
+	}
+	return json.Unmarshal([]byte(headers), &e.Headers)
+}
+
+func scanDelivery(scan func(...any) error, d *Delivery, more ...any) error {
+	var next, parked, dead moment
+	var state string
+	err := scan(append([]any{&state, &d.Attempts, &d.Crashes, &next, &d.LastError, &parked, &dead}, more...)...)
+	d.State, d.NextAttemptAt, d.ParkedAt, d.DeadAt = State(state), next.Time, parked.Time, dead.Time
+	return err
+}
+
+func scanRecord(row pgx.Row) (r Record, err error) {
+	err = scanDelivery(func(dest ...any) error {
+		return scanEvent(row, &r.Event, &r.Seq, &r.Partition, &r.CreatedAt, dest...)
+	}, &r.Delivery)
+	return r, err
+}
