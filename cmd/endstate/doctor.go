@@ -21,7 +21,7 @@ type finding struct {
 	Check string `json:"check"` // which check found it, for --skip
 	What  string `json:"what"`
 	Why   string `json:"why"`
-	Fix   string `json:"fix"` // the statement that mends it
+	Fix   string `json:"fix"` // the statement that fixes it
 }
 
 // check is one question that the doctor asks.
@@ -58,7 +58,7 @@ func newDoctor(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Say what is missing or dangerous in a live database",
-		Long: `Say what is missing or dangerous in a live database, why it matters, and the statement that mends it.
+		Long: `Say what is missing or dangerous in a live database, why it matters, and the statement that fixes it.
 
 It looks at the library's outbox and ledger, or, with --table, at another outbox. With --status-table it also compares the
 service's own terminal rows with them. It writes nothing; on PostgreSQL it sends one notification, to itself.

@@ -128,7 +128,7 @@ func TestDoctorLooksAtIndexes(t *testing.T) {
 		mustExec(t, db, report.Findings[0].Fix)
 		examine(t, url, []string{})
 
-		// The incident's table: nothing, then the trap, then what mends it.
+		// The incident's table: nothing, then the trap, then what fixes it.
 		incident(t, db)
 		foreign := []string{"--table", "event_outbox"}
 		report = examine(t, url, []string{"unique-index", "relay-index"}, foreign...)
