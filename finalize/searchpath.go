@@ -41,7 +41,7 @@ func (c *Config) checkHooks(pool *pgxpool.Config) error {
 	switch {
 	case pool.PrepareConn != nil:
 		hook = "PrepareConn"
-	case pool.BeforeAcquire != nil:
+	case pool.BeforeAcquire != nil: //lint:ignore SA1019 it is deprecated, and still called
 		hook = "BeforeAcquire"
 	}
 	names := c.unqualified()

@@ -23,6 +23,7 @@ func TestPoolWithAHookNeedsATenant(t *testing.T) {
 	for name, hook := range map[string]func(*pgxpool.Config){
 		"PrepareConn": func(c *pgxpool.Config) { c.PrepareConn = searchPathOf },
 		"BeforeAcquire": func(c *pgxpool.Config) {
+			//lint:ignore SA1019 it is deprecated, and still called
 			c.BeforeAcquire = func(context.Context, *pgx.Conn) bool { return true }
 		},
 	} {

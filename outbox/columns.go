@@ -98,14 +98,6 @@ func (c *Columns) occurredAtType() string {
 	return c.OccurredAtType
 }
 
-// validateOwn is Validate for what works on the library's own tables only: a Relay, an Admin, a Notifier.
-func (w Writer) validateOwn() error {
-	if w.Columns == nil {
-		return w.Validate()
-	}
-	return fmt.Errorf("%w: Writer.Columns is set: %s is the service's own, and so is what publishes from it", ErrConfig, w.table())
-}
-
 // insertInto is an INSERT of a source of rows of insertColumns.
 func (w Writer) insertInto(source string) string {
 	if w.Columns == nil {

@@ -115,7 +115,7 @@ func (d *doctor) checks() []check {
 		list = append(list, check{"unique-index", d.uniqueIndex}, check{"relay-index", d.relayIndex})
 	} else {
 		list = append(list, check{"tables", d.tables}, check{"unique-index", d.uniqueIndex}, check{"relay-index", d.relayIndex},
-			check{"dead-events", d.deadEvents}, check{"blocked", d.blockedPartitions}, check{"partitions", d.partitions},
+			check{"log", d.log}, check{"dead-events", d.deadEvents}, check{"blocked", d.blockedPartitions}, check{"partitions", d.partitions},
 			check{"terminal-without-event", d.terminalWithoutEvent}, check{"event-without-terminal", d.eventWithoutTerminal})
 		if d.status.Table != "" {
 			list = append(list, check{"status-without-ledger", d.statusWithoutLedger}, check{"ledger-without-status", d.ledgerWithoutStatus})

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -16,15 +17,16 @@ import (
 	"github.com/endstate-go/endstate/outbox/relay"
 )
 
-func (d *doctor) stats(ctx context.Context) ([]relay.Stats, error) {
+func (d *doctor) admin() (*relay.Admin, error) {
 	cfg := &relay.AdminConfig{Outbox: d.writer}
-	var admin *relay.Admin
-	var err error
 	if d.db.pool != nil {
-		admin, err = relay.NewAdmin(d.db.pool, cfg)
-	} else {
-		admin, err = relay.NewAdminSQL(d.db.sql, cfg)
+		return relay.NewAdmin(d.db.pool, cfg)
 	}
+	return relay.NewAdminSQL(d.db.sql, cfg)
+}
+
+func (d *doctor) stats(ctx context.Context) ([]relay.Stats, error) {
+	admin, err := d.admin()
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +131,35 @@ func (d *doctor) partitions(ctx context.Context) (found []finding, err error) {
 		})
 	}
 	return found, nil
+}
+
+// log finds out whether cursors and sequence fit, where a server takes no writes.
+func (d *doctor) log(ctx context.Context) (found []finding, err error) {
+	admin, err := d.admin()
+	if err != nil {
+		return nil, err
+	}
+	if err := admin.CheckSequence(ctx); errors.Is(err, relay.ErrSequence) {
+		found = append(found, finding{
+			What: err.Error() + ".",
+			Why:  "New events get numbers that the cursor has passed, and are published by nobody: relays stop.",
+			Fix:  fmt.Sprintf("SELECT setval(pg_get_serial_sequence('%[1]s', 'seq'), (SELECT max(position) FROM %[2]s) + 1);\n-- and publish again what was written meanwhile: endstate outbox replay --from TIME%[3]s", quote(d.writer.Schema, d.writer.Name()), quote(d.writer.Schema, d.writer.Name()+"_cursors"), d.outboxFlags(relay.DefaultSubscription)),
+		})
+	} else if err != nil {
+		return nil, err
+	}
+	if d.db.pool == nil {
+		return found, nil
+	}
+	var standby bool
+	if err := d.db.pool.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil || !standby {
+		return found, err
+	}
+	return append(found, finding{
+		What: "The server is a standby.",
+		Why:  "Nothing can be finalized or published here: the guard decides, and a relay reads, on the primary only.",
+		Fix:  "Connect to the primary: with several hosts in the URL, target_session_attrs=read-write.",
+	}), nil
 }
 
 // protection finds out whether the database itself refuses to leave a terminal state.

@@ -9,6 +9,7 @@ import (
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // migrateFix fixes a schema that was never completed.
@@ -17,12 +18,12 @@ const migrateFix = "endstate migrate\n-- which doesn't bring back what was dropp
 // tables finds what of the library's tables is missing.
 func (d *doctor) tables(ctx context.Context) (found []finding, err error) {
 	err = d.db.read(ctx, func(q endstate.Querier) error {
-		for _, err := range []error{d.ledger.Check(ctx, q), d.writer.Check(ctx, q)} {
+		for _, err := range []error{d.ledger.Check(ctx, q), relay.Check(ctx, q, d.writer)} {
 			switch {
 			case err == nil:
 			case errors.Is(err, outbox.ErrSchema) && strings.Contains(err.Error(), "unique index"): // uniqueIndex tells more
 			case errors.Is(err, outbox.ErrSchema), errors.Is(err, guard.ErrSchema):
-				found = append(found, finding{What: err.Error(), Why: "Nothing can be finalized: the library's statements name it.", Fix: migrateFix})
+				found = append(found, finding{What: err.Error(), Why: "Without it nothing can be finalized, or events would be lost: the library's statements rest on it.", Fix: migrateFix})
 			default:
 				return err
 			}

@@ -11,7 +11,8 @@ import (
 )
 
 // Check says what the database lacks for a relay: a table, a column or its type, an index, a privilege of the current role, or
-// a schema version that fits the library's. outbox.Writer.Check is for those who only put events.
+// a schema version that fits the library's; and what of it would lose events (see the package's documentation), such as a
+// sequence that caches numbers. outbox.Writer.Check is for those who only put events.
 func Check(ctx context.Context, q endstate.Querier, w outbox.Writer) error {
 	if w.Columns != nil {
 		return fmt.Errorf("%w: Writer.Columns is set: the table is the service's own, and so is what publishes from it", outbox.ErrConfig)
@@ -31,6 +32,9 @@ func Check(ctx context.Context, q endstate.Querier, w outbox.Writer) error {
 	files, err := w.Migrations(string(sqltx.Of(q)))
 	if err == nil {
 		err = migrate.Check(ctx, q, w.Schema, w.Name(), files, needs...)
+	}
+	if err == nil && sqltx.Of(q) == sqltx.Postgres {
+		err = checkGround(ctx, q, w)
 	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", outbox.ErrSchema, err)

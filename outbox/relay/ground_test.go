@@ -1,0 +1,48 @@
+package relay_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
+)
+
+// What the proof of the protocol rests on is looked at before anything is read.
+func TestCheckRefusesWhatTheProofDoesNotHoldFor(t *testing.T) {
+	t.Parallel()
+	for said, change := range map[string]string{
+		"keeps numbers in a cache": "ALTER SEQUENCE endstate_outbox_seq_seq CACHE 20",
+		"doesn't go up by 1":       "ALTER SEQUENCE endstate_outbox_seq_seq INCREMENT 2",
+		"starts over":              "ALTER SEQUENCE endstate_outbox_seq_seq CYCLE",
+		"is UNLOGGED":              "ALTER TABLE endstate_outbox SET UNLOGGED",
+		`"endstate_outbox_incarnation" is not UNLOGGED`: "ALTER TABLE endstate_outbox_incarnation SET LOGGED",
+		"another default than pg_current_xact_id()":     "ALTER TABLE endstate_outbox ALTER txid SET DEFAULT '1'",
+		"part of an inheritance":                        "CREATE TABLE more () INHERITS (endstate_outbox)",
+		`may take a number before the row has it: early`: `CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER early BEFORE INSERT ON endstate_outbox FOR EACH ROW EXECUTE FUNCTION f();
+CREATE TRIGGER late AFTER INSERT ON endstate_outbox FOR EACH ROW EXECUTE FUNCTION f();
+CREATE TRIGGER whole BEFORE INSERT ON endstate_outbox FOR EACH STATEMENT EXECUTE FUNCTION f()`,
+		"stands behind seq": `ALTER TABLE endstate_outbox DROP COLUMN txid CASCADE;
+ALTER TABLE endstate_outbox ADD COLUMN txid xid8 NOT NULL DEFAULT pg_current_xact_id();
+CREATE INDEX endstate_outbox_txid ON endstate_outbox (txid, partition, seq)`,
+		"is the target of a logical replication":                 "INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT 0, 'endstate_outbox'::regclass, 'r'",
+		"is not PostgreSQL but speaks its protocol (CockroachDB": `CREATE SCHEMA other; CREATE FUNCTION other.version() RETURNS text LANGUAGE sql AS $$ SELECT 'CockroachDB CCL v25.1' $$`,
+	} {
+		t.Run(said, func(t *testing.T) {
+			t.Parallel()
+			db := newDatabase(t, "pgx")
+			db.migrate(t, outbox.Writer{})
+			require.NoError(t, relay.Check(t.Context(), db.pool, outbox.Writer{}))
+			conn, err := db.pool.Acquire(t.Context())
+			require.NoError(t, err)
+			defer conn.Release()
+			_, err = conn.Exec(t.Context(), "SET allow_system_table_mods = on; SET search_path = public, other, pg_catalog; "+change)
+			require.NoError(t, err)
+			err = relay.Check(t.Context(), conn, outbox.Writer{})
+			require.ErrorIs(t, err, outbox.ErrSchema)
+			require.ErrorContains(t, err, said)
+		})
+	}
+}
