@@ -122,7 +122,10 @@ type Publisher struct {
 	place string // the URL without what may be secret in it
 }
 
-var _ outbox.Publisher = (*Publisher)(nil)
+var (
+	_ outbox.Publisher = (*Publisher)(nil)
+	_ outbox.Addressed = (*Publisher)(nil)
+)
 
 // New makes a Publisher of an absolute http or https URL. A user and password in it are sent as basic authentication.
 func New(endpoint string, cfg *Config) (*Publisher, error) {
@@ -138,6 +141,9 @@ func New(endpoint string, cfg *Config) (*Publisher, error) {
 	}
 	return &Publisher{cfg: cfg.withDefaults(), url: endpoint, place: u.Scheme + "://" + u.Host}, nil
 }
+
+// Destination implements outbox.Addressed: the scheme and the host of Config.URL.
+func (p *Publisher) Destination() string { return p.place }
 
 // Close closes the connections that are kept for later requests.
 func (p *Publisher) Close() { p.cfg.Client.CloseIdleConnections() }

@@ -225,6 +225,14 @@ func TestARelayWaitsWhenTheReceiverAsks(t *testing.T) {
 	running.Go(func() { _ = rel.Run(ctx) })
 	require.EqualError(t, <-blocked, "webhook: POST "+p.place+": status 429 Too Many Requests")
 	require.EqualValues(t, 1, asked.Load(), "it isn't asked again for a while")
+
+	// A relay of the same subscription that publishes elsewhere is refused: the two would split the events between them.
+	other, _ := serve(t, nil, func(http.ResponseWriter, *http.Request) {})
+	elsewhere, err := relay.NewSQL(db, other, &relay.Config{Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	err = elsewhere.Run(ctx)
+	require.ErrorIs(t, err, relay.ErrDestination)
+	require.ErrorContains(t, err, p.Destination())
 	cancel()
 	running.Wait()
 }
