@@ -37,6 +37,7 @@ type gauge struct {
 	rate float64   // events a second that it takes, where it says that they are too many; 0: no limit
 	next time.Time // of the next call, by rate
 	cut  time.Time // when the rate was last lowered
+	slow bool      // it took nothing for a while, and nobody knows how much it takes now: the rate doubles until it refuses again
 }
 
 // size is how many events the next call may have, of n.
@@ -55,11 +56,14 @@ func (g *gauge) took(n int, now time.Time) (over bool) {
 	over = g.failures > 1
 	g.failures, g.from, g.until, g.alone = 0, 0, time.Time{}, 0
 	g.taken = now
-	if g.rate > 0 {
+	switch {
+	case g.rate == 0:
+	case g.rate > 5000:
+		g.rate, g.slow = 0, false
+	case g.slow:
+		g.rate *= 2
+	default:
 		g.rate += (0.05*g.rate + 0.5) * float64(n) / g.rate
-		if g.rate > 5000 {
-			g.rate = 0
-		}
 	}
 	return over
 }
@@ -75,6 +79,10 @@ func (g *gauge) nothing(n int, now time.Time) {
 // time, and up slowly, so that it stays about what the receiver takes.
 func (g *gauge) refused(taken int, after time.Duration, now time.Time) {
 	switch {
+	case taken == 0 && g.failures >= 3:
+		g.slow, g.rate = true, max(1, min(g.rate, probe))
+	case g.slow:
+		g.slow, g.rate, g.cut = false, max(1, g.rate/2), now
 	case g.rate == 0:
 		g.rate, g.cut = max(1, float64(taken)), now
 	case now.Sub(g.cut) >= time.Second:

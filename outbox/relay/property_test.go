@@ -1,0 +1,154 @@
+package relay_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// F35: random transactions (short and long, with savepoints, aborted, prepared, many events at once) beside relays that come and
+// go: each committed event is published, those of an aggregate that is locked in commit order, and nothing twice.
+func TestRandomTransactions(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartPostgres(t, "max_prepared_transactions=20")
+	pool := dbtest.PoolOn(t, server.URL())
+	db := &database{url: server.URL(), pool: pool, begin: beginPgx(pool)}
+	db.migrate(t, *writer)
+	const aggregates, writers, rounds = 12, 6, 60
+	db.exec(t, "CREATE TABLE counters (id int PRIMARY KEY, n int NOT NULL)")
+	db.exec(t, fmt.Sprintf("INSERT INTO counters SELECT n, 0 FROM generate_series(1, %d) n", aggregates))
+
+	r := &recorder{}
+	cfg := quick()
+	cfg.BatchSize = 7
+	ctx := t.Context()
+	var group sync.WaitGroup
+	var prepared atomic.Int64
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	for w := range writers {
+		group.Go(func() {
+			random := rand.New(rand.NewPCG(seed, uint64(w)))
+			for range rounds {
+				tx, err := pool.Begin(ctx)
+				if !assert.NoError(t, err) {
+					return
+				}
+				// The aggregate's row is locked, as a guard does: its number is commit order.
+				put := func(tx pgx.Tx, id int) error {
+					var n int
+					if err := tx.QueryRow(ctx, "UPDATE counters SET n = n + 1 WHERE id = $1 RETURNING n", id).Scan(&n); err != nil {
+						return err
+					}
+					var events []outbox.Event
+					for i := range 1 + random.IntN(20)/19*30 {
+						e := event(fmt.Sprintf("%d/%d", n, i), "")
+						e.AggregateID = fmt.Sprint(id)
+						events = append(events, e)
+					}
+					_, err := outbox.Put(ctx, tx, events...)
+					return err
+				}
+				if random.IntN(3) == 0 { // it has its id long before
+					_, err = tx.Exec(ctx, "SELECT pg_current_xact_id()")
+					assert.NoError(t, err)
+				}
+				first := 1 + random.IntN(aggregates)
+				for id := first; id <= min(aggregates, first+random.IntN(3)) && err == nil; id++ { // in one order: no deadlocks
+					if random.IntN(3) > 0 {
+						err = put(tx, id)
+						continue
+					}
+					savepoint, begin := tx.Begin(ctx)
+					assert.NoError(t, begin)
+					if err = put(savepoint, id); err == nil && random.IntN(2) == 0 {
+						err = savepoint.Commit(ctx)
+					} else {
+						_ = savepoint.Rollback(ctx)
+					}
+				}
+				assert.NoError(t, err)
+				time.Sleep(time.Duration(random.IntN(4)) * time.Duration(random.IntN(10)) * time.Millisecond) // a long one now and then
+				switch random.IntN(8) {
+				case 0:
+					assert.NoError(t, tx.Rollback(ctx))
+				case 1:
+					name := fmt.Sprintf("'p%d'", prepared.Add(1))
+					_, err := tx.Exec(ctx, "PREPARE TRANSACTION "+name)
+					assert.NoError(t, err)
+					_ = tx.Rollback(ctx)
+					time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
+					_, err = pool.Exec(ctx, "COMMIT PREPARED "+name)
+					assert.NoError(t, err)
+				default:
+					assert.NoError(t, tx.Commit(ctx))
+				}
+			}
+		})
+	}
+	done := make(chan struct{})
+	go func() { group.Wait(); close(done) }()
+	random := rand.New(rand.NewPCG(seed, writers))
+	stops := []func(){run(t, db.relay(t, r, cfg))}
+	for ended := false; !ended; {
+		select {
+		case <-done:
+			ended = true
+		case <-time.After(time.Duration(100+random.IntN(200)) * time.Millisecond):
+		}
+		stops = append(stops, run(t, db.relay(t, r, cfg)))
+		if len(stops) > 2 {
+			stops[0]()
+			stops = stops[1:]
+		}
+	}
+	db.settled(t)
+	stored := map[string][]string{}
+	for _, e := range db.stored(t, *writer) {
+		stored[e.AggregateID] = append(stored[e.AggregateID], e.Type)
+	}
+	for id, types := range stored {
+		require.Equal(t, types, r.first(id), "aggregate %s, seed %d", id, seed)
+	}
+	require.Len(t, r.published(), db.count(t), "each once, seed %d", seed)
+}
+
+// A long transaction delays nobody, and more than 64 savepoints, which overflow what the server keeps of each backend.
+func TestManySavepoints(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, "pgx")
+	db.migrate(t, *writer)
+	ctx := t.Context()
+	r := &recorder{}
+	run(t, db.relay(t, r, quick()))
+	tx, err := db.pool.Begin(ctx)
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback(context.Background()) }()
+	for i := range 200 {
+		savepoint, err := tx.Begin(ctx)
+		require.NoError(t, err)
+		_, err = outbox.Put(ctx, savepoint, event(fmt.Sprint(i), ""))
+		require.NoError(t, err)
+		require.NoError(t, savepoint.Commit(ctx))
+	}
+	for i := range 10 {
+		e := event(fmt.Sprint(i), "")
+		e.AggregateID = "other"
+		db.put(t, e)
+		eventually(t, "others don't wait", func() bool { return len(r.published()) == i+1 })
+	}
+	require.NoError(t, tx.Commit(ctx))
+	eventually(t, "all", func() bool { return len(r.published()) == 210 })
+	require.Equal(t, numbered(200), r.first("b1"))
+}
