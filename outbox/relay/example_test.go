@@ -3,12 +3,10 @@ package relay_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
-	"time"
 
 	_ "modernc.org/sqlite"
 
@@ -68,56 +66,4 @@ func ExampleRelay() {
 	// b1 assessment.started: {"batch":"b1"}
 	// b1 assessment.completed: {"batch":"b1"}
 	// pending: 0
-}
-
-// An event that the broker never takes becomes a dead letter, with its error. Once the cause is mended, somebody has it
-// tried again, on the record.
-func ExampleAdmin_Retry() {
-	db, done := exampleOutbox("assessment.result")
-	defer done()
-	ctx := context.Background()
-	limit := 10
-	publisher := outbox.PublisherFunc(func(_ context.Context, event outbox.Event) error {
-		if len(event.Payload) > limit {
-			return outbox.Permanent(errors.New("message too large"))
-		}
-		fmt.Println("published:", event.Type)
-		return nil
-	})
-	runUntil := func(state relay.State) relay.Record {
-		ctx, cancel := context.WithCancel(ctx)
-		rel, err := relay.NewSQL(db, publisher, &relay.Config{Logger: slog.New(slog.DiscardHandler)})
-		check(err)
-		ended := make(chan error)
-		go func() { ended <- rel.Run(ctx) }()
-		defer func() { cancel(); check(<-ended) }()
-		for {
-			records, err := exampleAdmin(db).List(ctx, relay.Filter{State: state})
-			check(err)
-			if len(records) > 0 {
-				return records[0]
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-	}
-	dead := runUntil(relay.Dead)
-	fmt.Println("dead:", dead.LastError)
-
-	limit = 1000 // mended
-	_, err := exampleAdmin(db).Retry(ctx, "ada", "the broker's limit is higher now", dead.ID)
-	check(err)
-	runUntil(relay.Published)
-	_, history, err := exampleAdmin(db).Show(ctx, dead.ID)
-	check(err)
-	fmt.Printf("%s by %s: %s\n", history[0].Action, history[0].By, history[0].Why)
-	// Output:
-	// dead: outbox: permanent failure: message too large
-	// published: assessment.result
-	// retry by ada: the broker's limit is higher now
-}
-
-func exampleAdmin(db *sql.DB) *relay.Admin {
-	admin, err := relay.NewAdminSQL(db, nil)
-	check(err)
-	return admin
 }
