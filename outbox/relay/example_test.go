@@ -49,7 +49,7 @@ func ExampleRelay() {
 	publisher := outbox.PublisherFunc(func(_ context.Context, event outbox.Event) error {
 		fmt.Printf("%s %s: %s\n", event.AggregateID, event.Type, event.Payload)
 		if event.Type == "assessment.completed" {
-			cancel() // the program's end: Run finishes the batch, marks it, and hands its shards back
+			cancel() // the program's end: Run finishes the batch, moves the cursor, and hands its partitions back
 		}
 		return nil
 	})
@@ -61,7 +61,7 @@ func ExampleRelay() {
 	check(err)
 	stats, err := admin.Stats(context.Background())
 	check(err)
-	fmt.Println("pending:", stats.Pending)
+	fmt.Println("pending:", stats[0].Pending)
 	// Output:
 	// b1 assessment.started: {"batch":"b1"}
 	// b1 assessment.completed: {"batch":"b1"}
