@@ -118,13 +118,13 @@ func (r *Relay) Run(ctx context.Context) error {
 	for failures := 0; ctx.Err() == nil; {
 		start := time.Now()
 		err := r.term(ctx)
-		for _, final := range []error{outbox.ErrSchema, outbox.ErrConfig, ErrDestination, ErrSequence} {
-			if errors.Is(err, final) {
-				return err
-			}
-		}
 		if err == nil || ctx.Err() != nil {
 			break
+		}
+		for _, final := range []error{outbox.ErrSchema, outbox.ErrConfig, ErrDestination, ErrSequence} {
+			if errors.Is(err, final) && !away(err) {
+				return err
+			}
 		}
 		if time.Since(start) > r.cfg.LeaseTTL {
 			failures = 0

@@ -541,6 +541,31 @@ func TestRelaySaysWhatIsWrongWithItsSchema(t *testing.T) {
 	})
 }
 
+// A database that is away when the relay begins isn't one that lacks something; nor is a Run that ends meanwhile an error.
+func TestTheDatabaseIsAwayAtTheStart(t *testing.T) {
+	t.Parallel()
+	proxy := pgfault.New(t, dbtest.Postgres(t))
+	pool := dbtest.PoolOn(t, proxy.URL())
+	db := &database{url: proxy.URL(), pool: pool, begin: beginPgx(pool)}
+	db.migrate(t, *writer)
+	db.aggregates(t, 3, 1)
+	proxy.Refuse(true)
+	proxy.CutAll()
+	away := make(chan struct{}, 100)
+	cfg := quick()
+	cfg.Trace = &relay.Trace{Reconnecting: func(context.Context, error, time.Duration) { away <- struct{}{} }}
+	r := &recorder{}
+	run(t, db.relay(t, r, cfg))
+	<-away
+	<-away
+	proxy.Refuse(false)
+	eventually(t, "all", func() bool { return len(r.published()) == 3 })
+
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	require.NoError(t, db.relay(t, r, quick()).Run(ended))
+}
+
 func TestRelayConfigNamesTheField(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "sqlite-wal")
