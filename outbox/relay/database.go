@@ -24,6 +24,7 @@ type database struct {
 	begin   func(ctx context.Context) (endstate.Tx, error)
 	pool    *pgxpool.Pool // one of the two
 	sql     *sql.DB
+	within  bool // a transaction that somebody else ends
 }
 
 func openPool(pool *pgxpool.Pool) (database, error) {
@@ -58,6 +59,19 @@ func openSQL(db *sql.DB, dialect string) (database, error) {
 	return database{Querier: sqltx.WrapDB(db, d), dialect: d, begin: begin, sql: db}, nil
 }
 
+// in is the database inside a transaction, which somebody else ends.
+func (d database) in(tx endstate.Tx) database {
+	d.Querier, d.within = tx, true
+	d.begin = func(context.Context) (endstate.Tx, error) { return unended{tx}, nil }
+	return d
+}
+
+// unended is a transaction whose part ends without it.
+type unended struct{ endstate.Tx }
+
+func (unended) Commit(context.Context) error   { return nil }
+func (unended) Rollback(context.Context) error { return nil }
+
 // inTx runs f in a transaction, in READ COMMITTED.
 func (d database) inTx(ctx context.Context, f func(tx endstate.Tx) error) error {
 	tx, err := d.begin(ctx)
@@ -80,6 +94,13 @@ func (d database) inTx(ctx context.Context, f func(tx endstate.Tx) error) error 
 const pins = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true),
 	set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('enable_material', 'off', true), set_config('jit', 'off', true)`
 
+// What goes around the pins in a transaction that goes on: rolling back to a savepoint takes settings back too. Neither takes a
+// transaction id.
+const (
+	savePins = "SAVEPOINT endstate_pins"
+	dropPins = "ROLLBACK TO SAVEPOINT endstate_pins"
+)
+
 // pinned runs a query whose plan is pinned, in a transaction that has written nothing, and hands its rows to collect.
 func (d database) pinned(ctx context.Context, query string, args []any, collect func(pgx.Rows) error) error {
 	read := func(rows pgx.Rows, err error) error {
@@ -92,26 +113,52 @@ func (d database) pinned(ctx context.Context, query string, args []any, collect 
 		}
 		return rows.Err()
 	}
-	switch {
-	case d.sqlite():
+	if d.sqlite() {
 		return read(d.Query(ctx, query, args...))
-	case d.pool != nil:
+	}
+	before, after := []string{pins}, []string(nil)
+	if d.within {
+		before, after = []string{savePins, pins}, []string{dropPins}
+	}
+	if q, ok := d.Querier.(interface {
+		SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
+	}); ok {
 		// One trip, and one transaction: a pipeline is one up to its end.
 		var batch pgx.Batch
-		batch.Queue(pins)
+		for _, statement := range before {
+			batch.Queue(statement)
+		}
 		batch.Queue(query, args...)
-		results := d.pool.SendBatch(ctx, &batch)
-		_, err := results.Exec()
+		for _, statement := range after {
+			batch.Queue(statement)
+		}
+		results := q.SendBatch(ctx, &batch)
+		var err error
+		for range before {
+			if err == nil {
+				_, err = results.Exec()
+			}
+		}
 		if err == nil {
 			err = read(results.Query())
 		}
 		return errors.Join(err, results.Close())
 	}
 	return d.inTx(ctx, func(tx endstate.Tx) error {
-		if _, err := tx.Exec(ctx, pins); err != nil {
+		for _, statement := range before {
+			if _, err := tx.Exec(ctx, statement); err != nil {
+				return err
+			}
+		}
+		if err := read(tx.Query(ctx, query, args...)); err != nil {
 			return err
 		}
-		return read(tx.Query(ctx, query, args...))
+		for _, statement := range after {
+			if _, err := tx.Exec(ctx, statement); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 

@@ -134,7 +134,9 @@ func (s *store) reap(ctx context.Context) (names []string, err error) {
 			return err
 		}
 		rows.Close()
-		_, err = tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET owner = NULL, careful = 1 WHERE %s", s.cursors, orphaned))
+		// A consumer that is gone may still hold its cursors, until the server ends its transaction: nobody waits for that.
+		_, err = tx.Exec(ctx, fmt.Sprintf("UPDATE %[1]s SET owner = NULL, careful = 1 WHERE (subscription, partition) IN (SELECT subscription, partition FROM %[1]s WHERE %[2]s%[3]s)",
+			s.cursors, orphaned, s.skipLocked()))
 		return err
 	})
 	return names, err

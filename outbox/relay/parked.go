@@ -84,7 +84,14 @@ func (t *term) retry(ctx context.Context, found []row) (*tries, error) {
 	}
 	failures := t.gauge.failures
 	trusts := t.gauge.trusts(time.Now())
-	p := t.publishRows(ctx, b.rows)
+	var p *tries
+	if t.begin == nil {
+		p = t.publishRows(ctx, b.rows)
+	} else if tried, err := t.handleParked(ctx, b.rows); err != nil {
+		return tried, err
+	} else {
+		p = tried
+	}
 	if trusts {
 		for _, r := range p.open {
 			if _, later := retryAfter(r.err); !later && !errors.Is(r.err, errPutOff) {
@@ -112,9 +119,8 @@ type settlement struct {
 	Delay     float64 `json:"delay"`
 }
 
-// settle writes down what became of parked events.
-func (t *term) settle(rows []*row, p *tries) error {
-	var published, unlucky []settlement
+// settlements are what became of parked events: those published, those that failed, and those whose followers are due now.
+func settlements(rows []*row, p *tries) (published, unlucky, promoted []settlement) {
 	last := map[name]settlement{}
 	for _, r := range rows {
 		s := settlement{Partition: r.partition, Seq: r.seq, Kind: r.AggregateType, Aggregate: r.AggregateID, Read: r.attempts, Attempts: r.attempts, Crashes: r.crashes, Delay: r.after}
@@ -130,17 +136,23 @@ func (t *term) settle(rows []*row, p *tries) error {
 		}
 		last[r.aggregate()] = s
 	}
-	var promoted []settlement
 	for a, s := range last {
 		if !p.blocked[a] {
 			promoted = append(promoted, s)
 		}
 	}
+	return published, unlucky, promoted
+}
+
+// settle writes down what became of parked events.
+func (t *term) settle(rows []*row, p *tries) error {
+	published, unlucky, promoted := settlements(rows, p)
 	if len(published)+len(unlucky) == 0 {
 		return nil
 	}
 	return t.persist("settle parked events", func(ctx context.Context) error {
-		return t.store.settle(ctx, t.lease.id, published, unlucky, promoted)
+		_, err := t.store.settle(ctx, t.lease.id, published, unlucky, promoted)
+		return err
 	})
 }
 
@@ -150,34 +162,41 @@ func (s *store) mine(alias string) string {
 		alias, s.cursors, s.uuid("CAST($2 AS text)"))
 }
 
-func (s *store) settle(ctx context.Context, owner string, published, unlucky, promoted []settlement) error {
+// settle returns how many of the published ones were still parked, and this owner's.
+func (s *store) settle(ctx context.Context, owner string, published, unlucky, promoted []settlement) (removed int64, err error) {
 	mine := s.mine("")
 	key := [][2]string{{"partition", "smallint"}, {"seq", "bigint"}}
-	return s.inTx(ctx, func(tx endstate.Tx) error {
+	err = s.inTx(ctx, func(tx endstate.Tx) error {
+		removed = 0
 		if !s.sqlite() {
 			if _, err := tx.Exec(ctx, pins); err != nil {
 				return err
 			}
 		}
-		change := func(list []settlement, statement string) error {
+		change := func(list []settlement, statement string) (int64, error) {
 			if len(list) == 0 {
-				return nil
+				return 0, nil
 			}
-			_, err := tx.Exec(ctx, statement, s.cfg.Subscription, owner, toJSON(list))
+			tag, err := tx.Exec(ctx, statement, s.cfg.Subscription, owner, toJSON(list))
+			return tag.RowsAffected(), err
+		}
+		if removed, err = change(published, fmt.Sprintf("DELETE FROM %s WHERE %s AND (partition, seq) IN (SELECT r.partition, r.seq FROM %s)", s.parked, mine, s.records("$3", "r", key...))); err != nil {
 			return err
 		}
-		return errors.Join(
-			change(published, fmt.Sprintf("DELETE FROM %s WHERE %s AND (partition, seq) IN (SELECT r.partition, r.seq FROM %s)", s.parked, mine, s.records("$3", "r", key...))),
-			change(unlucky, fmt.Sprintf(`UPDATE %s AS p SET attempts = r.attempts, crashes = r.crashes, suspect = (1 = 0), last_error = r.error,
+		if _, err := change(unlucky, fmt.Sprintf(`UPDATE %s AS p SET attempts = r.attempts, crashes = r.crashes, suspect = (1 = 0), last_error = r.error,
 	dead_at = CASE WHEN r.dead THEN %s END, next_attempt_at = CASE WHEN NOT r.dead THEN %s END
 FROM %s WHERE %s AND p.partition = r.partition AND p.seq = r.seq AND p.attempts = r.read AND p.dead_at IS NULL`, s.parked, s.clock(), s.later("r.delay"),
-				s.records("$3", "r", append(key, [2]string{"read", "integer"}, [2]string{"attempts", "integer"}, [2]string{"crashes", "integer"}, [2]string{"error", "text"},
-					[2]string{"dead", "boolean"}, [2]string{"delay", "double precision"})...), s.mine("p."))),
-			change(promoted, fmt.Sprintf(`UPDATE %[1]s SET next_attempt_at = %[2]s WHERE %[3]s AND dead_at IS NULL AND next_attempt_at IS NULL AND (partition, seq) IN (SELECT r.partition,
+			s.records("$3", "r", append(key, [2]string{"read", "integer"}, [2]string{"attempts", "integer"}, [2]string{"crashes", "integer"}, [2]string{"error", "text"},
+				[2]string{"dead", "boolean"}, [2]string{"delay", "double precision"})...), s.mine("p."))); err != nil {
+			return err
+		}
+		_, err := change(promoted, fmt.Sprintf(`UPDATE %[1]s SET next_attempt_at = %[2]s WHERE %[3]s AND dead_at IS NULL AND next_attempt_at IS NULL AND (partition, seq) IN (SELECT r.partition,
 	(SELECT w.seq FROM %[1]s w WHERE w.subscription = CAST($1 AS text) AND w.partition = r.partition AND w.aggregate_type = r.kind AND w.aggregate_id = r.aggregate
 		AND w.dead_at IS NULL AND w.seq > r.seq ORDER BY w.seq LIMIT 1) FROM %[4]s)`, s.parked, s.clock(), mine,
-				s.records("$3", "r", append(key, [2]string{"kind", "text"}, [2]string{"aggregate", "text"})...))))
+			s.records("$3", "r", append(key, [2]string{"kind", "text"}, [2]string{"aggregate", "text"})...)))
+		return err
 	})
+	return removed, err
 }
 
 // nextDue returns when the next parked event is due; any is false when none waits.

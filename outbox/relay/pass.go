@@ -104,18 +104,29 @@ func (t *term) turn() []int {
 	return list
 }
 
-// read reads a batch. One that times out is tried smaller, until it is one event of one partition.
-func (t *term) read(ctx context.Context, partitions []int, limit int) (*batch, error) {
-	if limit > t.noted {
-		// Who takes over after a crash has to be careful with that many.
-		if err := t.store.noteBatch(ctx, t.lease.id, limit); err != nil {
-			return nil, err
-		}
-		t.noted = limit
+// noteLimit writes down how many rows of a partition a reading may bring: who takes over after a crash has to be careful with them.
+func (t *term) noteLimit(ctx context.Context, limit int) error {
+	if limit <= t.noted {
+		return nil
 	}
-	cursors, rows, err := t.store.read(ctx, t.lease.id, partitions, limit)
+	if err := t.store.noteBatch(ctx, t.lease.id, limit); err != nil {
+		return err
+	}
+	t.noted = limit
+	return nil
+}
+
+// errAssigned says that something wrote before the reading, in its transaction: then its move's id may be older than its snapshot.
+var errAssigned = errors.New("relay: the reading's transaction has an id; what wrote in it, a hook of the driver's?")
+
+// read reads a batch. One that times out is tried smaller, until it is one event of one partition.
+func (t *term) read(ctx context.Context, s *store, partitions []int, limit int) (*batch, error) {
+	cursors, rows, err := s.read(ctx, t.lease.id, partitions, limit)
 	if err != nil {
 		return nil, t.timedOut(ctx, err)
+	}
+	if len(cursors) > 0 && cursors[0].Assigned {
+		return nil, errAssigned
 	}
 	if len(cursors) > 0 && !t.db.sqlite() && cursors[0].Incarnation == "" {
 		return nil, t.store.incarnate(ctx, t.db) // and read again
@@ -127,7 +138,7 @@ func (t *term) read(ctx context.Context, partitions []int, limit int) (*batch, e
 			large = append(large, r)
 		}
 	}
-	if err := t.store.payloads(ctx, large); err != nil {
+	if err := s.payloads(ctx, large); err != nil {
 		return nil, t.timedOut(ctx, err)
 	}
 	if t.calm++; t.calm > 16 {
@@ -152,7 +163,10 @@ const maxShrunk = 14
 func (t *term) pass(ctx context.Context) (rows int, err error) {
 	start := time.Now()
 	limit := t.limit()
-	b, err := t.read(ctx, t.turn(), limit)
+	if err := t.noteLimit(ctx, limit); err != nil {
+		return 0, err
+	}
+	b, err := t.read(ctx, t.store, t.turn(), limit)
 	if b == nil || err != nil {
 		return 1, err
 	}

@@ -52,7 +52,8 @@ func (s *store) postgresReading() string {
 	FROM %[1]s c WHERE c.subscription = $1::text AND c.owner = $2::text::uuid AND c.partition = ANY ($3::text::smallint[]))
 SELECT 0::smallint, c.partition, c.position, %[11]s, '', '', '', '', NULL, NULL::timestamptz, '', 0, 0, convert_to(json_build_object('partition', c.partition, 'token', c.token,
 	'position', c.position, 'prior', c.prior_position, 'now', c.now::text, 'incarnation', %[3]s, 'pieces', c.late_snapshot IS NOT NULL, 'restored', c.restored, 'placements', c.placements,
-	'careful', c.careful, 'batch', c.batch, 'waiting', c.waiting, 'blocked', c.blocked_since IS NOT NULL)::text, 'UTF8'), false, false, false, 0, 0
+	'careful', c.careful, 'batch', c.batch, 'waiting', c.waiting, 'blocked', c.blocked_since IS NOT NULL,
+	'assigned', pg_current_xact_id_if_assigned() IS NOT NULL)::text, 'UTF8'), false, false, false, 0, 0
 FROM endstate_cursor c
 UNION ALL
 SELECT 1::smallint, l.* FROM endstate_cursor c CROSS JOIN LATERAL (

@@ -12,17 +12,17 @@ import (
 )
 
 var (
-	errPublishTimeout = errors.New("relay: Publish took longer than Config.PublishTimeout")
+	errPublishTimeout = errors.New("relay: the call took longer than Config.PublishTimeout")
 	errPutOff         = errors.New("relay: not tried by itself") // not to blame
-	errGoexit         = errors.New("relay: Publish ended its goroutine")
+	errGoexit         = errors.New("relay: the call ended its goroutine")
 )
 
 // patience is how long a call of Publish may go on after its context has ended before it is left behind.
 const patience = 2 * time.Second
 
-// call publishes a batch. The errors are those of the events, nil for all of them published; culprit is false if they don't
+// call publishes a batch, or handles it. The errors are those of the events, nil for all of them published; culprit is false if they don't
 // tell which event was to blame: the publisher panicked, hung, or returned something else than an error for each.
-func (t *term) call(events []outbox.Event) (errs []error, culprit bool) {
+func (t *term) call(publish func(context.Context, []outbox.Event) []error, events []outbox.Event) (errs []error, culprit bool) {
 	ctx, cancel := context.WithTimeoutCause(t.lease.ctx, t.cfg.PublishTimeout, errPublishTimeout)
 	defer cancel()
 	type result struct {
@@ -34,12 +34,12 @@ func (t *term) call(events []outbox.Event) (errs []error, culprit bool) {
 		res := result{err: errGoexit}
 		defer func() {
 			if p := recover(); p != nil {
-				res = result{err: fmt.Errorf("relay: Publish panicked with a %T", p)} // its text may hold anything
+				res = result{err: fmt.Errorf("relay: the call panicked with a %T", p)} // its text may hold anything
 				t.log.ErrorContext(ctx, "outbox relay: the publisher panicked", "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
 			}
 			done <- res
 		}()
-		errs := t.publisher.Publish(ctx, events)
+		errs := publish(ctx, events)
 		res = result{errs: errs}
 	}()
 	var res result
@@ -85,7 +85,7 @@ const maxCulprits = 2
 // blame, its events are published one by one until that is found out.
 func (t *term) publish(events []outbox.Event) []error {
 	start := time.Now()
-	errs, culprit := t.call(events)
+	errs, culprit := t.call(t.publisher.Publish, events)
 	if !culprit {
 		errs = slices.Clone(errs) // they may be the publisher's
 		t.log.WarnContext(t.lease.ctx, "outbox relay: a batch failed as a whole, publishing its events one by one", "events", len(events), "error", firstError(errs))
@@ -97,7 +97,7 @@ func (t *term) publish(events []outbox.Event) []error {
 				errs[i] = errPutOff
 				continue
 			}
-			if single, _ := t.call(events[i : i+1]); single == nil {
+			if single, _ := t.call(t.publisher.Publish, events[i:i+1]); single == nil {
 				errs[i] = nil
 			} else {
 				errs[i] = single[0]
@@ -111,11 +111,16 @@ func (t *term) publish(events []outbox.Event) []error {
 			published++
 		}
 	}
-	t.lease.published.Add(int64(published))
-	if f := t.cfg.Trace.Published; f != nil && published > 0 {
-		f(t.lease.ctx, published, time.Since(start))
-	}
+	t.count(published, start)
 	return errs
+}
+
+// count notes that events are published, or handled, since start.
+func (t *term) count(events int, start time.Time) {
+	t.lease.published.Add(int64(events))
+	if f := t.cfg.Trace.Published; f != nil && events > 0 {
+		f(t.lease.ctx, events, time.Since(start))
+	}
 }
 
 func firstError(errs []error) error {

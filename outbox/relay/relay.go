@@ -23,7 +23,8 @@ import (
 type Relay struct {
 	db        database
 	store     *store
-	publisher outbox.Publisher
+	publisher outbox.Publisher // one of the two
+	begin     beginWork
 	cfg       Config
 	log       *slog.Logger
 	wake      chan struct{}
@@ -40,10 +41,7 @@ var ErrRunning = errors.New("relay: the relay runs already")
 // A relay needs two of the pool's connections at a time. When others use it up, the relay loses its lease.
 func New(pool *pgxpool.Pool, publisher outbox.Publisher, cfg *Config) (*Relay, error) {
 	db, err := openPool(pool)
-	if err == nil && cfg != nil && cfg.Dialect != "" && cfg.Dialect != string(sqltx.Postgres) {
-		err = fmt.Errorf("%w: relay.Config.Dialect is %q, but a pgx pool is PostgreSQL; use NewSQL", outbox.ErrConfig, cfg.Dialect)
-	}
-	return newRelay(db, err, publisher, cfg)
+	return newRelay(db, err, publisher, nil, cfg)
 }
 
 // NewSQL is New on database/sql, on PostgreSQL or SQLite.
@@ -53,24 +51,27 @@ func NewSQL(db *sql.DB, publisher outbox.Publisher, cfg *Config) (*Relay, error)
 		dialect = cfg.Dialect
 	}
 	opened, err := openSQL(db, dialect)
-	return newRelay(opened, err, publisher, cfg)
+	return newRelay(opened, err, publisher, nil, cfg)
 }
 
-func newRelay(db database, err error, publisher outbox.Publisher, cfg *Config) (*Relay, error) {
+func newRelay(db database, err error, publisher outbox.Publisher, begin beginWork, cfg *Config) (*Relay, error) {
 	if err != nil {
 		return nil, err
+	}
+	if db.pool != nil && cfg != nil && cfg.Dialect != "" && cfg.Dialect != string(sqltx.Postgres) {
+		return nil, fmt.Errorf("%w: relay.Config.Dialect is %q, but a pgx pool is PostgreSQL; use a *sql.DB", outbox.ErrConfig, cfg.Dialect)
 	}
 	c, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	if publisher == nil {
+	if publisher == nil && begin == nil {
 		return nil, fmt.Errorf("%w: the publisher is nil", outbox.ErrConfig)
 	}
 	if c.ListenURL != "" && db.sqlite() {
 		return nil, fmt.Errorf("%w: relay.Config.ListenURL is for PostgreSQL only; use Wake", outbox.ErrConfig)
 	}
-	r := &Relay{db: db, publisher: publisher, cfg: c, log: c.Logger.With("relay", c.Name, "subscription", c.Subscription), wake: make(chan struct{}, 1)}
+	r := &Relay{db: db, publisher: publisher, begin: begin, cfg: c, log: c.Logger.With("relay", c.Name, "subscription", c.Subscription), wake: make(chan struct{}, 1)}
 	r.store = newStore(db, &r.cfg)
 	return r, nil
 }

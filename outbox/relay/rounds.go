@@ -230,14 +230,29 @@ func (t *term) decide(p *tries, rows []*row) {
 
 // blame counts an attempt of an event that is to blame, and says what becomes of it.
 func (t *term) blame(p *tries, r *row, proven bool) {
-	ctx := context.WithoutCancel(t.lease.ctx)
+	t.judge(r, proven)
+	if r.state == dead {
+		delete(p.blocked, r.aggregate())
+	}
+	t.tell(r)
+}
+
+// judge is blame that isn't told yet.
+func (t *term) judge(r *row, proven bool) {
 	r.attempts++
 	isDead, delay := t.cfg.failed(r.attempts, r.err, proven)
 	r.state, r.after = failed, delay.Seconds()
-	attrs := []any{"event", r.ID, "type", r.Type, "aggregate", r.AggregateType + "/" + r.AggregateID, "attempt", r.attempts, "error", lastError(r.err)}
 	if isDead {
 		r.state = dead
-		delete(p.blocked, r.aggregate())
+	}
+}
+
+// tell tells of an event that was judged.
+func (t *term) tell(r *row) {
+	ctx := context.WithoutCancel(t.lease.ctx)
+	delay := time.Duration(r.after * float64(time.Second))
+	attrs := []any{"event", r.ID, "type", r.Type, "aggregate", r.AggregateType + "/" + r.AggregateID, "attempt", r.attempts, "error", lastError(r.err)}
+	if r.state == dead {
 		t.log.ErrorContext(ctx, "outbox relay: event is dead", attrs...)
 	} else {
 		t.log.WarnContext(ctx, "outbox relay: event failed", append(attrs, "wait", delay)...)
@@ -245,7 +260,7 @@ func (t *term) blame(p *tries, r *row, proven bool) {
 	if f := t.cfg.Trace.Failed; f != nil {
 		f(ctx, r.Event, r.attempts, r.err, delay)
 	}
-	if f := t.cfg.Trace.Dead; f != nil && isDead {
+	if f := t.cfg.Trace.Dead; f != nil && r.state == dead {
 		f(ctx, r.Event, r.attempts, r.err)
 	}
 }

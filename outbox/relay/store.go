@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgtype"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -45,6 +46,13 @@ func newStore(db database, cfg *Config) *store {
 	return s
 }
 
+// in is the store inside a transaction, which somebody else ends.
+func (s *store) in(tx endstate.Tx) *store {
+	inside := *s
+	inside.database = s.database.in(tx)
+	return &inside
+}
+
 // cursor is a partition's cursor as a reading's snapshot showed it.
 type cursor struct {
 	Partition   int
@@ -60,6 +68,7 @@ type cursor struct {
 	Batch       int
 	Waiting     bool // events of it are parked and not dead
 	Blocked     bool
+	Assigned    bool // the reading's transaction has an id, which must come after its snapshot
 }
 
 // row is an event as a relay reads it.

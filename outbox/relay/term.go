@@ -32,9 +32,13 @@ type term struct {
 	shrunk, calm int // by how many halves readings are smaller than they may be, and how many went well since
 	from         int // the partition to begin the next one with
 
-	gauge gauge
-	doubt map[int64]int          // how often events were refused, and nobody knows why
-	sent  map[int]map[int64]bool // by partition, what is published and beyond the cursor, since earlier events are open
+	gauge     gauge
+	conflicts int // transactions of a consumer in a row that a concurrent one broke off
+	cuts      int // and in which the handler of the event cutBy lost its connection
+	cutBy     int64
+	back      bool                   // the last one would have handled something, after others had failed in an outage
+	doubt     map[int64]int          // how often events were refused, and nobody knows why
+	sent      map[int]map[int64]bool // by partition, what is published and beyond the cursor, since earlier events are open
 }
 
 func newTerm(r *Relay, l *lease) *term {
@@ -132,7 +136,11 @@ func (t *term) round(ctx context.Context) (events int, err error) {
 	}
 	pausing := func() bool { return time.Now().Before(t.gauge.until) }
 	if !pausing() {
-		n, err := t.pass(ctx)
+		pass := t.pass
+		if t.begin != nil {
+			pass = t.consume
+		}
+		n, err := pass(ctx)
 		events += n
 		if err != nil {
 			return events, err
@@ -192,7 +200,7 @@ func (t *term) leave() {
 	if len(t.sent) == 0 {
 		return
 	}
-	b, err := t.read(ctx, t.every, t.limit())
+	b, err := t.read(ctx, t.store, t.every, min(t.limit(), t.noted))
 	if err == nil && b != nil {
 		t.look(b)
 		err = t.moveBatch(b, true)
