@@ -52,6 +52,7 @@ func NewConsumer(pool *pgxpool.Pool, handler func(ctx context.Context, tx pgx.Tx
 			handle:  func(ctx context.Context, event outbox.Event) error { return handler(ctx, lent, event) },
 			reclaim: lent.Close,
 			drop:    func(ctx context.Context) { _ = tx.Rollback(ctx) }, // after a commit it does nothing
+			commit:  tx.Commit,
 			look: func(context.Context) error {
 				switch conn := tx.Conn().PgConn(); {
 				case conn.IsClosed():
@@ -89,8 +90,10 @@ func NewConsumerSQL(db *sql.DB, handler func(ctx context.Context, tx *sql.Tx, ev
 			options.Isolation = sql.LevelReadCommitted
 		}
 		// Its life is apart from ctx: database/sql would otherwise roll back from another goroutine when ctx ends.
-		tx, err := conn.BeginTx(context.WithoutCancel(ctx), options)
+		own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		tx, err := conn.BeginTx(own, options)
 		if err != nil {
+			cancel()
 			return nil, errors.Join(err, conn.Close())
 		}
 		return &work{Tx: sqltx.Wrap(tx, opened.dialect),
@@ -102,7 +105,12 @@ func NewConsumerSQL(db *sql.DB, handler func(ctx context.Context, tx *sql.Tx, ev
 					// After a COMMIT that a constraint or another connection refused, it is open, though database/sql thinks it ended.
 					_, _ = conn.ExecContext(ctx, "ROLLBACK")
 				}
+				cancel()
 				_ = conn.Close()
+			},
+			commit: func(ctx context.Context) error {
+				defer context.AfterFunc(ctx, cancel)()
+				return tx.Commit()
 			},
 			look: func(ctx context.Context) error {
 				query := "SELECT '" + working + "'"
@@ -159,8 +167,9 @@ type work struct {
 	endstate.Tx
 	handle  func(ctx context.Context, event outbox.Event) error // calls the handler
 	look    func(ctx context.Context) error                     // says what the handler did to the transaction that it must not do, or errCut
-	reclaim func()                                              // takes the transaction back from the handler
-	drop    func(ctx context.Context)                           // rolls back unless it was committed, and lets the connection go
+	commit  func(ctx context.Context) error
+	reclaim func()                    // takes the transaction back from the handler
+	drop    func(ctx context.Context) // rolls back unless it was committed, and lets the connection go
 }
 
 // working is a setting of a transaction, by which a later statement knows that it is still that one.

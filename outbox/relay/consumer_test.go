@@ -294,4 +294,3 @@ func TestConsumerSharesWithConsumersOnly(t *testing.T) {
 		db.requireOnce(t)
 	})
 }
-

@@ -87,6 +87,8 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 	if t.lease.lost() {
 		return false, nil, errLeaseLost
 	}
+	ctx, cancel := context.WithTimeout(ctx, t.cfg.LeaseTTL/2)
+	defer cancel()
 	switch wrote, err := write(ctx, s); {
 	case errors.Is(err, errRefused):
 		t.log.WarnContext(ctx, "outbox relay: moves refused, the partitions are another's; nothing was done", "events", len(handled))
@@ -96,7 +98,7 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 	case !wrote:
 		return false, nil, nil
 	}
-	switch err := w.Commit(ctx); {
+	switch err := w.commit(ctx); {
 	case err == nil:
 		t.conflicts, t.cuts = 0, 0
 		t.count(len(handled), start)
