@@ -30,6 +30,18 @@
 // broker, another calls a partner's webhook, whose outage is nobody else's. A subscription may be about some types only, and
 // begins at the log's begin, its end, or a time.
 //
+// # Consumers in the same database
+//
+// NewConsumer and NewConsumerSQL need no broker: a handler applies the subscription's events in the database that they are in,
+// exactly once. Reading, the handler's writes and the cursor's move are one transaction, a batch each, so that a crash at any point
+// leaves all of it or nothing. The reading is its first statement, before it has a transaction id, and the move its last, which
+// the cursor's token refuses if the partition has another owner by then. If a COMMIT gets no answer, the next reading shows what
+// became of it.
+//
+// If a batch fails, its events get a transaction each (not savepoints, since a deferred constraint fails at COMMIT). The first one
+// that is handled after others have failed tells that they are to blame, and its transaction parks them. A parked event is retried
+// in a transaction that removes its row. Where everything fails, that is an outage, as with publishers.
+//
 // # The protocol
 //
 // Each aggregate belongs to one of outbox.Partitions partitions, and each subscription has a cursor for each partition, which one
@@ -84,5 +96,6 @@
 //
 // relay.go and term.go are the loop; subscription.go and lease.go who works for what; postgres.go and sqlite.go the reading, pass.go
 // what is made of it, rounds.go and publish.go the publishing, outage.go whose fault it is, and move.go the cursor. parked.go is
-// about what failed, careful.go about what a dead relay left, retention.go about what may go.
+// about what failed, careful.go about what a dead relay left, retention.go about what may go. consumer.go and handle.go are about
+// handlers in place of publishers.
 package relay

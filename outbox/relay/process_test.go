@@ -39,6 +39,8 @@ const (
 const (
 	holding = "holding" // having published a batch, it says so and waits for a line
 	poison  = "poison"  // it dies of events of this type
+
+	consuming = "consuming" // it is a consumer, which waits for a line at a step
 )
 
 // child is the main function of a relay's process.
@@ -67,6 +69,10 @@ func child() {
 	cfg := mortal()
 	cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	var rel *relay.Relay
+	if step, ok := strings.CutPrefix(os.Getenv(childMode), consuming); ok {
+		consumingChild(ctx, step, cfg, stdin)
+		return
+	}
 	if url := os.Getenv(childURL); strings.HasPrefix(url, "postgres") {
 		pool, err := pgxpool.New(ctx, url)
 		fatal(err)
