@@ -160,7 +160,7 @@ func TestPriorPositionIsWhatTheSnapshotShowed(t *testing.T) {
 	s.step()
 	s.putNow("2")
 	ctx := t.Context()
-	b, err := s.read(ctx, s.every, 10)
+	b, err := s.read(ctx, s.store, s.every, 10)
 	require.NoError(t, err)
 	var shown, at int64
 	var partition int
@@ -216,7 +216,7 @@ func TestAMoveIsOfItsReadingsIncarnation(t *testing.T) {
 	s := newScript(t, nil)
 	s.putNow("1")
 	ctx := t.Context()
-	b, err := s.read(ctx, s.every, 10)
+	b, err := s.read(ctx, s.store, s.every, 10)
 	require.NoError(t, err)
 	p := s.publishRows(ctx, b.rows)
 	s.conclude(p, b)
@@ -233,7 +233,7 @@ func TestAMoveIsOfItsReadingsIncarnation(t *testing.T) {
 
 	// A copy of the database has the row, and isn't it.
 	s.exec("UPDATE endstate_outbox_incarnation SET database = database::text::bigint::oid, relation = '1'::oid")
-	b, err = s.read(ctx, s.every, 10)
+	b, err = s.read(ctx, s.store, s.every, 10)
 	require.NoError(t, err)
 	require.Nil(t, b)
 }
@@ -245,7 +245,7 @@ func TestAMoveNeedsTheTokenOfItsReading(t *testing.T) {
 	s.putNow("1")
 	ctx := t.Context()
 	read := func() *batch {
-		b, err := s.read(ctx, s.every, 10)
+		b, err := s.read(ctx, s.store, s.every, 10)
 		require.NoError(t, err)
 		s.conclude(s.publishRows(ctx, b.rows), b)
 		return b

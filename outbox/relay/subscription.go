@@ -27,7 +27,7 @@ func (s *store) join(ctx context.Context, id, destination string) error {
 			s.subscriptions), name, s.cfg.types, destination, start); err != nil {
 			return err
 		}
-		lock := " FOR UPDATE"
+		lock := " FOR NO KEY UPDATE" // which doesn't wait for a transaction that parks
 		if s.sqlite() {
 			lock = ""
 		}
@@ -36,9 +36,10 @@ func (s *store) join(ctx context.Context, id, destination string) error {
 			return err
 		}
 		for p := range outbox.Partitions {
-			insert := "INSERT INTO %s (subscription, partition, token, placements) VALUES (CAST($1 AS text), CAST($2 AS integer), %s, CAST($3 AS integer)) ON CONFLICT DO NOTHING"
+			insert := "INSERT INTO %[1]s (subscription, partition, token, placements) VALUES (CAST($1 AS text), CAST($2 AS integer), %[2]s, CAST($3 AS integer)) ON CONFLICT DO NOTHING"
 			if !s.sqlite() {
-				insert = "INSERT INTO %s (subscription, partition, token, placements, snapshot, cluster) SELECT $1::text, $2::int, %s, $3::int, pg_current_snapshot(), system_identifier FROM pg_control_system() ON CONFLICT DO NOTHING"
+				// The conflict clause alone would wait for whoever is moving the cursor.
+				insert = "INSERT INTO %[1]s (subscription, partition, token, placements, snapshot, cluster) SELECT $1::text, $2::int, %[2]s, $3::int, pg_current_snapshot(), system_identifier FROM pg_control_system()\nWHERE NOT EXISTS (SELECT FROM %[1]s WHERE subscription = $1::text AND partition = $2::int) ON CONFLICT DO NOTHING"
 			}
 			if _, err := tx.Exec(ctx, fmt.Sprintf(insert, s.cursors, s.random()), name, p, placing); err != nil {
 				return err
