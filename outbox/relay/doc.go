@@ -96,6 +96,6 @@
 //
 // relay.go and term.go are the loop; subscription.go and lease.go who works for what; postgres.go and sqlite.go the reading, pass.go
 // what is made of it, rounds.go and publish.go the publishing, outage.go whose fault it is, and move.go the cursor. parked.go is
-// about what failed, careful.go about what a dead relay left, retention.go about what may go. consumer.go and handle.go are about
-// handlers in place of publishers.
+// about what failed, careful.go about what a dead relay left, retention.go about what may go. consumer.go, handle.go
+// and singly.go are about handlers in place of publishers.
 package relay
