@@ -84,6 +84,8 @@ type Config struct {
 	sampleEvery  time.Duration // how often a moving cursor is written down
 	alone        time.Duration // how long the only event there is may fail before it is to blame
 	types        string        // Types, as JSON
+
+	minOutage, maxOutage time.Duration // pauses while the destination takes nothing
 }
 
 // Values of Config.Retention.
@@ -133,6 +135,7 @@ func (c *Config) withDefaults() (Config, error) {
 		{&cfg.PublishTimeout, 30 * time.Second}, {&cfg.ShutdownTimeout, 10 * time.Second}, {&cfg.PollInterval, time.Second},
 		{&cfg.LeaseTTL, 10 * time.Second}, {&cfg.MinBackoff, time.Second}, {&cfg.MaxBackoff, max(10*time.Minute, cfg.MinBackoff)},
 		{&cfg.firstPoll, 5 * time.Millisecond}, {&cfg.balanceEvery, time.Second}, {&cfg.sampleEvery, 30 * time.Second}, {&cfg.alone, 5 * time.Second},
+		{&cfg.minOutage, minOutage}, {&cfg.maxOutage, maxOutage},
 	} {
 		if *f.field == 0 {
 			*f.field = f.fallback

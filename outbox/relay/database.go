@@ -27,12 +27,16 @@ type database struct {
 	within  bool // a transaction that somebody else ends
 }
 
+// abandoned ends a transaction of ours whose client is gone without a word: the network may know for hours after the lease, and until
+// then the cursors that it has locked would be nobody's.
+const abandoned = "SET LOCAL idle_in_transaction_session_timeout = '5s'"
+
 func openPool(pool *pgxpool.Pool) (database, error) {
 	if pool == nil {
 		return database{}, fmt.Errorf("%w: the database is nil", outbox.ErrConfig)
 	}
 	begin := func(ctx context.Context) (endstate.Tx, error) {
-		return pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+		return pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: "BEGIN ISOLATION LEVEL READ COMMITTED; " + abandoned}) // in one trip
 	}
 	return database{Querier: pool, dialect: sqltx.Postgres, begin: begin, pool: pool}, nil
 }
@@ -53,6 +57,11 @@ func openSQL(db *sql.DB, dialect string) (database, error) {
 		tx, err := db.BeginTx(ctx, options)
 		if err != nil {
 			return nil, err
+		}
+		if d == sqltx.Postgres {
+			if _, err := tx.ExecContext(ctx, abandoned); err != nil {
+				return nil, errors.Join(err, tx.Rollback())
+			}
 		}
 		return sqltx.Wrap(tx, d), nil
 	}

@@ -7,3 +7,6 @@ func SetFirstPoll(cfg *Config, d time.Duration) { cfg.firstPoll, cfg.balanceEver
 
 // SetPatience has the last event of a log be to blame sooner.
 func SetPatience(cfg *Config, d time.Duration) { cfg.alone = d }
+
+// SetOutage has a relay try more often while the destination takes nothing, so that a test takes less than a day.
+func SetOutage(cfg *Config, low, high time.Duration) { cfg.minOutage, cfg.maxOutage = low, high }

@@ -23,6 +23,8 @@ const (
 // gauge is what a relay knows of its destination. An event that is refused while others are taken is to blame itself. Where
 // nothing is taken, nobody can tell: that is an outage, and costs no event anything.
 type gauge struct {
+	low, high time.Duration // pauses after calls that took nothing
+
 	failures int       // calls in a row that took nothing
 	until    time.Time // when to try again
 	taken    time.Time // when it last took something
@@ -37,7 +39,7 @@ type gauge struct {
 	rate float64   // events a second that it takes, where it says that they are too many; 0: no limit
 	next time.Time // of the next call, by rate
 	cut  time.Time // when the rate was last lowered
-	slow bool      // it took nothing for a while, and nobody knows how much it takes now: the rate doubles until it refuses again
+	slow bool      // it took nothing for a while, or has just said so for the first time, and nobody knows how much it takes now: the rate doubles until it refuses again
 }
 
 // size is how many events the next call may have, of n.
@@ -72,19 +74,21 @@ func (g *gauge) took(n int, now time.Time) (over bool) {
 func (g *gauge) nothing(n int, now time.Time) {
 	g.failures++
 	g.from += n
-	g.until = now.Add(backoff(minOutage, maxOutage, g.failures))
+	g.until = now.Add(backoff(g.low, g.high, g.failures))
 }
 
 // refused notes that of one call some events were taken and others put off by RetryAfter. The rate goes down by a part each
 // time, and up slowly, so that it stays about what the receiver takes.
 func (g *gauge) refused(taken int, after time.Duration, now time.Time) {
 	switch {
+	case taken == 0 && g.rate == 0:
+		// It takes nothing, which tells nothing of what it takes when it is back.
 	case taken == 0 && g.failures >= 3:
 		g.slow, g.rate = true, max(1, min(g.rate, probe))
 	case g.slow:
 		g.slow, g.rate, g.cut = false, max(1, g.rate/2), now
 	case g.rate == 0:
-		g.rate, g.cut = max(1, float64(taken)), now
+		g.rate, g.cut, g.slow = max(1, float64(taken)), now, true
 	case now.Sub(g.cut) >= time.Second:
 		g.rate, g.cut = max(0.2, g.rate*0.85), now
 	}
@@ -92,7 +96,7 @@ func (g *gauge) refused(taken int, after time.Duration, now time.Time) {
 	if taken > 0 || now.Sub(g.taken) < recently {
 		limit = time.Second // it is there, and the rate sees to the rest
 	}
-	g.until = now.Add(max(min(after, limit), minOutage))
+	g.until = now.Add(max(min(after, limit), g.low))
 }
 
 // few is how many aggregates may fail at the log's end without its being taken for an outage.

@@ -148,7 +148,7 @@ func TestTheLastEventFails(t *testing.T) {
 func TestTwoDestinations(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
-		db.aggregates(t, 100, 5)
+		db.aggregates(t, 100, 10)
 		publishers := map[string]*recorder{}
 		for _, name := range []string{"default", "partner"} {
 			r := &recorder{}
@@ -160,9 +160,9 @@ func TestTwoDestinations(t *testing.T) {
 			defer stop()
 		}
 		for name, r := range publishers {
-			eventually(t, name, func() bool { return len(r.published()) == 500 })
+			eventually(t, name, func() bool { return len(r.published()) == 1000 })
 			for a := range 100 {
-				require.Equal(t, numbered(5), r.first(fmt.Sprint("a", a)))
+				require.Equal(t, numbered(10), r.first(fmt.Sprint("a", a)))
 			}
 		}
 		require.Equal(t, "https://partner.example", one[string](t, db, "SELECT destination FROM endstate_outbox_subscriptions WHERE name = 'partner'"))

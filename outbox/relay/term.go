@@ -43,7 +43,7 @@ type term struct {
 
 func newTerm(r *Relay, l *lease) *term {
 	t := &term{Relay: r, lease: l, log: r.log.With("lease", l.id), partitions: outbox.Partitions, noted: r.cfg.BatchSize,
-		doubt: map[int64]int{}, sent: map[int]map[int64]bool{}}
+		doubt: map[int64]int{}, sent: map[int]map[int64]bool{}, gauge: gauge{low: r.cfg.minOutage, high: r.cfg.maxOutage}}
 	if o, ok := r.publisher.(outbox.Ordered); ok {
 		t.ordered = o.KeepsOrder()
 	}
