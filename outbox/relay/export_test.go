@@ -10,3 +10,8 @@ func SetPatience(cfg *Config, d time.Duration) { cfg.alone = d }
 
 // SetOutage has a relay try more often while the destination takes nothing, so that a test takes less than a day.
 func SetOutage(cfg *Config, low, high time.Duration) { cfg.minOutage, cfg.maxOutage = low, high }
+
+// Readings are the statements with which a relay looks for events, by name, and what pins their plans.
+func Readings(r *Relay) (pinning string, readings map[string]string) {
+	return pins, map[string]string{"new": r.store.reading, "due": r.store.due, "start": r.store.ending}
+}

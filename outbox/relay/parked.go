@@ -9,32 +9,6 @@ import (
 	"github.com/endstate-go/endstate"
 )
 
-// dueReading reads parked events. An aggregate's lowest is its head, and only heads go out: computed, not stored, so that a
-// retry that succeeds meanwhile strands nobody. With a head come those behind it. Of suspects it is one.
-func (s *store) dueReading() string {
-	now, in := "now()", "= ANY (ARRAY(%s))" // which makes index conditions of both
-	if s.sqlite() {
-		now, in = s.clock(), "IN (%s)"
-	}
-	const behind = "(1 = 1)"
-	partitions := fmt.Sprintf(in, fmt.Sprintf("SELECT c.partition FROM %s c WHERE c.subscription = CAST($1 AS text) AND c.owner = %s AND c.careful = CASE WHEN CAST($5 AS boolean) THEN 2 ELSE 0 END",
-		s.cursors, s.uuid("CAST($2 AS text)")))
-	earlier := fmt.Sprintf("EXISTS (SELECT 1 FROM %s w WHERE w.subscription = h.subscription AND w.partition = h.partition AND w.aggregate_type = h.aggregate_type AND w.aggregate_id = h.aggregate_id AND w.dead_at IS NULL AND w.seq < h.seq)", s.parked)
-	run := fmt.Sprintf(in, fmt.Sprintf(`SELECT r.seq FROM %s r WHERE r.subscription = h.subscription AND r.partition = h.partition AND r.aggregate_type = h.aggregate_type
-		AND r.aggregate_id = h.aggregate_id AND r.dead_at IS NULL AND r.seq >= h.seq ORDER BY r.subscription, r.partition, r.aggregate_type, r.aggregate_id, r.seq LIMIT CAST($4 AS bigint)`, s.parked))
-	heads := func(condition, order string) string {
-		return fmt.Sprintf(`SELECT h.subscription, h.partition, h.aggregate_type, h.aggregate_id, h.seq FROM %s h
-		WHERE h.subscription = CAST($1 AS text) AND h.partition %s AND h.dead_at IS NULL AND %s AND (CAST($6 AS boolean) OR NOT %s) ORDER BY %s LIMIT CAST($3 AS bigint)`,
-			s.parked, partitions, condition, earlier, order)
-	}
-	return fmt.Sprintf(`WITH endstate_due AS (%s), endstate_suspect AS (%s),
-endstate_head AS (SELECT * FROM endstate_due WHERE NOT CAST($5 AS boolean) UNION ALL SELECT * FROM endstate_suspect WHERE CAST($5 AS boolean))
-SELECT 3, %s, NOT %[4]s, NOT %[4]s, NOT %[4]s, p.attempts, p.crashes
-FROM endstate_head h CROSS JOIN %[5]s p JOIN %[6]s e ON e.partition = p.partition AND e.seq = p.seq
-WHERE p.subscription = h.subscription AND p.partition = h.partition AND p.seq %[7]s ORDER BY e.seq`,
-		heads("h.next_attempt_at <= "+now, "h.next_attempt_at"), heads("h.suspect", "h.seq"), s.columns(behind), behind, s.parked, s.events, run)
-}
-
 // passParked tries parked events that are due, and returns how many there were.
 func (t *term) passParked(ctx context.Context) (int, error) {
 	perTurn := 1

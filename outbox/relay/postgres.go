@@ -37,11 +37,12 @@ func (s *store) postgresReading() string {
 	parked := func(condition string) string {
 		return fmt.Sprintf("EXISTS (SELECT FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND %s)", s.parked, condition)
 	}
+	// Not EXISTS, which may also be answered from a list of all that is parked.
+	there := fmt.Sprintf("(SELECT true FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND p.seq = e.seq LIMIT 1) IS NOT NULL", s.parked)
 	flags := func(foreign, passed string) string {
 		return fmt.Sprintf("%s, c.waiting AND %s, %s OR NOT %s, 0, 0", foreign,
-			parked("p.aggregate_type = e.aggregate_type AND p.aggregate_id = e.aggregate_id AND p.dead_at IS NULL AND p.seq < e.seq"), passed, matches)
+			s.earlier("c.subscription, c.partition, e.aggregate_type, e.aggregate_id", "e.seq"), passed, matches)
 	}
-	there := parked("p.seq = e.seq")
 	none := "''"
 	if s.pool != nil {
 		none = "'00000000-0000-0000-0000-000000000000'::uuid"
@@ -74,6 +75,36 @@ SELECT 2::smallint, f.* FROM endstate_cursor c CROSS JOIN LATERAL (
 	ORDER BY e.partition, e.seq LIMIT $4::bigint) f`,
 		s.cursors, s.events, s.incarnated(), s.columns(matches), "", parked("p.dead_at IS NULL"), parked("p.seq > c.position"),
 		flags("false", there), flags("NOT pg_visible_in_snapshot(e.txid, c.now)", "c.beyond AND "+there), "", none)
+}
+
+// earlier reports whether an earlier event of an aggregate is parked and not dead. Only one index has this order, so that no statistics
+// can lead to another one, in which there may be a million rows to look through; and without an upper bound the first row ends the
+// search, where PostgreSQL would look on to the subscription's last one.
+func (s *store) earlier(aggregate, seq string) string {
+	const order = "w.subscription, w.partition, w.aggregate_type, w.aggregate_id"
+	return fmt.Sprintf("coalesce((SELECT (%[2]s) = (%[3]s) AND w.seq < %[4]s FROM (SELECT w.* FROM %[1]s w WHERE (%[2]s, w.seq) >= (%[3]s, 0) AND w.dead_at IS NULL ORDER BY %[2]s, w.seq LIMIT 1) w), false)", s.parked, order, aggregate, seq)
+}
+
+// postgresDue reads parked events: heads and what is behind them, as sqliteDue does. Of each partition come as many heads as of all, since only so one index has
+// them in their order.
+func (s *store) postgresDue() string {
+	const order, aggregate = "r.subscription, r.partition, r.aggregate_type, r.aggregate_id", "h.subscription, h.partition, h.aggregate_type, h.aggregate_id"
+	heads := func(condition, order string) string {
+		return fmt.Sprintf(`SELECT h.* FROM %s c CROSS JOIN LATERAL (
+		SELECT h.* FROM %s h WHERE h.subscription = c.subscription AND h.partition = c.partition AND h.dead_at IS NULL AND %s AND ($6::boolean OR NOT %s)
+		ORDER BY h.subscription, h.partition, %s LIMIT $3::bigint) h
+	WHERE c.subscription = $1::text AND c.owner = $2::text::uuid AND c.careful = CASE WHEN $5::boolean THEN 2 ELSE 0 END ORDER BY %[5]s LIMIT $3::bigint`,
+			s.cursors, s.parked, condition, s.earlier(aggregate, "h.seq"), order)
+	}
+	const behind = "(1 = 1)"
+	return fmt.Sprintf(`WITH endstate_due AS MATERIALIZED (%s), endstate_suspect AS MATERIALIZED (%s),
+endstate_head AS (SELECT * FROM endstate_due WHERE NOT $5::boolean UNION ALL SELECT * FROM endstate_suspect WHERE $5::boolean)
+SELECT 3::smallint, %s, NOT %[4]s, NOT %[4]s, NOT %[4]s, p.attempts, p.crashes
+FROM endstate_head h CROSS JOIN LATERAL (
+	SELECT * FROM (SELECT r.* FROM %[5]s r WHERE (%[7]s, r.seq) >= (%[8]s, h.seq) AND r.dead_at IS NULL ORDER BY %[7]s, r.seq LIMIT $4::bigint) r
+	WHERE (%[7]s) = (%[8]s)) p
+CROSS JOIN LATERAL (SELECT * FROM %[6]s e WHERE e.partition = p.partition AND e.seq = p.seq LIMIT 1) e ORDER BY e.seq`,
+		heads("h.next_attempt_at <= now()", "h.next_attempt_at"), heads("h.suspect", "h.seq"), s.columns(behind), behind, s.parked, s.events, order, aggregate)
 }
 
 // postgresEnding reads where partitions that are being placed shall stand: at the end, or before a time.

@@ -38,11 +38,10 @@ type store struct {
 func newStore(db database, cfg *Config) *store {
 	s := &store{database: db, tables: tablesOf(cfg.Outbox), cfg: cfg}
 	if db.sqlite() {
-		s.reading, s.ending = s.sqliteReading(), s.sqliteEnding()
+		s.reading, s.due, s.ending = s.sqliteReading(), s.sqliteDue(), s.sqliteEnding()
 	} else {
-		s.reading, s.ending = s.postgresReading(), s.postgresEnding()
+		s.reading, s.due, s.ending = s.postgresReading(), s.postgresDue(), s.postgresEnding()
 	}
-	s.due = s.dueReading()
 	return s
 }
 
@@ -125,7 +124,7 @@ func (s *store) readDue(ctx context.Context, owner string, limit, perTurn int, s
 	return rows, err
 }
 
-// collect scans what postgresReading, sqliteReading and dueReading return. A row that can't be decoded is bad, and no error.
+// collect scans what postgresReading, sqliteReading, postgresDue and sqliteDue return. A row that can't be decoded is bad, and no error.
 func (s *store) collect(result pgx.Rows) (cursors []cursor, rows []row, err error) {
 	var r row
 	var text string
