@@ -23,7 +23,7 @@ func event(n int64) []any {
 	if err != nil {
 		panic(err) // the system has no randomness
 	}
-	return []any{id.String(), "batch", fmt.Sprint(n), eventType, payload(), "application/json", "{}", fmt.Sprintf("batch/i:%d#%s", n, eventType), outbox.Partition("batch", fmt.Sprint(n))}
+	return []any{id.String(), "batch", fmt.Sprint(n), eventType, payload(), "application/json", headers, fmt.Sprintf("batch/i:%d#%s", n, eventType), outbox.Partition("batch", fmt.Sprint(n))}
 }
 
 const eventValues = `$3::uuid, $4, $5, $6, $7, $8, $9::jsonb, clock_timestamp(), $10, $11, 1`

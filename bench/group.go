@@ -61,8 +61,8 @@ func (b *bencher) handUnnest(size int64) one {
 		tag, err := b.pool.Exec(ctx, `WITH e AS (SELECT * FROM unnest($2::int8[], $3::text[], $4::bytea[], $5::text[], $6::int2[]) AS e (key, id, payload, dedup_key, partition)),
 won AS (UPDATE batches SET status = $1 FROM e WHERE batches.id = e.key AND `+open+` RETURNING batches.id)
 INSERT INTO endstate_outbox `+eventColumns+`
-SELECT e.id::uuid, 'batch', e.key::text, $7, e.payload, 'application/json', '{}', clock_timestamp(), e.dedup_key, e.partition, 1
-FROM won JOIN e ON e.key = won.id`, state, keys, ids, payloads, dedup, partitions, eventType)
+SELECT e.id::uuid, 'batch', e.key::text, $7, e.payload, 'application/json', $8, clock_timestamp(), e.dedup_key, e.partition, 1
+FROM won JOIN e ON e.key = won.id`, state, keys, ids, payloads, dedup, partitions, eventType, headers)
 		if err == nil && tag.RowsAffected() != size {
 			return errLost
 		}

@@ -17,48 +17,44 @@ import (
 )
 
 const (
-	drainEvents = 50_000
-	manyEvents  = 200_000 // relays that start together have their shares after a second
+	drainEvents = 100_000
+	slowEvents  = 60_000 // relays that start together have their shares after a second
 )
 
-// relays are the cases of publishing what is in the outbox. The time ends with the last event's publication. Published events
-// are deleted, as suits those whose dedup is the ledger's, or marked, which costs an entry in each index of the table.
+// relays are the cases of publishing what is in the outbox. The time ends with the last event's publication. All keep the history.
 func (b *bencher) relays(r *riverPeer) []bcase {
 	cases := []bcase{
-		{name: "relay-vs-river", peer: "River, a worker that does nothing, 2,000 goroutines", must: 3, long: true,
-			ours: b.drain(relay.DeleteOnPublish), theirs: r.drain(drainEvents)},
-		{name: "relay-vs-watermill", peer: "Watermill's SQL subscriber, 500 at a time", must: 1.5, long: true,
-			ours: b.drain(relay.DeleteOnPublish), theirs: b.watermillDrain(drainEvents)},
-		{name: "marking/relay-vs-river", peer: "River, a worker that does nothing, 2,000 goroutines", long: true,
-			ours: b.drain(relay.KeepForever), theirs: r.drain(drainEvents)},
-		{name: "marking/relay-vs-watermill", peer: "Watermill's SQL subscriber, 500 at a time", long: true,
-			ours: b.drain(relay.KeepForever), theirs: b.watermillDrain(drainEvents)},
+		{name: "relay-vs-by-hand", peer: "select, mark, 500 at a time", must: 4, ours: b.drain(), theirs: b.drainByHand},
+		{name: "relay-vs-river", peer: "River, a worker that does nothing, 2,000 goroutines", must: 10, ours: b.drain(), theirs: r.drain(drainEvents)},
+		{name: "relay-vs-watermill", peer: "Watermill's SQL subscriber, 500 at a time", must: 5, ours: b.drain(), theirs: b.watermillDrain(drainEvents)},
 	}
-	if b.quick {
-		return cases
+	if !b.quick {
+		slow := func(relays int) way { return b.drainBy(relays, slowEvents, 100, 5*time.Millisecond) }
+		cases = append(append(cases, b.snapshots(r)...),
+			bcase{name: "two-relays-vs-one", peer: "one relay, a publisher that takes 5 ms for 100 events", must: 1.7, ours: slow(2), theirs: slow(1)},
+			bcase{name: "four-relays-vs-one", peer: "one relay, a publisher that takes 5 ms for 100 events", must: 3, ours: slow(4), theirs: slow(1)})
 	}
-	return append(append(cases, b.snapshots(r)...),
-		bcase{name: "relay-vs-by-hand", peer: "select, mark, 500 at a time", must: 0.80, long: true, ours: b.drain(relay.KeepForever), theirs: b.drainByHand},
-		bcase{name: "two-relays-vs-one", peer: "one relay", must: 1.3, long: true, ours: b.drainWith(2, manyEvents, relay.KeepForever), theirs: b.drainWith(1, manyEvents, relay.KeepForever)})
+	for i := range cases {
+		cases[i].long = true
+	}
+	return cases
 }
 
-// The column and the index that a relay by hand marks.
-const (
-	handIndex = `ALTER TABLE endstate_outbox ADD COLUMN IF NOT EXISTS published_at timestamptz; CREATE INDEX IF NOT EXISTS by_hand ON endstate_outbox (seq) WHERE published_at IS NULL`
-	ourIndex  = `DROP INDEX IF EXISTS by_hand; ALTER TABLE endstate_outbox DROP COLUMN IF EXISTS published_at`
-)
-
 // fill makes an outbox of pending events, whose ids grow as those of version 7 do. What is published stays in one that is kept.
-func (b *bencher) fill(ctx context.Context, index string, n int) error {
+func (b *bencher) fill(ctx context.Context, n int) error {
 	b.room = 0 // the cases after this begin anew
-	statements := []string{index, b.events(b.filled, n), "VACUUM ANALYZE endstate_outbox", "CHECKPOINT"}
+	statements := []string{b.events("endstate_outbox", b.filled, n), "VACUUM (FREEZE, ANALYZE) endstate_outbox", "CHECKPOINT"}
 	if b.keep {
 		b.filled += n
 	} else {
 		statements = append([]string{"TRUNCATE endstate_outbox"}, statements...)
 	}
+	return b.all(ctx, statements...)
+}
+
+func (w *world) all(ctx context.Context, statements ...string) error {
 	for _, statement := range statements {
-		if _, err := b.pool.Exec(ctx, statement); err != nil {
+		if _, err := w.pool.Exec(ctx, statement); err != nil {
 			return err
 		}
 	}
@@ -66,20 +62,20 @@ func (b *bencher) fill(ctx context.Context, index string, n int) error {
 }
 
 // events inserts n events, after so many others, of aggregates whose ids are negative: those of the other cases aren't.
-func (w *world) events(after, n int) string {
-	return fmt.Sprintf(`INSERT INTO endstate_outbox %s
-SELECT ('018f0000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'batch', '-' || n, '%[2]s', '%[3]s', 'application/json', '{}', clock_timestamp(), 'batch/i:-' || n || '#%[2]s',
+func (w *world) events(table string, after, n int) string {
+	return fmt.Sprintf(`INSERT INTO `+table+` %s
+SELECT ('018f0000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'batch', '-' || n, '%[2]s', '%[3]s', 'application/json', '%[7]s', clock_timestamp(), 'batch/i:-' || n || '#%[2]s',
 	get_byte(sha256(convert_to('batch/-' || n, 'UTF8')), 0) %% %[4]d, 1
-FROM generate_series(%[5]d, %[6]d) n`, eventColumns, eventType, payload(), outbox.Partitions, after+1, after+n)
+FROM generate_series(%[5]d, %[6]d) n`, eventColumns, eventType, payload(), outbox.Partitions, after+1, after+n, headers)
 }
 
 // drain publishes events with one relay, whose publisher does nothing.
-func (b *bencher) drain(retention time.Duration) way { return b.drainWith(1, drainEvents, retention) }
+func (b *bencher) drain() way { return b.drainBy(1, drainEvents, 0, 0) }
 
-// drainWith publishes n events with a number of relays.
-func (b *bencher) drainWith(relays, n int, retention time.Duration) way {
+// drainBy publishes n events with a number of relays, so many at a time, which take their publisher a while.
+func (b *bencher) drainBy(relays, n, size int, takes time.Duration) way {
 	return func(ctx context.Context) (sample, error) {
-		if err := b.fill(ctx, ourIndex, n); err != nil {
+		if err := b.fill(ctx, n); err != nil {
 			return sample{}, err
 		}
 		count := newCounter(n)
@@ -89,7 +85,7 @@ func (b *bencher) drainWith(relays, n int, retention time.Duration) way {
 		ended := make(chan error, relays)
 		s, err := b.sample(ctx, func() (float64, error) {
 			for range relays {
-				rel, err := relay.New(b.pool, taker{count}, &relay.Config{Retention: retention, Logger: slog.New(slog.DiscardHandler)})
+				rel, err := relay.New(b.wide, taker{count, takes}, &relay.Config{BatchSize: size, Logger: slog.New(slog.DiscardHandler)})
 				if err != nil {
 					return 0, err
 				}
@@ -110,24 +106,29 @@ func (b *bencher) drainWith(relays, n int, retention time.Duration) way {
 	}
 }
 
-// taker is a Publisher that takes everything.
-type taker struct{ *counter }
+// taker is a Publisher that takes everything, after a while.
+type taker struct {
+	*counter
+	takes time.Duration
+}
 
 func (t taker) Publish(_ context.Context, batch []outbox.Event) []error {
+	time.Sleep(t.takes)
 	t.add(len(batch))
 	return nil
 }
 
+// handTable is the outbox that a relay by hand marks.
+const handTable = `CREATE TABLE IF NOT EXISTS by_hand (
+	seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id uuid NOT NULL UNIQUE, aggregate_type text NOT NULL, aggregate_id text NOT NULL, type text NOT NULL, payload bytea NOT NULL,
+	content_type text NOT NULL, headers jsonb NOT NULL, occurred_at timestamptz NOT NULL, dedup_key text UNIQUE, partition smallint NOT NULL, schema_version integer NOT NULL, published_at timestamptz);
+CREATE INDEX IF NOT EXISTS by_hand_pending ON by_hand (seq) WHERE published_at IS NULL`
+
 func (b *bencher) drainByHand(ctx context.Context) (sample, error) {
-	if err := b.fill(ctx, handIndex, drainEvents); err != nil {
+	if err := b.all(ctx, handTable, "TRUNCATE by_hand", b.events("by_hand", 0, drainEvents), "VACUUM (FREEZE, ANALYZE) by_hand", "CHECKPOINT"); err != nil {
 		return sample{}, err
 	}
-	s, err := b.sample(ctx, func() (float64, error) { return drainEvents, drainByHand(ctx, b.pool, drainEvents) })
-	if err != nil {
-		return s, err
-	}
-	_, err = b.pool.Exec(ctx, ourIndex) // for the cases after this
-	return s, err
+	return b.sample(ctx, func() (float64, error) { return drainEvents, drainByHand(ctx, b.pool, drainEvents) })
 }
 
 const handBatch = 500
@@ -137,7 +138,7 @@ func drainByHand(ctx context.Context, pool *pgxpool.Pool, n int) error {
 	publisher := outbox.PublisherFunc(func(context.Context, outbox.Event) error { return nil })
 	for total := 0; total < n; {
 		rows, err := pool.Query(ctx, `SELECT seq, id, aggregate_type, aggregate_id, type, payload, content_type, headers::text, occurred_at, dedup_key, schema_version
-FROM endstate_outbox WHERE published_at IS NULL ORDER BY seq LIMIT $1`, handBatch)
+FROM by_hand WHERE published_at IS NULL ORDER BY seq LIMIT $1`, handBatch)
 		if err != nil {
 			return err
 		}
@@ -167,7 +168,7 @@ FROM endstate_outbox WHERE published_at IS NULL ORDER BY seq LIMIT $1`, handBatc
 		if errs := publisher.Publish(ctx, events); errs != nil {
 			return errors.Join(errs...)
 		}
-		tag, err := pool.Exec(ctx, `UPDATE endstate_outbox SET published_at = clock_timestamp() WHERE seq = ANY ($1)`, seqs)
+		tag, err := pool.Exec(ctx, `UPDATE by_hand SET published_at = clock_timestamp() WHERE seq = ANY ($1)`, seqs)
 		if err != nil {
 			return err
 		}

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-
-	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // scale are the cases of a database with many finalized keys, and half as many published events, against one with none.
@@ -20,7 +18,7 @@ func (b *bencher) scale(ctx context.Context, finalized int) ([]bcase, error) {
 	for _, statement := range []string{
 		fmt.Sprintf("INSERT INTO batches SELECT -n, '%s' FROM generate_series(1, %d) n", state, finalized),
 		fmt.Sprintf("INSERT INTO endstate_ledger SELECT 'batch', 'i:' || -n, '%s', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, %d) n", state, finalized),
-		full.events(0, finalized/2),
+		full.events("endstate_outbox", 0, finalized/2),
 		"VACUUM ANALYZE batches, endstate_ledger, endstate_outbox",
 		"CHECKPOINT",
 	} {
@@ -33,7 +31,7 @@ func (b *bencher) scale(ctx context.Context, finalized int) ([]bcase, error) {
 	eight := b.eight()
 	// The relay comes first: the others leave their events behind.
 	cases := []bcase{{name: "relay-full-vs-empty", peer: "the same on an empty outbox", must: 0.85, long: true,
-		ours: onFull.drain(relay.KeepForever), theirs: b.drain(relay.KeepForever)}}
+		ours: onFull.drain(), theirs: b.drain()}}
 	for _, name := range []string{byStatus, byLedger, byBoth} {
 		cases = append(cases,
 			bcase{name: name + "/settle-full-vs-empty", peer: "the same on an empty database", must: 0.85,

@@ -20,8 +20,10 @@ func (b *bencher) settles() []bcase {
 			ours: b.each(eight, b.do(b.status, true)), theirs: b.each(eight, b.handStatusPipelined)},
 		{name: "do-vs-one-by-one", peer: "begin, select for update, update, insert, commit", must: 1.30,
 			ours: b.each(eight, b.do(b.status, true)), theirs: b.each(eight, b.handOneByOne)},
-		{name: "put-1000-vs-unnest", peer: "one unnest insert by hand", must: 0.80,
-			ours: b.each(thousand, b.put), theirs: b.each(thousand, b.handPut)},
+		{name: "put-1000-vs-unnest", peer: "one unnest insert by hand", must: 1,
+			ours: b.each(thousand, b.put(putSize)), theirs: b.each(thousand, b.handPut)},
+		{name: "put-1-vs-insert", peer: "one insert by hand, in a transaction", must: 1,
+			ours: b.each(eight, b.put(1)), theirs: b.each(eight, b.handPutOne)},
 		{name: "alone/settle-vs-one-statement", peer: "one statement by hand", must: 0.90,
 			ours: b.each(eight, b.settle(b.alone[byStatus], true)), theirs: b.each(eight, b.handStatusStatement)},
 	}

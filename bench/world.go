@@ -28,6 +28,15 @@ var errLost = errors.New("an open aggregate was lost, or a final one won")
 
 func payload() []byte { return []byte(`{"batch":"b","status":"COMPLETE_STABLE","essays":42}`) }
 
+// traceparent is the header that a service's events carry as a rule: its trace's.
+const (
+	traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	headers     = `{"traceparent": "` + traceparent + `"}`
+)
+
+// traced is the outbox as a service with traces writes it.
+var traced = outbox.Writer{Headers: func(context.Context) map[string]string { return map[string]string{"traceparent": traceparent} }}
+
 func outcome() finalize.Outcome {
 	return finalize.Outcome{State: state, Events: []outbox.Event{{Type: eventType, Payload: payload()}}}
 }
@@ -67,7 +76,7 @@ func newWorld(ctx context.Context, server string) (*world, error) {
 		return nil, err
 	}
 	for name, g := range guards() {
-		cfg := &finalize.Config{Aggregate: "batch", Guard: g, Logger: slog.New(slog.DiscardHandler)}
+		cfg := &finalize.Config{Outbox: traced, Aggregate: "batch", Guard: g, Logger: slog.New(slog.DiscardHandler)}
 		if name == byStatus {
 			if w.status, err = finalize.New(w.pool, cfg); err != nil {
 				return nil, err

@@ -144,10 +144,16 @@ func (w Writer) insert(ctx context.Context, tx endstate.Tx, chunk []Event) (map[
 	insert := func(values string) string {
 		return values + " ON CONFLICT DO NOTHING RETURNING CAST(" + w.id() + " AS text)"
 	}
-	if _, isPgx := tx.(pgx.Tx); isPgx {
+	_, isPgx := tx.(pgx.Tx)
+	if isPgx && len(chunk) > 1 {
 		return w.insertBulk(ctx, tx, chunk, insert)
 	}
 	query, args := w.values(sqltx.Of(tx), chunk)
+	if isPgx {
+		// One event needs no names of those that went in, and half the time without.
+		tag, err := tx.Exec(ctx, query+" ON CONFLICT DO NOTHING", args...)
+		return map[uuid.UUID]bool{chunk[0].ID: tag.RowsAffected() == 1}, err
+	}
 	rows, err := tx.Query(ctx, insert(query), args...)
 	if err != nil {
 		return nil, err
