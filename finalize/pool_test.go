@@ -89,7 +89,7 @@ func TestConflictsOnAPoolOfOne(t *testing.T) {
 		}
 		wg.Wait()
 		w.requireOpen("b1")
-	}, conns(1))
+	}, conns(1), configured(func(c *finalize.Config) { c.ClaimTimeout = 5 * time.Minute })) // twenty in line on a busy machine
 }
 
 // The earlier event may be somebody's who hasn't committed yet: then it is waited for.
