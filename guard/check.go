@@ -21,10 +21,7 @@ func (l Ledger) Check(ctx context.Context, q endstate.Querier) error {
 	if err == nil {
 		err = migrate.Check(ctx, q, l.Schema, l.plain(), files, migrate.Need{Table: l.plain(), Select: migrate.All, Insert: migrate.All})
 	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrSchema, err)
-	}
-	return nil
+	return sqltx.Lacking(ErrSchema, err)
 }
 
 // Check implements Checker: the table and columns must exist, and the key columns must have a unique index, else one key
@@ -49,9 +46,9 @@ func (s Status) Check(ctx context.Context, q endstate.Querier) error {
 		err = s.checkPrivileges(ctx, q)
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w (this table is the service's own)", ErrSchema, err)
+		err = fmt.Errorf("%w (this table is the service's own)", err)
 	}
-	return nil
+	return sqltx.Lacking(ErrSchema, err)
 }
 
 func (s Status) checkUnique(ctx context.Context, q endstate.Querier) error {

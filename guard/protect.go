@@ -63,7 +63,7 @@ func (s Status) protect(ctx context.Context, tx endstate.Tx, d sqltx.Dialect, fi
 		}
 	}
 	if err := migrate.Missing(ctx, tx, s.Schema, s.Table, []string{s.Column}); err != nil {
-		return fmt.Errorf("%w: %w (this table is the service's own)", ErrSchema, err)
+		return sqltx.Lacking(ErrSchema, fmt.Errorf("%w (this table is the service's own)", err))
 	}
 	if d == sqltx.SQLite {
 		return s.protectSQLite(ctx, tx, strings.TrimSpace(statements[0]))

@@ -227,8 +227,8 @@ func (w Writer) checkMapped(ctx context.Context, q endstate.Querier) error {
 	if err == nil {
 		err = w.checkPut(ctx, q)
 	}
-	if err == nil {
-		return nil
+	if err != nil {
+		err = fmt.Errorf("%w (this table is the service's own)", err)
 	}
-	return fmt.Errorf("%w: %w (this table is the service's own)", ErrSchema, err)
+	return sqltx.Lacking(ErrSchema, err)
 }

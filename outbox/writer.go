@@ -220,8 +220,5 @@ func (w Writer) Check(ctx context.Context, q endstate.Querier) error {
 		inserts := strings.Split(strings.Trim(insertColumns, "()"), ", ")
 		err = migrate.Check(ctx, q, w.Schema, w.Name(), files, migrate.Need{Table: w.Name(), Select: []string{"id", "dedup_key"}, Insert: inserts})
 	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrSchema, err)
-	}
-	return nil
+	return sqltx.Lacking(ErrSchema, err)
 }

@@ -67,8 +67,5 @@ func (t *Table[Tx]) Check(ctx context.Context) error {
 		err = migrate.Check(ctx, t.db.querier(), t.cfg.Schema, t.cfg.name(), files,
 			migrate.Need{Table: t.cfg.name(), Select: migrate.All, Insert: migrate.All, Update: migrate.All, Delete: true})
 	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", ErrSchema, err)
-	}
-	return nil
+	return sqltx.Lacking(ErrSchema, err)
 }

@@ -2,15 +2,7 @@ package relay
 
 import (
 	"context"
-	"database/sql"
-	"database/sql/driver"
-	"errors"
 	"fmt"
-	"io"
-	"net"
-	"strings"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
@@ -44,28 +36,5 @@ func Check(ctx context.Context, q endstate.Querier, w outbox.Writer) error {
 	if err == nil && sqltx.Of(q) == sqltx.Postgres {
 		err = checkGround(ctx, q, w)
 	}
-	if err != nil {
-		return fmt.Errorf("%w: %w", outbox.ErrSchema, err)
-	}
-	return nil
-}
-
-// away reports whether err is of a database that can't be asked for now, and says nothing of what it lacks.
-func away(err error) bool {
-	if _, unreachable := errors.AsType[net.Error](err); unreachable || sqltx.Conflicted(err) {
-		return true
-	}
-	for _, broken := range []error{context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, driver.ErrBadConn, sql.ErrConnDone} {
-		if errors.Is(err, broken) {
-			return true
-		}
-	}
-	if _, refused := errors.AsType[*pgconn.ConnectError](err); refused {
-		return true
-	}
-	switch state := sqltx.State(err); {
-	case strings.HasPrefix(state, "08"), strings.HasPrefix(state, "53"), strings.HasPrefix(state, "57"): // connections, resources, an operator
-		return true
-	}
-	return false
+	return sqltx.Lacking(outbox.ErrSchema, err)
 }

@@ -27,13 +27,14 @@ type Intervention struct {
 // were dead; the others are left as they are. Events of the same aggregate that came later may have been published meanwhile.
 // Each thousand is a transaction of its own: with an error come the ids of those before it.
 func (a *Admin) Retry(ctx context.Context, by By, ids ...uuid.UUID) ([]uuid.UUID, error) {
-	return a.intervene(ctx, "retry", by, ids, fmt.Sprintf("UPDATE %s SET dead_at = NULL, next_attempt_at = %s, attempts = 0, crashes = 0", a.parked, a.clock()))
+	return a.intervene(ctx, "retry", by, ids, fmt.Sprintf("UPDATE %s AS p SET dead_at = NULL, next_attempt_at = %s, attempts = 0, crashes = 0", a.parked, a.clock()))
 }
 
 // Discard gives dead letters of a subscription up: nobody gets them. It returns the ids of those that were dead; the others are
-// left as they are. Each thousand is a transaction of its own: with an error come the ids of those before it.
+// left as they are, and so is one that a replay has put before the cursor again, until a relay has passed it: without its
+// record it would be published. Each thousand is a transaction of its own: with an error come the ids of those before it.
 func (a *Admin) Discard(ctx context.Context, by By, ids ...uuid.UUID) ([]uuid.UUID, error) {
-	return a.intervene(ctx, "discard", by, ids, "DELETE FROM "+a.parked)
+	return a.intervene(ctx, "discard", by, ids, fmt.Sprintf("DELETE FROM %s AS p", a.parked))
 }
 
 // chunk is how many events one transaction of an operator's changes.
@@ -67,12 +68,16 @@ func (a *Admin) interveneIn(ctx context.Context, tx endstate.Tx, action string, 
 	if a.sqlite() {
 		lock = ""
 	}
+	passed := ""
+	if action == "discard" {
+		passed = fmt.Sprintf(" AND EXISTS (SELECT 1 FROM %s c WHERE c.subscription = p.subscription AND c.partition = p.partition AND c.position >= p.seq)", a.cursors)
+	}
 	meant := func(list, subscription string) string {
-		return fmt.Sprintf("WHERE event_id IN (%s) AND subscription = CAST(%s AS text) AND dead_at IS NOT NULL", a.elements(list, a.uuidType()), subscription)
+		return fmt.Sprintf("WHERE p.event_id IN (%s) AND p.subscription = CAST(%s AS text) AND p.dead_at IS NOT NULL%s", a.elements(list, a.uuidType()), subscription, passed)
 	}
 	// Recorded first: SQLite's write lock, or the rows' locks, are then held for both.
 	if _, err := tx.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (subscription, action, event_id, by_whom, reason, attempts, last_error)
-SELECT subscription, CAST($1 AS text), event_id, CAST($2 AS text), CAST($3 AS text), attempts, last_error FROM %s %s`,
+SELECT subscription, CAST($1 AS text), event_id, CAST($2 AS text), CAST($3 AS text), attempts, last_error FROM %s AS p %s`,
 		a.audit, a.parked, meant("$4", "$5")+lock), action, by.Who, by.Why, string(list), by.Subscription); err != nil {
 		return nil, err
 	}

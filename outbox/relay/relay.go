@@ -123,7 +123,7 @@ func (r *Relay) Run(ctx context.Context) error {
 			break
 		}
 		for _, final := range []error{outbox.ErrSchema, outbox.ErrConfig, ErrDestination, ErrSequence} {
-			if errors.Is(err, final) && !away(err) {
+			if errors.Is(err, final) {
 				return err
 			}
 		}

@@ -89,6 +89,29 @@ func TestReplaySetsTheCursorsBack(t *testing.T) {
 	})
 }
 
+// A dead letter that a replay has put before the cursor is fresh but for its record, which keeps it from being published.
+func TestDiscardWaitsForTheCursor(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		ids, _, at := history(t, db)
+		ctx, admin := t.Context(), db.admin(t)
+		_, err := admin.Replay(ctx, replaying, relay.Replay{From: at(-5)})
+		require.NoError(t, err)
+		done, err := admin.Discard(ctx, replaying, ids[1])
+		require.NoError(t, err)
+		require.Empty(t, done)
+		require.True(t, db.setAside(t)[ids[1]])
+		r := &recorder{}
+		run(t, db.relay(t, r, quick()))
+		eventually(t, "all but the dead one", func() bool { return len(r.published()) == 5 })
+		eventually(t, "the cursor to be past it", func() bool {
+			done, err := admin.Discard(ctx, replaying, ids[1])
+			return err == nil && len(done) == 1
+		})
+		require.Len(t, r.published(), 5)
+	})
+}
+
 func TestReplayOfARangeLeavesTheCursors(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
