@@ -196,7 +196,25 @@ func conflict(ctx context.Context, w outbox.Writer, q endstate.Querier, a *attem
 			return &EventConflictError{Ref: a.ref, Type: a.events[i].Type, DedupKey: a.events[i].DedupKey, HeldBy: holder}
 		}
 	}
-	return fmt.Errorf("%w: the earlier event was deleted meanwhile: %w", ErrEventConflict, cause)
+	return fmt.Errorf("no event is in the way: it was deleted meanwhile, or the unique index is one of your own, on the outbox or in a trigger's table: %w", cause)
+}
+
+// allStored checks that the events are in the outbox, of whose inserts the server said that they wrote so many rows. A trigger
+// may have put them somewhere else, such as a child table, where a look finds them.
+func allStored(ctx context.Context, w outbox.Writer, q endstate.Querier, a *attempt, rows int64) error {
+	if rows >= int64(len(a.events)) {
+		return nil
+	}
+	holders, err := w.Holders(ctx, q, a.events)
+	if err != nil {
+		return err
+	}
+	for i, holder := range holders {
+		if holder != a.events[i].ID {
+			return fmt.Errorf("%w: event %q of %v; look for a BEFORE trigger that returns NULL, or a rule, on table %s", outbox.ErrRefused, a.events[i].Type, a.ref, w.Name())
+		}
+	}
+	return nil
 }
 
 // retry runs a whole transaction again for as long as the database breaks it off and it is known not to have committed.

@@ -126,7 +126,7 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []
 	defer cancel()
 	defer func() { err = d.release(ctx, pooled, attempts[0], err) }()
 	w, err := d.watch(ctx, pooled.Conn(), j)
-	if err == nil && w.Rules {
+	if err == nil && w.Apart {
 		err = errApart
 	}
 	if err != nil {

@@ -245,7 +245,7 @@ func TestHoldingOneAggregateLeavesOthersFree(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("b1", "b2")
 		r, err := w.do(t.Context(), key, "holder", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
-			r, err := w.do(ctx, guard.Text("b2"), "other", complete("b2"))
+			r, err := w.do(t.Context(), guard.Text("b2"), "other", complete("b2")) // another request's, not one that is nested
 			require.NoError(t, err)
 			require.True(t, r.Won)
 			return completed(), nil

@@ -70,7 +70,12 @@
 // What AFTER triggers and rules do isn't returned by the statement that they belong to. Tables that have any, which the catalog
 // tells (it is asked at the first call, and again every minute), pay for a second look in the same transaction, which travels
 // with the commit; for Settle it is a second round trip. On SQLite every call looks again. A deferred constraint trigger runs
-// after that, within COMMIT, and may still change the row unseen; so may an AFTER trigger in the minute after its creation.
+// after that, within COMMIT, and may still change the row unseen; so may an AFTER trigger in the minute after its creation, and a
+// BEFORE trigger that updates other rows than its own, where those are settled in the same statement.
+//
+// An event that the outbox's table doesn't take, because a BEFORE trigger returned NULL or a rule did something instead, is
+// outbox.ErrRefused, with all rolled back: there would be a state without its events. An outbox that has such triggers or rules
+// takes a statement of its own, and Settle goes through them one by one.
 //
 // # What a call costs
 //

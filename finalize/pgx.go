@@ -231,7 +231,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if err != nil {
 		return guard.Record{}, err
 	}
-	if s.again = w.Again; w.Rules || s.plan == nil { // a rule's statement can't be part of another one
+	if s.again = w.Again; w.Apart || s.plan == nil {
 		return s.finishOwn(ctx, a)
 	}
 	if a.bytes() > pieceBytes {
@@ -269,7 +269,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 // pieceBytes is how much one message to the server may carry; more events travel a few at a time, and the commit after them.
 const pieceBytes = 16 << 20
 
-// finishOwn is finish for a guard of the user's own, and for statements that rules rewrite.
+// finishOwn is finish for a guard of the user's own, and for tables whose rules and triggers don't allow of one statement.
 func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, error) {
 	lent := sqltx.Lend(s.cb.Owner(), ErrTxOwned)
 	rec, err := s.db.cfg.Guard.Settle(ctx, lent, a.ref, a.transition())
@@ -282,24 +282,17 @@ func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, e
 	if err := usable(s.conn); err != nil {
 		return rec, err
 	}
-	batch := &pgx.Batch{}
-	_, look := readable(s.db.cfg.Guard)
-	if look = look && s.again; look || a.bytes() > pieceBytes {
-		if err := s.insertFirst(ctx, a); err != nil {
+	if err := s.insertFirst(ctx, a); err != nil {
+		return rec, err
+	}
+	if s.again {
+		if err := keptStill(ctx, s.db.cfg.Guard, lent, a); err != nil {
 			return rec, err
 		}
-		if look {
-			if err := keptStill(ctx, s.db.cfg.Guard, lent, a); err != nil {
-				return rec, err
-			}
-		}
-	} else {
-		for query, args := range sqlOf(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.events) {
-			batch.Queue(query, args...)
-		}
 	}
+	batch := &pgx.Batch{}
 	batch.Queue(s.commit)
-	err = s.sendInserts(ctx, batch, s.committed)
+	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error { return s.committed(s.conn.SendBatch(ctx, batch)) })
 	return rec, s.stale(ctx, a, s.unanswered(err))
 }
 

@@ -50,33 +50,16 @@ func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Reco
 
 // insertFirst writes the events, a statement at a time, ahead of the commit.
 func (s *pgxSession) insertFirst(ctx context.Context, a *attempt) error {
+	var stored int64
 	for query, args := range sqlOf(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.events) {
-		batch := &pgx.Batch{}
-		batch.Queue(query, args...)
-		if err := s.sendInserts(ctx, batch, nil); err != nil {
+		err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+			tag, err := s.conn.Exec(ctx, query, args...)
+			stored += tag.RowsAffected()
 			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%w: %w", errEvents, err)
 		}
 	}
-	return nil
-}
-
-// sendInserts sends a batch of inserts, and hands what follows them to rest.
-func (s *pgxSession) sendInserts(ctx context.Context, batch *pgx.Batch, rest func(pgx.BatchResults) error) error {
-	inserts := batch.Len()
-	if rest != nil {
-		inserts--
-	}
-	return s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
-		results := s.conn.SendBatch(ctx, batch)
-		for range inserts {
-			if _, err := results.Exec(); err != nil {
-				_ = results.Close()
-				return fmt.Errorf("%w: %w", errEvents, err)
-			}
-		}
-		if rest == nil {
-			return results.Close()
-		}
-		return rest(results)
-	})
+	return allStored(ctx, s.db.cfg.Outbox, s.conn, a, stored)
 }

@@ -209,3 +209,27 @@ func TestATriggerIsSeenLater(t *testing.T) {
 		w.requireOpen("bad1")
 	}, on("pgx", "sql"), guardedBy("status"))
 }
+
+// F32: a foreign key that follows the status updates another table, whose trigger changes the status.
+func TestAWinBehindAForeignKeyThatFollows(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, w *world) {
+		key := w.open("bad1")
+		w.open("bad2", "good1")
+		w.exec(`ALTER TABLE batches ADD UNIQUE (id, status);
+			CREATE TABLE essays (id text, status text, FOREIGN KEY (id, status) REFERENCES batches (id, status) ON UPDATE CASCADE);
+			INSERT INTO essays SELECT id, status FROM batches WHERE id LIKE 'bad%'`)
+		w.meddle("AFTER UPDATE", "essays", "UPDATE batches SET status = 'NEEDS_REVIEW' WHERE id = NEW.id AND status = 'COMPLETE_STABLE';", "")
+		_, err := w.do(t.Context(), key, "threshold", complete("bad1"))
+		require.ErrorIs(t, err, guard.ErrRewritten)
+		_, err = w.settle(t.Context(), key, "threshold", completed())
+		require.ErrorIs(t, err, guard.ErrRewritten)
+		results, err := w.many(t.Context(), "sweep", []finalize.Item{{Key: key, Outcome: completed()}, {Key: guard.Text("bad2"), Outcome: completed()}, {Key: guard.Text("good1"), Outcome: completed()}})
+		require.ErrorIs(t, err, guard.ErrRewritten)
+		require.ErrorIs(t, results[0].Err, guard.ErrRewritten)
+		require.ErrorIs(t, results[1].Err, guard.ErrRewritten)
+		require.True(t, results[2].Receipt.Won)
+		w.requireOpen("bad1")
+		w.requireOpen("bad2")
+	}, on("pgx", "sql"), guardedBy("status", "all"))
+}

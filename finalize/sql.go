@@ -13,7 +13,6 @@ import (
 	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
-	"github.com/endstate-go/endstate/outbox"
 )
 
 // sqlDB is PostgreSQL or SQLite through database/sql, a statement at a time.
@@ -246,13 +245,16 @@ func (s *sqlSession) write(ctx context.Context, a *attempt) (guard.Record, error
 	if err := a.kept(rec); err != nil {
 		return rec, err
 	}
+	var stored int64
 	for query, args := range sqlOf(s.db.cfg.Outbox).Inserts(s.db.dialect, a.events) {
-		if _, err := s.guardTx.Exec(ctx, query, args...); err != nil {
-			if outbox.Taken(err) {
-				return rec, fmt.Errorf("%w: %w", errEvents, err)
-			}
-			return rec, s.told(fmt.Errorf("write events: %w", err))
+		tag, err := s.guardTx.Exec(ctx, query, args...)
+		if err != nil {
+			return rec, s.told(fmt.Errorf("%w: %w", errEvents, err))
 		}
+		stored += tag.RowsAffected()
+	}
+	if err := allStored(ctx, s.db.cfg.Outbox, s.guardTx, a, stored); err != nil {
+		return rec, s.told(err)
 	}
 	again, err := s.db.again(ctx, s.guardTx, a)
 	if err == nil && again {

@@ -142,7 +142,7 @@ func TestDoTxForItsOwnKeyInsideDo(t *testing.T) {
 func TestAnErrorOfTheServicesIsNoSignal(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
-		for _, code := range []string{"22012", "22P02", "23505", "P0001"} {
+		for _, code := range []string{"22012", "22P02", "23505", "P0001", "08006", "57P01", "25006"} {
 			key := w.open("bad" + code)
 			undo := w.meddle("BEFORE UPDATE", "batches", fmt.Sprintf("RAISE EXCEPTION 'refused' USING ERRCODE = '%s', DETAIL = 'Token \"endstate_X_u\" is invalid.';", code), "")
 			runs := 0

@@ -2,6 +2,8 @@ package guard
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/endstate-go/endstate/internal/sqlplan"
@@ -68,7 +70,7 @@ func (p statusPlan) Settle(a *sqlplan.Args, name, prev, condition string) string
 }
 
 func (p statusPlan) Table() sqlplan.Table {
-	return sqlplan.Table{Schema: p.Schema, Name: p.Status.Table, Known: p.triggerName()}
+	return sqlplan.Table{Schema: p.Schema, Name: p.Status.Table, Known: p.triggerName(), Sets: append(slices.Collect(maps.Keys(p.Set)), p.Status.Column)}
 }
 
 func (p statusPlan) Open(a *sqlplan.Args) string {

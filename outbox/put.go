@@ -26,6 +26,10 @@ var (
 	// ErrConfig is returned for a Writer whose fields don't make sense.
 	ErrConfig = errors.New("outbox: invalid configuration")
 
+	// ErrRefused is returned when an event that was to be inserted isn't there, though no other one is in its way: a BEFORE
+	// trigger returned NULL, or a rule replaced the statement.
+	ErrRefused = errors.New("outbox: the database refused an event")
+
 	// ErrSchema is returned when the database lacks a table, column or index that the outbox needs.
 	ErrSchema = errors.New("outbox: schema is incomplete")
 )
@@ -55,7 +59,7 @@ type Result struct {
 	// Inserted reports whether it went in.
 	Inserted bool
 	// HeldBy is the id of the earlier event that holds the dedup key (or the id) of one that didn't go in. It is uuid.Nil
-	// when that event was deleted meanwhile.
+	// when that event was deleted meanwhile, or when none was in the way: a trigger or a rule of the table's kept this one out.
 	HeldBy uuid.UUID
 }
 

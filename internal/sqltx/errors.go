@@ -72,16 +72,32 @@ func Conflicted(err error) bool {
 	return false
 }
 
-// Definite reports whether err is the server's own word that the statement (or COMMIT) had no effect. A FATAL error, one
-// of the connection's class, or one that isn't the server's at all leaves that open: a backend that is terminated while
-// its COMMIT waits for a standby has committed.
+// raised reports whether err names the routine of the server's source that raised it, as no proxy's does.
+func raised(err error) bool {
+	for e := range chain(err) {
+		switch e := e.(type) {
+		case *pgconn.PgError:
+			return e.Routine != ""
+		case interface{ Field(byte) string }: // pgdriver
+			return e.Field('R') != ""
+		case interface{ Get(byte) string }: // lib/pq
+			return e.Get('R') != ""
+		}
+	}
+	return false
+}
+
+// Definite reports whether err is the server's own word that the statement (or COMMIT) had no effect. A FATAL error, or one
+// that isn't the server's at all, leaves that open: a backend that is terminated while its COMMIT waits for a standby has
+// committed. So does one of the connection's class, which a proxy may say of its own one, unless the server raised it: for a
+// trigger that uses another database, say.
 func Definite(err error) bool {
 	if state := State(err); state != "" {
 		switch severity(err) {
 		case "FATAL", "PANIC":
 			return false
 		}
-		return !strings.HasPrefix(state, "08") && !strings.HasPrefix(state, "57P0")
+		return raised(err) || !strings.HasPrefix(state, "08") && !strings.HasPrefix(state, "57P0")
 	}
 	_, isSQLite := sqliteCode(err)
 	return isSQLite

@@ -137,6 +137,8 @@ func TestErrorsByTheirCodes(t *testing.T) {
 		require.Empty(t, sqltx.State(errors.New("x")))
 	}
 	require.True(t, sqltx.Definite(fmt.Errorf("commit: %w", fields{'C': "23505", 'V': "ERROR"})), "pgdriver's way to tell a SQLSTATE")
+	require.True(t, sqltx.Definite(&pgconn.PgError{Severity: "ERROR", Code: "08006", Routine: "dblink_connstr_check"}), "a trigger's connection to another database")
+	require.True(t, sqltx.Definite(fields{'C': "08006", 'V': "ERROR", 'R': "exec_stmt_raise"}))
 	require.Equal(t, "23505", sqltx.State(fmt.Errorf("commit: %w", fields{'C': "23505"})))
 	require.True(t, sqltx.Conflicted(fields{'C': "40001"}))
 	for _, err := range []error{fields{'C': "57P01", 'V': "FATAL"}, fields{'C': "53300", 'V': "FATAL"}, fields{'C': "08006"}, fields{}} {
