@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -78,7 +79,15 @@ func (b *broker) run(ctx context.Context, w *world) error {
 			cancel(fmt.Errorf("relay: %w", err))
 		}
 	})
+	group.Go(func() {
+		if err := b.applyAll(ctx, w); err != nil {
+			cancel(fmt.Errorf("apply in %s: %w", results, err))
+		}
+	})
 	for consumer := range b.counts {
+		if consumer == results {
+			continue
+		}
 		for range processes {
 			group.Go(func() {
 				if err := b.deliver(ctx, w, consumer); err != nil {
@@ -91,9 +100,20 @@ func (b *broker) run(ctx context.Context, w *world) error {
 	return context.Cause(ctx)
 }
 
+// brokered are the types of the events that go through the broker.
+func brokered() (types []string) {
+	for eventType, consumer := range consumerOf {
+		if consumer != results {
+			types = append(types, eventType)
+		}
+	}
+	slices.Sort(types)
+	return types
+}
+
 // relay publishes until the outbox is empty.
 func (b *broker) relay(ctx context.Context, w *world) error {
-	rel, err := relay.NewSQL(w.db, b, &relay.Config{PollInterval: 50 * time.Millisecond, Logger: quiet()})
+	rel, err := relay.NewSQL(w.db, b, &relay.Config{Types: brokered(), PollInterval: 50 * time.Millisecond, Logger: quiet()})
 	if err != nil {
 		return err
 	}
@@ -107,7 +127,10 @@ func (b *broker) relay(ctx context.Context, w *world) error {
 	go func() { ended <- rel.Run(ctx) }()
 	for {
 		stats, err := admin.Stats(ctx)
-		if err != nil || len(stats) > 0 && len(stats[0].Relays) > 0 && stats[0].Pending+stats[0].Retrying == 0 {
+		done := slices.ContainsFunc(stats, func(s relay.Stats) bool {
+			return s.Subscription == relay.DefaultSubscription && len(s.Relays) > 0 && s.Pending+s.Retrying == 0
+		})
+		if err != nil || done {
 			cancel()
 			close(b.arrived)
 			return errors.Join(err, <-ended)

@@ -97,8 +97,6 @@ func newHandler(ctx context.Context, name string, db *sql.DB, crash *crasher) (i
 	switch name {
 	case "lifecycle":
 		return lifecycle(ctx, db, crash)
-	case "results":
-		return results(ctx, db, crash)
 	case "entitlements":
 		return entitlements(db, crash)
 	}
@@ -131,23 +129,6 @@ func lifecycle(ctx context.Context, db *sql.DB, crash *crasher) (inbox.Handler, 
 
 // byBatch is the business key: one effect for each batch, whatever the ids of the events that ask for it.
 func byBatch(event outbox.Event) (string, error) { return event.Type + "/" + event.AggregateID, nil }
-
-// results stores a result, in the transaction that records the event as handled.
-func results(ctx context.Context, db *sql.DB, crash *crasher) (inbox.Handler, error) {
-	table, err := inbox.NewTableSQL(db, &inbox.TableConfig{Consumer: "results", Key: byBatch, Logger: quiet()})
-	if err != nil {
-		return nil, err
-	}
-	if err := table.Migrate(ctx); err != nil {
-		return nil, err
-	}
-	return inbox.Handle(table, func(ctx context.Context, tx *sql.Tx, event outbox.Event) error {
-		return crash.around(func() error {
-			_, err := tx.ExecContext(ctx, `INSERT INTO results VALUES ($1, $2)`, event.AggregateID, string(event.Payload))
-			return err
-		})
-	}), nil
-}
 
 // entitlements charges a credit. Redis drops nearly all repeats; what decides is the credit's row, keyed by the batch.
 func entitlements(db *sql.DB, crash *crasher) (inbox.Handler, error) {

@@ -3,11 +3,12 @@
 //
 //	consumer      way            what it does
 //	lifecycle     inbox.Status   moves its own copy of the batch to COMPLETE; the state machine refuses a second time
-//	results       inbox.Table    stores the result; the record that it did commits with it
+//	results       NewConsumer    stores the result in the events' own database, in the transaction in which the cursor moves:
+//	                             it needs neither a broker nor an inbox
 //	entitlements  inbox.Claims   charges a credit; Redis saves work, and the credit's row is keyed by the batch, so that a
 //	                             crash can't charge twice
 //
-// Deliveries are repeated, reordered, run in parallel by two processes of each consumer, and cut off: processes are killed
+// The other two have a broker. Deliveries are repeated, reordered, run in parallel by two processes of each consumer, and cut off: processes are killed
 // before they claim, after, after the effect, and before they acknowledge. Every third batch is announced a second time, by
 // events with ids of their own, as the incident's triggers did; only a business key tells that these mean the same.
 //
@@ -41,7 +42,11 @@ func main() {
 // run is main without the process around it. It returns the exit status.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if name := os.Getenv(consumerEnv); name != "" {
-		if err := consume(ctx, name, os.Stdin, stdout); err != nil {
+		act := func() error { return consume(ctx, name, os.Stdin, stdout) }
+		if name == results {
+			act = func() error { return apply(ctx, os.Stdin) }
+		}
+		if err := act(); err != nil {
 			fmt.Fprintf(stderr, "consumers: %s: %v\n", name, err)
 			return 2
 		}

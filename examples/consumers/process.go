@@ -31,13 +31,13 @@ type process struct {
 	stderr *bytes.Buffer
 }
 
-func startProcess(ctx context.Context, w *world, consumer string) (*process, error) {
+func startProcess(ctx context.Context, w *world, consumer string, env ...string) (*process, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
 	p := &process{cmd: exec.CommandContext(ctx, self), stderr: new(bytes.Buffer)}
-	p.cmd.Env = append(os.Environ(), consumerEnv+"="+consumer, dbEnv+"="+w.dsn, redisEnv+"="+w.redis, runEnv+"="+w.run)
+	p.cmd.Env = append(append(os.Environ(), consumerEnv+"="+consumer, dbEnv+"="+w.dsn, redisEnv+"="+w.redis, runEnv+"="+w.run), env...)
 	p.cmd.Stderr = p.stderr
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err

@@ -131,8 +131,9 @@ func (w *world) createTables(ctx context.Context) error {
 		`CREATE TABLE batches (id TEXT PRIMARY KEY, status TEXT NOT NULL)`,           // the producer's
 		`CREATE TABLE lifecycle_batches (id TEXT PRIMARY KEY, status TEXT NOT NULL)`, // lifecycle's
 		`CREATE TABLE lifecycle_moves (batch TEXT NOT NULL)`,
-		`CREATE TABLE results (batch TEXT NOT NULL, result TEXT NOT NULL)`,
-		`CREATE TABLE credits (batch TEXT PRIMARY KEY)`, // entitlements': a credit is keyed by what it is for
+		`CREATE TABLE results (batch TEXT PRIMARY KEY, result TEXT NOT NULL)`,
+		`CREATE TABLE results_events (event TEXT NOT NULL, batch TEXT NOT NULL)`, // what results has handled, without a key
+		`CREATE TABLE credits (batch TEXT PRIMARY KEY)`,                          // entitlements': a credit is keyed by what it is for
 		`CREATE TABLE accounts (id INT PRIMARY KEY, charged INT NOT NULL)`,
 		`INSERT INTO accounts VALUES (1, 0)`,
 	} {
