@@ -41,7 +41,7 @@ func newRedactor(args []string) *redactor {
 		}
 	}
 	for _, text := range given {
-		if scheme, _, found := strings.Cut(text, "://"); found && scheme != "sqlite" {
+		if scheme, _, found := strings.Cut(text, "://"); found && scheme != "sqlite" || schemeless(text) {
 			hide(text, place(text))
 		}
 		for _, secret := range credentials(text) {
@@ -112,6 +112,12 @@ func place(list string) string {
 	return strings.Join(all, ",")
 }
 
+// schemeless reports whether text looks like a URL with a password whose scheme was forgotten, or written wrong.
+func schemeless(text string) bool {
+	before, _, found := strings.Cut(text, "@")
+	return found && strings.Contains(before, ":") && !strings.Contains(text, "://") && !strings.HasPrefix(text, "sqlite:")
+}
+
 // splitList splits a list of URLs. A comma before an @ may be a part of a password, unless a URL begins there.
 func splitList(list string) (all []string) {
 	for one := range strings.SplitSeq(list, ",") {
@@ -144,7 +150,10 @@ func credentials(text string) (secrets []string) {
 	for _, one := range splitList(text) {
 		scheme, rest, found := strings.Cut(strings.TrimSpace(one), "://")
 		if !found {
-			continue
+			if !schemeless(one) {
+				continue
+			}
+			scheme, rest = "", strings.TrimSpace(one)
 		}
 		if at := strings.LastIndexByte(rest, '@'); at >= 0 {
 			secrets = append(secrets, rest[:at+1])

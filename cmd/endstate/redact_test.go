@@ -17,14 +17,14 @@ func TestCredentialsAreNotPrinted(t *testing.T) {
 	t.Parallel()
 	for _, password := range []string{"hunter2", "hunter2 hunter2", "hunter2@hunter2", "1/hunter2", "hunter2#1", "hunter2?a=hunter2", "100%hunter2", "%68unter2hunter2", `hunter2'"\`, "a,hunter2", "a:hunter2", "[hunter2", "hunter2\x1b[31m"} {
 		for _, to := range []string{"nats://u:%s@127.0.0.1:1", "nats://127.0.0.1:1,nats://u:%s@127.0.0.1:1", "tls://%s@127.0.0.1:1", "redis://u:%s@127.0.0.1:1/0", "rediss://:%s@127.0.0.1:1?addr=127.0.0.1:2",
-			"https://u:%s@127.0.0.1:1/hook", "http://127.0.0.1:1/%s", "amqp://u:%s@127.0.0.1:1"} {
+			"https://u:%s@127.0.0.1:1/hook", "http://127.0.0.1:1/%s", "amqp://u:%s@127.0.0.1:1", "u:%s@127.0.0.1:1", "nats:/u:%s@127.0.0.1:1"} {
 			r := cli(t, "sqlite:/nowhere/x.db", "relay", "--to", fmt.Sprintf(to, password))
 			require.Equal(t, 2, r.status)
 			require.NotContains(t, r.stderr, "hunter2", "%q in %q", password, to)
 			require.NotContains(t, r.stderr, "\x1b")
 		}
 		for _, db := range []string{"postgres://u:%s@127.0.0.1:1/x", "postgres://127.0.0.1:1/x?user=u&password=%s", "postgres://127.0.0.1:1/x?sslmode=verify-full&sslpassword=%s", "postgresql://u:%s@127.0.0.1:1,127.0.0.1:2/x",
-			"mysql://u:%s@127.0.0.1:1/x", "host=127.0.0.1 password='%s'", "host=127.0.0.1 port=1 Password = %s user=x"} {
+			"mysql://u:%s@127.0.0.1:1/x", "u:%s@127.0.0.1:1/x", "//u:%s@127.0.0.1:1/x", "postgres:/u:%s@127.0.0.1:1/x", "host=127.0.0.1 password='%s'", "host=127.0.0.1 port=1 Password = %s user=x"} {
 			r := cli(t, fmt.Sprintf(db, password), "migrate")
 			require.Equal(t, 2, r.status)
 			require.NotContains(t, r.stderr, "hunter2", "%q in %q", password, db)
