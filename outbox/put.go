@@ -58,8 +58,7 @@ type Result struct {
 	ID uuid.UUID
 	// Inserted reports whether it went in.
 	Inserted bool
-	// HeldBy is the id of the earlier event that holds the dedup key (or the id) of one that didn't go in. It is uuid.Nil
-	// when that event was deleted meanwhile, or when none was in the way: a trigger or a rule of the table's kept this one out.
+	// HeldBy is the id of the earlier event that holds the dedup key (or the id) of one that didn't go in.
 	HeldBy uuid.UUID
 }
 
@@ -76,6 +75,7 @@ func Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Result, error)
 //
 // Put waits for a transaction that has written the same dedup key and not ended yet. Under REPEATABLE READ and SERIALIZABLE
 // PostgreSQL then raises 40001, which is returned, as is every database error: such an error has aborted the transaction.
+// An event that isn't there afterwards though none was in its way is ErrRefused.
 func (w Writer) Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Result, error) {
 	if err := w.Validate(); err != nil {
 		return nil, err
@@ -107,13 +107,44 @@ func (w Writer) Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Res
 		if err != nil {
 			return nil, err
 		}
+		if err := w.insertAgain(ctx, tx, left, holders, inserted); err != nil {
+			return nil, fmt.Errorf("outbox: put: %w", err)
+		}
 		for i := len(results) - len(chunk); i < len(results); i++ {
-			if !results[i].Inserted {
-				results[i].HeldBy, holders = holders[0], holders[1:]
+			if results[i].Inserted {
+				continue
 			}
+			if results[i].Inserted = inserted[results[i].ID]; !results[i].Inserted {
+				results[i].HeldBy = holders[0]
+			}
+			holders = holders[1:]
 		}
 	}
 	return results, nil
+}
+
+// insertAgain inserts what was left out though no event is in its way any more, and refuses what then isn't there either.
+func (w Writer) insertAgain(ctx context.Context, tx endstate.Tx, left []Event, holders []uuid.UUID, inserted map[uuid.UUID]bool) error {
+	for i, e := range left {
+		if holders[i] != uuid.Nil {
+			continue
+		}
+		again, err := w.insert(ctx, tx, left[i:i+1])
+		if err != nil {
+			return err
+		}
+		if inserted[e.ID] = again[e.ID]; inserted[e.ID] {
+			continue
+		}
+		held, err := w.Holders(ctx, tx, left[i:i+1])
+		if err != nil {
+			return err
+		}
+		if holders[i] = held[0]; held[0] == uuid.Nil {
+			return fmt.Errorf("%w: event %q of %s %s; look for a BEFORE trigger that returns NULL, or a rule, on table %s", ErrRefused, e.Type, e.AggregateType, e.AggregateID, w.table())
+		}
+	}
+	return nil
 }
 
 // A statement takes so many events, and so many bytes of what they carry, unless a single event is longer: a message to
