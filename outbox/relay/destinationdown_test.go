@@ -39,7 +39,7 @@ func (d *destination) Publish(_ context.Context, batch []outbox.Event) []error {
 func TestOutageCostsNothing(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sqlite-wal"}, writer, func(t *testing.T, db *database) {
-		const events, aggregates, tries = 5000, 500, 200
+		const events, aggregates, tries = 2000, 200, 80
 		db.aggregates(t, aggregates, events/aggregates)
 		gone := errors.New("410 gone")
 		away := func(n int64) error {
