@@ -167,7 +167,7 @@ type EventConflictError struct {
 	Ref      guard.Ref
 	Type     string    // the event's type
 	DedupKey string    // the key that is held
-	HeldBy   uuid.UUID // the id of the event that holds it; uuid.Nil if it was deleted meanwhile
+	HeldBy   uuid.UUID // the id of the event that holds it
 }
 
 func (e *EventConflictError) Error() string {
