@@ -50,11 +50,6 @@ func (f *core) newAttempt(ref guard.Ref, trigger Trigger) (*attempt, error) {
 	}, nil
 }
 
-// targetChecker is what the library's guards implement to refuse a target state before anything is sent.
-type targetChecker interface {
-	CheckTarget(guard.Ref, guard.Transition) error
-}
-
 // dedupKey is the default dedup key of an event: the aggregate, its key and the event's type.
 func dedupKey(a *attempt, eventType string) string {
 	return escape.Replace(a.Aggregate) + "/" + a.Key + "#" + eventType
@@ -65,10 +60,8 @@ func (f *core) checkState(ref guard.Ref, state string) error {
 	if err := checkName(state); err != nil {
 		return fmt.Errorf("finalize: %v: Outcome.State %w: %w", ref, err, guard.ErrNotTerminal)
 	}
-	if c, ok := f.cfg.Guard.(targetChecker); ok {
-		if err := c.CheckTarget(ref, guard.Transition{State: state}); err != nil {
-			return fmt.Errorf("finalize: %v: Outcome.State: %w", ref, err)
-		}
+	if err := f.cfg.guards.CheckTarget(ref, guard.Transition{State: state}); err != nil {
+		return fmt.Errorf("finalize: %v: Outcome.State: %w", ref, err)
 	}
 	return nil
 }

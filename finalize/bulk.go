@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
@@ -141,7 +140,7 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []
 		if err != nil {
 			return unsent(pooled.Conn(), err)
 		}
-		results, err = j.scanMany(rows, attempts, d.cfg.Guard)
+		results, err = j.scanMany(rows, attempts, d.cfg.guards)
 		return err
 	})
 	if err == nil {
@@ -173,7 +172,7 @@ func (d *pgxDB) bulkInTwo(ctx context.Context, conn *pgx.Conn, j *joined, attemp
 	if err == nil {
 		var rows pgx.Rows
 		if rows, err = first.Query(); err == nil {
-			results, err = j.scanMany(rows, attempts, d.cfg.Guard)
+			results, err = j.scanMany(rows, attempts, d.cfg.guards)
 		}
 	}
 	if closeErr := first.Close(); err == nil {
@@ -213,7 +212,7 @@ func (d *pgxDB) bulkInTwo(ctx context.Context, conn *pgx.Conn, j *joined, attemp
 
 // scanMany reads a row for each attempt. Of those that didn't win, only what is final for sure is taken from the statement's
 // snapshot; the rest is settled alone, and found out what is wrong with it.
-func (j *joined) scanMany(rows pgx.Rows, attempts []*attempt, g guard.Guard) ([]settled, error) {
+func (j *joined) scanMany(rows pgx.Rows, attempts []*attempt, g guards) ([]settled, error) {
 	defer rows.Close()
 	results := make([]settled, len(attempts))
 	seen := j.answer()
@@ -233,7 +232,7 @@ func (j *joined) scanMany(rows pgx.Rows, attempts []*attempt, g guard.Guard) ([]
 		if seen.won.Bool {
 			seen.at.Valid = j.ledger >= 0
 			results[n] = settled{seen.settled(a), true, true}
-		} else if rec, err := seen.merge(g, a.ref); err == nil && rec.Final {
+		} else if rec, err := g.Record(a.ref, j.plans, seen.rows); err == nil && rec.Final {
 			results[n] = settled{rec, false, true}
 		}
 	}

@@ -153,7 +153,7 @@ func (d *pgxDB) look(ctx context.Context, a *attempt) (sighting, error) {
 	if err := seen.scan(rows); err != nil {
 		return sighting{}, err
 	}
-	rec, err := seen.merge(d.cfg.Guard, a.ref)
+	rec, err := d.cfg.guards.Record(a.ref, j.plans, seen.rows)
 	if err != nil {
 		return sighting{}, err
 	}

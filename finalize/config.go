@@ -65,6 +65,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Trace are callbacks for metrics and traces.
 	Trace *Trace
+
+	guards guards // Guard's
 }
 
 // ErrConfig is returned by New and NewSQL for a Config whose fields don't make sense; the message names the field.
@@ -75,6 +77,7 @@ func (c *Config) withDefaults() (Config, error) {
 		return Config{}, fmt.Errorf("%w: Config is nil; Aggregate and Guard are required", ErrConfig)
 	}
 	cfg := *c
+	cfg.guards = guard.All(cfg.Guard).(guards)
 	if cfg.ClaimTimeout == 0 {
 		cfg.ClaimTimeout = 30 * time.Second
 	}

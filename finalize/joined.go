@@ -12,9 +12,15 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// merger is what a guard of several parts implements to make one record of theirs.
-type merger interface {
-	Merge(guard.Ref, []guard.Record) (guard.Record, error)
+// guards are what guard.All returns.
+type guards interface {
+	// CheckTarget says why the aggregate can't be moved to a state; that the key doesn't fit is one reason.
+	CheckTarget(guard.Ref, guard.Transition) error
+	Fits(guard.Key) error
+	// Plans returns each guard's SQL for keys of one shape, or nil if one has none.
+	Plans(shape string) []sqlplan.Guard
+	// Record makes one record of what the plans' tables say.
+	Record(guard.Ref, []sqlplan.Guard, []sqlplan.Row) (guard.Record, error)
 }
 
 // joined is the SQL of the guards that are kept together and of one outbox, for keys of one shape. Its statements are

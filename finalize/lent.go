@@ -1,12 +1,8 @@
 package finalize
 
 import (
-	"fmt"
 	"iter"
 
-	"github.com/google/uuid"
-
-	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
@@ -29,19 +25,3 @@ type eventsSQL interface {
 }
 
 func sqlOf(w outbox.Writer) eventsSQL { return sqlplan.Events(w).(eventsSQL) }
-
-// recordOf turns a plan's row into a record.
-func recordOf(plan sqlplan.Guard, row *sqlplan.Row) (guard.Record, error) {
-	if err := plan.Absent(); err != nil && !row.State.Valid {
-		return guard.Record{}, err
-	}
-	rec := guard.Record{Final: plan.Final(row), State: row.State.String}
-	if row.Token.Valid {
-		token, err := uuid.Parse(row.Token.String)
-		if err != nil {
-			return guard.Record{}, fmt.Errorf("finalize: token of a ledger entry: %w", err)
-		}
-		rec.Provenance = &guard.Provenance{Trigger: row.Trigger.String, At: row.At.Time, Token: token, Digest: row.Digest}
-	}
-	return rec, nil
-}

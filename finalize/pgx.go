@@ -60,7 +60,7 @@ type pgxSession struct {
 }
 
 func (d *pgxDB) claim(ctx context.Context, a *attempt) (session[pgx.Tx], guard.Record, error) {
-	if err := d.fits(a); err != nil {
+	if err := d.cfg.guards.Fits(a.ref.Key); err != nil {
 		return nil, guard.Record{}, err
 	}
 	pooled, err := d.acquire(ctx)
@@ -85,7 +85,7 @@ func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx
 	if tx == nil {
 		return nil, guard.Record{}, errors.New("tx is nil")
 	}
-	if err := d.fits(a); err != nil {
+	if err := d.cfg.guards.Fits(a.ref.Key); err != nil {
 		return nil, guard.Record{}, err
 	}
 	// An empty batch asks the transaction itself, without a trip: once it has ended, its connection may be serving another
@@ -204,7 +204,7 @@ func (s *pgxSession) readAndRollBack(ctx context.Context, a *attempt) (guard.Rec
 		return guard.Record{}, fmt.Errorf("read the winner's record: %w", err)
 	}
 	s.ended = true
-	rec, err := seen.merge(s.db.cfg.Guard, a.ref)
+	rec, err := s.db.cfg.guards.Record(a.ref, s.plan.plans, seen.rows)
 	if err != nil || rec.Final {
 		return rec, err
 	}

@@ -38,7 +38,7 @@ ANALYZE padded; ANALYZE timed`)
 		}},
 	} {
 		s := guard.Status{Table: tt.table, Keys: tt.keys, Column: "status", Terminal: guard.Names("DONE")}
-		j := newJoined(sqlplan.Plans(s, tt.key(1).Shape()), outbox.Writer{})
+		j := newJoined(guard.All(s).(guards).Plans(tt.key(1).Shape()), outbox.Writer{})
 		var calls []*sqlplan.Call
 		for n := range 200 {
 			calls = append(calls, &sqlplan.Call{Aggregate: "a", Key: tt.key(n + 1).Encode(), Parts: tt.key(n + 1).Args(), State: "DONE", Trigger: "test"})

@@ -16,9 +16,6 @@ import (
 
 // settle is Settle in one statement, one round trip; handled is false where the guard has no plan.
 func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, handled bool, err error) {
-	if err := d.fits(a); err != nil {
-		return Receipt{}, true, err
-	}
 	j := d.plan(a)
 	if j == nil || a.bytes() > pieceBytes {
 		return Receipt{}, false, nil
@@ -98,7 +95,7 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	if seen.won.Bool {
 		return seen.settled(a), true, nil
 	}
-	rec, err = seen.merge(d.cfg.Guard, a.ref)
+	rec, err = d.cfg.guards.Record(a.ref, j.plans, seen.rows)
 	if err != nil || rec.Final {
 		return rec, false, err
 	}
@@ -107,7 +104,7 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	if err := query(j.read, seen.scan); err != nil {
 		return rec, false, fmt.Errorf("read the winner's record: %w", err)
 	}
-	rec, err = seen.merge(d.cfg.Guard, a.ref)
+	rec, err = d.cfg.guards.Record(a.ref, j.plans, seen.rows)
 	if err == nil && !rec.Final {
 		err = errApart
 	}
@@ -199,22 +196,6 @@ func (r *answer) settled(a *attempt) guard.Record {
 	return rec
 }
 
-// merge makes one record of the guards'.
-func (r *answer) merge(g guard.Guard, ref guard.Ref) (guard.Record, error) {
-	records := make([]guard.Record, len(r.plans))
-	for i, plan := range r.plans {
-		rec, err := recordOf(plan, &r.rows[i])
-		if err != nil {
-			return rec, err
-		}
-		records[i] = rec
-	}
-	if m, ok := g.(merger); ok {
-		return m.Merge(ref, records)
-	}
-	return records[0], nil
-}
-
 // watch says what j's statements don't return of what becomes of their rows. A guard without a plan is always asked again.
 func (d *pgxDB) watch(ctx context.Context, conn *pgx.Conn, j *joined) (w sqlplan.Watch, err error) {
 	if j == nil {
@@ -233,26 +214,18 @@ func (d *pgxDB) watch(ctx context.Context, conn *pgx.Conn, j *joined) (w sqlplan
 	return w, err
 }
 
-// plan returns the joined SQL for a's key, or nil.
+// plan returns the joined SQL for a's key, which fits the guards, or nil.
 func (d *pgxDB) plan(a *attempt) *joined {
 	shape := a.ref.Key.Shape()
 	if j, ok := d.plans.Load(shape); ok {
 		return j.(*joined)
 	}
 	var j *joined
-	if plans := sqlplan.Plans(d.cfg.Guard, shape); plans != nil {
+	if plans := d.cfg.guards.Plans(shape); plans != nil {
 		j = newJoined(plans, d.cfg.Outbox)
 	}
 	d.plans.Store(shape, j)
 	return j
-}
-
-// fits refuses a key that the guard has no columns for, before its SQL is built.
-func (d *pgxDB) fits(a *attempt) error {
-	if f, ok := d.cfg.Guard.(interface{ Fits(guard.Key) error }); ok {
-		return f.Fits(a.ref.Key)
-	}
-	return nil
 }
 
 // withCause adds to err the reason for which ctx ended, if it did.

@@ -11,7 +11,6 @@ import (
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sleep"
-	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -33,7 +32,7 @@ func (d *sqlDB) again(ctx context.Context, q endstate.Querier, a *attempt) (_ bo
 	if d.dialect == sqltx.SQLite {
 		return true, nil
 	}
-	plans := sqlplan.Plans(d.cfg.Guard, a.ref.Key.Shape())
+	plans := d.cfg.guards.Plans(a.ref.Key.Shape())
 	if plans == nil {
 		return true, nil
 	}

@@ -28,7 +28,7 @@ func TestJoinedStatements(t *testing.T) {
 		"partitioned":       {partitioned, "is", mapped},
 	} {
 		t.Run(name, func(t *testing.T) {
-			j := newJoined(sqlplan.Plans(tt.guard, tt.shape), tt.outbox)
+			j := newJoined(guard.All(tt.guard).(guards).Plans(tt.shape), tt.outbox)
 			var f sqlgolden.File
 			for i, statements := range j.claim {
 				for _, st := range statements {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/endstate-go/endstate"
-	"github.com/endstate-go/endstate/internal/sqlplan"
 )
 
 // All composes guards that are kept together, such as All(Status{…}, Ledger{}): an aggregate is open while every one of them
@@ -96,11 +95,11 @@ func (g all) merged(ref Ref, ask func(Guard) (Record, error)) (Record, error) {
 		}
 		records[i] = rec
 	}
-	return g.Merge(ref, records)
+	return g.merge(ref, records)
 }
 
-// Merge makes one record of each guard's.
-func (g all) Merge(ref Ref, records []Record) (Record, error) {
+// merge makes one record of each guard's.
+func (g all) merge(ref Ref, records []Record) (Record, error) {
 	merged := records[0]
 	for i, rec := range records[1:] {
 		if rec.Final != merged.Final || rec.Final && rec.State != merged.State {
@@ -153,23 +152,6 @@ func (g all) CheckTarget(ref Ref, to Transition) error {
 		}
 	}
 	return nil
-}
-
-// plans returns the guards' SQL, or nil if one of them has none.
-func (g all) plans(shape string) []sqlplan.Guard {
-	var plans []sqlplan.Guard
-	for _, guard := range g {
-		p, ok := guard.(planner)
-		if !ok {
-			return nil
-		}
-		its := p.plans(shape)
-		if len(its) != 1 {
-			return nil
-		}
-		plans = append(plans, its...)
-	}
-	return plans
 }
 
 func name(g Guard) string {

@@ -10,7 +10,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate"
-	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -142,9 +141,6 @@ func (l Ledger) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transiti
 	}
 	return rec, err
 }
-
-// plans returns the guard's SQL for finalize to join with its own.
-func (l Ledger) plans(string) []sqlplan.Guard { return []sqlplan.Guard{ledgerPlan{l}} }
 
 // CheckTarget says why to can't be settled. Any state that isn't empty is terminal to a ledger.
 func (l Ledger) CheckTarget(_ Ref, to Transition) error {

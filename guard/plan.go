@@ -12,18 +12,45 @@ import (
 	"github.com/endstate-go/endstate/internal/sqlplan"
 )
 
-// planner is a guard of ours, whose SQL finalize joins with its own.
-type planner interface {
-	plans(shape string) []sqlplan.Guard
+// What finalize asks of the guards that All returns. The methods are those of an unexported type, so that they can show what is
+// internal and are no part of the package's face.
+
+// Plans returns the SQL of each guard for keys of one shape, for finalize to join with its own; nil if one is of another package
+// (though it embeds one of these, it may do otherwise), or asks a Func what is terminal.
+func (g all) Plans(shape string) []sqlplan.Guard {
+	var plans []sqlplan.Guard
+	for _, guard := range g {
+		if p, ok := guard.(*Status); ok {
+			guard = *p
+		}
+		switch guard := guard.(type) {
+		case Status:
+			if guard.Terminal.fn != nil {
+				return nil
+			}
+			plans = append(plans, statusPlan{guard, shape})
+		case Ledger:
+			plans = append(plans, ledgerPlan{guard})
+		case *Ledger:
+			plans = append(plans, ledgerPlan{*guard})
+		default:
+			return nil
+		}
+	}
+	return plans
 }
 
-func init() {
-	sqlplan.Plans = func(g any, shape string) []sqlplan.Guard {
-		if p, ok := g.(planner); ok {
-			return p.plans(shape)
+// Record makes one record of what the tables of Plans say.
+func (g all) Record(ref Ref, plans []sqlplan.Guard, rows []sqlplan.Row) (Record, error) {
+	records := make([]Record, len(plans))
+	for i, plan := range plans {
+		rec, err := planRecord(plan, &rows[i])
+		if err != nil {
+			return Record{}, err
 		}
-		return nil
+		records[i] = rec
 	}
+	return g.merge(ref, records)
 }
 
 // planRecord turns a plan's row into a record.

@@ -12,7 +12,6 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate"
-	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -326,14 +325,6 @@ func (s Status) set(d sqltx.Dialect, state string, param func(any) string) strin
 func writeNothing(ctx context.Context, tx endstate.Tx, table, column string) error {
 	_, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET %s = %s WHERE 0", table, column, column))
 	return err
-}
-
-// plans returns the guard's SQL for finalize to join with its own, or nil if a Func decides what is terminal.
-func (s Status) plans(shape string) []sqlplan.Guard {
-	if s.Terminal.fn != nil {
-		return nil
-	}
-	return []sqlplan.Guard{statusPlan{s, shape}}
 }
 
 // CheckTarget says why to can't be settled.

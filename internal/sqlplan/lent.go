@@ -4,9 +4,6 @@ package sqlplan
 // what only one package of a module may see. So these are variables of an internal package, which guard and outbox set when
 // they are initialized, before finalize is, which imports both; nobody sets them again.
 var (
-	// Plans returns a plan for each guard that is kept together in g, for keys of one shape, or nil where g isn't of package
-	// guard, or can't be written as SQL.
-	Plans func(g any, shape string) []Guard
 	// Events returns the SQL of an outbox.Writer; finalize knows its methods.
 	Events func(writer any) any
 )
