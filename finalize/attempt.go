@@ -25,7 +25,8 @@ import (
 type attempt struct {
 	sqlplan.Call
 	ref    guard.Ref
-	events []outbox.Event
+	events []outbox.Event  // the outcome's, with their defaults
+	rows   []sqlplan.Event // the same as they are inserted, with what Outbox.Headers adds
 	xid    string
 	number int
 	start  time.Time
@@ -71,7 +72,7 @@ func (f *core) prepare(ctx context.Context, a *attempt, out Outcome) error {
 	if err := f.checkState(a.ref, out.State); err != nil {
 		return err
 	}
-	events := make([]outbox.Event, len(out.Events))
+	asked := make([]outbox.Event, len(out.Events))
 	for i, e := range out.Events {
 		if e.AggregateType == "" {
 			e.AggregateType = a.ref.Aggregate
@@ -82,13 +83,17 @@ func (f *core) prepare(ctx context.Context, a *attempt, out Outcome) error {
 		if e.DedupKey == "" {
 			e.DedupKey = dedupKey(a, e.Type)
 		}
-		events[i] = e
+		asked[i] = e
 	}
-	events, err := f.cfg.Outbox.Prepare(ctx, events)
+	events, err := f.cfg.Outbox.Prepare(ctx, asked)
 	if err != nil {
 		return fmt.Errorf("finalize: %v: Outcome.Events: %w", a.ref, err)
 	}
-	a.State, a.events, a.Digest = out.State, events, nil
+	a.State, a.events, a.rows, a.Digest = out.State, events, make([]sqlplan.Event, len(events)), nil
+	for i, e := range events {
+		a.rows[i] = sqlplan.Event(e)
+		events[i].Headers = asked[i].Headers
+	}
 	return nil
 }
 
@@ -284,8 +289,8 @@ func digest(state string, events []outbox.Event) []byte {
 // bytes is how long what the attempt's events carry is together.
 func (a *attempt) bytes() int {
 	n := 0
-	for i := range a.events {
-		n += a.events[i].Size()
+	for i := range a.rows {
+		n += a.rows[i].Size()
 	}
 	return n
 }

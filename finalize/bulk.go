@@ -12,7 +12,6 @@ import (
 
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
-	"github.com/endstate-go/endstate/outbox"
 )
 
 // Many aggregates are settled in one statement, each as its own Settle would: their states, their ledger entries and their
@@ -34,7 +33,7 @@ func (j *joined) newBulk() *sqlplan.BulkStatement {
 	}
 	// The timeout is in force before Item has a row, and ends with the statement's transaction.
 	patience := fmt.Sprintf("endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '%d', true)),\n", bulkPatience.Milliseconds())
-	st := sqlplan.BuildBulk(j.outbox.ColumnCount(), patience, func(b *sqlplan.Bulk) string { return j.settleMany(b, plans) })
+	st := sqlplan.BuildBulk(sqlplan.ColumnCount, patience, func(b *sqlplan.Bulk) string { return j.settleMany(b, plans) })
 	return &st
 }
 
@@ -107,15 +106,15 @@ func (d *pgxDB) bulkSize(a *attempt) int {
 
 func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []settled, err error) {
 	j := d.plan(attempts[0])
-	calls, events := make([]*sqlplan.Call, len(attempts)), make([][]outbox.Event, len(attempts))
+	calls, events := make([]*sqlplan.Call, len(attempts)), make([][]sqlplan.Event, len(attempts))
 	for i, a := range attempts {
 		if j.ledger >= 0 {
 			a.digest()
 		}
-		calls[i], events[i] = &a.Call, a.events
+		calls[i], events[i] = &a.Call, a.rows
 	}
 	st := j.bulk()
-	args := st.Args(j.outbox.ColumnsMany(events), calls)
+	args := st.Args(sqlplan.ColumnsMany(events), calls)
 
 	pooled, err := d.acquire(ctx)
 	if err != nil {

@@ -27,7 +27,7 @@ type guards interface {
 // built once.
 type joined struct {
 	plans  []sqlplan.Guard
-	outbox eventsSQL
+	outbox sqlplan.Outbox
 	claim  [][]sqlplan.Statement // by plan; a plan's last statement returns a row if it holds the aggregate
 	read   sqlplan.Statement
 	again  sqlplan.Statement // after a settle whose rows triggers may change
@@ -41,7 +41,7 @@ type joined struct {
 }
 
 func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
-	j := &joined{plans: plans, outbox: sqlOf(w)}
+	j := &joined{plans: plans, outbox: outboxSQL(w)}
 	j.ledger = slices.IndexFunc(plans, func(plan sqlplan.Guard) bool { return slices.Contains(plan.Columns(), "at") })
 	j.bulk, j.bulkAgain = sync.OnceValue(j.newBulk), sync.OnceValue(j.newBulkAgain)
 	for i, plan := range plans {
@@ -73,14 +73,18 @@ func tables(plans []sqlplan.Guard, w outbox.Writer) []sqlplan.Table {
 	return append(list, sqlplan.Table{Schema: w.Schema, Name: w.Name(), Insert: true})
 }
 
-// batch puts the arguments of a's outcome into a, and returns its events'.
-func (j *joined) batch(a *attempt) sqlplan.Batch {
-	b := j.outbox.Batch(a.events)
-	a.Events = b.Args
+// outboxSQL writes the statements that insert into w's table.
+func outboxSQL(w outbox.Writer) sqlplan.Outbox {
+	return sqlplan.Outbox{Table: sqltx.Quote(w.Schema, w.Name()), Columns: (*sqlplan.Columns)(w.Columns)}
+}
+
+// batch puts the arguments of a's outcome into a, and returns which form of its events' insert takes them.
+func (j *joined) batch(a *attempt) (form sqlplan.Form) {
+	form, a.Events = sqlplan.Batch(a.rows)
 	if j.ledger >= 0 {
 		a.digest()
 	}
-	return b
+	return form
 }
 
 // sources is the rest of a SELECT that returns one row with every plan's columns. Where a plan can't do without a row, none

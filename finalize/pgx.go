@@ -237,7 +237,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if a.bytes() > pieceBytes {
 		return s.finishInPieces(ctx, a)
 	}
-	st := s.plan.finish[s.plan.batch(a).Form]()
+	st := s.plan.finish[s.plan.batch(a)]()
 	batch := &pgx.Batch{}
 	batch.Queue(st.SQL, st.Args(&a.Call)...)
 	if s.again {

@@ -51,7 +51,7 @@ func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Reco
 // insertFirst writes the events, a statement at a time, ahead of the commit.
 func (s *pgxSession) insertFirst(ctx context.Context, a *attempt) error {
 	var stored int64
-	for query, args := range sqlOf(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.events) {
+	for query, args := range outboxSQL(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.rows) {
 		err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
 			tag, err := s.conn.Exec(ctx, query, args...)
 			stored += tag.RowsAffected()

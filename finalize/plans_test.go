@@ -55,7 +55,7 @@ ANALYZE padded; ANALYZE timed`)
 		require.NotContains(t, one, "Seq Scan on "+tt.table)
 		require.NotContains(t, one, "timed_february")
 		bulk := j.bulk()
-		many := explain(bulk.SQL, bulk.Args(sqlOf(outbox.Writer{}).ColumnsMany(make([][]outbox.Event, len(calls))), calls))
+		many := explain(bulk.SQL, bulk.Args(sqlplan.ColumnsMany(make([][]sqlplan.Event, len(calls))), calls))
 		require.Contains(t, many, "Index Cond")
 		require.NotContains(t, many, "Seq Scan on "+tt.table)
 	}

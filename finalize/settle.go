@@ -68,7 +68,7 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	} else if w.Again {
 		return rec, false, errApart
 	}
-	form := j.batch(a).Form
+	form := j.batch(a)
 	seen := j.answer()
 	query := func(st sqlplan.Statement, scan func(pgx.Rows) error) error {
 		return d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {

@@ -245,7 +245,7 @@ func (s *sqlSession) write(ctx context.Context, a *attempt) (guard.Record, error
 		return rec, err
 	}
 	var stored int64
-	for query, args := range sqlOf(s.db.cfg.Outbox).Inserts(s.db.dialect, a.events) {
+	for query, args := range outboxSQL(s.db.cfg.Outbox).Inserts(s.db.dialect, a.rows) {
 		tag, err := s.guardTx.Exec(ctx, query, args...)
 		if err != nil {
 			return rec, s.told(fmt.Errorf("%w: %w", errEvents, err))

@@ -12,6 +12,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -44,15 +45,8 @@ type Columns struct {
 	Set map[string]string
 }
 
-// field is a field of an event: the column in the library's own table, and that in a service's.
-type field struct{ own, theirs string }
-
 // fields are those that are mapped.
-func (c *Columns) fields() []field {
-	all := []field{{"id", c.ID}, {"aggregate_type", c.AggregateType}, {"aggregate_id", c.AggregateID}, {"type", c.Type}, {"payload", c.Payload},
-		{"content_type", c.ContentType}, {"headers", c.Headers}, {"occurred_at", c.OccurredAt}, {"dedup_key", c.DedupKey}, {"schema_version", c.SchemaVersion}}
-	return slices.DeleteFunc(all, func(f field) bool { return f.theirs == "" })
-}
+func (c *Columns) fields() []sqlplan.Field { return (*sqlplan.Columns)(c).Fields() }
 
 func (c *Columns) validate() error {
 	for name, column := range map[string]string{"ID": c.ID, "AggregateID": c.AggregateID, "Type": c.Type, "Payload": c.Payload} {
@@ -72,7 +66,7 @@ func (c *Columns) validate() error {
 	}
 	var names []string
 	for _, f := range c.fields() {
-		names = append(names, f.theirs)
+		names = append(names, f.Theirs)
 	}
 	names = append(names, slices.Sorted(maps.Keys(c.Set))...)
 	for i, name := range names {
@@ -96,30 +90,6 @@ func (c *Columns) occurredAtType() string {
 		return "timestamptz"
 	}
 	return c.OccurredAtType
-}
-
-// insertInto is an INSERT of a source of rows of insertColumns.
-func (w Writer) insertInto(source string) string {
-	if w.Columns == nil {
-		return fmt.Sprintf("INSERT INTO %s %s %s", w.table(), insertColumns, source)
-	}
-	var columns, values []string
-	for _, f := range w.Columns.fields() {
-		columns = append(columns, sqltx.Quote("", f.theirs))
-		value := "endstate_event." + f.own
-		if f.own == "occurred_at" && w.Columns.occurredAtType() == "timestamp" {
-			value += " AT TIME ZONE 'UTC'"
-		}
-		if f.own == "payload" && w.Columns.PayloadType != "" && w.Columns.PayloadType != "bytea" {
-			value = fmt.Sprintf("convert_from(%s, 'UTF8')::%s", value, w.Columns.PayloadType)
-		}
-		values = append(values, value)
-	}
-	for _, name := range slices.Sorted(maps.Keys(w.Columns.Set)) {
-		columns = append(columns, sqltx.Quote("", name))
-		values = append(values, sqltx.Literal(w.Columns.Set[name]))
-	}
-	return fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s FROM (%s) AS endstate_event %s", w.table(), strings.Join(columns, ", "), strings.Join(values, ", "), source, insertColumns)
 }
 
 // id is the column of an event's id.
@@ -204,7 +174,7 @@ func (w Writer) checkMapped(ctx context.Context, q endstate.Querier) error {
 	c := w.Columns
 	var names []string
 	for _, f := range c.fields() {
-		names = append(names, f.theirs)
+		names = append(names, f.Theirs)
 	}
 	names = append(names, slices.Sorted(maps.Keys(c.Set))...)
 	err := migrate.Missing(ctx, q, w.Schema, w.Name(), names)

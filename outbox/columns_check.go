@@ -9,6 +9,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -70,7 +71,7 @@ func (w Writer) checkRequired(ctx context.Context, q endstate.Querier, columns m
 	var missing []string
 	for _, name := range slices.Sorted(maps.Keys(columns)) {
 		_, set := w.Columns.Set[name]
-		mapped := slices.ContainsFunc(w.Columns.fields(), func(f field) bool { return f.theirs == name })
+		mapped := slices.ContainsFunc(w.Columns.fields(), func(f sqlplan.Field) bool { return f.Theirs == name })
 		if columns[name].Required && !set && !mapped {
 			missing = append(missing, name)
 		}
@@ -93,7 +94,7 @@ func (w Writer) explainPut(ctx context.Context, q endstate.Querier) error {
 	if err != nil {
 		return err
 	}
-	query, args := w.values(sqltx.Postgres, sample)
+	query, args := w.sql().Values(sqltx.Postgres, rows(sample))
 	rows, err := q.Query(ctx, "EXPLAIN "+query+" ON CONFLICT DO NOTHING RETURNING "+w.id(), args...)
 	if err == nil {
 		rows.Close()

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -77,8 +78,9 @@ func TestInsertsIntoAServicesTable(t *testing.T) {
 		makeTheirs(t, db)
 		prepared, err := theirs.Prepare(t.Context(), []outbox.Event{event("completed", "k")})
 		require.NoError(t, err)
+		table := sqlplan.Outbox{Table: theirs.Table, Columns: (*sqlplan.Columns)(theirs.Columns)}
 		insert := func(ctx context.Context, tx endstate.Tx) (err error) {
-			for query, args := range outbox.Inserts(theirs, sqltx.Postgres, prepared) {
+			for query, args := range table.Inserts(sqltx.Postgres, []sqlplan.Event{sqlplan.Event(prepared[0])}) {
 				_, err = tx.Exec(ctx, query, args...)
 			}
 			return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -38,8 +39,6 @@ type Event struct {
 	DedupKey string
 	// SchemaVersion is the payload's version, from 1. Zero: 1.
 	SchemaVersion int
-
-	carried map[string]string // what Writer.Headers added to Headers; the events of one call may share it
 }
 
 // The limits on an event's fields, in bytes. They keep every index entry well under a btree page's limit.
@@ -52,18 +51,7 @@ const (
 	DefaultMaxPayload = 1 << 20
 )
 
-const jsonType = "application/json"
-
 // withDefaults returns e with its zero fields filled in.
-// Size is about how many bytes e takes on its way: what a statement that writes several events is bounded by.
-func (e Event) Size() int {
-	n := len(e.AggregateType) + len(e.AggregateID) + len(e.Type) + len(e.ContentType) + len(e.DedupKey) + len(e.Payload)
-	for key, value := range e.Headers {
-		n += len(key) + len(value)
-	}
-	return n
-}
-
 func (e Event) withDefaults() (Event, error) {
 	if e.ID == uuid.Nil {
 		id, err := uuid.NewV7()
@@ -73,7 +61,7 @@ func (e Event) withDefaults() (Event, error) {
 		e.ID = id
 	}
 	if e.ContentType == "" {
-		e.ContentType = jsonType
+		e.ContentType = sqlplan.JSON
 	}
 	if e.SchemaVersion == 0 {
 		e.SchemaVersion = 1
@@ -84,8 +72,8 @@ func (e Event) withDefaults() (Event, error) {
 	return e, nil
 }
 
-// validate says which field of e, which has its defaults, can't be stored.
-func (e Event) validate(maxPayload int) error {
+// validate says which field of e, which has its defaults and is to carry further headers, can't be stored.
+func (e Event) validate(maxPayload int, carried map[string]string) error {
 	fields := []struct {
 		name, value string
 		max         int
@@ -108,7 +96,7 @@ func (e Event) validate(maxPayload int) error {
 			return e.invalid(f.name, err.Error())
 		}
 	}
-	if err := e.validateHeaders(); err != nil {
+	if err := e.validateHeaders(carried); err != nil {
 		return err
 	}
 	if e.SchemaVersion < 0 || e.SchemaVersion > 1<<31-1 {
@@ -135,11 +123,11 @@ func (e Event) validate(maxPayload int) error {
 }
 
 func isJSON(contentType string) bool {
-	if contentType == jsonType {
+	if contentType == sqlplan.JSON {
 		return true
 	}
 	media, _, err := mime.ParseMediaType(contentType)
-	return err == nil && (media == jsonType || strings.HasSuffix(media, "+json"))
+	return err == nil && (media == sqlplan.JSON || strings.HasSuffix(media, "+json"))
 }
 
 func (e Event) invalid(field, why string) error {

@@ -174,3 +174,10 @@ func TestWriterValidateNamesTheField(t *testing.T) {
 		require.ErrorIs(t, w.Migrate(t.Context(), untouched{t}), outbox.ErrConfig)
 	}
 }
+
+// A payload can't be allowed to be longer than a message to the database, as text of twice the length, may be.
+func TestMaxPayloadIsBounded(t *testing.T) {
+	t.Parallel()
+	require.ErrorIs(t, outbox.Writer{MaxPayload: 256<<20 + 1}.Validate(), outbox.ErrConfig)
+	require.NoError(t, outbox.Writer{MaxPayload: 256 << 20}.Validate())
+}

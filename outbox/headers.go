@@ -1,7 +1,6 @@
 package outbox
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,20 +9,20 @@ import (
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
-// carry adds headers to e, but for those that it has itself. Brokers and HTTP don't tell names by their case, so neither
-// does this.
-func (e *Event) carry(headers map[string]string) {
-	e.carried = headers
+// lacks are those of headers that e doesn't have itself. Brokers and HTTP don't tell names by their case, so neither does
+// this.
+func (e Event) lacks(headers map[string]string) map[string]string {
 	for name := range e.Headers {
-		if _, taken := lookup(e.carried, name); taken {
-			e.carried = maps.Clone(headers)
-			maps.DeleteFunc(e.carried, func(theirs, _ string) bool {
+		if _, taken := lookup(headers, name); taken {
+			headers = maps.Clone(headers)
+			maps.DeleteFunc(headers, func(theirs, _ string) bool {
 				_, taken := lookup(e.Headers, theirs)
 				return taken
 			})
-			return
+			return headers
 		}
 	}
+	return headers
 }
 
 // lookup finds a header by its name in any case.
@@ -40,12 +39,12 @@ func lookup(headers map[string]string, name string) (value string, found bool) {
 }
 
 // validateHeaders says which header can't be stored.
-func (e Event) validateHeaders() error {
+func (e Event) validateHeaders(carried map[string]string) error {
 	size := 0
 	for _, source := range []struct {
 		field   string
 		headers map[string]string
-	}{{"Headers", e.Headers}, {"Headers, with those of Writer.Headers,", e.carried}} {
+	}{{"Headers", e.Headers}, {"Headers, with those of Writer.Headers,", carried}} {
 		for _, name := range slices.Sorted(maps.Keys(source.headers)) {
 			value := source.headers[name]
 			if err := sqltx.CheckText(name); err != nil {
@@ -61,18 +60,4 @@ func (e Event) validateHeaders() error {
 		}
 	}
 	return nil
-}
-
-// headers are all headers of e as JSON.
-func (e Event) headers() string {
-	all := e.Headers
-	if len(e.carried) > 0 {
-		all = maps.Clone(e.carried)
-		maps.Copy(all, e.Headers)
-	}
-	if len(all) == 0 {
-		return "{}"
-	}
-	text, _ := json.Marshal(all) // a map of strings can't fail
-	return string(text)
 }

@@ -4,14 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"strings"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -88,13 +87,13 @@ func (w Writer) Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Res
 		return nil, err
 	}
 	results := make([]Result, 0, len(events))
-	for chunk := range chunks(events) {
+	for chunk := range sqlplan.Chunks(rows(events)) {
 		inserted, err := w.insert(ctx, tx, chunk)
 		if err != nil {
 			return nil, fmt.Errorf("outbox: put: %w", err)
 		}
 		var left []Event
-		for _, e := range chunk {
+		for _, e := range events[len(results):][:len(chunk)] {
 			results = append(results, Result{ID: e.ID, Inserted: inserted[e.ID]})
 			if !inserted[e.ID] {
 				left = append(left, e)
@@ -129,7 +128,7 @@ func (w Writer) insertAgain(ctx context.Context, tx endstate.Tx, left []Event, h
 		if holders[i] != uuid.Nil {
 			continue
 		}
-		again, err := w.insert(ctx, tx, left[i:i+1])
+		again, err := w.insert(ctx, tx, rows(left[i:i+1]))
 		if err != nil {
 			return err
 		}
@@ -147,32 +146,8 @@ func (w Writer) insertAgain(ctx context.Context, tx endstate.Tx, left []Event, h
 	return nil
 }
 
-// A statement takes so many events, and so many bytes of what they carry, unless a single event is longer: a message to
-// PostgreSQL ends at 1 GiB, and a driver may send bytes as text of twice the length, after it has built the message in memory.
-const (
-	chunkSize  = 1000
-	chunkBytes = 16 << 20
-)
-
-// chunks are events, in their order, as a statement takes them.
-func chunks(events []Event) iter.Seq[[]Event] {
-	return func(yield func([]Event) bool) {
-		for len(events) > 0 {
-			n, bytes := 1, events[0].Size()
-			for n < min(len(events), chunkSize) && bytes+events[n].Size() <= chunkBytes {
-				bytes += events[n].Size()
-				n++
-			}
-			if !yield(events[:n:n]) {
-				return
-			}
-			events = events[n:]
-		}
-	}
-}
-
 // insert writes one chunk and returns the ids that went in.
-func (w Writer) insert(ctx context.Context, tx endstate.Tx, chunk []Event) (map[uuid.UUID]bool, error) {
+func (w Writer) insert(ctx context.Context, tx endstate.Tx, chunk []sqlplan.Event) (map[uuid.UUID]bool, error) {
 	if w.Columns != nil && sqltx.Of(tx) == sqltx.SQLite {
 		return nil, fmt.Errorf("%w: Writer.Columns is for PostgreSQL", ErrConfig)
 	}
@@ -183,7 +158,7 @@ func (w Writer) insert(ctx context.Context, tx endstate.Tx, chunk []Event) (map[
 	if isPgx && len(chunk) > 1 {
 		return w.insertBulk(ctx, tx, chunk, insert)
 	}
-	query, args := w.values(sqltx.Of(tx), chunk)
+	query, args := w.sql().Values(sqltx.Of(tx), chunk)
 	if isPgx {
 		// One event needs no names of those that went in, and half the time without.
 		tag, err := tx.Exec(ctx, query+" ON CONFLICT DO NOTHING", args...)
@@ -210,14 +185,14 @@ func (w Writer) insert(ctx context.Context, tx endstate.Tx, chunk []Event) (map[
 }
 
 // insertBulk is insert on pgx. The server names the ids that went in only if some didn't.
-func (w Writer) insertBulk(ctx context.Context, tx endstate.Tx, chunk []Event, insert func(values string) string) (map[uuid.UUID]bool, error) {
-	values := w.bulk(func(i int) string { return fmt.Sprintf("$%d", i+1) }, "")
+func (w Writer) insertBulk(ctx context.Context, tx endstate.Tx, chunk []sqlplan.Event, insert func(values string) string) (map[uuid.UUID]bool, error) {
+	values := w.sql().Bulk(func(i int) string { return fmt.Sprintf("$%d", i+1) }, "")
 	query := fmt.Sprintf(`WITH endstate_put (id) AS (%s)
 SELECT (SELECT count(*) FROM endstate_put),
 	(SELECT string_agg(id, ' ') FROM endstate_put WHERE (SELECT count(*) FROM endstate_put) < cardinality($1::text[]))`, insert(values))
 	var count int
 	var some *string
-	if err := tx.QueryRow(ctx, query, columns(chunk)...).Scan(&count, &some); err != nil {
+	if err := tx.QueryRow(ctx, query, sqlplan.Arrays(chunk)...).Scan(&count, &some); err != nil {
 		return nil, err
 	}
 	inserted := make(map[uuid.UUID]bool, count)
@@ -236,61 +211,3 @@ SELECT (SELECT count(*) FROM endstate_put),
 	}
 	return inserted, nil
 }
-
-const insertColumns = "(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)"
-
-// columnTypes are PostgreSQL's types of insertColumns.
-var columnTypes = [...]string{"uuid", "text", "text", "text", "bytea", "text", "jsonb", "timestamptz", "text", "int4", "int2"}
-
-// values writes one row of scalar arguments for each event, which every driver can send.
-func (w Writer) values(d sqltx.Dialect, events []Event) (string, []any) {
-	var b strings.Builder
-	b.WriteString("VALUES ")
-	args := make([]any, 0, len(events)*len(columnTypes))
-	for i, e := range events {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteByte('(')
-		for j, v := range e.row() {
-			if j > 0 {
-				b.WriteString(", ")
-			}
-			if t, ok := v.(time.Time); ok && d == sqltx.SQLite {
-				v = t.UTC().Format("2006-01-02T15:04:05.000000Z")
-			}
-			args = append(args, v)
-			// Not ?1, ?2, …: a numbered parameter has a name, and drivers look it up in time that grows with their number.
-			placeholder := "?"
-			if d == sqltx.Postgres {
-				placeholder = fmt.Sprintf("$%d::%s", len(args), columnTypes[j])
-			}
-			if j == occurredAt {
-				placeholder = fmt.Sprintf("coalesce(%s, %s)", placeholder, d.Clock())
-			}
-			b.WriteString(placeholder)
-		}
-		b.WriteByte(')')
-	}
-	return w.insertInto(b.String()), args
-}
-
-const occurredAt = 7 // among insertColumns
-
-// row are e's values in the order of insertColumns.
-func (e Event) row() [len(columnTypes)]any {
-	row := [len(columnTypes)]any{e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, e.dedupKey(), int32(e.SchemaVersion), e.partition()}
-	if !e.OccurredAt.IsZero() {
-		row[occurredAt] = e.OccurredAt
-	}
-	return row
-}
-
-func (e Event) dedupKey() any {
-	if e.DedupKey == "" {
-		return nil
-	}
-	return e.DedupKey
-}
-
-func (e Event) partition() int16 { return int16(Partition(e.AggregateType, e.AggregateID)) }

@@ -5,12 +5,14 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"maps"
 	"strings"
 
 	"github.com/google/uuid"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -58,6 +60,20 @@ func (w Writer) Name() string {
 
 func (w Writer) table() string { return sqltx.Quote(w.Schema, w.Name()) }
 
+// sql writes the statements that insert into the table.
+func (w Writer) sql() sqlplan.Outbox {
+	return sqlplan.Outbox{Table: w.table(), Columns: (*sqlplan.Columns)(w.Columns)}
+}
+
+// rows are prepared events as statements take them.
+func rows(events []Event) []sqlplan.Event {
+	list := make([]sqlplan.Event, len(events))
+	for i, e := range events {
+		list[i] = sqlplan.Event(e)
+	}
+	return list
+}
+
 func (w Writer) maxPayload() int {
 	if w.MaxPayload == 0 {
 		return DefaultMaxPayload
@@ -66,8 +82,8 @@ func (w Writer) maxPayload() int {
 }
 
 // Prepare returns a copy of events with their zero fields filled in (ids among them), or says which field of which event
-// can't be stored, or which two share a key. They carry what Writer.Headers takes from ctx, beside their own Headers. It sends
-// nothing.
+// can't be stored, or which two share a key. Beside their own Headers they have what Writer.Headers takes from ctx, in maps that
+// they may share. It sends nothing.
 func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
 	prepared := make([]Event, len(events))
 	var carried map[string]string
@@ -79,9 +95,16 @@ func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
 		if err != nil {
 			return nil, err
 		}
-		e.carry(carried)
-		if err := e.validate(w.maxPayload()); err != nil {
+		added := e.lacks(carried)
+		if err := e.validate(w.maxPayload(), added); err != nil {
 			return nil, err
+		}
+		if len(e.Headers) == 0 {
+			e.Headers = added
+		} else if len(added) > 0 {
+			added = maps.Clone(added)
+			maps.Copy(added, e.Headers)
+			e.Headers = added
 		}
 		prepared[i] = e
 	}
@@ -217,7 +240,7 @@ func (w Writer) Check(ctx context.Context, q endstate.Querier) error {
 	}
 	files, err := w.Migrations(string(sqltx.Of(q)))
 	if err == nil {
-		inserts := strings.Split(strings.Trim(insertColumns, "()"), ", ")
+		inserts := strings.Split(strings.Trim(sqlplan.InsertColumns, "()"), ", ")
 		err = migrate.Check(ctx, q, w.Schema, w.Name(), files, migrate.Need{Table: w.Name(), Select: []string{"id", "dedup_key"}, Insert: inserts})
 	}
 	return sqltx.Lacking(ErrSchema, err)

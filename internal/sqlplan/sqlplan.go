@@ -1,5 +1,5 @@
 // Package sqlplan lets finalize join the SQL of a guard and of an outbox into one statement, or send it in one trip, while
-// the two know nothing of each other. PostgreSQL only: SQLite has no data-modifying WITH.
+// the two know nothing of each other. What is joined is for PostgreSQL only: SQLite has no data-modifying WITH.
 //
 // A plan's text is built once and its arguments are taken from each Call, so that a finalization builds no SQL.
 package sqlplan

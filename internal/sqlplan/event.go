@@ -1,0 +1,150 @@
+package sqlplan
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"iter"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// Event is an outbox.Event that is prepared. The two have the same fields, so that one converts into the other.
+type Event struct {
+	ID            uuid.UUID
+	AggregateType string
+	AggregateID   string
+	Type          string
+	Payload       []byte
+	ContentType   string
+	Headers       map[string]string
+	OccurredAt    time.Time
+	DedupKey      string
+	SchemaVersion int
+}
+
+// Size is about how many bytes e takes on its way: what a statement that writes several events is bounded by.
+func (e *Event) Size() int {
+	n := len(e.AggregateType) + len(e.AggregateID) + len(e.Type) + len(e.ContentType) + len(e.DedupKey) + len(e.Payload)
+	for key, value := range e.Headers {
+		n += len(key) + len(value)
+	}
+	return n
+}
+
+// A statement takes so many events, and so many bytes of what they carry, unless a single event is longer: a message to
+// PostgreSQL ends at 1 GiB, and a driver may send bytes as text of twice the length, after it has built the message in memory.
+const (
+	chunkSize  = 1000
+	chunkBytes = 16 << 20
+)
+
+// Chunks are events, in their order, as a statement takes them.
+func Chunks(events []Event) iter.Seq[[]Event] {
+	return func(yield func([]Event) bool) {
+		for len(events) > 0 {
+			n, bytes := 1, events[0].Size()
+			for n < min(len(events), chunkSize) && bytes+events[n].Size() <= chunkBytes {
+				bytes += events[n].Size()
+				n++
+			}
+			if !yield(events[:n:n]) {
+				return
+			}
+			events = events[n:]
+		}
+	}
+}
+
+// InsertColumns are the columns of an insert.
+const InsertColumns = "(id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)"
+
+// columnTypes are PostgreSQL's types of InsertColumns.
+var columnTypes = [...]string{"uuid", "text", "text", "text", "bytea", "text", "jsonb", "timestamptz", "text", "int4", "int2"}
+
+const occurredAt = 7 // among InsertColumns
+
+// row are e's values in the order of InsertColumns.
+func (e *Event) row() [len(columnTypes)]any {
+	row := [len(columnTypes)]any{e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, e.dedupKey(), int32(e.SchemaVersion), e.partition()}
+	if !e.OccurredAt.IsZero() {
+		row[occurredAt] = e.OccurredAt
+	}
+	return row
+}
+
+// JSON is the content type that an event has unless it says otherwise.
+const JSON = "application/json"
+
+// usual reports whether an event has what most have: JSON in its first version, no headers, and no time of its own. That is
+// spelled out in the statement, since an argument costs more than a constant, on both sides.
+func (e *Event) usual() bool {
+	return e.ContentType == JSON && len(e.Headers) == 0 && e.OccurredAt.IsZero() && e.SchemaVersion == 1
+}
+
+var usualConstants = map[int]string{5: "'" + JSON + "'", 6: "'{}'::jsonb", 7: "clock_timestamp()", 9: "1"} // by column
+
+// headers are the headers as JSON.
+func (e *Event) headers() string {
+	if len(e.Headers) == 0 {
+		return "{}"
+	}
+	text, _ := json.Marshal(e.Headers) // a map of strings can't fail
+	return string(text)
+}
+
+func (e *Event) dedupKey() any {
+	if e.DedupKey == "" {
+		return nil
+	}
+	return e.DedupKey
+}
+
+func (e *Event) partition() int16 { return int16(Partition(e.AggregateType, e.AggregateID)) }
+
+// Partitions is how many there are.
+const Partitions = 8
+
+// Partition is outbox.Partition.
+func Partition(aggregateType, aggregateID string) int {
+	var buffer [128]byte
+	name := append(append(append(buffer[:0], aggregateType...), '/'), aggregateID...)
+	return int(sha256.Sum256(name)[0]) % Partitions
+}
+
+// Arrays are the events' values by column, as arrays for one unnest. Where all events have the same value, as they mostly
+// have in half of the columns, it is sent once: see received.
+func Arrays(events []Event) []any {
+	n := len(events)
+	ids, aggregateTypes, aggregateIDs, types := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	payloads, contentTypes, headers := make([][]byte, n), make([]string, n), make([]string, n)
+	occurred, dedup, versions, partitions := make([]*time.Time, n), make([]*string, n), make([]int32, n), make([]int16, n)
+	for i := range events {
+		e := &events[i]
+		ids[i], aggregateTypes[i], aggregateIDs[i], types[i] = e.ID.String(), e.AggregateType, e.AggregateID, e.Type
+		payloads[i], contentTypes[i], headers[i] = e.Payload, e.ContentType, e.headers()
+		if !e.OccurredAt.IsZero() {
+			occurred[i] = &e.OccurredAt
+		}
+		if e.DedupKey != "" {
+			dedup[i] = &e.DedupKey
+		}
+		versions[i] = int32(e.SchemaVersion)
+		partitions[i] = e.partition()
+	}
+	if !slices.ContainsFunc(occurred, func(t *time.Time) bool { return t != nil }) {
+		occurred = nil
+	}
+	return []any{ids, shared(aggregateTypes), aggregateIDs, shared(types), payloads, shared(contentTypes), shared(headers), occurred, dedup, shared(versions), partitions}
+}
+
+// shared returns the first of values if all are the same, else values.
+func shared[T comparable](values []T) []T {
+	for _, v := range values {
+		if v != values[0] {
+			return values
+		}
+	}
+	return values[:min(1, len(values))]
+}

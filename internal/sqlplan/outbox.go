@@ -1,0 +1,242 @@
+package sqlplan
+
+import (
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/endstate-go/endstate/internal/sqltx"
+)
+
+// Outbox is the table of an outbox.Writer, into which events are inserted.
+type Outbox struct {
+	Table   string   // quoted, with its schema
+	Columns *Columns // nil: the library's own table
+}
+
+// Columns are an outbox.Columns. The two have the same fields, so that one converts into the other.
+type Columns struct {
+	ID             string
+	AggregateType  string
+	AggregateID    string
+	Type           string
+	Payload        string
+	ContentType    string
+	Headers        string
+	OccurredAt     string
+	DedupKey       string
+	SchemaVersion  string
+	PayloadType    string
+	OccurredAtType string
+	Set            map[string]string
+}
+
+// Field is a field of an event: the column in the library's own table, and that in a service's.
+type Field struct{ Own, Theirs string }
+
+// Fields are those that are mapped.
+func (c *Columns) Fields() []Field {
+	all := []Field{{"id", c.ID}, {"aggregate_type", c.AggregateType}, {"aggregate_id", c.AggregateID}, {"type", c.Type}, {"payload", c.Payload},
+		{"content_type", c.ContentType}, {"headers", c.Headers}, {"occurred_at", c.OccurredAt}, {"dedup_key", c.DedupKey}, {"schema_version", c.SchemaVersion}}
+	return slices.DeleteFunc(all, func(f Field) bool { return f.Theirs == "" })
+}
+
+// insertInto is an INSERT of a source of rows of InsertColumns.
+func (o Outbox) insertInto(source string) string {
+	if o.Columns == nil {
+		return fmt.Sprintf("INSERT INTO %s %s %s", o.Table, InsertColumns, source)
+	}
+	var columns, values []string
+	for _, f := range o.Columns.Fields() {
+		columns = append(columns, sqltx.Quote("", f.Theirs))
+		value := "endstate_event." + f.Own
+		if f.Own == "occurred_at" && o.Columns.OccurredAtType == "timestamp" {
+			value += " AT TIME ZONE 'UTC'"
+		}
+		if f.Own == "payload" && o.Columns.PayloadType != "" && o.Columns.PayloadType != "bytea" {
+			value = fmt.Sprintf("convert_from(%s, 'UTF8')::%s", value, o.Columns.PayloadType)
+		}
+		values = append(values, value)
+	}
+	for _, name := range slices.Sorted(maps.Keys(o.Columns.Set)) {
+		columns = append(columns, sqltx.Quote("", name))
+		values = append(values, sqltx.Literal(o.Columns.Set[name]))
+	}
+	return fmt.Sprintf("INSERT INTO %s (%s)\nSELECT %s FROM (%s) AS endstate_event %s", o.Table, strings.Join(columns, ", "), strings.Join(values, ", "), source, InsertColumns)
+}
+
+// Values inserts one row of scalar arguments for each event, which every driver can send.
+func (o Outbox) Values(d sqltx.Dialect, events []Event) (string, []any) {
+	var b strings.Builder
+	b.WriteString("VALUES ")
+	args := make([]any, 0, len(events)*len(columnTypes))
+	for i := range events {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteByte('(')
+		for j, v := range events[i].row() {
+			if j > 0 {
+				b.WriteString(", ")
+			}
+			if t, ok := v.(time.Time); ok && d == sqltx.SQLite {
+				v = t.UTC().Format("2006-01-02T15:04:05.000000Z")
+			}
+			args = append(args, v)
+			// Not ?1, ?2, …: a numbered parameter has a name, and drivers look it up in time that grows with their number.
+			placeholder := "?"
+			if d == sqltx.Postgres {
+				placeholder = fmt.Sprintf("$%d::%s", len(args), columnTypes[j])
+			}
+			if j == occurredAt {
+				placeholder = fmt.Sprintf("coalesce(%s, %s)", placeholder, d.Clock())
+			}
+			b.WriteString(placeholder)
+		}
+		b.WriteByte(')')
+	}
+	return o.insertInto(b.String()), args
+}
+
+// Inserts returns the statements that write events and fail if a dedup key or id is taken, with an error for which outbox.Taken
+// is true; on PostgreSQL such an error aborts the transaction. A winner without its events must not commit.
+func (o Outbox) Inserts(d sqltx.Dialect, events []Event) iter.Seq2[string, []any] {
+	return func(yield func(string, []any) bool) {
+		for chunk := range Chunks(events) {
+			if !yield(o.Values(d, chunk)) {
+				return
+			}
+		}
+	}
+}
+
+// Bulk is an insert of any number of events, with the arguments of Arrays. An unnest gives its rows in the arrays' order, so
+// seq follows it.
+func (o Outbox) Bulk(param func(column int) string, where string) string {
+	arrays := make([]string, len(columnTypes))
+	for i, t := range columnTypes {
+		arrays[i] = param(i) + "::" + sent(t) + "[]"
+	}
+	return o.insertInto(fmt.Sprintf("\nSELECT %s\nFROM unnest(%s) AS endstate_event %s%s", received(arrays), strings.Join(arrays, ", "), InsertColumns, where))
+}
+
+// sent is the type as which values of an array are sent: text where a driver that isn't told the types couldn't.
+func sent(t string) string {
+	if t == "uuid" || t == "jsonb" {
+		return "text"
+	}
+	return t
+}
+
+// received are InsertColumns of the arrays' relation, endstate_event. In what all events share, an unnest gives NULL from the second row on.
+func received(arrays []string) string {
+	same := func(name string, i int) string {
+		return fmt.Sprintf("coalesce(endstate_event.%s, (%s)[1])", name, arrays[i])
+	}
+	return strings.Join([]string{"endstate_event.id::uuid", same("aggregate_type", 1), "endstate_event.aggregate_id", same("type", 3), "endstate_event.payload", same("content_type", 5),
+		same("headers", 6) + "::jsonb", "coalesce(endstate_event.occurred_at, clock_timestamp())", "endstate_event.dedup_key", same("schema_version", 9), "endstate_event.partition"}, ", ")
+}
+
+// FewEvents events or fewer are passed as scalars, which the server takes faster than arrays. The number also bounds how
+// many different statements a connection keeps prepared.
+const FewEvents = 4
+
+// Form is a form of an insert: of a few usual events, of a few of any kind, or of many. The zero Form inserts none.
+type Form int
+
+// Forms is how many forms there are. The last is that of many events.
+const Forms = 2*FewEvents + 2
+
+const many Form = Forms - 1
+
+// Batch returns the arguments of an insert of events that are to go in together, and which form of it takes them.
+func Batch(events []Event) (form Form, args []any) {
+	if len(events) > FewEvents {
+		return many, Arrays(events)
+	}
+	usual := true
+	for i := range events {
+		usual = usual && events[i].usual()
+	}
+	if form = Form(len(events)); !usual {
+		form += FewEvents
+	}
+	args = make([]any, 0, len(events)*len(columnTypes))
+	for i := range events {
+		row := events[i].row()
+		for column, value := range row {
+			if _, constant := usualConstants[column]; !constant || !usual {
+				args = append(args, value)
+			}
+		}
+	}
+	return form, args
+}
+
+// Insert returns an INSERT of events to join with a guard's statement; its arguments are those of a Batch of this form. The
+// events go in if the condition holds. A taken dedup key or id is an error there.
+func (o Outbox) Insert(a *Args, form Form, condition string) string {
+	next := 0
+	param := func(int) string {
+		i := next
+		next++
+		return a.Add(func(c *Call) any { return c.Events[i] })
+	}
+	if form == many {
+		return o.Bulk(param, " WHERE "+condition)
+	}
+	usual := form <= FewEvents
+	if !usual {
+		form -= FewEvents
+	}
+	rows := make([]string, form)
+	for i := range rows {
+		values := make([]string, len(columnTypes))
+		for j, t := range columnTypes {
+			if constant, ok := usualConstants[j]; ok && usual {
+				values[j] = constant
+				continue
+			}
+			values[j] = param(j) + "::" + t
+			if j == occurredAt {
+				values[j] = "coalesce(" + values[j] + ", clock_timestamp())"
+			}
+		}
+		rows[i] = fmt.Sprintf("SELECT %s WHERE %s", strings.Join(values, ", "), condition)
+	}
+	return o.insertInto(strings.Join(rows, " UNION ALL "))
+}
+
+// ColumnCount is how many arguments ColumnsMany returns.
+const ColumnCount = len(columnTypes) + 1
+
+// ClauseMany returns a WITH clause, to join with a guard's, that inserts the events of those calls whose endstate_n the clause
+// named prev has. Its arguments are what ColumnsMany returns, and are the statement's first. A taken dedup key or id is an error
+// there.
+func (o Outbox) ClauseMany(name, prev string) string {
+	arrays := make([]string, len(columnTypes))
+	for i := range arrays {
+		arrays[i] = fmt.Sprintf("$%d::%s[]", i+1, sent(columnTypes[i]))
+	}
+	owners := fmt.Sprintf("$%d::int4[]", ColumnCount)
+	columns := strings.TrimSuffix(InsertColumns, ")")
+	// In the arrays' order, so that seq follows it. IS TRUE keeps the look into prev a hashed one: a join of two relations
+	// whose sizes can't be known could be planned as a nested loop.
+	return fmt.Sprintf("%s AS (\n\t%s)", name, o.insertInto(fmt.Sprintf(`
+	SELECT %s FROM unnest(%s) WITH ORDINALITY AS endstate_event %s, owner, place) WHERE (endstate_event.owner IN (SELECT endstate_n FROM %s)) IS TRUE ORDER BY endstate_event.place`,
+		received(arrays), strings.Join(append(arrays, owners), ", "), columns, prev)))
+}
+
+// ColumnsMany are the arguments of ClauseMany for the events of several calls.
+func ColumnsMany(calls [][]Event) []any {
+	var owners []int32
+	for n, its := range calls {
+		for range its {
+			owners = append(owners, int32(n))
+		}
+	}
+	return append(Arrays(slices.Concat(calls...)), owners)
+}
