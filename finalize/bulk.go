@@ -22,27 +22,19 @@ import (
 // bulkPatience bounds how long a statement for many waits for any one lock.
 const bulkPatience = 30 * time.Millisecond
 
-// newBulk builds the statement of plans, if each of them can do it.
-func (j *joined) newBulk() *sqlplan.BulkStatement {
-	plans := make([]sqlplan.BulkGuard, len(j.plans))
-	for i, plan := range j.plans {
-		var ok bool
-		if plans[i], ok = plan.(sqlplan.BulkGuard); !ok {
-			return nil
-		}
-	}
+// newBulk builds the statement.
+func (j *joined) newBulk() sqlplan.BulkStatement {
 	// The timeout is in force before Item has a row, and ends with the statement's transaction.
 	patience := fmt.Sprintf("endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '%d', true)),\n", bulkPatience.Milliseconds())
-	st := sqlplan.BuildBulk(sqlplan.ColumnCount, patience, func(b *sqlplan.Bulk) string { return j.settleMany(b, plans) })
-	return &st
+	return sqlplan.BuildBulk(sqlplan.ColumnCount, patience, j.settleMany)
 }
 
 // newBulkAgain builds the look at what a bulk has settled, for tables whose triggers may have changed it since.
-func (j *joined) newBulkAgain() *sqlplan.BulkStatement {
-	st := sqlplan.BuildBulk(0, "", func(b *sqlplan.Bulk) string {
+func (j *joined) newBulkAgain() sqlplan.BulkStatement {
+	return sqlplan.BuildBulk(0, "", func(b *sqlplan.Bulk) string {
 		var sources, kept []string
 		for i, plan := range j.plans {
-			sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS endstate_p%d ON true", plan.(sqlplan.BulkGuard).SourceMany(b, sqlplan.Item), i))
+			sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS endstate_p%d ON true", plan.SourceMany(b, sqlplan.Item), i))
 			kept = append(kept, fmt.Sprintf("endstate_p%d.%s COLLATE \"C\" = %s.%s", i, plan.Columns()[0], sqlplan.Item, b.State()))
 		}
 		if j.ledger >= 0 {
@@ -52,15 +44,14 @@ func (j *joined) newBulkAgain() *sqlplan.BulkStatement {
 			b.Value(func(c *sqlplan.Call) any { return c.Signal }), sqlplan.Item, strings.Join(sources, " "), strings.Join(kept, " AND "),
 			sqltx.Unless("coalesce((SELECT endstate_signal FROM endstate_changed), 'true')"))
 	})
-	return &st
 }
 
 // settleMany returns a row for each call: n, whether it won and when, and for those that didn't, each plan's columns as the
 // statement's snapshot shows them.
-func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
+func (j *joined) settleMany(b *sqlplan.Bulk) string {
 	clauses := []string{fmt.Sprintf("endstate_wanted AS MATERIALIZED (SELECT %s.* FROM endstate_patience CROSS JOIN %s)", sqlplan.Item, sqlplan.Item)}
 	from := "endstate_wanted"
-	for i, plan := range plans {
+	for i, plan := range j.plans {
 		name := fmt.Sprintf("endstate_hold%d", i)
 		clauses = append(clauses, plan.HoldMany(b, name, from, i > 0))
 		from = name
@@ -68,7 +59,7 @@ func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
 	clauses = append(clauses, fmt.Sprintf("endstate_held AS MATERIALIZED (SELECT %s.*, clock_timestamp() AS endstate_at FROM %s)", from, from))
 	from = "endstate_held"
 	var kept, moved []string
-	for i, plan := range plans {
+	for i, plan := range j.plans {
 		name := fmt.Sprintf("endstate_settle%d", i)
 		clauses = append(clauses, plan.SettleMany(b, name, from, fmt.Sprintf("endstate_hold%d", i)))
 		kept = append(kept, plan.Kept(b, name))
@@ -83,7 +74,7 @@ func (j *joined) settleMany(b *sqlplan.Bulk, plans []sqlplan.BulkGuard) string {
 	right := sqltx.Unless(fmt.Sprintf("CASE WHEN %s THEN 'true' ELSE %s::text END", strings.Join(kept, " AND "), b.Value(func(c *sqlplan.Call) any { return c.Signal })))
 	nulls := strings.Builder{}
 	var columns, sources []string
-	for i, plan := range plans {
+	for i, plan := range j.plans {
 		for _, column := range plan.Columns() {
 			nulls.WriteString(", NULL")
 			columns = append(columns, fmt.Sprintf("endstate_p%d.%s", i, column))
@@ -98,7 +89,7 @@ UNION ALL SELECT endstate_n, true, endstate_at%[5]s FROM endstate_settle0`, sqlp
 var _ bulkSettler = (*pgxDB)(nil)
 
 func (d *pgxDB) bulkSize(a *attempt) int {
-	if j := d.plan(a); j == nil || j.bulk() == nil {
+	if j := d.plan(a); j == nil {
 		return 0
 	}
 	return 1000

@@ -124,7 +124,7 @@ func (p *place) pass() {
 // settleGrouped settles one attempt, alone or with others that are waiting.
 func (d *pgxDB) settleGrouped(ctx context.Context, j *joined, a *attempt) (guard.Record, bool, error) {
 	cfg := &d.cfg.Group
-	if cfg.Off || j.bulk() == nil {
+	if cfg.Off {
 		return d.settleOnce(ctx, j, a)
 	}
 	g, calls := j.groups.enter(a.ref.Tenant)

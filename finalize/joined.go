@@ -35,8 +35,8 @@ type joined struct {
 	settle [sqlplan.Forms]func() sqlplan.Statement
 	ledger int // the index of the plan that keeps provenance, or -1
 
-	bulk      func() *sqlplan.BulkStatement // settles many; nil where a plan can't
-	bulkAgain func() *sqlplan.BulkStatement // looks at what that settled once more
+	bulk      func() sqlplan.BulkStatement // settles many
+	bulkAgain func() sqlplan.BulkStatement // looks at what that settled once more
 	groups    groups
 }
 

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/stretchr/testify/require"
-
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlgolden"
 	"github.com/endstate-go/endstate/internal/sqlplan"
@@ -49,9 +47,7 @@ func TestJoinedStatements(t *testing.T) {
 					f.Add("Settle with "+title, j.settle[form]().SQL)
 				}
 			}
-			bulk := j.bulk()
-			require.NotNil(t, bulk)
-			f.Add("SettleMany, and Settles that are gathered", bulk.SQL)
+			f.Add("SettleMany, and Settles that are gathered", j.bulk().SQL)
 			f.Add("SettleMany: look again", j.bulkAgain().SQL)
 			f.Require(t, name)
 		})

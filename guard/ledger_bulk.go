@@ -6,8 +6,6 @@ import (
 	"github.com/endstate-go/endstate/internal/sqlplan"
 )
 
-var _ sqlplan.BulkGuard = ledgerPlan{}
-
 func (p ledgerPlan) SourceMany(b *sqlplan.Bulk, from string) string {
 	return `SELECT state, "trigger", token::text, at, digest FROM ` + p.where(b.Aggregate(), from+"."+b.Key()) + " LIMIT 1"
 }

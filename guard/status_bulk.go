@@ -8,8 +8,6 @@ import (
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
-var _ sqlplan.BulkGuard = statusPlan{}
-
 // whereMany finds the row of the table, named endstate_row, that belongs to a row of from.
 func (p statusPlan) whereMany(b *sqlplan.Bulk, from string) string {
 	terms := make([]string, len(p.shape))

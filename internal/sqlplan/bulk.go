@@ -186,21 +186,3 @@ func (s BulkStatement) Args(given []any, calls []*Call) []any {
 	}
 	return values
 }
-
-// BulkGuard is what a Guard may add to settle many aggregates in one statement, each as its Settle would alone. Its clauses
-// work on relations that have Item's columns, a row for each aggregate.
-type BulkGuard interface {
-	Guard
-	// SourceMany returns a SELECT of Columns for the row of the relation from, of one row or none, that locks and writes
-	// nothing. It goes into a LATERAL, and must be planned for one row at a time.
-	SourceMany(b *Bulk, from string) string
-	// HoldMany returns WITH clauses, the last of them called name: the rows of the relation from that are open and that it
-	// could hold without waiting, in the order of from. Behind another guard's, which holds the aggregates already, it may
-	// just look.
-	HoldMany(b *Bulk, name, from string, behind bool) string
-	// SettleMany returns WITH clauses, the last of them called name: the rows of the relation from, which are held by the
-	// clause called hold and have a column endstate_at, that it moved to their terminal states.
-	SettleMany(b *Bulk, name, from, hold string) string
-	// Kept returns a condition on the SettleMany of this name: the table says of each of its rows what was asked for.
-	Kept(b *Bulk, name string) string
-}

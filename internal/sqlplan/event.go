@@ -148,3 +148,39 @@ func shared[T comparable](values []T) []T {
 	}
 	return values[:min(1, len(values))]
 }
+
+// FewEvents events or fewer are passed as scalars, which the server takes faster than arrays. The number also bounds how
+// many different statements a connection keeps prepared.
+const FewEvents = 4
+
+// Form is a form of an insert: of a few usual events, of a few of any kind, or of many. The zero Form inserts none.
+type Form int
+
+// Forms is how many forms there are. The last is that of many events.
+const Forms = 2*FewEvents + 2
+
+const many Form = Forms - 1
+
+// Batch returns the arguments of an insert of events that are to go in together, and which form of it takes them.
+func Batch(events []Event) (form Form, args []any) {
+	if len(events) > FewEvents {
+		return many, Arrays(events)
+	}
+	usual := true
+	for i := range events {
+		usual = usual && events[i].usual()
+	}
+	if form = Form(len(events)); !usual {
+		form += FewEvents
+	}
+	args = make([]any, 0, len(events)*len(columnTypes))
+	for i := range events {
+		row := events[i].row()
+		for column, value := range row {
+			if _, constant := usualConstants[column]; !constant || !usual {
+				args = append(args, value)
+			}
+		}
+	}
+	return form, args
+}

@@ -140,42 +140,6 @@ func received(arrays []string) string {
 		same("headers", 6) + "::jsonb", "coalesce(endstate_event.occurred_at, clock_timestamp())", "endstate_event.dedup_key", same("schema_version", 9), "endstate_event.partition"}, ", ")
 }
 
-// FewEvents events or fewer are passed as scalars, which the server takes faster than arrays. The number also bounds how
-// many different statements a connection keeps prepared.
-const FewEvents = 4
-
-// Form is a form of an insert: of a few usual events, of a few of any kind, or of many. The zero Form inserts none.
-type Form int
-
-// Forms is how many forms there are. The last is that of many events.
-const Forms = 2*FewEvents + 2
-
-const many Form = Forms - 1
-
-// Batch returns the arguments of an insert of events that are to go in together, and which form of it takes them.
-func Batch(events []Event) (form Form, args []any) {
-	if len(events) > FewEvents {
-		return many, Arrays(events)
-	}
-	usual := true
-	for i := range events {
-		usual = usual && events[i].usual()
-	}
-	if form = Form(len(events)); !usual {
-		form += FewEvents
-	}
-	args = make([]any, 0, len(events)*len(columnTypes))
-	for i := range events {
-		row := events[i].row()
-		for column, value := range row {
-			if _, constant := usualConstants[column]; !constant || !usual {
-				args = append(args, value)
-			}
-		}
-	}
-	return form, args
-}
-
 // Insert returns an INSERT of events to join with a guard's statement; its arguments are those of a Batch of this form. The
 // events go in if the condition holds. A taken dedup key or id is an error there.
 func (o Outbox) Insert(a *Args, form Form, condition string) string {
