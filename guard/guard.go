@@ -92,8 +92,9 @@ type Transition struct {
 }
 
 // Guard decides, inside a transaction, whether an aggregate may be finalized, and moves it to its terminal state. Status
-// and Ledger are guards, All combines guards, and a service may write its own; guardtest.Run tests it. Implementations
-// must be safe for concurrent use by transactions of their own.
+// and Ledger are guards, All combines guards, and a service may write its own; guardtest.Run tests it. One that embeds a Status
+// or a Ledger is its own too: finalize asks its methods, a statement each, and joins no SQL of the embedded guard's.
+// Implementations must be safe for concurrent use by transactions of their own.
 type Guard interface {
 	// Claim returns the aggregate's record and, if it is open, locks it: no other transaction's Claim of it may return open
 	// before tx has ended. It MUST decide on what is committed after it waited for another transaction, MUST write nothing
