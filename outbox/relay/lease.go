@@ -229,11 +229,6 @@ func (t *term) note(ctx context.Context, h holdings) error {
 
 const sequenceEvery = time.Minute
 
-// ErrSequence is returned by Run when the outbox's sequence is behind a cursor: somebody truncated or reset it, or promoted a
-// logical replica. New events would get numbers that the cursor has passed, and be published by nobody. Set the sequence
-// higher than every position, or drop the subscriptions.
-var ErrSequence = errors.New("relay: the outbox's sequence is behind a cursor")
-
 // checkSequence makes sure that numbers to come are above all positions.
 func (s *store) checkSequence(ctx context.Context) error {
 	query, args := fmt.Sprintf("SELECT coalesce((SELECT max(position) FROM %s), 0), coalesce((SELECT seq FROM sqlite_sequence WHERE name = $1), 0)", s.cursors), []any{s.cfg.Outbox.Name()}

@@ -33,8 +33,20 @@ type Relay struct {
 	owed      string // the id of a lease that isn't given back
 }
 
-// ErrRunning is returned by Run when the relay runs already.
-var ErrRunning = errors.New("relay: the relay runs already")
+// Errors that end a Run, since trying again doesn't fix them. They arrive wrapped.
+var (
+	// ErrRunning is returned by Run when the relay runs already.
+	ErrRunning = errors.New("relay: the relay runs already")
+
+	// ErrDestination is returned by Run when a running relay of the same subscription publishes elsewhere, or other types. Name a
+	// subscription of its own for each destination: it gets every event, too.
+	ErrDestination = errors.New("relay: the subscription publishes elsewhere")
+
+	// ErrSequence is returned by Run when the outbox's sequence is behind a cursor: somebody truncated or reset it, or promoted a
+	// logical replica. New events would get numbers that the cursor has passed, and be published by nobody. Set the sequence
+	// higher than every position, or drop the subscriptions.
+	ErrSequence = errors.New("relay: the outbox's sequence is behind a cursor")
+)
 
 // New returns a relay for an outbox on a pool, which begins with Run. It sends nothing; a nil cfg has all defaults.
 //

@@ -247,7 +247,7 @@ func (t *term) judge(r *row, proven bool) {
 	}
 }
 
-// tell tells of an event that was judged.
+// tell reports an event that was judged.
 func (t *term) tell(r *row) {
 	ctx := context.WithoutCancel(t.lease.ctx)
 	delay := time.Duration(r.after * float64(time.Second))

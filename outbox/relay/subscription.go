@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -11,10 +10,6 @@ import (
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 )
-
-// ErrDestination is returned by Run when a running relay of the same subscription publishes elsewhere, or other types. Name a
-// subscription of its own for each destination: it gets every event, too.
-var ErrDestination = errors.New("relay: the subscription publishes elsewhere")
 
 // join makes the subscription unless it is there, makes sure that its relays agree, and takes a lease.
 func (s *store) join(ctx context.Context, id, destination string) error {
