@@ -122,16 +122,12 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []
 		return nil, withCause(ctx, err)
 	}
 	err = d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {
-		if w.Again {
-			results, err = d.bulkInTwo(ctx, pooled.Conn(), j, attempts, st.SQL, args)
-			return err
+		for again := 0; ; again++ {
+			results, err = d.bulkOnce(ctx, pooled.Conn(), j, attempts, w.Again, st.SQL, args)
+			if !sqltx.Conflicted(err) || again == bulkAgain || ctx.Err() != nil {
+				return err
+			}
 		}
-		rows, err := pooled.Query(ctx, st.SQL, args...)
-		if err != nil {
-			return unsent(pooled.Conn(), err)
-		}
-		results, err = j.scanMany(rows, attempts, d.cfg.guards)
-		return err
 	})
 	if err == nil {
 		return results, nil
@@ -142,6 +138,22 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []
 		err = fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	return nil, withCause(ctx, err)
+}
+
+// bulkAgain is how often a bulk that met another one goes again as a whole, before its calls go alone. Sessions that are
+// serializable by default break one of two off that are under way at a time.
+const bulkAgain = 5
+
+// bulkOnce sends the statement once.
+func (d *pgxDB) bulkOnce(ctx context.Context, conn *pgx.Conn, j *joined, attempts []*attempt, inTwo bool, query string, args []any) ([]settled, error) {
+	if inTwo {
+		return d.bulkInTwo(ctx, conn, j, attempts, query, args)
+	}
+	rows, err := conn.Query(ctx, query, args...)
+	if err != nil {
+		return nil, unsent(conn, err)
+	}
+	return j.scanMany(rows, attempts, d.cfg.guards)
 }
 
 // bulkInTwo is settleBulk for tables whose triggers may change what was settled: a trip to settle, and one to look at the rows

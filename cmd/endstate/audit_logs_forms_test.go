@@ -210,11 +210,11 @@ func TestLogsTakeBoundedMemory(t *testing.T) {
 	require.NoError(t, err)
 	w := gzip.NewWriter(f)
 	key := strings.Repeat("k", 900_000)
-	for i := range 500 {
+	for i := range 1000 {
 		_, err := fmt.Fprintf(w, "{\"msg\":\"finalized\",\"key\":\"%s%d\",\"trigger\":\"%[1]s\"}\n", key[:450_000], i)
 		require.NoError(t, err)
 	}
-	_, err = io.CopyN(w, zeros{}, 200<<20) // a line of its own
+	_, err = io.CopyN(w, zeros{}, 100<<20) // a line of its own
 	require.NoError(t, err)
 	require.NoError(t, w.Close())
 	require.NoError(t, f.Close())
@@ -222,10 +222,10 @@ func TestLogsTakeBoundedMemory(t *testing.T) {
 	r := run.wait(t)
 	require.Zero(t, r.status, r.stderr)
 	report := decode[logReport](t, r)
-	require.EqualValues(t, 500, report.Aggregates)
+	require.EqualValues(t, 1000, report.Aggregates)
 	require.EqualValues(t, 1, report.BadLines)
 	used := run.ProcessState.SysUsage().(*syscall.Rusage).Maxrss
-	require.Less(t, used, int64(150<<10), "kB") // kept whole, the keys alone are 220 MB
+	require.Less(t, used, int64(350<<10), "kB") // kept whole, the keys alone are 450 MB; the race detector takes its share
 }
 
 type zeros struct{}

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -49,6 +50,9 @@ func (p *place) start(path string, args ...string) (*process, error) {
 
 // run runs a program to its end.
 func (p *place) run(path string, args ...string) error {
+	// On the thread that starts it hangs the program's life, and another goroutine may end a thread that it is lent.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	if out, err := p.command(path, args...).CombinedOutput(); err != nil {
 		return fmt.Errorf("testserver: %s: %w\n%s", filepath.Base(path), err, out)
 	}
