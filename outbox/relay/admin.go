@@ -21,7 +21,7 @@ import (
 // about it. Whatever it asks goes by an index and looks at a bounded number of rows. It is safe for concurrent use, and beside
 // any number of relays.
 type Admin struct {
-	*store
+	store *store // named, lest its statements become methods of an Admin's
 }
 
 // AdminConfig says which outbox an Admin is for.
@@ -63,7 +63,7 @@ func newAdmin(db database, err error, cfg *AdminConfig) (*Admin, error) {
 }
 
 // Check says which of the tables that an Admin and its relays need are missing.
-func (a *Admin) Check(ctx context.Context) error { return Check(ctx, a, a.cfg.Outbox) }
+func (a *Admin) Check(ctx context.Context) error { return Check(ctx, a.store, a.store.cfg.Outbox) }
 
 // Purge deletes events that every subscription has published longer than olderThan ago, in bounded batches that stop no relay
 // and no other purge, and returns how many. Their dedup keys are free again: what must be deduplicated for longer is the
@@ -72,7 +72,7 @@ func (a *Admin) Purge(ctx context.Context, olderThan time.Duration) (int64, erro
 	if olderThan < 0 {
 		return 0, fmt.Errorf("%w: olderThan is negative", outbox.ErrConfig)
 	}
-	n, err := a.purge(ctx, olderThan, 0)
+	n, err := a.store.purge(ctx, olderThan, 0)
 	if err != nil {
 		return n, fmt.Errorf("relay: purge: %w", err)
 	}
@@ -119,7 +119,7 @@ func (b By) validate(action string) error {
 // record writes down what is done to a subscription as a whole.
 func (a *Admin) record(ctx context.Context, tx endstate.Querier, action string, by By, detail string) error {
 	_, err := tx.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (subscription, action, by_whom, reason, detail)
-VALUES (CAST($1 AS text), CAST($2 AS text), CAST($3 AS text), CAST($4 AS text), CAST($5 AS text))`, a.audit), by.Subscription, action, by.Who, by.Why, detail)
+VALUES (CAST($1 AS text), CAST($2 AS text), CAST($3 AS text), CAST($4 AS text), CAST($5 AS text))`, a.store.audit), by.Subscription, action, by.Who, by.Why, detail)
 	return err
 }
 

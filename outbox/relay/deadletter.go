@@ -27,14 +27,14 @@ type Intervention struct {
 // were dead; the others are left as they are. Events of the same aggregate that came later may have been published meanwhile.
 // Each thousand is a transaction of its own: with an error come the ids of those before it.
 func (a *Admin) Retry(ctx context.Context, by By, ids ...uuid.UUID) ([]uuid.UUID, error) {
-	return a.intervene(ctx, "retry", by, ids, fmt.Sprintf("UPDATE %s AS p SET dead_at = NULL, next_attempt_at = %s, attempts = 0, crashes = 0", a.parked, a.clock()))
+	return a.intervene(ctx, "retry", by, ids, fmt.Sprintf("UPDATE %s AS p SET dead_at = NULL, next_attempt_at = %s, attempts = 0, crashes = 0", a.store.parked, a.store.clock()))
 }
 
 // Discard gives dead letters of a subscription up: nobody gets them. It returns the ids of those that were dead; the others are
 // left as they are, and so is one that a replay has put before the cursor again, until a relay has passed it: without its
 // record it would be published. Each thousand is a transaction of its own: with an error come the ids of those before it.
 func (a *Admin) Discard(ctx context.Context, by By, ids ...uuid.UUID) ([]uuid.UUID, error) {
-	return a.intervene(ctx, "discard", by, ids, fmt.Sprintf("DELETE FROM %s AS p", a.parked))
+	return a.intervene(ctx, "discard", by, ids, fmt.Sprintf("DELETE FROM %s AS p", a.store.parked))
 }
 
 // chunk is how many events one transaction of an operator's changes.
@@ -44,13 +44,13 @@ func (a *Admin) intervene(ctx context.Context, action string, by By, ids []uuid.
 	if err := by.validate(action); err != nil {
 		return nil, err
 	}
-	if _, err := a.subscribed(ctx, a, by.Subscription); err != nil {
+	if _, err := a.subscribed(ctx, a.store, by.Subscription); err != nil {
 		return nil, fmt.Errorf("relay: %s: %w", action, err)
 	}
 	var done []uuid.UUID
 	for part := range slices.Chunk(ids, chunk) {
 		var changed []uuid.UUID
-		err := a.inTx(ctx, func(tx endstate.Tx) (err error) {
+		err := a.store.inTx(ctx, func(tx endstate.Tx) (err error) {
 			changed, err = a.interveneIn(ctx, tx, action, by, part, do)
 			return err
 		})
@@ -65,20 +65,20 @@ func (a *Admin) intervene(ctx context.Context, action string, by By, ids []uuid.
 func (a *Admin) interveneIn(ctx context.Context, tx endstate.Tx, action string, by By, ids []uuid.UUID, do string) ([]uuid.UUID, error) {
 	list, _ := json.Marshal(ids) // can't fail
 	lock := " FOR UPDATE"
-	if a.sqlite() {
+	if a.store.sqlite() {
 		lock = ""
 	}
 	passed := ""
 	if action == "discard" {
-		passed = fmt.Sprintf(" AND EXISTS (SELECT 1 FROM %s c WHERE c.subscription = p.subscription AND c.partition = p.partition AND c.position >= p.seq)", a.cursors)
+		passed = fmt.Sprintf(" AND EXISTS (SELECT 1 FROM %s c WHERE c.subscription = p.subscription AND c.partition = p.partition AND c.position >= p.seq)", a.store.cursors)
 	}
 	meant := func(list, subscription string) string {
-		return fmt.Sprintf("WHERE p.event_id IN (%s) AND p.subscription = CAST(%s AS text) AND p.dead_at IS NOT NULL%s", a.elements(list, a.uuidType()), subscription, passed)
+		return fmt.Sprintf("WHERE p.event_id IN (%s) AND p.subscription = CAST(%s AS text) AND p.dead_at IS NOT NULL%s", a.store.elements(list, a.store.uuidType()), subscription, passed)
 	}
 	// Recorded first: SQLite's write lock, or the rows' locks, are then held for both.
 	if _, err := tx.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (subscription, action, event_id, by_whom, reason, attempts, last_error)
 SELECT subscription, CAST($1 AS text), event_id, CAST($2 AS text), CAST($3 AS text), attempts, last_error FROM %s AS p %s`,
-		a.audit, a.parked, meant("$4", "$5")+lock), action, by.Who, by.Why, string(list), by.Subscription); err != nil {
+		a.store.audit, a.store.parked, meant("$4", "$5")+lock), action, by.Who, by.Why, string(list), by.Subscription); err != nil {
 		return nil, err
 	}
 	rows, err := tx.Query(ctx, do+" "+meant("$1", "$2")+" RETURNING CAST(event_id AS text)", string(list), by.Subscription)
@@ -112,12 +112,12 @@ func (a *Admin) History(ctx context.Context, subscription string, limit int) ([]
 
 // history returns what was done with an event, in that order.
 func (a *Admin) history(ctx context.Context, id uuid.UUID) ([]Intervention, error) {
-	return a.interventions(ctx, fmt.Sprintf("WHERE event_id = CAST($1 AS %s) ORDER BY number", a.uuidType()), id.String())
+	return a.interventions(ctx, fmt.Sprintf("WHERE event_id = CAST($1 AS %s) ORDER BY number", a.store.uuidType()), id.String())
 }
 
 func (a *Admin) interventions(ctx context.Context, which string, args ...any) ([]Intervention, error) {
-	rows, err := a.Query(ctx, fmt.Sprintf("SELECT at, subscription, action, coalesce(CAST(event_id AS text), ''), by_whom, reason, coalesce(attempts, 0), coalesce(last_error, ''), coalesce(detail, '') FROM %s ",
-		a.audit)+which, args...)
+	rows, err := a.store.Query(ctx, fmt.Sprintf("SELECT at, subscription, action, coalesce(CAST(event_id AS text), ''), by_whom, reason, coalesce(attempts, 0), coalesce(last_error, ''), coalesce(detail, '') FROM %s ",
+		a.store.audit)+which, args...)
 	if err != nil {
 		return nil, err
 	}

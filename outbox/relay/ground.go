@@ -59,4 +59,4 @@ FROM pg_class c WHERE c.oid = $1::text::regclass`, t.events, t.incarnation).
 }
 
 // CheckSequence returns ErrSequence if the outbox's sequence is behind a cursor.
-func (a *Admin) CheckSequence(ctx context.Context) error { return a.checkSequence(ctx) }
+func (a *Admin) CheckSequence(ctx context.Context) error { return a.store.checkSequence(ctx) }

@@ -94,7 +94,7 @@ func (a *Admin) List(ctx context.Context, f Filter) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	match, err := a.subscribed(ctx, a, f.Subscription)
+	match, err := a.subscribed(ctx, a.store, f.Subscription)
 	if err != nil {
 		return Page{}, fmt.Errorf("relay: list: %w", err)
 	}
@@ -110,11 +110,11 @@ func (a *Admin) List(ctx context.Context, f Filter) (Page, error) {
 
 func (a *Admin) page(ctx context.Context, l *listing, limit int) (page Page, err error) {
 	if len(l.conditions) > 0 {
-		if err := a.QueryRow(ctx, l.edge(), l.args[:l.sourceArgs]...).Scan(&page.Next); err != nil {
+		if err := a.store.QueryRow(ctx, l.edge(), l.args[:l.sourceArgs]...).Scan(&page.Next); err != nil {
 			return page, err
 		}
 	}
-	rows, err := a.Query(ctx, l.statement(page.Next, limit), l.args...)
+	rows, err := a.store.Query(ctx, l.statement(page.Next, limit), l.args...)
 	if err != nil {
 		return page, err
 	}
@@ -180,12 +180,12 @@ func (a *Admin) listing(f Filter, match types) *listing {
 	}
 	switch f.State {
 	case Retrying, Behind, Dead:
-		l.source = fmt.Sprintf("SELECT partition, seq FROM %s WHERE subscription = CAST($1 AS text) AND %s", a.parked, within)
+		l.source = fmt.Sprintf("SELECT partition, seq FROM %s WHERE subscription = CAST($1 AS text) AND %s", a.store.parked, within)
 	case Pending:
-		within += fmt.Sprintf(" AND seq > coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0)", a.cursors)
+		within += fmt.Sprintf(" AND seq > coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0)", a.store.cursors)
 		fallthrough
 	default:
-		l.source = fmt.Sprintf("SELECT partition, seq FROM %s WHERE %s", a.events, within)
+		l.source = fmt.Sprintf("SELECT partition, seq FROM %s WHERE %s", a.store.events, within)
 	}
 	l.sourceArgs = len(l.args)
 	if len(match) > 0 {
@@ -199,10 +199,10 @@ func (a *Admin) listing(f Filter, match types) *listing {
 		}
 	}
 	if f.Error != "" {
-		l.conditions = append(l.conditions, a.contains("p.last_error", param(f.Error, "text")))
+		l.conditions = append(l.conditions, a.store.contains("p.last_error", param(f.Error, "text")))
 	}
 	if f.OlderThan > 0 {
-		l.conditions = append(l.conditions, "e.created_at < "+a.later("-"+param(f.OlderThan.Seconds(), "double precision")))
+		l.conditions = append(l.conditions, "e.created_at < "+a.store.later("-"+param(f.OlderThan.Seconds(), "double precision")))
 	}
 	return l
 }
@@ -245,7 +245,7 @@ LEFT JOIN %s c ON c.subscription = CAST($1 AS text) AND c.partition = e.partitio
 LEFT JOIN %s p ON p.subscription = CAST($1 AS text) AND p.partition = e.partition AND p.seq = e.seq
 WHERE %s
 ORDER BY e.%s LIMIT %d`, recordColumns, eachPartition(source+fmt.Sprintf(" ORDER BY partition, %s LIMIT %d", l.order(), look)),
-		l.events, l.cursors, l.parked, strings.Join(append([]string{"true"}, l.conditions...), " AND "), l.order(), limit)
+		l.store.events, l.store.cursors, l.store.parked, strings.Join(append([]string{"true"}, l.conditions...), " AND "), l.order(), limit)
 }
 
 // Show returns an event with its payload, what became of it in each subscription that is for it, and what people did with it.
@@ -269,7 +269,7 @@ type Shown struct {
 
 func (a *Admin) show(ctx context.Context, id uuid.UUID) (Shown, error) {
 	var s Shown
-	row := a.QueryRow(ctx, fmt.Sprintf("SELECT %s, e.payload FROM %s e WHERE e.id = CAST($1 AS %s)", eventColumns, a.events, a.uuidType()), id.String())
+	row := a.store.QueryRow(ctx, fmt.Sprintf("SELECT %s, e.payload FROM %s e WHERE e.id = CAST($1 AS %s)", eventColumns, a.store.events, a.store.uuidType()), id.String())
 	err := scanEvent(row, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.Payload)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return s, ErrNotFound
@@ -277,7 +277,7 @@ func (a *Admin) show(ctx context.Context, id uuid.UUID) (Shown, error) {
 	if err != nil {
 		return s, err
 	}
-	subscriptions, err := a.subscriptionList(ctx, a)
+	subscriptions, err := a.subscriptionList(ctx, a.store)
 	if err != nil {
 		return s, err
 	}
@@ -288,10 +288,10 @@ func (a *Admin) show(ctx context.Context, id uuid.UUID) (Shown, error) {
 		d := Delivery{Subscription: sub.Name}
 		var by moment
 		// Samples have the positions at which the cursor stood: at the first one that isn't before the event, it was past it.
-		row := a.QueryRow(ctx, fmt.Sprintf(`SELECT %s, (SELECT at FROM %s s WHERE s.subscription = CAST($2 AS text) AND s.partition = e.partition AND s.position >= e.seq ORDER BY at LIMIT 1)
+		row := a.store.QueryRow(ctx, fmt.Sprintf(`SELECT %s, (SELECT at FROM %s s WHERE s.subscription = CAST($2 AS text) AND s.partition = e.partition AND s.position >= e.seq ORDER BY at LIMIT 1)
 FROM %s e LEFT JOIN %s c ON c.subscription = CAST($2 AS text) AND c.partition = e.partition
 LEFT JOIN %s p ON p.subscription = CAST($2 AS text) AND p.partition = e.partition AND p.seq = e.seq
-WHERE e.id = CAST($1 AS %s)`, deliveryColumns, a.samples, a.events, a.cursors, a.parked, a.uuidType()), id.String(), sub.Name)
+WHERE e.id = CAST($1 AS %s)`, deliveryColumns, a.store.samples, a.store.events, a.store.cursors, a.store.parked, a.store.uuidType()), id.String(), sub.Name)
 		if err := scanDelivery(row.Scan, &d, &by); err != nil {
 			return s, err
 		}

@@ -19,7 +19,7 @@ type subscription struct {
 }
 
 func (a *Admin) subscriptionList(ctx context.Context, q endstate.Querier) ([]subscription, error) {
-	rows, err := q.Query(ctx, "SELECT name, destination, types FROM "+a.subscriptions+" ORDER BY name")
+	rows, err := q.Query(ctx, "SELECT name, destination, types FROM "+a.store.subscriptions+" ORDER BY name")
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (a *Admin) Replay(ctx context.Context, by By, r Replay) (Replayed, error) {
 	if err != nil {
 		return Replayed{}, err
 	}
-	match, err := a.subscribed(ctx, a, by.Subscription)
+	match, err := a.subscribed(ctx, a.store, by.Subscription)
 	if err != nil {
 		return Replayed{}, fmt.Errorf("relay: replay: %w", err)
 	}
@@ -96,23 +96,23 @@ func (a *Admin) Replay(ctx context.Context, by By, r Replay) (Replayed, error) {
 // before is where the cursor stood, in partition %[1]d, when nothing had been written that came after a time: an expression.
 func (a *Admin) before(at string) string {
 	return fmt.Sprintf("coalesce((SELECT s.position FROM %s s WHERE s.subscription = CAST($1 AS text) AND s.partition = %%[1]d AND s.at <= %s ORDER BY s.at DESC LIMIT 1), 0)",
-		a.samples, a.time(at))
+		a.store.samples, a.store.time(at))
 }
 
 // replayed counts what a replay has published again.
 func (a *Admin) replayed(ctx context.Context, match types, subscription string, r Replay) (done Replayed, err error) {
 	perPartition := StatsLimit / outbox.Partitions
 	until, matching := "true", match.condition("type")
-	args := []any{subscription, a.timeArg(r.From)}
+	args := []any{subscription, a.store.timeArg(r.From)}
 	if !r.To.IsZero() {
-		args = append(args, a.timeArg(r.To))
-		until = "created_at < " + a.time("$3")
+		args = append(args, a.store.timeArg(r.To))
+		until = "created_at < " + a.store.time("$3")
 	}
 	again := eachPartition(fmt.Sprintf(`SELECT type, created_at, partition FROM %s WHERE partition = %%[1]d AND seq > %s
 		AND seq <= coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0) ORDER BY partition, seq LIMIT %d`,
-		a.events, a.before("$2"), a.cursors, perPartition))
+		a.store.events, a.before("$2"), a.store.cursors, perPartition))
 	var most int64
-	err = a.QueryRow(ctx, fmt.Sprintf("SELECT coalesce(sum(matching), 0), coalesce(max(n), 0) FROM (SELECT count(*) FILTER (WHERE %s AND %s) AS matching, count(*) AS n FROM (%s) endstate_again GROUP BY partition) endstate_counts",
+	err = a.store.QueryRow(ctx, fmt.Sprintf("SELECT coalesce(sum(matching), 0), coalesce(max(n), 0) FROM (SELECT count(*) FILTER (WHERE %s AND %s) AS matching, count(*) AS n FROM (%s) endstate_again GROUP BY partition) endstate_counts",
 		matching, until, again), args...).Scan(&done.Events, &most)
 	done.AtLeast = most == int64(perPartition)
 	return done, err
@@ -121,18 +121,18 @@ func (a *Admin) replayed(ctx context.Context, match types, subscription string, 
 // goBack sets the cursors back. Their snapshot stays: what it shows up to the lower position is published or set aside as
 // before. A relay that is about to move finds another token, and reads again.
 func (a *Admin) goBack(ctx context.Context, by By, r Replay) error {
-	return a.inTx(ctx, func(tx endstate.Tx) error {
+	return a.store.inTx(ctx, func(tx endstate.Tx) error {
 		if err := a.record(ctx, tx, "replay", by, "from "+r.From.UTC().Format(time.RFC3339Nano)); err != nil {
 			return err
 		}
 		for p := range outbox.Partitions {
 			lower := fmt.Sprintf(a.before("$2"), p)
-			set := "position = " + a.least("position", lower)
-			if !a.sqlite() {
-				set += ", prior_position = " + a.least("prior_position", lower)
+			set := "position = " + a.store.least("position", lower)
+			if !a.store.sqlite() {
+				set += ", prior_position = " + a.store.least("prior_position", lower)
 			}
 			if _, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET %s, token = CAST($3 AS %s) WHERE subscription = CAST($1 AS text) AND partition = %d",
-				a.cursors, set, a.uuidType(), p), by.Subscription, a.timeArg(r.From), uuid.NewString()); err != nil {
+				a.store.cursors, set, a.store.uuidType(), p), by.Subscription, a.store.timeArg(r.From), uuid.NewString()); err != nil {
 				return err
 			}
 			dead := " AND dead_at IS NULL"
@@ -141,7 +141,7 @@ func (a *Admin) goBack(ctx context.Context, by By, r Replay) error {
 			}
 			// They are read again.
 			if _, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %[1]s WHERE subscription = CAST($1 AS text) AND partition = %[2]d AND seq > (SELECT position FROM %[3]s WHERE subscription = CAST($1 AS text) AND partition = %[2]d)%[4]s",
-				a.parked, p, a.cursors, dead), by.Subscription); err != nil {
+				a.store.parked, p, a.store.cursors, dead), by.Subscription); err != nil {
 				return err
 			}
 		}
@@ -152,35 +152,35 @@ func (a *Admin) goBack(ctx context.Context, by By, r Replay) error {
 // readAgain sets events aside that were published, each partition's in bounded batches.
 func (a *Admin) readAgain(ctx context.Context, match types, by By, r Replay) (n int64, err error) {
 	detail := fmt.Sprintf("from %s to %s", r.From.UTC().Format(time.RFC3339Nano), r.To.UTC().Format(time.RFC3339Nano))
-	if err := a.inTx(ctx, func(tx endstate.Tx) error { return a.record(ctx, tx, "replay", by, detail) }); err != nil {
+	if err := a.store.inTx(ctx, func(tx endstate.Tx) error { return a.record(ctx, tx, "replay", by, detail) }); err != nil {
 		return 0, err
 	}
 	matching := match.condition("e.type")
 	revive := "DO NOTHING"
 	if r.Dead {
-		revive = fmt.Sprintf("DO UPDATE SET dead_at = NULL, attempts = 0, crashes = 0, next_attempt_at = %s WHERE %s.dead_at IS NOT NULL", a.clock(), a.parked)
+		revive = fmt.Sprintf("DO UPDATE SET dead_at = NULL, attempts = 0, crashes = 0, next_attempt_at = %s WHERE %s.dead_at IS NOT NULL", a.store.clock(), a.store.parked)
 	}
 	for p := range outbox.Partitions {
 		var after int64
-		if err := a.QueryRow(ctx, fmt.Sprintf("SELECT "+a.before("$2"), p), by.Subscription, a.timeArg(r.From)).Scan(&after); err != nil {
+		if err := a.store.QueryRow(ctx, fmt.Sprintf("SELECT "+a.before("$2"), p), by.Subscription, a.store.timeArg(r.From)).Scan(&after); err != nil {
 			return n, err
 		}
 		for {
 			// The next batch's end first: what is set aside may be less than what was looked at.
 			var last, young int64
-			if err := a.QueryRow(ctx, fmt.Sprintf(`SELECT coalesce(max(seq), 0), count(CASE WHEN created_at >= %[1]s THEN 1 END) FROM (SELECT seq, created_at FROM %[2]s WHERE partition = %[3]d AND seq > CAST($2 AS bigint)
+			if err := a.store.QueryRow(ctx, fmt.Sprintf(`SELECT coalesce(max(seq), 0), count(CASE WHEN created_at >= %[1]s THEN 1 END) FROM (SELECT seq, created_at FROM %[2]s WHERE partition = %[3]d AND seq > CAST($2 AS bigint)
 	AND seq <= (SELECT position FROM %[4]s WHERE subscription = CAST($1 AS text) AND partition = %[3]d) ORDER BY partition, seq LIMIT %[5]d) endstate_next`,
-				a.time("$3"), a.events, p, a.cursors, chunk), by.Subscription, after, a.timeArg(r.To)).Scan(&last, &young); err != nil {
+				a.store.time("$3"), a.store.events, p, a.store.cursors, chunk), by.Subscription, after, a.store.timeArg(r.To)).Scan(&last, &young); err != nil {
 				return n, err
 			}
 			if last == 0 {
 				break
 			}
-			tag, err := a.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (subscription, partition, seq, event_id, aggregate_type, aggregate_id, next_attempt_at)
+			tag, err := a.store.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (subscription, partition, seq, event_id, aggregate_type, aggregate_id, next_attempt_at)
 SELECT CAST($1 AS text), e.partition, e.seq, e.id, e.aggregate_type, e.aggregate_id, %s FROM %s e
 WHERE e.partition = %d AND e.seq > CAST($2 AS bigint) AND e.seq <= CAST($3 AS bigint) AND e.created_at < %s AND %s
-ORDER BY e.seq ON CONFLICT (subscription, partition, seq) %s`, a.parked, a.clock(), a.events, p, a.time("$4"), matching, revive),
-				by.Subscription, after, last, a.timeArg(r.To))
+ORDER BY e.seq ON CONFLICT (subscription, partition, seq) %s`, a.store.parked, a.store.clock(), a.store.events, p, a.store.time("$4"), matching, revive),
+				by.Subscription, after, last, a.store.timeArg(r.To))
 			if err != nil {
 				return n, err
 			}
@@ -200,33 +200,33 @@ func (a *Admin) Drop(ctx context.Context, by By) error {
 	if err := by.validate("drop"); err != nil {
 		return err
 	}
-	err := a.inTx(ctx, func(tx endstate.Tx) error {
+	err := a.store.inTx(ctx, func(tx endstate.Tx) error {
 		if err := a.record(ctx, tx, "drop", by, ""); err != nil {
 			return err
 		}
 		lock := " FOR UPDATE" // a relay that joins meanwhile waits
-		if a.sqlite() {
+		if a.store.sqlite() {
 			lock = ""
 		}
-		if _, err := tx.Exec(ctx, fmt.Sprintf("SELECT 1 FROM %s WHERE name = CAST($1 AS text)%s", a.subscriptions, lock), by.Subscription); err != nil {
+		if _, err := tx.Exec(ctx, fmt.Sprintf("SELECT 1 FROM %s WHERE name = CAST($1 AS text)%s", a.store.subscriptions, lock), by.Subscription); err != nil {
 			return err
 		}
 		if _, err := a.subscribed(ctx, tx, by.Subscription); err != nil {
 			return err
 		}
 		var live int
-		if err := tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s WHERE subscription = CAST($1 AS text) AND expires_at >= %s", a.relays, a.clock()), by.Subscription).Scan(&live); err != nil {
+		if err := tx.QueryRow(ctx, fmt.Sprintf("SELECT count(*) FROM %s WHERE subscription = CAST($1 AS text) AND expires_at >= %s", a.store.relays, a.store.clock()), by.Subscription).Scan(&live); err != nil {
 			return err
 		}
 		if live > 0 {
 			return fmt.Errorf("%w: %q; stop its relays first", ErrLive, by.Subscription)
 		}
-		for _, table := range []string{a.parked, a.samples, a.relays, a.cursors} {
+		for _, table := range []string{a.store.parked, a.store.samples, a.store.relays, a.store.cursors} {
 			if _, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s WHERE subscription = CAST($1 AS text)", table), by.Subscription); err != nil {
 				return err
 			}
 		}
-		_, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s WHERE name = CAST($1 AS text)", a.subscriptions), by.Subscription)
+		_, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %s WHERE name = CAST($1 AS text)", a.store.subscriptions), by.Subscription)
 		return err
 	})
 	if err != nil {

@@ -57,7 +57,7 @@ const StatsLimit = 100_000
 // Stats returns the figures of each subscription, in the order of their names. It goes by indexes, as far as StatsLimit, so that
 // it stays cheap with millions of events, pending or published.
 func (a *Admin) Stats(ctx context.Context) ([]Stats, error) {
-	subscriptions, err := a.subscriptionList(ctx, a)
+	subscriptions, err := a.subscriptionList(ctx, a.store)
 	if err != nil {
 		return nil, fmt.Errorf("relay: stats: %w", err)
 	}
@@ -79,10 +79,10 @@ func (a *Admin) backlog(ctx context.Context, match types, s *Stats) error {
 	perPartition := StatsLimit / outbox.Partitions
 	ahead := eachPartition(fmt.Sprintf(`SELECT type, created_at, partition FROM %s WHERE partition = %%[1]d
 		AND seq > coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0) ORDER BY partition, seq LIMIT %d`,
-		a.events, a.cursors, perPartition))
+		a.store.events, a.store.cursors, perPartition))
 	matching := match.condition("type")
-	rows, err := a.Query(ctx, fmt.Sprintf(`SELECT count(*), count(*) FILTER (WHERE %[1]s), coalesce(%[2]s, 0) FROM (%[3]s) endstate_ahead GROUP BY partition`,
-		matching, a.age("min(created_at) FILTER (WHERE "+matching+")"), ahead), s.Subscription)
+	rows, err := a.store.Query(ctx, fmt.Sprintf(`SELECT count(*), count(*) FILTER (WHERE %[1]s), coalesce(%[2]s, 0) FROM (%[3]s) endstate_ahead GROUP BY partition`,
+		matching, a.store.age("min(created_at) FILTER (WHERE "+matching+")"), ahead), s.Subscription)
 	if err != nil {
 		return err
 	}
@@ -103,12 +103,12 @@ func (a *Admin) backlog(ctx context.Context, match types, s *Stats) error {
 // waiting counts what was set aside.
 func (a *Admin) waiting(ctx context.Context, _ types, s *Stats) error {
 	set := func(dead string) string {
-		return fmt.Sprintf("(SELECT count(*) FROM (SELECT 1 FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS %s LIMIT %d) endstate_set)", a.parked, dead, StatsLimit)
+		return fmt.Sprintf("(SELECT count(*) FROM (SELECT 1 FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS %s LIMIT %d) endstate_set)", a.store.parked, dead, StatsLimit)
 	}
 	var age *float64
-	err := a.QueryRow(ctx, fmt.Sprintf(`SELECT %s, %s, %s`, set("NULL"), set("NOT NULL"), a.age(fmt.Sprintf(
+	err := a.store.QueryRow(ctx, fmt.Sprintf(`SELECT %s, %s, %s`, set("NULL"), set("NOT NULL"), a.store.age(fmt.Sprintf(
 		`(SELECT min(e.created_at) FROM (SELECT partition, seq FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS NULL LIMIT %d) endstate_set
-	JOIN %s e ON e.partition = endstate_set.partition AND e.seq = endstate_set.seq)`, a.parked, looked, a.events))), s.Subscription).Scan(&s.Retrying, &s.Dead, &age)
+	JOIN %s e ON e.partition = endstate_set.partition AND e.seq = endstate_set.seq)`, a.store.parked, looked, a.store.events))), s.Subscription).Scan(&s.Retrying, &s.Dead, &age)
 	if err != nil {
 		return err
 	}
@@ -120,8 +120,8 @@ func (a *Admin) waiting(ctx context.Context, _ types, s *Stats) error {
 }
 
 func (a *Admin) running(ctx context.Context, _ types, s *Stats) error {
-	rows, err := a.Query(ctx, fmt.Sprintf(`SELECT CAST(r.id AS text), r.name, r.started_at, (SELECT count(*) FROM %s c WHERE c.subscription = r.subscription AND c.owner = r.id), r.published, r.rate
-FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER BY r.started_at, r.id`, a.cursors, a.relays, a.clock()), s.Subscription)
+	rows, err := a.store.Query(ctx, fmt.Sprintf(`SELECT CAST(r.id AS text), r.name, r.started_at, (SELECT count(*) FROM %s c WHERE c.subscription = r.subscription AND c.owner = r.id), r.published, r.rate
+FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER BY r.started_at, r.id`, a.store.cursors, a.store.relays, a.store.clock()), s.Subscription)
 	if err != nil {
 		return err
 	}
@@ -146,8 +146,8 @@ FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER B
 }
 
 func (a *Admin) blocked(ctx context.Context, _ types, s *Stats) error {
-	rows, err := a.Query(ctx, fmt.Sprintf(`SELECT partition, blocked_since, coalesce(CAST(blocked_by AS text), ''), coalesce(blocked_why, '')
-FROM %s WHERE subscription = CAST($1 AS text) AND blocked_since IS NOT NULL ORDER BY partition`, a.cursors), s.Subscription)
+	rows, err := a.store.Query(ctx, fmt.Sprintf(`SELECT partition, blocked_since, coalesce(CAST(blocked_by AS text), ''), coalesce(blocked_why, '')
+FROM %s WHERE subscription = CAST($1 AS text) AND blocked_since IS NOT NULL ORDER BY partition`, a.store.cursors), s.Subscription)
 	if err != nil {
 		return err
 	}

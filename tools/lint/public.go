@@ -88,9 +88,10 @@ func mentions(p *types.Package) (lines []string) {
 		for i := range t.TypeParams().Len() {
 			report(name, t.TypeParams().At(i).Constraint())
 		}
-		for method := range t.Methods() {
-			if method.Exported() {
-				report(name+"."+method.Name(), method.Type())
+		// All that it has, also from what it embeds: a type without an exported name hands its methods on.
+		for method := range types.NewMethodSet(types.NewPointer(t)).Methods() {
+			if method.Obj().Exported() {
+				report(name+"."+method.Obj().Name(), method.Type())
 			}
 		}
 	}

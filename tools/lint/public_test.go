@@ -60,6 +60,13 @@ func Take[T interface{ plan.Row | int }](func(T)) {}
 // Wall has a field of it.
 type Wall struct{ Row plan.Row }
 
+// Window has what it embeds.
+type Window struct{ *frame }
+
+type frame struct{}
+
+func (*frame) Pane() plan.Row { return plan.Row{} }
+
 // Gates are two.
 const (
 	North = iota
@@ -84,6 +91,7 @@ type West int // said at the line's end
 		"example.com/house: Rows mentions example.com/house/internal/plan.Row",
 		"example.com/house: Take mentions example.com/house/internal/plan.Row",
 		"example.com/house: Wall mentions example.com/house/internal/plan.Row",
+		"example.com/house: Window.Pane mentions example.com/house/internal/plan.Row",
 		"example.com/house: package house has no doc comment",
 	}, lines)
 }
