@@ -4,13 +4,10 @@ import (
 	"context"
 	"database/sql"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -432,94 +429,6 @@ func (w *world) writes(id string) int {
 	return w.count("SELECT count(*) FROM writes WHERE batch = $1", id)
 }
 
-// requireOpen checks that nothing at all was written for a batch.
-func (w *world) requireOpen(id string) {
-	w.t.Helper()
-	require.Empty(w.t, w.state(id), "state of %s", id)
-	require.Empty(w.t, w.events(id), "events of %s", id)
-	require.Zero(w.t, w.writes(id), "the callback's own writes for %s", id)
-	require.Zero(w.t, w.count("SELECT count(*) FROM transitions WHERE id = $1", id), "transitions of %s", id)
-}
-
-// requireFinal checks that a batch is in a terminal state with these events, after one transition.
-func (w *world) requireFinal(id, state string, events ...string) {
-	w.t.Helper()
-	require.Equal(w.t, state, w.state(id), "state of %s", id)
-	require.Equal(w.t, append([]string{}, events...), w.events(id), "events of %s", id)
-	if w.hasStatus() {
-		require.Equal(w.t, []string{state}, w.text("SELECT new FROM transitions WHERE id = $1", id), "transitions of %s", id)
-	}
-}
-
-// requireInvariants checks I1 and I2 on all rows: at most one terminal transition, none out of a terminal state, and events
-// if and only if there is one, each type once. Outcomes without events are those whose state is ERROR_QUIET.
-func (w *world) requireInvariants() {
-	w.t.Helper()
-	terminal := func(column string) string {
-		return fmt.Sprintf("(coalesce(%[1]s, '') LIKE 'COMPLETE%%' OR coalesce(%[1]s, '') LIKE 'ERROR%%')", column)
-	}
-	require.Empty(w.t, w.text("SELECT id FROM transitions WHERE "+terminal("new")+" GROUP BY id HAVING count(*) > 1"), "I1: more than one terminal transition")
-	require.Empty(w.t, w.text("SELECT id FROM transitions WHERE "+terminal("old")), "I1: left a terminal state")
-	require.Empty(w.t, w.text("SELECT aggregate_id FROM endstate_outbox WHERE aggregate_type = $1 GROUP BY aggregate_id, type, dedup_key HAVING count(*) > 1", aggregate), "I2: one event twice")
-	final := "SELECT id FROM batches WHERE " + terminal("status")
-	quiet := "status"
-	if w.guard == "ledger" {
-		final, quiet = `SELECT substr("key", 3) FROM endstate_ledger WHERE "key" LIKE 't:%'`, "state"
-	}
-	require.Empty(w.t, w.text("SELECT DISTINCT aggregate_id FROM endstate_outbox WHERE aggregate_type = $1 AND type <> 'elsewhere' AND aggregate_id NOT IN ("+final+")", aggregate), "I2: events without a state")
-	require.Empty(w.t, w.text(final+" AND "+quiet+" <> 'ERROR_QUIET' EXCEPT SELECT aggregate_id FROM endstate_outbox WHERE aggregate_type = $1", aggregate), "I2: a state without its events")
-	if w.guard == "all" {
-		require.Empty(w.t, w.text("SELECT id FROM batches WHERE "+terminal("status")+` AND NOT EXISTS (SELECT 1 FROM endstate_ledger WHERE "key" = 't:' || id AND state = status)`), "status without its ledger entry")
-		require.Empty(w.t, w.text(`SELECT "key" FROM endstate_ledger WHERE NOT EXISTS (SELECT 1 FROM batches WHERE "key" = 't:' || id AND state = status)`), "ledger entry without its status")
-	}
-}
-
-// requireNothingHeld checks I7: every connection is back in its pool, and no transaction or lock is left in the database.
-func (w *world) requireNothingHeld() {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	inUse := func() int {
-		if w.pool != nil {
-			return int(w.pool.Stat().AcquiredConns())
-		}
-		return w.sqlDB.Stats().InUse
-	}
-	// A connection that was broken off is closed in the background.
-	require.Eventually(w.t, func() bool { return inUse() == 0 }, 10*time.Second, time.Millisecond, "I7: connections that are not back in the pool")
-	if w.sqlite() {
-		conn, err := w.db.Conn(ctx)
-		require.NoError(w.t, err)
-		defer conn.Close()
-		_, err = conn.ExecContext(ctx, "PRAGMA busy_timeout = 0; BEGIN IMMEDIATE; ROLLBACK; PRAGMA busy_timeout = 10000")
-		require.NoError(w.t, err, "I7: somebody holds the write lock")
-		return
-	}
-	// A backend that was told to go may take a moment.
-	w.eventually(`SELECT count(*) = 0 FROM pg_stat_activity a WHERE application_name = $1
-		AND (state <> 'idle' OR EXISTS (SELECT FROM pg_locks l WHERE l.pid = a.pid AND locktype IN ('advisory', 'transactionid', 'tuple')))`, w.app)
-}
-
-// eventually waits until a query says true.
-func (w *world) eventually(query string, args ...any) {
-	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	for {
-		var yes bool
-		require.NoError(w.t, w.db.QueryRowContext(ctx, query, args...).Scan(&yes), query)
-		if yes {
-			return
-		}
-	}
-}
-
-// waiting waits until n of the finalizer's backends wait for a lock.
-func (w *world) waiting(n int) {
-	w.t.Helper()
-	w.eventually("SELECT count(*) >= $2 FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'", w.app, n)
-}
-
 // completed is the usual outcome.
 func completed() finalize.Outcome {
 	return finalize.Outcome{State: "COMPLETE_STABLE", Events: []outbox.Event{{Type: "batch.completed", Payload: []byte(`{"ok":true}`)}}}
@@ -547,79 +456,4 @@ func never(t *testing.T) work {
 		t.Error("the callback of a loser ran")
 		return finalize.Outcome{}, errors.New("the callback of a loser ran")
 	}
-}
-
-// spy counts what the trace hooks are told.
-type spy struct {
-	mu                                            sync.Mutex
-	won, lost, notReady, failed, retry, resolving []finalize.Call
-	hot                                           []finalize.HotKey
-	lockAway, lockLost                            []error
-	swept                                         []finalize.Swept
-	onRetry                                       func()
-	onSwept                                       func(finalize.Swept)
-}
-
-func (s *spy) hooks() *finalize.Trace {
-	note := func(list *[]finalize.Call, c finalize.Call) {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		*list = append(*list, c)
-	}
-	return &finalize.Trace{
-		Won:      func(_ context.Context, c finalize.Call, _ finalize.Receipt) { note(&s.won, c) },
-		Lost:     func(_ context.Context, c finalize.Call, _ finalize.Receipt) { note(&s.lost, c) },
-		NotReady: func(_ context.Context, c finalize.Call) { note(&s.notReady, c) },
-		Failed:   func(_ context.Context, c finalize.Call, _ error) { note(&s.failed, c) },
-		Retry: func(_ context.Context, c finalize.Call, _ error, _ time.Duration) {
-			note(&s.retry, c)
-			if s.onRetry != nil {
-				s.onRetry()
-			}
-		},
-		Resolving: func(_ context.Context, c finalize.Call, _ error) { note(&s.resolving, c) },
-		Swept: func(_ context.Context, swept finalize.Swept) {
-			s.mu.Lock()
-			s.swept = append(s.swept, swept)
-			s.mu.Unlock()
-			if s.onSwept != nil {
-				s.onSwept(swept)
-			}
-		},
-		Hot: func(_ context.Context, key finalize.HotKey) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.hot = append(s.hot, key)
-		},
-		LockUnavailable: func(_ context.Context, _ finalize.Call, err error) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.lockAway = append(s.lockAway, err)
-		},
-		LockLost: func(_ context.Context, _ finalize.Call, err error) {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			s.lockLost = append(s.lockLost, err)
-		},
-	}
-}
-
-// counts returns how often each hook was called, as won, lost, not ready, failed.
-func (s *spy) counts() [4]int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return [4]int{len(s.won), len(s.lost), len(s.notReady), len(s.failed)}
-}
-
-// locks returns the errors of locks that were away, and of leases that were lost.
-func (s *spy) locks() (away, lost []error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return slices.Clone(s.lockAway), slices.Clone(s.lockLost)
-}
-
-func (s *spy) retries() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.retry)
 }
