@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"fmt"
-
-	"github.com/google/uuid"
 
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
-	"github.com/endstate-go/endstate/outbox"
 )
 
 // groups are the cases of many aggregates at a time.
@@ -40,31 +36,6 @@ func (b *bencher) settleMany(size int64) one {
 			if err == nil && !r.Receipt.Won {
 				return errLost
 			}
-		}
-		return err
-	}
-}
-
-func (b *bencher) handUnnest(size int64) one {
-	return func(ctx context.Context, n int64) error {
-		keys, ids, dedup := make([]int64, size), make([]string, size), make([]string, size)
-		payloads, partitions := make([][]byte, size), make([]int16, size)
-		for i := range keys {
-			id, err := uuid.NewV7()
-			if err != nil {
-				return err
-			}
-			keys[i], ids[i], payloads[i] = b.id((n-1)*size+int64(i)+1), id.String(), payload()
-			text := fmt.Sprint(keys[i])
-			dedup[i], partitions[i] = "batch/i:"+text+"#"+eventType, int16(outbox.Partition("batch", text))
-		}
-		tag, err := b.pool.Exec(ctx, `WITH e AS (SELECT * FROM unnest($2::int8[], $3::text[], $4::bytea[], $5::text[], $6::int2[]) AS e (key, id, payload, dedup_key, partition)),
-won AS (UPDATE batches SET status = $1 FROM e WHERE batches.id = e.key AND `+open+` RETURNING batches.id)
-INSERT INTO endstate_outbox `+eventColumns+`
-SELECT e.id::uuid, 'batch', e.key::text, $7, e.payload, 'application/json', $8, clock_timestamp(), e.dedup_key, e.partition, 1
-FROM won JOIN e ON e.key = won.id`, state, keys, ids, payloads, dedup, partitions, eventType, headers)
-		if err == nil && tag.RowsAffected() != size {
-			return errLost
 		}
 		return err
 	}

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync/atomic"
-	"time"
 
-	"github.com/bsm/redislock"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/endstate-go/endstate/internal/testserver"
@@ -33,7 +31,6 @@ func (b *bencher) locks() ([]bcase, func(), error) {
 		server.Close()
 		return nil, nil, err
 	}
-	bare := redislock.New(client)
 	free := load{workers: connections, rows: 1_000_000_000}
 	way := func(do func(ctx context.Context, key string) error) way {
 		var next atomic.Int64
@@ -45,13 +42,7 @@ func (b *bencher) locks() ([]bcase, func(), error) {
 			ours: way(func(ctx context.Context, key string) error {
 				return ours.Do(ctx, key, func(context.Context) error { return nil })
 			}),
-			theirs: way(func(ctx context.Context, key string) error {
-				l, err := bare.Obtain(ctx, key, 30*time.Second, nil)
-				if err != nil {
-					return err
-				}
-				return l.Release(ctx)
-			}),
+			theirs: way(bareRedislock(client)),
 		}}, func() {
 			_ = errors.Join(ours.Close(), client.Close())
 			server.Close()

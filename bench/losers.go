@@ -1,12 +1,5 @@
 package main
 
-import (
-	"context"
-	"errors"
-
-	"github.com/jackc/pgx/v5"
-)
-
 // losers are the cases of calls for an aggregate that is final.
 func (b *bencher) losers() []bcase {
 	many := load{workers: connections, rows: finalRows, final: true}
@@ -28,6 +21,7 @@ func (b *bencher) losers() []bcase {
 	if b.quick {
 		return cases
 	}
+	cases = append(cases, b.losses()...)
 	for _, name := range []string{byStatus, byLedger, byBoth} {
 		cases = append(cases,
 			bcase{name: name + "/saturated-loser-settle-vs-select", peer: "indexed SELECT",
@@ -37,20 +31,3 @@ func (b *bencher) losers() []bcase {
 	}
 	return cases
 }
-
-// handLoses is what a user of River writes, whose job goes in only if the status could be changed.
-func (b *bencher) handLoses(ctx context.Context, n int64) error {
-	err := pgx.BeginFunc(ctx, b.pool, func(tx pgx.Tx) error {
-		tag, err := tx.Exec(ctx, `UPDATE batches SET status = $2 WHERE id = $1 AND `+open, b.id(n), state)
-		if err == nil && tag.RowsAffected() == 0 {
-			return errTold
-		}
-		return err
-	})
-	if errors.Is(err, errTold) {
-		return nil
-	}
-	return errors.Join(errLost, err)
-}
-
-var errTold = errors.New("somebody else was first")

@@ -44,6 +44,7 @@ type load struct {
 	workers int
 	rows    int   // aggregates made for a slice; it ends early when all are used up
 	final   bool  // they are final, and stay as they are from slice to slice
+	lost    int   // so many of a hundred are final
 	keys    int64 // aggregates of one operation; default 1
 	step    int64 // operations between two looks at the clock; default 1
 }

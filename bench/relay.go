@@ -2,15 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
 	"time"
-
-	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
@@ -24,7 +20,7 @@ const (
 // relays are the cases of publishing what is in the outbox. The time ends with the last event's publication. All keep the history.
 func (b *bencher) relays(r *riverPeer) []bcase {
 	cases := []bcase{
-		{name: "relay-vs-by-hand", peer: "select, mark, 500 at a time", must: 4, ours: b.drain(), theirs: b.drainByHand},
+		{name: "relay-vs-by-hand", peer: "mark and select in one trip, 1,000 at a time", must: 4, ours: b.drain(), theirs: b.drainByHand},
 		{name: "relay-vs-river", peer: "River, a worker that does nothing, 2,000 goroutines", must: 10, ours: b.drain(), theirs: r.drain(drainEvents)},
 		{name: "relay-vs-watermill", peer: "Watermill's SQL subscriber, 500 at a time", must: 5, ours: b.drain(), theirs: b.watermillDrain(drainEvents)},
 	}
@@ -115,64 +111,5 @@ type taker struct {
 func (t taker) Publish(_ context.Context, batch []outbox.Event) []error {
 	time.Sleep(t.takes)
 	t.add(len(batch))
-	return nil
-}
-
-// handTable is the outbox that a relay by hand marks.
-const handTable = `CREATE TABLE IF NOT EXISTS by_hand (
-	seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, id uuid NOT NULL UNIQUE, aggregate_type text NOT NULL, aggregate_id text NOT NULL, type text NOT NULL, payload bytea NOT NULL,
-	content_type text NOT NULL, headers jsonb NOT NULL, occurred_at timestamptz NOT NULL, dedup_key text UNIQUE, partition smallint NOT NULL, schema_version integer NOT NULL, published_at timestamptz);
-CREATE INDEX IF NOT EXISTS by_hand_pending ON by_hand (seq) WHERE published_at IS NULL`
-
-func (b *bencher) drainByHand(ctx context.Context) (sample, error) {
-	if err := b.all(ctx, handTable, "TRUNCATE by_hand", b.events("by_hand", 0, drainEvents), "VACUUM (FREEZE, ANALYZE) by_hand", "CHECKPOINT"); err != nil {
-		return sample{}, err
-	}
-	return b.sample(ctx, func() (float64, error) { return drainEvents, drainByHand(ctx, b.pool, drainEvents) })
-}
-
-const handBatch = 500
-
-// drainByHand is what a relay of thirty lines does: alone, without leases, retries or order, and losing nothing.
-func drainByHand(ctx context.Context, pool *pgxpool.Pool, n int) error {
-	publisher := outbox.PublisherFunc(func(context.Context, outbox.Event) error { return nil })
-	for total := 0; total < n; {
-		rows, err := pool.Query(ctx, `SELECT seq, id, aggregate_type, aggregate_id, type, payload, content_type, headers::text, occurred_at, dedup_key, schema_version
-FROM by_hand WHERE published_at IS NULL ORDER BY seq LIMIT $1`, handBatch)
-		if err != nil {
-			return err
-		}
-		var seqs []int64
-		var events []outbox.Event
-		for rows.Next() {
-			var e outbox.Event
-			var seq int64
-			var id [16]byte
-			var headers []byte
-			var dedup *string
-			if err := rows.Scan(&seq, &id, &e.AggregateType, &e.AggregateID, &e.Type, &e.Payload, &e.ContentType, &headers, &e.OccurredAt, &dedup, &e.SchemaVersion); err != nil {
-				return err
-			}
-			e.ID = uuid.UUID(id)
-			if dedup != nil {
-				e.DedupKey = *dedup
-			}
-			if err := json.Unmarshal(headers, &e.Headers); err != nil {
-				return err
-			}
-			seqs, events = append(seqs, seq), append(events, e)
-		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		if errs := publisher.Publish(ctx, events); errs != nil {
-			return errors.Join(errs...)
-		}
-		tag, err := pool.Exec(ctx, `UPDATE by_hand SET published_at = clock_timestamp() WHERE seq = ANY ($1)`, seqs)
-		if err != nil {
-			return err
-		}
-		total += int(tag.RowsAffected())
-	}
 	return nil
 }

@@ -144,7 +144,8 @@ func (w *world) reset(ctx context.Context, l load) error {
 			// Some history, lest the planner take the tables for empty ones and scan them.
 			`INSERT INTO endstate_ledger SELECT 'other', 'i:' || n, 'COMPLETE', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, 10000) n`)
 	}
-	statements = append(statements, fmt.Sprintf("INSERT INTO batches SELECT %d + n, '%s' FROM generate_series(1, %d) n", w.base, state, rows))
+	statements = append(statements, fmt.Sprintf("INSERT INTO batches SELECT %d + n, CASE WHEN %s THEN 'COMPLETE_STABLE' ELSE '%s' END FROM generate_series(1, %d) n",
+		w.base, spread(l.lost), state, rows))
 	if l.final {
 		statements = append(statements, fmt.Sprintf(
 			`INSERT INTO endstate_ledger SELECT 'batch', 'i:' || (%d + n), '%s', 'bench', gen_random_uuid(), NULL, now() FROM generate_series(1, %d) n`, w.base, state, rows))

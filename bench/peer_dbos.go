@@ -44,7 +44,7 @@ func (p *dbosPeer) workflow(ctx dbos.Context, id int64) (string, error) {
 		if n, err := tag.RowsAffected(); err != nil || n != 1 {
 			return "", fmt.Errorf("%w: %w", errLost, err)
 		}
-		_, err = tx.Exec(ctx, insertEvent, event(id)...)
+		_, err = tx.Exec(ctx, insertEvent, eventArgs(id)...)
 		return state, err
 	})
 }

@@ -3,10 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -52,7 +49,7 @@ func (r *riverPeer) finalize(ctx context.Context, n int64) error {
 		if tag.RowsAffected() == 0 {
 			return errLost
 		}
-		inserted, err := r.client.InsertTx(ctx, tx, completed{r.id(n), state, 42}, &river.InsertOpts{UniqueOpts: river.UniqueOpts{ByArgs: true}})
+		inserted, err := r.client.InsertTx(ctx, tx, completed{r.id(n), state, 42}, &river.InsertOpts{Metadata: []byte(headers), UniqueOpts: river.UniqueOpts{ByArgs: true}})
 		if err == nil && inserted.UniqueSkippedAsDuplicate {
 			return errLost
 		}
@@ -80,7 +77,7 @@ func (r *riverPeer) drain(events int) way {
 		for inserted := 0; inserted < events; inserted += chunk {
 			jobs := make([]river.InsertManyParams, chunk)
 			for i := range jobs {
-				jobs[i].Args = completed{int64(inserted + i), state, 42}
+				jobs[i] = river.InsertManyParams{Args: completed{int64(inserted + i), state, 42}, InsertOpts: &river.InsertOpts{Metadata: []byte(headers)}}
 			}
 			if _, err := r.client.InsertManyFast(ctx, jobs); err != nil {
 				return sample{}, err
@@ -108,38 +105,4 @@ func (r *riverPeer) drain(events int) way {
 		})
 		return s, errors.Join(err, client.Stop(ctx))
 	}
-}
-
-// counter tells when so many were counted.
-type counter struct {
-	left atomic.Int64
-	done chan struct{}
-	once sync.Once
-}
-
-func newCounter(n int) *counter {
-	c := &counter{done: make(chan struct{})}
-	c.left.Store(int64(n))
-	return c
-}
-
-func (c *counter) add(n int) {
-	if c.left.Add(-int64(n)) <= 0 {
-		c.end()
-	}
-}
-
-// end ends the wait, also if nobody counts any longer.
-func (c *counter) end() { c.once.Do(func() { close(c.done) }) }
-
-func (c *counter) wait(ctx context.Context) error {
-	select {
-	case <-c.done:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	if left := c.left.Load(); left > 0 {
-		return fmt.Errorf("%d events were not published", left)
-	}
-	return nil
 }

@@ -29,7 +29,7 @@ func (b *bencher) watermillDrain(events int) way {
 		table := schema.MessagesTable(topic)
 		for _, statement := range []string{
 			fmt.Sprintf(`INSERT INTO %s (uuid, payload, metadata, transaction_id)
-SELECT gen_random_uuid(), '%s', '{}', pg_current_xact_id() FROM generate_series(1, %d)`, table, payload(), events),
+SELECT gen_random_uuid(), '%s', '%s', pg_current_xact_id() FROM generate_series(1, %d)`, table, payload(), headers, events),
 			"VACUUM ANALYZE " + table,
 		} {
 			if _, err := b.pool.Exec(ctx, statement); err != nil {
