@@ -202,6 +202,7 @@ func TestAdminShowsAnEventsWayThroughEachSubscription(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, relay.Published, shown.Deliveries[0].State)
 		require.Zero(t, shown.Deliveries[0].PublishedBy, "nothing tells")
+		db.exec(t, "UPDATE endstate_outbox SET created_at = '2024-01-01T00:00:01.000Z' WHERE id = '"+published.String()+"'")
 		for seq, at := range map[int64]string{shown.Seq - 1: "2024-01-01T00:00:00.000Z", shown.Seq: "2024-01-01T00:00:05.000Z", shown.Seq + 1: "2024-01-01T00:00:10.000Z"} {
 			db.exec(t, fmt.Sprintf("INSERT INTO endstate_outbox_samples (subscription, partition, at, position) VALUES ('default', %d, '%s', %d)", shown.Partition, at, seq))
 		}

@@ -60,6 +60,7 @@ type Filter struct {
 	Error         string        // a part of the last error
 	OlderThan     time.Duration // created longer ago than this
 	Newest        bool          // the newest first
+	Brief         bool          // without headers, and with long texts cut: for people, and safe whatever is in the table
 	After         int64         // for the next page: Page.Next
 	Limit         int           // default 100, at most 10,000
 }
@@ -75,13 +76,27 @@ type Page struct {
 // looked is how many events of each partition a filtered List looks at.
 const looked = 5_000
 
-// recordColumns are a Record's, of the event e, the cursor c and the parked event p.
-const recordColumns = eventColumns + ", " + deliveryColumns
-
 const eventColumns = `CAST(e.id AS text), e.aggregate_type, e.aggregate_id, e.type, e.content_type, CAST(e.headers AS text), e.occurred_at, coalesce(e.dedup_key, ''), e.schema_version,
 	e.seq, e.partition, e.created_at`
 
-const deliveryColumns = stateOf + `, coalesce(p.attempts, 0), coalesce(p.crashes, 0), p.next_attempt_at, coalesce(p.last_error, ''), p.parked_at, p.dead_at`
+const deliveryColumns = stateOf + deliveryRest + `, coalesce(p.last_error, '')`
+
+const deliveryRest = `, coalesce(p.attempts, 0), coalesce(p.crashes, 0), p.next_attempt_at, p.parked_at, p.dead_at`
+
+// The same with long texts cut.
+var (
+	briefColumns = fmt.Sprintf("CAST(e.id AS text), %s, %s, %s, %s, '{}', e.occurred_at, %s, e.schema_version, e.seq, e.partition, e.created_at",
+		cut("e.aggregate_type"), cut("e.aggregate_id"), cut("e.type"), cut("e.content_type"), cut("coalesce(e.dedup_key, '')"))
+	briefDelivery = stateOf + deliveryRest + ", " + cut("coalesce(p.last_error, '')")
+)
+
+// cut is a text, an expression, of which a reader gets no more than shown characters, and how many there are.
+func cut(text string) string {
+	return fmt.Sprintf("CASE WHEN length(%[1]s) > %[2]d THEN substr(%[1]s, 1, %[2]d) || '… (' || length(%[1]s) || ' characters)' ELSE %[1]s END", text, shown)
+}
+
+// shown is how many characters of a text are left where it is cut: no less than what a Put takes.
+const shown = 2000
 
 const stateOf = `CASE WHEN p.dead_at IS NOT NULL THEN 'dead' WHEN p.next_attempt_at IS NOT NULL THEN 'retrying' WHEN p.seq IS NOT NULL THEN 'behind'
 		WHEN c.position IS NULL OR e.seq > c.position THEN 'pending' ELSE 'published' END`
@@ -161,10 +176,14 @@ type listing struct {
 	args        []any
 	sourceArgs  int // how many of them the source has
 	newestFirst bool
+	columns     string // a Record's, of the event e, the cursor c and the parked event p
 }
 
 func (a *Admin) listing(f Filter, match types) *listing {
-	l := &listing{Admin: a, args: []any{f.Subscription}, newestFirst: f.Newest}
+	l := &listing{Admin: a, args: []any{f.Subscription}, newestFirst: f.Newest, columns: eventColumns + ", " + deliveryColumns}
+	if f.Brief {
+		l.columns = briefColumns + ", " + briefDelivery
+	}
 	param := func(v any, cast string) string {
 		l.args = append(l.args, v)
 		return fmt.Sprintf("CAST($%d AS %s)", len(l.args), cast)
@@ -244,85 +263,70 @@ FROM (%s) endstate_taken JOIN %s e ON e.partition = endstate_taken.partition AND
 LEFT JOIN %s c ON c.subscription = CAST($1 AS text) AND c.partition = e.partition
 LEFT JOIN %s p ON p.subscription = CAST($1 AS text) AND p.partition = e.partition AND p.seq = e.seq
 WHERE %s
-ORDER BY e.%s LIMIT %d`, recordColumns, eachPartition(source+fmt.Sprintf(" ORDER BY partition, %s LIMIT %d", l.order(), look)),
+ORDER BY e.%s LIMIT %d`, l.columns, eachPartition(source+fmt.Sprintf(" ORDER BY partition, %s LIMIT %d", l.order(), look)),
 		l.store.events, l.store.cursors, l.store.parked, strings.Join(append([]string{"true"}, l.conditions...), " AND "), l.order(), limit)
-}
-
-// Show returns an event with its payload, what became of it in each subscription that is for it, and what people did with it.
-func (a *Admin) Show(ctx context.Context, id uuid.UUID) (Shown, error) {
-	s, err := a.show(ctx, id)
-	if err != nil {
-		return Shown{}, fmt.Errorf("relay: show %s: %w", id, err)
-	}
-	return s, nil
 }
 
 // Shown is an event, whole.
 type Shown struct {
 	outbox.Event
-	Seq        int64
-	Partition  int
-	CreatedAt  time.Time
-	Deliveries []Delivery // by subscription
-	History    []Intervention
+	Seq         int64
+	Partition   int
+	CreatedAt   time.Time
+	PayloadSize int64      // in bytes, also where Payload is cut
+	Deliveries  []Delivery // by subscription
+	History     []Intervention
 }
 
-func (a *Admin) show(ctx context.Context, id uuid.UUID) (Shown, error) {
-	var s Shown
-	row := a.store.QueryRow(ctx, fmt.Sprintf("SELECT %s, e.payload FROM %s e WHERE e.id = CAST($1 AS %s)", eventColumns, a.store.events, a.store.uuidType()), id.String())
-	err := scanEvent(row, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.Payload)
+// Show returns an event with its payload, what became of it in each subscription that is for it, and what people did with it.
+func (a *Admin) Show(ctx context.Context, id uuid.UUID) (Shown, error) {
+	return a.show(ctx, id, eventColumns, "e.payload")
+}
+
+// ShowCut is Show for a page that people look at: of the payload it returns no more than the first most bytes, and long texts are
+// cut. Headers of more than 64 KiB are left out, but for one that says so.
+func (a *Admin) ShowCut(ctx context.Context, id uuid.UUID, most int) (Shown, error) {
+	headers := "CASE WHEN length(CAST(e.headers AS text)) > 65536 THEN '{\"…\": \"' || length(CAST(e.headers AS text)) || ' characters, not shown\"}' ELSE CAST(e.headers AS text) END"
+	return a.show(ctx, id, strings.Replace(briefColumns, "'{}'", headers, 1), fmt.Sprintf("substr(e.payload, 1, %d)", max(most, 0)))
+}
+
+func (a *Admin) show(ctx context.Context, id uuid.UUID, columns, payload string) (Shown, error) {
+	list := make([]Shown, 1)
+	s := &list[0]
+	row := a.store.QueryRow(ctx, fmt.Sprintf("SELECT %s, %s, length(e.payload) FROM %s e WHERE e.id = CAST($1 AS %s)", columns, payload, a.store.events, a.store.uuidType()), id.String())
+	err := scanEvent(row, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.Payload, &s.PayloadSize)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return s, ErrNotFound
+		err = ErrNotFound
+	}
+	if err == nil {
+		err = a.complete(ctx, list)
 	}
 	if err != nil {
-		return s, err
+		return Shown{}, fmt.Errorf("relay: show %s: %w", id, err)
 	}
-	subscriptions, err := a.subscriptionList(ctx, a.store)
-	if err != nil {
-		return s, err
-	}
-	for _, sub := range subscriptions {
-		if !sub.types.matches(s.Type) {
-			continue
-		}
-		d := Delivery{Subscription: sub.Name}
-		var by moment
-		// Samples have the positions at which the cursor stood: at the first one that isn't before the event, it was past it.
-		row := a.store.QueryRow(ctx, fmt.Sprintf(`SELECT %s, (SELECT at FROM %s s WHERE s.subscription = CAST($2 AS text) AND s.partition = e.partition AND s.position >= e.seq ORDER BY at LIMIT 1)
-FROM %s e LEFT JOIN %s c ON c.subscription = CAST($2 AS text) AND c.partition = e.partition
-LEFT JOIN %s p ON p.subscription = CAST($2 AS text) AND p.partition = e.partition AND p.seq = e.seq
-WHERE e.id = CAST($1 AS %s)`, deliveryColumns, a.store.samples, a.store.events, a.store.cursors, a.store.parked, a.store.uuidType()), id.String(), sub.Name)
-		if err := scanDelivery(row.Scan, &d, &by); err != nil {
-			return s, err
-		}
-		if d.State == Published {
-			d.PublishedBy = by.Time
-		}
-		s.Deliveries = append(s.Deliveries, d)
-	}
-	s.History, err = a.history(ctx, id)
-	return s, err
+	return *s, nil
 }
 
+// scanEvent leaves what can't be decoded zero: an operator must see the row all the same.
 func scanEvent(row pgx.Row, e *outbox.Event, seq *int64, partition *int, created *time.Time, more ...any) error {
 	var id, headers string
-	var occurred, at moment
+	var occurred, at leniently
 	if err := row.Scan(append([]any{&id, &e.AggregateType, &e.AggregateID, &e.Type, &e.ContentType, &headers, &occurred, &e.DedupKey, &e.SchemaVersion,
 		seq, partition, &at}, more...)...); err != nil {
 		return err
 	}
 	e.OccurredAt, *created = occurred.Time, at.Time
-	var err error
-	if e.ID, err = uuid.Parse(id); err != nil {
-		return err
+	e.ID, _ = uuid.Parse(id)
+	if json.Unmarshal([]byte(headers), &e.Headers) != nil {
+		e.Headers = nil
 	}
-	return json.Unmarshal([]byte(headers), &e.Headers)
+	return nil
 }
 
 func scanDelivery(scan func(...any) error, d *Delivery, more ...any) error {
 	var next, parked, dead moment
 	var state string
-	err := scan(append([]any{&state, &d.Attempts, &d.Crashes, &next, &d.LastError, &parked, &dead}, more...)...)
+	err := scan(append([]any{&state, &d.Attempts, &d.Crashes, &next, &parked, &dead, &d.LastError}, more...)...)
 	d.State, d.NextAttemptAt, d.ParkedAt, d.DeadAt = State(state), next.Time, parked.Time, dead.Time
 	return err
 }

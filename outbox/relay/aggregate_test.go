@@ -1,0 +1,162 @@
+package relay_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
+)
+
+// bury puts n events of another aggregate into the partition of order 7.
+func (db *database) bury(t *testing.T, n int) {
+	t.Helper()
+	into := "INSERT INTO endstate_outbox (partition, id, aggregate_type, aggregate_id, type, payload) "
+	partition := outbox.Partition("order", "7")
+	if db.sqlite {
+		db.exec(t, into+fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
+SELECT %d, lower(hex(randomblob(16))), 'order', 'other', 'usual', x'7b7d' FROM n`, n, partition))
+	} else {
+		db.exec(t, into+fmt.Sprintf("SELECT %d, gen_random_uuid(), 'order', 'other', 'usual', '{}' FROM generate_series(1, %d) i", partition, n))
+	}
+}
+
+// What happened to an aggregate: its events, each with its way through every subscription that is for it, and with what people did.
+func TestAnAggregatesEvents(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		admin := db.admin(t)
+		paid, seq := db.insert(t, "paid", "7")
+		_, _ = db.insert(t, "paid", "8")
+		db.subscribe(t, "default", "[]", seq)
+		db.subscribe(t, "partner", `["shipped"]`, 0)
+		shipped, _ := db.insert(t, "shipped", "7")
+		db.park(t, "default", paid, "dead_at = parked_at, attempts = 3, last_error = 'refused'")
+		_, err := admin.Retry(t.Context(), relay.By{Subscription: "default", Who: "ada", Why: "fixed"}, paid)
+		require.NoError(t, err)
+
+		page, err := admin.Aggregate(t.Context(), "order", "7", 0)
+		require.NoError(t, err)
+		require.False(t, page.Indexed)
+		require.Zero(t, page.Before, "all was looked at")
+		require.Zero(t, page.Since)
+		require.Len(t, page.Events, 2)
+		latest, first := page.Events[0], page.Events[1]
+		require.Equal(t, []uuid.UUID{shipped, paid}, []uuid.UUID{latest.ID, first.ID})
+		require.EqualValues(t, 2, latest.PayloadSize)
+		require.Empty(t, latest.Payload)
+		require.Equal(t, []relay.Delivery{{Subscription: "default", State: relay.Pending}, {Subscription: "partner", State: relay.Pending}}, latest.Deliveries)
+		require.Len(t, first.Deliveries, 1, "one subscription isn't for it")
+		require.Equal(t, relay.Retrying, first.Deliveries[0].State)
+		require.Len(t, first.History, 1)
+		require.Equal(t, "fixed", first.History[0].Why)
+
+		_, err = admin.Aggregate(t.Context(), "order", "", 0)
+		require.ErrorIs(t, err, outbox.ErrConfig)
+		page, err = admin.Aggregate(t.Context(), "order", "none", 0)
+		require.NoError(t, err)
+		require.Empty(t, page.Events)
+	})
+}
+
+// An event that many others came after is found by going further back, by the time at which it was written, or by an index.
+func TestAnAggregatesEventsAmongMany(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		db.subscribe(t, "default", "[]", 0)
+		admin := db.admin(t)
+		db.bury(t, 6000)
+		id, _ := db.insert(t, "paid", "7")
+		db.bury(t, 12_000)
+		shown, err := admin.Show(t.Context(), id)
+		require.NoError(t, err)
+
+		var before int64
+		var found []uuid.UUID
+		looks := 0
+		for {
+			page, err := admin.Aggregate(t.Context(), "order", "7", before)
+			require.NoError(t, err)
+			looks++
+			for _, e := range page.Events {
+				found = append(found, e.ID)
+			}
+			if before = page.Before; before == 0 {
+				require.Zero(t, page.Since)
+				break
+			}
+			require.NotZero(t, page.Since)
+		}
+		require.Equal(t, []uuid.UUID{id}, found)
+		require.Equal(t, 4, looks)
+
+		// The others were written together, at about the same time: the clocks of two of them may say the same.
+		update := "UPDATE endstate_outbox SET created_at = '%s' WHERE seq %s"
+		db.exec(t, fmt.Sprintf(update, "2024-01-01T00:00:00.000Z", fmt.Sprint("< ", shown.Seq)))
+		db.exec(t, fmt.Sprintf(update, "2024-01-02T00:00:00.000Z", fmt.Sprint("= ", shown.Seq)))
+		db.exec(t, fmt.Sprintf(update, "2024-01-03T00:00:00.000Z", fmt.Sprint("> ", shown.Seq)))
+		page, err := admin.AggregateNear(t.Context(), "order", "7", time.Date(2024, 1, 2, 0, 0, 0, 0, time.UTC))
+		require.NoError(t, err)
+		require.Len(t, page.Events, 1)
+		require.NotZero(t, page.Before, "there is more further back")
+
+		db.exec(t, "CREATE INDEX by_aggregate ON endstate_outbox (aggregate_type, aggregate_id, seq)")
+		page, err = admin.Aggregate(t.Context(), "order", "7", 0)
+		require.NoError(t, err)
+		require.True(t, page.Indexed)
+		require.Len(t, page.Events, 1)
+		require.Zero(t, page.Before)
+		page, err = admin.Aggregate(t.Context(), "order", "other", 0)
+		require.NoError(t, err)
+		require.Len(t, page.Events, 100)
+		require.True(t, slices.IsSortedFunc(page.Events, func(a, b relay.Shown) int { return int(b.Seq - a.Seq) }))
+		require.Equal(t, page.Events[99].Seq, page.Before)
+	})
+}
+
+// A text of ten megabytes, and a row that can't be decoded, don't keep people from seeing what else there is.
+func TestListsAreSafeWhateverIsInTheTable(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		db.subscribe(t, "default", "[]", 0)
+		id, _ := db.insert(t, "paid", "7")
+		const huge = 10 << 20
+		long := fmt.Sprintf("repeat('é', %d)", huge)
+		if db.sqlite {
+			long = fmt.Sprintf("replace(hex(zeroblob(%d)), '00', 'é')", huge)
+		} else {
+			db.exec(t, "ALTER TABLE endstate_outbox DROP CONSTRAINT endstate_outbox_headers_check, DROP CONSTRAINT endstate_outbox_occurred_at_check")
+		}
+		db.park(t, "default", id, "dead_at = parked_at, last_error = "+long)
+		db.exec(t, "UPDATE endstate_outbox SET type = "+long+", occurred_at = 'infinity', headers = '{\"n\": 1}', payload = CAST("+map[bool]string{true: long + " AS blob)", false: "repeat('x', 20971520) AS bytea)"}[db.sqlite])
+		said := fmt.Sprintf("… (%d characters)", huge)
+		page, err := db.admin(t).List(t.Context(), relay.Filter{Brief: true})
+		require.NoError(t, err)
+		require.Len(t, page.Records, 1)
+		for _, text := range []string{page.Records[0].Type, page.Records[0].LastError} {
+			require.Equal(t, strings.Repeat("é", 2000)+said, text)
+		}
+		_, err = db.admin(t).List(t.Context(), relay.Filter{})
+		require.NoError(t, err)
+		shown, err := db.admin(t).ShowCut(t.Context(), id, 100)
+		require.NoError(t, err)
+		require.Len(t, shown.Payload, 100)
+		require.EqualValues(t, 2*huge, shown.PayloadSize)
+		require.Contains(t, shown.Deliveries[0].LastError, said)
+		headers := fmt.Sprintf("'{\"n\": \"' || %s || '\"}'", long)
+		if !db.sqlite {
+			headers = "CAST(" + headers + " AS jsonb)"
+		}
+		db.exec(t, "UPDATE endstate_outbox SET headers = "+headers)
+		shown, err = db.admin(t).ShowCut(t.Context(), id, 0)
+		require.NoError(t, err)
+		require.Empty(t, shown.Payload)
+		require.Equal(t, map[string]string{"…": fmt.Sprint(huge+9, " characters, not shown")}, shown.Headers)
+	})
+}
