@@ -12,6 +12,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
@@ -25,8 +26,9 @@ import (
 type attempt struct {
 	sqlplan.Call
 	ref    guard.Ref
-	events []outbox.Event  // the outcome's, with their defaults
-	rows   []sqlplan.Event // the same as they are inserted, with what Outbox.Headers adds
+	events []outbox.Event     // the outcome's, with their defaults
+	rows   []sqlplan.Event    // the same as they are inserted, with what Outbox.Headers adds
+	at     pgtype.Timestamptz // when it settled the aggregate, if a ledger says so
 	xid    string
 	number int
 	start  time.Time

@@ -9,6 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
@@ -219,7 +220,9 @@ func (j *joined) scanMany(rows pgx.Rows, attempts []*attempt, g guards) ([]settl
 	results := make([]settled, len(attempts))
 	seen := j.answer()
 	var n int32
-	dest := []any{&n, &seen.won, &seen.at}
+	var won pgtype.Bool
+	var at pgtype.Timestamptz
+	dest := []any{&n, &won, &at}
 	for i, plan := range j.plans {
 		dest = plan.Dest(dest, &seen.rows[i])
 	}
@@ -231,9 +234,9 @@ func (j *joined) scanMany(rows pgx.Rows, attempts []*attempt, g guards) ([]settl
 			return nil, errors.New("the statement reported an aggregate that it wasn't asked about")
 		}
 		a := attempts[n]
-		if seen.won.Bool {
-			seen.at.Valid = j.ledger >= 0
-			results[n] = settled{seen.settled(a), true, true}
+		if won.Bool {
+			a.at = at
+			results[n] = settled{j.settled(a), true, true}
 		} else if rec, err := g.Record(a.ref, j.plans, seen.rows); err == nil && rec.Final {
 			results[n] = settled{rec, false, true}
 		}

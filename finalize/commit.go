@@ -104,8 +104,8 @@ func judge(ctx context.Context, w outbox.Writer, q endstate.Querier, a *attempt,
 	if !rec.Final {
 		return sighting{rec, notDone}, nil
 	}
-	if p := rec.Provenance; p != nil {
-		if p.Token == a.Token {
+	if rec.Provenance != nil {
+		if a.ours(rec) {
 			return sighting{rec, wonIt}, nil
 		}
 		return sighting{rec, lostIt}, nil
@@ -129,6 +129,11 @@ func judge(ctx context.Context, w outbox.Writer, q endstate.Querier, a *attempt,
 	return sighting{rec, untold}, nil
 }
 
+// ours reports whether the ledger's entry is this attempt's.
+func (a *attempt) ours(rec guard.Record) bool {
+	return rec.Provenance != nil && rec.Provenance.Token == a.Token
+}
+
 // look implements database. All is asked on one connection: a pool's connections may lead to several servers, and a replica
 // must not say of an aggregate what the primary's word on the transaction is taken for.
 func (d *pgxDB) look(ctx context.Context, a *attempt) (sighting, error) {
@@ -145,15 +150,7 @@ func (d *pgxDB) look(ctx context.Context, a *attempt) (sighting, error) {
 	if err != nil || !ended {
 		return sighting{}, err
 	}
-	rows, err := conn.Query(ctx, j.read.SQL, j.read.Args(&a.Call)...)
-	if err != nil {
-		return sighting{}, err
-	}
-	seen := j.answer()
-	if err := seen.scan(rows); err != nil {
-		return sighting{}, err
-	}
-	rec, err := d.cfg.guards.Record(a.ref, j.plans, seen.rows)
+	rec, err := d.read(ctx, conn.Conn(), j, a)
 	if err != nil {
 		return sighting{}, err
 	}

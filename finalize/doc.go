@@ -83,15 +83,15 @@
 //
 //	call                      round trips   allocations   by hand
 //	Settle, wins                        1            45   23 (one statement)
-//	Settle, loses                       1            50
+//	Settle, loses                       2            50
 //	Do, wins                            2           115   92 (pipelined)
 //	Do, loses                           2            95
 //	a repeat from the cache             0             1
 //
 // What is beyond the driver's: about ten for the attempt (its key, token and what the closures of a call keep), as many for
 // the events (a copy with its defaults, an id, a dedup key), one for each argument that goes to the driver as an interface,
-// and about a dozen for the time limit and for asking the server to cancel. An event in JSON of version 1, without headers
-// and without a time of its own is passed as seven arguments; any other takes eleven, which costs the server more.
+// and about a dozen for the time limit and for asking the server to cancel. An event in JSON of version 1 without
+// a time of its own is passed as eight arguments; any other takes eleven, which costs the server more.
 //
 // The cost doesn't grow with what is finished: beside 10 million finalized keys and 5 million published events, wins of both ran
 // at 0.94 to 1.02 of the rate of an empty database, with Status, Ledger and All (go run ./bench -full 10000000).

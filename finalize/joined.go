@@ -106,10 +106,10 @@ func (j *joined) sources(a *sqlplan.Args) string {
 	return strings.Join(columns, ", ") + "\nFROM " + from
 }
 
-// clauses are the WITH clauses that settle every guard, and the name of the last one. Each writes only if the one before
-// did; the first looks at all of them.
-func (j *joined) clauses(a *sqlplan.Args) (with, last string) {
+// clauses are the WITH clauses that settle every guard. Each writes only if the one before did; the first looks at all of them.
+func (j *joined) clauses(a *sqlplan.Args) string {
 	var clauses, open []string
+	last := ""
 	for _, plan := range j.plans[1:] {
 		open = append(open, plan.Open(a))
 	}
@@ -118,13 +118,10 @@ func (j *joined) clauses(a *sqlplan.Args) (with, last string) {
 		clauses = append(clauses, plan.Settle(a, settleName(i), last, condition))
 		last, condition = settleName(i), ""
 	}
-	return "WITH " + strings.Join(clauses, ",\n"), last
+	return "WITH " + strings.Join(clauses, ",\n")
 }
 
 func settleName(plan int) string { return fmt.Sprintf("endstate_settle%d", plan) }
-
-// settledAt is when the aggregate was settled: the time that the ledger recorded.
-func (j *joined) settledAt() string { return fmt.Sprintf("(SELECT at FROM %s)", settleName(j.ledger)) }
 
 // The notes behind a signal; see verdict.go.
 
@@ -136,52 +133,56 @@ func outcome(a *sqlplan.Args) string {
 	return a.Named("outcome", func(c *sqlplan.Call) any { return c.State }) + "::text"
 }
 
-// write returns the WITH clauses that settle every guard and insert the events, and the verdict on them: NULL where the
-// first guard moved nothing, 'true' where each says what it was asked to.
-func (j *joined) write(a *sqlplan.Args, form sqlplan.Form) (with, verdict string) {
-	with, last := j.clauses(a)
+// write settles every guard and inserts the events, in a statement that only writes: that is fastest, and its command tag says
+// whether anything was written. If the first guard moved nothing, nothing is, unless otherwise raises something. What is
+// written otherwise than it was asked for raises the attempt's signal. The time of settling is returned if there is a ledger.
+func (j *joined) write(a *sqlplan.Args, form sqlplan.Form, otherwise func() string) string {
 	var cases strings.Builder
-	from := settleName(0)
+	with, from := j.clauses(a), ""
 	for i := range j.plans {
 		name := settleName(i)
-		if i > 0 {
-			from += fmt.Sprintf(" LEFT JOIN %s ON true", name)
+		if from += name; i > 0 {
+			from += " ON true"
 			fmt.Fprintf(&cases, "WHEN NOT EXISTS (SELECT FROM %s) THEN %s || '_%s' ", name, signal(a), notePart)
+		}
+		if i < len(j.plans)-1 {
+			from += " LEFT JOIN "
 		}
 		fmt.Fprintf(&cases, "WHEN %[1]s.endstate_said IS DISTINCT FROM %[2]s THEN %[3]s || '_%[4]s_' || coalesce(%[5]s, '') ",
 			name, outcome(a), signal(a), noteState, sqltx.Note(name+".endstate_said"))
 	}
-	if form != 0 {
-		with += fmt.Sprintf(",\nendstate_events AS (\n\t%s)", j.outbox.Insert(a, form, fmt.Sprintf("EXISTS (SELECT FROM %s)", last)))
-	}
-	return with, fmt.Sprintf("(SELECT CASE %sELSE 'true' END FROM %s)", cases.String(), from)
-}
-
-// mustWin settles, or raises the attempt's signal on the server: COMMIT is on its way already when the client could look. It
-// returns true, and the time of settling if there is a ledger.
-func (j *joined) mustWin(a *sqlplan.Args, form sqlplan.Form) string {
-	with, verdict := j.write(a, form)
-	// What is in the way, such as a state that the callback has set, is seen by this statement alone.
-	shown := fmt.Sprintf("%s || '_%s'", signal(a), noteUnmoved)
-	for _, plan := range j.plans {
-		shown += fmt.Sprintf(" || '_' || coalesce((SELECT 'x' || %s FROM (%s) AS endstate_row), '')", sqltx.Note("endstate_row."+plan.Columns()[0]), plan.Source(a))
+	// Looked at once, before an event goes in. Two rows of one key, which isn't unique then, are an error.
+	moved := fmt.Sprintf("(SELECT %s FROM %s)", sqltx.Unless(fmt.Sprintf("CASE %sELSE 'true' END", cases.String())), from)
+	if otherwise != nil {
+		moved = fmt.Sprintf("CASE WHEN %s THEN true ELSE %s END", moved, otherwise())
 	}
 	at := ""
 	if j.ledger >= 0 {
-		at = ", " + j.settledAt()
+		at = fmt.Sprintf("(SELECT at FROM %s)", settleName(j.ledger))
 	}
-	return fmt.Sprintf("%s\nSELECT %s%s", with, sqltx.Unless(fmt.Sprintf("coalesce(%s, %s)", verdict, shown)), at)
+	if form == 0 {
+		return fmt.Sprintf("%s\nSELECT %s WHERE %s", with, at, moved)
+	}
+	insert := j.outbox.Insert(a, form, moved)
+	if at != "" {
+		insert += "\nRETURNING " + at
+	}
+	return with + "\n" + insert
 }
 
-// mayWin settles, and returns whether it did, the time if there is a ledger, and what its snapshot shows of each guard. What
-// it wrote otherwise than it was asked to raises the attempt's signal.
-func (j *joined) mayWin(a *sqlplan.Args, form sqlplan.Form) string {
-	with, verdict := j.write(a, form)
-	won := sqltx.Unless(verdict)
-	if j.ledger >= 0 {
-		won += ", " + j.settledAt()
-	}
-	return with + fmt.Sprintf("\nSELECT %s, %s", won, j.sources(a))
+// mayWin settles if the aggregate is open.
+func (j *joined) mayWin(a *sqlplan.Args, form sqlplan.Form) string { return j.write(a, form, nil) }
+
+// mustWin settles, or raises the attempt's signal on the server: COMMIT is on its way already when the client could look. What is
+// in the way, such as a state that the callback has set, is seen by this statement alone.
+func (j *joined) mustWin(a *sqlplan.Args, form sqlplan.Form) string {
+	return j.write(a, form, func() string {
+		shown := fmt.Sprintf("%s || '_%s'", signal(a), noteUnmoved)
+		for _, plan := range j.plans {
+			shown += fmt.Sprintf(" || '_' || coalesce((SELECT 'x' || %s FROM (%s) AS endstate_row), '')", sqltx.Note("endstate_row."+plan.Columns()[0]), plan.Source(a))
+		}
+		return sqltx.Unless(shown)
+	})
 }
 
 // stillWon looks at what the attempt has settled once more, and raises its signal if that says something else by now.

@@ -244,12 +244,11 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 		batch.Queue(s.plan.again.SQL, s.plan.again.Args(&a.Call)...)
 	}
 	batch.Queue(s.commit)
-	seen := s.plan.answer()
 	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
 		results := s.conn.SendBatch(ctx, batch)
 		rows, err := results.Query()
 		if err == nil {
-			err = seen.scanMustWin(rows)
+			_, err = s.plan.scanWritten(rows, a)
 		}
 		if err == nil && s.again {
 			_, err = results.Exec()
@@ -263,7 +262,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if err != nil {
 		return guard.Record{}, s.stale(ctx, a, s.unanswered(err))
 	}
-	return seen.settled(a), nil
+	return s.plan.settled(a), nil
 }
 
 // pieceBytes is how much one message to the server may carry; more events travel a few at a time, and the commit after them.

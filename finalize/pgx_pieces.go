@@ -15,12 +15,11 @@ func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Reco
 	if s.plan.ledger >= 0 {
 		a.digest()
 	}
-	seen := s.plan.answer()
 	st := s.plan.finish[0]()
 	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
 		rows, err := s.conn.Query(ctx, st.SQL, st.Args(&a.Call)...)
 		if err == nil {
-			err = seen.scanMustWin(rows)
+			_, err = s.plan.scanWritten(rows, a)
 		}
 		return err
 	})
@@ -45,7 +44,7 @@ func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Reco
 		}
 		return s.committed(results)
 	})
-	return seen.settled(a), s.unanswered(err)
+	return s.plan.settled(a), s.unanswered(err)
 }
 
 // insertFirst writes the events, a statement at a time, ahead of the commit.

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlplan"
@@ -61,62 +60,90 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
-	defer func() { err = withCause(ctx, err) }()
-	defer func() { err = d.release(ctx, pooled, a, err) }()
-	if w, err := d.watch(ctx, pooled.Conn(), j); err != nil {
+	defer func() { err = d.release(ctx, pooled, a, withCause(ctx, err)) }()
+	conn := pooled.Conn()
+	if w, err := d.watch(ctx, conn, j); err != nil {
 		return rec, false, err
 	} else if w.Again {
 		return rec, false, errApart
 	}
-	form := j.batch(a)
-	seen := j.answer()
-	query := func(st sqlplan.Statement, scan func(pgx.Rows) error) error {
-		return d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {
-			rows, err := pooled.Query(ctx, st.SQL, st.Args(&a.Call)...)
-			if err != nil {
-				return unsent(pooled.Conn(), err)
-			}
-			return scan(rows)
-		})
-	}
-	if err := query(j.settle[form](), seen.scanMayWin); err != nil {
-		err = d.settleError(a, err)
-		switch {
-		case errors.Is(err, errEvents):
-			return rec, false, conflict(ctx, d.cfg.Outbox, pooled, a, err)
-		case errors.Is(err, errUnmoved): // only some of the guards
-			err = errApart
-		case errors.Is(err, guard.ErrRewritten), errors.Is(err, errUnsent), sqltx.Definite(err):
-		default:
-			err = fmt.Errorf("%w: %w", errUnanswered, err)
+	st := j.settle[j.batch(a)]()
+	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
+		rows, err := conn.Query(ctx, st.SQL, st.Args(&a.Call)...)
+		if err != nil {
+			return unsent(conn, err)
 		}
-		return rec, false, err
+		won, err = j.scanWritten(rows, a)
+		return err
+	})
+	switch {
+	case err == nil && won:
+		return j.settled(a), true, nil
+	case err == nil:
+		// Nothing was in the statement's way but the state. Its snapshot may be older than the winner's commit, for which it
+		// waited: another one reads the record.
+		rec, err = d.read(ctx, conn, j, a)
+		won = a.ours(rec) // a new trigger may keep the events out unseen, which are the rows that are counted
+		if err == nil && !rec.Final {
+			err = errApart
+		}
+		return rec, won, err
 	}
-	if seen.won.Bool {
-		return seen.settled(a), true, nil
-	}
-	rec, err = d.cfg.guards.Record(a.ref, j.plans, seen.rows)
-	if err != nil || rec.Final {
-		return rec, false, err
-	}
-	// The winner committed while this statement waited: a new one sees it.
-	seen = j.answer()
-	if err := query(j.read, seen.scan); err != nil {
-		return rec, false, fmt.Errorf("read the winner's record: %w", err)
-	}
-	rec, err = d.cfg.guards.Record(a.ref, j.plans, seen.rows)
-	if err == nil && !rec.Final {
+	err = d.settleError(a, err)
+	switch {
+	case errors.Is(err, errEvents):
+		return rec, false, conflict(ctx, d.cfg.Outbox, conn, a, err)
+	case errors.Is(err, errUnmoved): // only some of the guards
 		err = errApart
+	case errors.Is(err, guard.ErrRewritten), errors.Is(err, errUnsent), sqltx.Definite(err):
+	default:
+		err = fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	return rec, false, err
 }
 
-// answer is what a joined statement returned.
+// scanWritten reads the answer of a statement that settles, and reports whether it wrote. The time is the attempt's then, if there
+// is a ledger.
+func (j *joined) scanWritten(rows pgx.Rows, a *attempt) (won bool, err error) {
+	defer rows.Close()
+	if j.ledger >= 0 && rows.Next() {
+		if err := rows.Scan(&a.at); err != nil {
+			return false, err
+		}
+	}
+	rows.Close()
+	return rows.CommandTag().RowsAffected() > 0, rows.Err()
+}
+
+// read reads the record in one statement, and so in one snapshot.
+func (d *pgxDB) read(ctx context.Context, conn *pgx.Conn, j *joined, a *attempt) (rec guard.Record, err error) {
+	seen := j.answer()
+	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
+		rows, err := conn.Query(ctx, j.read.SQL, j.read.Args(&a.Call)...)
+		if err != nil {
+			return err
+		}
+		return seen.scan(rows)
+	})
+	if err != nil {
+		return rec, fmt.Errorf("read the record: %w", err)
+	}
+	return d.cfg.guards.Record(a.ref, j.plans, seen.rows)
+}
+
+// settled is the record of an aggregate that this attempt finalized.
+func (j *joined) settled(a *attempt) guard.Record {
+	rec := guard.Record{Final: true, State: a.State}
+	if j.ledger >= 0 {
+		rec.Provenance = &guard.Provenance{Trigger: a.Trigger, At: a.at.Time, Token: a.Token, Digest: a.Digest}
+	}
+	return rec
+}
+
+// answer is what a statement returns that reads.
 type answer struct {
 	*joined
 	rows []sqlplan.Row // by plan
-	won  pgtype.Bool
-	at   pgtype.Timestamptz // the winner's
 	dest []any
 }
 
@@ -128,25 +155,6 @@ func (j *joined) answer() *answer {
 func (r *answer) scan(rows pgx.Rows) error {
 	for i, plan := range r.plans {
 		r.dest = plan.Dest(r.dest, &r.rows[i])
-	}
-	_, err := scanRow(rows, r.dest)
-	return err
-}
-
-// scanMayWin reads the row of a mayWin.
-func (r *answer) scanMayWin(rows pgx.Rows) error {
-	r.dest = append(r.dest, &r.won)
-	if r.ledger >= 0 {
-		r.dest = append(r.dest, &r.at)
-	}
-	return r.scan(rows)
-}
-
-// scanMustWin reads the row of a mustWin.
-func (r *answer) scanMustWin(rows pgx.Rows) error {
-	r.dest = append(r.dest, &r.won)
-	if r.ledger >= 0 {
-		r.dest = append(r.dest, &r.at)
 	}
 	_, err := scanRow(rows, r.dest)
 	return err
@@ -185,15 +193,6 @@ func scanClaims(results pgx.BatchResults, claims [][]sqlplan.Statement) (xid str
 		held = held && holds
 	}
 	return xid, held, nil
-}
-
-// settled is the record of an aggregate that this attempt finalized.
-func (r *answer) settled(a *attempt) guard.Record {
-	rec := guard.Record{Final: true, State: a.State}
-	if r.at.Valid {
-		rec.Provenance = &guard.Provenance{Trigger: a.Trigger, At: r.at.Time, Token: a.Token, Digest: a.Digest}
-	}
-	return rec
 }
 
 // watch says what j's statements don't return of what becomes of their rows. A guard without a plan is always asked again.

@@ -227,3 +227,19 @@ func TestOneRefusalOfAGroup(t *testing.T) {
 		require.ErrorIs(t, errs[len(ids)+1], guard.ErrRewritten)
 	}, on("pgx"), guardedBy("status", "all"), configured(func(c *finalize.Config) { c.Group = finalize.GroupConfig{From: 1, Wait: 1e6} }))
 }
+
+// A key that is two rows' isn't one aggregate's: neither is moved.
+func TestTwoRowsOfOneKeyAreRefused(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, w *world) {
+		key := w.open("b1")
+		w.exec("ALTER TABLE batches DROP CONSTRAINT batches_pkey CASCADE")
+		w.open("b1")
+		_, err := w.settle(t.Context(), key, "threshold", completed())
+		require.Error(t, err)
+		_, err = w.do(t.Context(), key, "threshold", complete("b1"))
+		require.Error(t, err)
+		require.Equal(t, []string{"PENDING", "PENDING"}, w.text("SELECT status FROM batches"))
+		require.Empty(t, w.text("SELECT type FROM endstate_outbox"))
+	}, on("pgx"), guardedBy("status", "all"))
+}

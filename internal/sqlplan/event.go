@@ -77,21 +77,38 @@ func (e *Event) row() [len(columnTypes)]any {
 // JSON is the content type that an event has unless it says otherwise.
 const JSON = "application/json"
 
-// usual reports whether an event has what most have: JSON in its first version, no headers, and no time of its own. That is
-// spelled out in the statement, since an argument costs more than a constant, on both sides.
+// usual reports whether an event has what most have: JSON in its first version, and no time of its own. That is spelled out in the
+// statement, since an argument costs more than a constant, on both sides.
 func (e *Event) usual() bool {
-	return e.ContentType == JSON && len(e.Headers) == 0 && e.OccurredAt.IsZero() && e.SchemaVersion == 1
+	return e.ContentType == JSON && e.OccurredAt.IsZero() && e.SchemaVersion == 1
 }
 
-var usualConstants = map[int]string{5: "'" + JSON + "'", 6: "'{}'::jsonb", 7: "clock_timestamp()", 9: "1"} // by column
+var usualConstants = [len(columnTypes)]string{5: "'" + JSON + "'", occurredAt: "clock_timestamp()", 9: "1"}
 
 // headers are the headers as JSON.
 func (e *Event) headers() string {
-	if len(e.Headers) == 0 {
+	switch len(e.Headers) {
+	case 0:
 		return "{}"
+	case 1: // a trace's, as a rule, in which nothing needs an escape
+		for name, value := range e.Headers {
+			if plain(name) && plain(value) {
+				return `{"` + name + `":"` + value + `"}`
+			}
+		}
 	}
 	text, _ := json.Marshal(e.Headers) // a map of strings can't fail
 	return string(text)
+}
+
+// plain reports whether JSON has text as it is.
+func plain(text string) bool {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 func (e *Event) dedupKey() any {
@@ -175,9 +192,8 @@ func Batch(events []Event) (form Form, args []any) {
 	}
 	args = make([]any, 0, len(events)*len(columnTypes))
 	for i := range events {
-		row := events[i].row()
-		for column, value := range row {
-			if _, constant := usualConstants[column]; !constant || !usual {
+		for column, value := range events[i].row() {
+			if usualConstants[column] == "" || !usual {
 				args = append(args, value)
 			}
 		}

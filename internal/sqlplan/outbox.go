@@ -160,8 +160,7 @@ func (o Outbox) Insert(a *Args, form Form, condition string) string {
 	for i := range rows {
 		values := make([]string, len(columnTypes))
 		for j, t := range columnTypes {
-			if constant, ok := usualConstants[j]; ok && usual {
-				values[j] = constant
+			if values[j] = usualConstants[j]; values[j] != "" && usual {
 				continue
 			}
 			values[j] = param(j) + "::" + t
@@ -169,9 +168,12 @@ func (o Outbox) Insert(a *Args, form Form, condition string) string {
 				values[j] = "coalesce(" + values[j] + ", clock_timestamp())"
 			}
 		}
-		rows[i] = fmt.Sprintf("SELECT %s WHERE %s", strings.Join(values, ", "), condition)
+		rows[i] = strings.Join(values, ", ")
 	}
-	return o.insertInto(strings.Join(rows, " UNION ALL "))
+	if len(rows) == 1 {
+		return o.insertInto(fmt.Sprintf("SELECT %s WHERE %s", rows[0], condition))
+	}
+	return o.insertInto(fmt.Sprintf("SELECT * FROM (VALUES (%s)) AS endstate_values WHERE %s", strings.Join(rows, "), ("), condition))
 }
 
 // ColumnCount is how many arguments ColumnsMany returns.

@@ -39,7 +39,10 @@ endstate_settle0 AS (
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0);
+SELECT (SELECT at FROM endstate_settle0)
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with one usual event
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -56,12 +59,13 @@ endstate_settle0 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $13::text, 1, $14::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0);
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', $13::jsonb, clock_timestamp(), $14::text, 1, $15::int2
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+RETURNING (SELECT at FROM endstate_settle0);
 
 -- Do: settle with two usual events
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -78,15 +82,15 @@ endstate_settle0 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $13::text, 1, $14::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0)
-	UNION ALL
-	SELECT $15::uuid, $16::text, $17::text, $18::text, $19::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $20::text, 1, $21::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0);
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT *
+FROM (
+	VALUES ($8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', $13::jsonb, clock_timestamp(), $14::text, 1, $15::int2), ($16::uuid, $17::text, $18::text, $19::text, $20::bytea, 'application/json', $21::jsonb, clock_timestamp(), $22::text, 1, $23::int2)) AS endstate_values
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+RETURNING (SELECT at FROM endstate_settle0);
 
 -- Do: settle with one event of any kind
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -103,12 +107,13 @@ endstate_settle0 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, $13::text, $14::jsonb, coalesce($15::timestamptz, clock_timestamp()), $16::text, $17::int4, $18::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0);
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, $13::text, $14::jsonb, coalesce($15::timestamptz, clock_timestamp()), $16::text, $17::int4, $18::int2
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+RETURNING (SELECT at FROM endstate_settle0);
 
 -- Do: settle with many events
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -125,17 +130,18 @@ endstate_settle0 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
-	endstate_event.aggregate_id, coalesce(endstate_event.type, ($11::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($13::text[])[1]), coalesce(endstate_event.headers, ($14::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($17::int4[])[1]),
-	endstate_event.partition
-	FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::text[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0);
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($11::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($13::text[])[1]), coalesce(endstate_event.headers, ($14::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($17::int4[])[1]),
+endstate_event.partition
+FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::text[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+RETURNING (SELECT at FROM endstate_settle0);
 
 -- Do: look again, where triggers may have changed what was settled
 SELECT (coalesce((SELECT CASE WHEN endstate_p0.state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p0.token IS DISTINCT FROM $3::text THEN $2::text || '_p' ELSE 'true' END FROM (VALUES (1)) AS endstate_one (n) LEFT JOIN (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $4::text AND "key" = $5::text) AS endstate_p0 ON true), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
@@ -156,14 +162,10 @@ endstate_settle0 AS (
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0),
-endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
-FROM (VALUES (1)) AS endstate_one (n)
-LEFT JOIN (
-	SELECT state, "trigger", token::text, at, digest
-	FROM "endstate_ledger"
-	WHERE aggregate = $1::text
-	AND "key" = $2::text) AS endstate_p0 ON true;
+SELECT (SELECT at FROM endstate_settle0)
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0);
 
 -- Settle with one usual event
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -180,19 +182,13 @@ endstate_settle0 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $13::text, 1, $14::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0),
-endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
-FROM (VALUES (1)) AS endstate_one (n)
-LEFT JOIN (
-	SELECT state, "trigger", token::text, at, digest
-	FROM "endstate_ledger"
-	WHERE aggregate = $1::text
-	AND "key" = $2::text) AS endstate_p0 ON true;
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', $13::jsonb, clock_timestamp(), $14::text, 1, $15::int2
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0)
+RETURNING (SELECT at FROM endstate_settle0);
 
 -- Settle with two usual events
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -209,22 +205,15 @@ endstate_settle0 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $13::text, 1, $14::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0)
-	UNION ALL
-	SELECT $15::uuid, $16::text, $17::text, $18::text, $19::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $20::text, 1, $21::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0),
-endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
-FROM (VALUES (1)) AS endstate_one (n)
-LEFT JOIN (
-	SELECT state, "trigger", token::text, at, digest
-	FROM "endstate_ledger"
-	WHERE aggregate = $1::text
-	AND "key" = $2::text) AS endstate_p0 ON true;
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT *
+FROM (
+	VALUES ($8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', $13::jsonb, clock_timestamp(), $14::text, 1, $15::int2), ($16::uuid, $17::text, $18::text, $19::text, $20::bytea, 'application/json', $21::jsonb, clock_timestamp(), $22::text, 1, $23::int2)) AS endstate_values
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0)
+RETURNING (SELECT at FROM endstate_settle0);
 
 -- Settle with one event of any kind
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -241,19 +230,13 @@ endstate_settle0 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, $13::text, $14::jsonb, coalesce($15::timestamptz, clock_timestamp()), $16::text, $17::int4, $18::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0),
-endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
-FROM (VALUES (1)) AS endstate_one (n)
-LEFT JOIN (
-	SELECT state, "trigger", token::text, at, digest
-	FROM "endstate_ledger"
-	WHERE aggregate = $1::text
-	AND "key" = $2::text) AS endstate_p0 ON true;
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, $13::text, $14::jsonb, coalesce($15::timestamptz, clock_timestamp()), $16::text, $17::int4, $18::int2
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0)
+RETURNING (SELECT at FROM endstate_settle0);
 
 -- Settle with many events
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -270,24 +253,18 @@ endstate_settle0 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
-	endstate_event.aggregate_id, coalesce(endstate_event.type, ($11::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($13::text[])[1]), coalesce(endstate_event.headers, ($14::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($17::int4[])[1]),
-	endstate_event.partition
-	FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::text[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle0),
-endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
-FROM (VALUES (1)) AS endstate_one (n)
-LEFT JOIN (
-	SELECT state, "trigger", token::text, at, digest
-	FROM "endstate_ledger"
-	WHERE aggregate = $1::text
-	AND "key" = $2::text) AS endstate_p0 ON true;
+	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($11::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($13::text[])[1]), coalesce(endstate_event.headers, ($14::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($17::int4[])[1]),
+endstate_event.partition
+FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::text[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0)
+RETURNING (SELECT at FROM endstate_settle0);
 
 -- SettleMany, and Settles that are gathered
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),

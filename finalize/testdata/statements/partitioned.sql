@@ -25,7 +25,10 @@ WITH endstate_settle0 AS (
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
 	RETURNING "state"::text COLLATE "C" AS endstate_said)
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+SELECT
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with one usual event
 WITH endstate_settle0 AS (
@@ -35,14 +38,14 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING "state"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-	FROM (
-		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
-		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+	RETURNING "state"::text COLLATE "C" AS endstate_said)
+INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+FROM (
+	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2
+	WHERE CASE WHEN (
+		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+		FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), ''))::pg_catalog.json IS NOT NULL END) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
 
 -- Do: settle with two usual events
 WITH endstate_settle0 AS (
@@ -52,17 +55,16 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING "state"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+	RETURNING "state"::text COLLATE "C" AS endstate_said)
+INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+FROM (
+	SELECT *
 	FROM (
-		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
-		WHERE EXISTS (SELECT FROM endstate_settle0)
-		UNION ALL
-		SELECT $13::uuid, $14::text, $15::text, $16::text, $17::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $18::text, 1, $19::int2
-		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+		VALUES ($6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2), ($14::uuid, $15::text, $16::text, $17::text, $18::bytea, 'application/json', $19::jsonb, clock_timestamp(), $20::text, 1, $21::int2)) AS endstate_values
+	WHERE CASE WHEN (
+		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+		FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), ''))::pg_catalog.json IS NOT NULL END) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
 
 -- Do: settle with one event of any kind
 WITH endstate_settle0 AS (
@@ -72,14 +74,14 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING "state"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-	FROM (
-		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
-		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+	RETURNING "state"::text COLLATE "C" AS endstate_said)
+INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+FROM (
+	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
+	WHERE CASE WHEN (
+		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+		FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), ''))::pg_catalog.json IS NOT NULL END) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
 
 -- Do: settle with many events
 WITH endstate_settle0 AS (
@@ -89,19 +91,19 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING "state"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-	FROM (
-		SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
-		endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
-		endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
-		endstate_event.partition
-		FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+	RETURNING "state"::text COLLATE "C" AS endstate_said)
+INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+FROM (
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
+	endstate_event.partition
+	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	WHERE CASE WHEN (
+		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+		FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), ''))::pg_catalog.json IS NOT NULL END) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
 
 -- Do: look again, where triggers may have changed what was settled
 SELECT (coalesce((SELECT CASE WHEN endstate_p0.endstate_state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.endstate_state, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $3::int8 AND "created_at" = $4 AND ("created_at" - "created_at") = interval '0') AS endstate_p0), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
@@ -115,13 +117,10 @@ WITH endstate_settle0 AS (
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
 	RETURNING "state"::text COLLATE "C" AS endstate_said)
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
-FROM (
-	SELECT coalesce("state"::text, '') AS endstate_state
-	FROM "billing"."charges"
-	WHERE "id" = $2::int8
-	AND "created_at" = $3
-	AND ("created_at" - "created_at") = interval '0') AS endstate_p0;
+SELECT
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0);
 
 -- Settle with one usual event
 WITH endstate_settle0 AS (
@@ -131,20 +130,14 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING "state"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-	FROM (
-		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
-		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
+	RETURNING "state"::text COLLATE "C" AS endstate_said)
+INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 FROM (
-	SELECT coalesce("state"::text, '') AS endstate_state
-	FROM "billing"."charges"
-	WHERE "id" = $2::int8
-	AND "created_at" = $3
-	AND ("created_at" - "created_at") = interval '0') AS endstate_p0;
+	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2
+	WHERE (
+		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+		FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
 
 -- Settle with two usual events
 WITH endstate_settle0 AS (
@@ -154,23 +147,16 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING "state"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-	FROM (
-		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
-		WHERE EXISTS (SELECT FROM endstate_settle0)
-		UNION ALL
-		SELECT $13::uuid, $14::text, $15::text, $16::text, $17::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $18::text, 1, $19::int2
-		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
+	RETURNING "state"::text COLLATE "C" AS endstate_said)
+INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 FROM (
-	SELECT coalesce("state"::text, '') AS endstate_state
-	FROM "billing"."charges"
-	WHERE "id" = $2::int8
-	AND "created_at" = $3
-	AND ("created_at" - "created_at") = interval '0') AS endstate_p0;
+	SELECT *
+	FROM (
+		VALUES ($6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2), ($14::uuid, $15::text, $16::text, $17::text, $18::bytea, 'application/json', $19::jsonb, clock_timestamp(), $20::text, 1, $21::int2)) AS endstate_values
+	WHERE (
+		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+		FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
 
 -- Settle with one event of any kind
 WITH endstate_settle0 AS (
@@ -180,20 +166,14 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING "state"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-	FROM (
-		SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
-		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
+	RETURNING "state"::text COLLATE "C" AS endstate_said)
+INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 FROM (
-	SELECT coalesce("state"::text, '') AS endstate_state
-	FROM "billing"."charges"
-	WHERE "id" = $2::int8
-	AND "created_at" = $3
-	AND ("created_at" - "created_at") = interval '0') AS endstate_p0;
+	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
+	WHERE (
+		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+		FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
 
 -- Settle with many events
 WITH endstate_settle0 AS (
@@ -203,25 +183,19 @@ WITH endstate_settle0 AS (
 	AND "created_at" = $3
 	AND ("created_at" - "created_at") = interval '0'
 	AND ("state" IS NULL OR NOT (starts_with("state"::text COLLATE "C", 'DONE_')))
-	RETURNING "state"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
-	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
-	FROM (
-		SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
-		endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
-		endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
-		endstate_event.partition
-		FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-		WHERE EXISTS (SELECT FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
+	RETURNING "state"::text COLLATE "C" AS endstate_said)
+INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 FROM (
-	SELECT coalesce("state"::text, '') AS endstate_state
-	FROM "billing"."charges"
-	WHERE "id" = $2::int8
-	AND "created_at" = $3
-	AND ("created_at" - "created_at") = interval '0') AS endstate_p0;
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
+	endstate_event.partition
+	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	WHERE (
+		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+		FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
 
 -- SettleMany, and Settles that are gathered
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),

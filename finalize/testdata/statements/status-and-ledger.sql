@@ -48,7 +48,11 @@ endstate_settle1 AS (
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true), $10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1);
+SELECT (SELECT at FROM endstate_settle1)
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0
+	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ($10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with one usual event
 WITH endstate_settle0 AS (
@@ -70,12 +74,14 @@ endstate_settle1 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
-	WHERE EXISTS (SELECT FROM endstate_settle1))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true), $10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1);
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', $16::jsonb, clock_timestamp(), $17::text, 1, $18::int2
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0
+	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ($10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+RETURNING (SELECT at FROM endstate_settle1);
 
 -- Do: settle with two usual events
 WITH endstate_settle0 AS (
@@ -97,15 +103,16 @@ endstate_settle1 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
-	WHERE EXISTS (SELECT FROM endstate_settle1)
-	UNION ALL
-	SELECT $18::uuid, $19::text, $20::text, $21::text, $22::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $23::text, 1, $24::int2
-	WHERE EXISTS (SELECT FROM endstate_settle1))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true), $10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1);
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT *
+FROM (
+	VALUES ($11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', $16::jsonb, clock_timestamp(), $17::text, 1, $18::int2), ($19::uuid, $20::text, $21::text, $22::text, $23::bytea, 'application/json', $24::jsonb, clock_timestamp(), $25::text, 1, $26::int2)) AS endstate_values
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0
+	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ($10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+RETURNING (SELECT at FROM endstate_settle1);
 
 -- Do: settle with one event of any kind
 WITH endstate_settle0 AS (
@@ -127,12 +134,14 @@ endstate_settle1 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, $16::text, $17::jsonb, coalesce($18::timestamptz, clock_timestamp()), $19::text, $20::int4, $21::int2
-	WHERE EXISTS (SELECT FROM endstate_settle1))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true), $10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1);
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, $16::text, $17::jsonb, coalesce($18::timestamptz, clock_timestamp()), $19::text, $20::int4, $21::int2
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0
+	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ($10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+RETURNING (SELECT at FROM endstate_settle1);
 
 -- Do: settle with many events
 WITH endstate_settle0 AS (
@@ -154,17 +163,19 @@ endstate_settle1 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
-	endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
-	endstate_event.partition
-	FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	WHERE EXISTS (SELECT FROM endstate_settle1))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true), $10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), '')))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1);
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
+endstate_event.partition
+FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0
+	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ($10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+RETURNING (SELECT at FROM endstate_settle1);
 
 -- Do: look again, where triggers may have changed what was settled
 SELECT (coalesce((SELECT CASE WHEN endstate_p0.endstate_state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.endstate_state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p1.state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p1.state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p1.token IS DISTINCT FROM $3::text THEN $2::text || '_p' ELSE 'true' END FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $4 AND octet_length($4) = octet_length(translate("id", '', ''))) AS endstate_p0 LEFT JOIN (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $5::text AND "key" = $6::text) AS endstate_p1 ON true), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
@@ -190,18 +201,11 @@ endstate_settle1 AS (
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1),
-endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
-FROM (
-	SELECT coalesce("status"::text, '') AS endstate_state
-	FROM "orders"
-	WHERE "id" = $5
-	AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_p0
-LEFT JOIN (
-	SELECT state, "trigger", token::text, at, digest
-	FROM "endstate_ledger"
-	WHERE aggregate = $1::text
-	AND "key" = $2::text) AS endstate_p1 ON true;
+SELECT (SELECT at FROM endstate_settle1)
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0
+	LEFT JOIN endstate_settle1 ON true);
 
 -- Settle with one usual event
 WITH endstate_settle0 AS (
@@ -223,23 +227,14 @@ endstate_settle1 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
-	WHERE EXISTS (SELECT FROM endstate_settle1))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1),
-endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
-FROM (
-	SELECT coalesce("status"::text, '') AS endstate_state
-	FROM "orders"
-	WHERE "id" = $5
-	AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_p0
-LEFT JOIN (
-	SELECT state, "trigger", token::text, at, digest
-	FROM "endstate_ledger"
-	WHERE aggregate = $1::text
-	AND "key" = $2::text) AS endstate_p1 ON true;
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', $16::jsonb, clock_timestamp(), $17::text, 1, $18::int2
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0
+	LEFT JOIN endstate_settle1 ON true)
+RETURNING (SELECT at FROM endstate_settle1);
 
 -- Settle with two usual events
 WITH endstate_settle0 AS (
@@ -261,26 +256,16 @@ endstate_settle1 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $16::text, 1, $17::int2
-	WHERE EXISTS (SELECT FROM endstate_settle1)
-	UNION ALL
-	SELECT $18::uuid, $19::text, $20::text, $21::text, $22::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $23::text, 1, $24::int2
-	WHERE EXISTS (SELECT FROM endstate_settle1))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1),
-endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT *
 FROM (
-	SELECT coalesce("status"::text, '') AS endstate_state
-	FROM "orders"
-	WHERE "id" = $5
-	AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_p0
-LEFT JOIN (
-	SELECT state, "trigger", token::text, at, digest
-	FROM "endstate_ledger"
-	WHERE aggregate = $1::text
-	AND "key" = $2::text) AS endstate_p1 ON true;
+	VALUES ($11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', $16::jsonb, clock_timestamp(), $17::text, 1, $18::int2), ($19::uuid, $20::text, $21::text, $22::text, $23::bytea, 'application/json', $24::jsonb, clock_timestamp(), $25::text, 1, $26::int2)) AS endstate_values
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0
+	LEFT JOIN endstate_settle1 ON true)
+RETURNING (SELECT at FROM endstate_settle1);
 
 -- Settle with one event of any kind
 WITH endstate_settle0 AS (
@@ -302,23 +287,14 @@ endstate_settle1 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, $16::text, $17::jsonb, coalesce($18::timestamptz, clock_timestamp()), $19::text, $20::int4, $21::int2
-	WHERE EXISTS (SELECT FROM endstate_settle1))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1),
-endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
-FROM (
-	SELECT coalesce("status"::text, '') AS endstate_state
-	FROM "orders"
-	WHERE "id" = $5
-	AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_p0
-LEFT JOIN (
-	SELECT state, "trigger", token::text, at, digest
-	FROM "endstate_ledger"
-	WHERE aggregate = $1::text
-	AND "key" = $2::text) AS endstate_p1 ON true;
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, $16::text, $17::jsonb, coalesce($18::timestamptz, clock_timestamp()), $19::text, $20::int4, $21::int2
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0
+	LEFT JOIN endstate_settle1 ON true)
+RETURNING (SELECT at FROM endstate_settle1);
 
 -- Settle with many events
 WITH endstate_settle0 AS (
@@ -340,28 +316,19 @@ endstate_settle1 AS (
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING at, CASE WHEN aggregate = $1::text
 	AND "key" = $2::text
-	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
-	endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
-	endstate_event.partition
-	FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	WHERE EXISTS (SELECT FROM endstate_settle1))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0 LEFT JOIN endstate_settle1 ON true))::pg_catalog.json IS NOT NULL, (SELECT at FROM endstate_settle1),
-endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
-FROM (
-	SELECT coalesce("status"::text, '') AS endstate_state
-	FROM "orders"
-	WHERE "id" = $5
-	AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_p0
-LEFT JOIN (
-	SELECT state, "trigger", token::text, at, digest
-	FROM "endstate_ledger"
-	WHERE aggregate = $1::text
-	AND "key" = $2::text) AS endstate_p1 ON true;
+	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
+endstate_event.partition
+FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0
+	LEFT JOIN endstate_settle1 ON true)
+RETURNING (SELECT at FROM endstate_settle1);
 
 -- SettleMany, and Settles that are gathered
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),

@@ -19,7 +19,10 @@ WITH endstate_settle0 AS (
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
 	RETURNING "status"::text COLLATE "C" AS endstate_said)
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+SELECT
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with one usual event
 WITH endstate_settle0 AS (
@@ -27,12 +30,12 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING "status"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+	RETURNING "status"::text COLLATE "C" AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with two usual events
 WITH endstate_settle0 AS (
@@ -40,15 +43,14 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING "status"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0)
-	UNION ALL
-	SELECT $13::uuid, $14::text, $15::text, $16::text, $17::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $18::text, 1, $19::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+	RETURNING "status"::text COLLATE "C" AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT *
+FROM (
+	VALUES ($6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2), ($14::uuid, $15::text, $16::text, $17::text, $18::bytea, 'application/json', $19::jsonb, clock_timestamp(), $20::text, 1, $21::int2)) AS endstate_values
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with one event of any kind
 WITH endstate_settle0 AS (
@@ -56,12 +58,12 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING "status"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+	RETURNING "status"::text COLLATE "C" AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with many events
 WITH endstate_settle0 AS (
@@ -69,17 +71,17 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING "status"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
-	endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
-	endstate_event.partition
-	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT (coalesce((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0), $5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), '')))::pg_catalog.json IS NOT NULL;
+	RETURNING "status"::text COLLATE "C" AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
+endstate_event.partition
+FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+WHERE CASE WHEN (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: look again, where triggers may have changed what was settled
 SELECT (coalesce((SELECT CASE WHEN endstate_p0.endstate_state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.endstate_state, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_p0), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
@@ -91,11 +93,10 @@ WITH endstate_settle0 AS (
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
 	RETURNING "status"::text COLLATE "C" AS endstate_said)
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
-FROM (
-	SELECT coalesce("status"::text, '') AS endstate_state
-	FROM "orders"
-	WHERE "id" = $3::uuid) AS endstate_p0;
+SELECT
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0);
 
 -- Settle with one usual event
 WITH endstate_settle0 AS (
@@ -103,16 +104,12 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING "status"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
-FROM (
-	SELECT coalesce("status"::text, '') AS endstate_state
-	FROM "orders"
-	WHERE "id" = $3::uuid) AS endstate_p0;
+	RETURNING "status"::text COLLATE "C" AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0);
 
 -- Settle with two usual events
 WITH endstate_settle0 AS (
@@ -120,19 +117,14 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING "status"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $11::text, 1, $12::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0)
-	UNION ALL
-	SELECT $13::uuid, $14::text, $15::text, $16::text, $17::bytea, 'application/json', '{}'::jsonb, clock_timestamp(), $18::text, 1, $19::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
+	RETURNING "status"::text COLLATE "C" AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT *
 FROM (
-	SELECT coalesce("status"::text, '') AS endstate_state
-	FROM "orders"
-	WHERE "id" = $3::uuid) AS endstate_p0;
+	VALUES ($6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2), ($14::uuid, $15::text, $16::text, $17::text, $18::bytea, 'application/json', $19::jsonb, clock_timestamp(), $20::text, 1, $21::int2)) AS endstate_values
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0);
 
 -- Settle with one event of any kind
 WITH endstate_settle0 AS (
@@ -140,16 +132,12 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING "status"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
-FROM (
-	SELECT coalesce("status"::text, '') AS endstate_state
-	FROM "orders"
-	WHERE "id" = $3::uuid) AS endstate_p0;
+	RETURNING "status"::text COLLATE "C" AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0);
 
 -- Settle with many events
 WITH endstate_settle0 AS (
@@ -157,21 +145,17 @@ WITH endstate_settle0 AS (
 	SET "status" = $1, "completed_at" = clock_timestamp(), "completed_by" = $2
 	WHERE "id" = $3::uuid
 	AND ("status" IS NULL OR NOT ("status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING "status"::text COLLATE "C" AS endstate_said),
-endstate_events AS (
-	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
-	endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
-	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
-	endstate_event.partition
-	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	WHERE EXISTS (SELECT FROM endstate_settle0))
-SELECT ((SELECT CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM endstate_settle0))::pg_catalog.json IS NOT NULL, endstate_p0.endstate_state
-FROM (
-	SELECT coalesce("status"::text, '') AS endstate_state
-	FROM "orders"
-	WHERE "id" = $3::uuid) AS endstate_p0;
+	RETURNING "status"::text COLLATE "C" AS endstate_said)
+INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
+endstate_event.partition
+FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+WHERE (
+	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	FROM endstate_settle0);
 
 -- SettleMany, and Settles that are gathered
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),
