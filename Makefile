@@ -13,9 +13,10 @@ help:
 	@echo "make soak   recorded histories of four processes under faults, checked for an order of the calls, again and"
 	@echo "            again for DURATION=$(DURATION): cut COMMITs, kill -9, terminated backends, a server that stops"
 	@echo "make bench  the library beside hand-written pgx, River, Watermill-SQL, DBOS and redislock, on servers of its own:"
-	@echo "            a table of rates and ratios, bench/results/bench.json and bench.svg; about twenty minutes. The machine"
-	@echo "            should have nothing else to do. make bench-quick prints the JSON in less than one; ARGS='-only relay'"
-	@echo "            runs less, ARGS='-full 10000000' compares so many finalized keys with an empty database"
+	@echo "            tables of rates, allocations and latencies, into bench/results and docs/performance.md; about an hour."
+	@echo "            The machine should have nothing else to do. ARGS='-only relay' runs less and leaves the others' results,"
+	@echo "            ARGS='-full 10000000' compares so many finalized keys with an empty database. make bench-quick prints"
+	@echo "            JSON in less than a minute"
 	@echo "make lint   gofmt, go vet, staticcheck, each go.mod, and the rules on imports"
 	@echo "make release-check   what a release promises, of each module that users install: installable by its version, what"
 	@echo "            its API breaks since the last tag, golden vectors, its dependencies' licences, a small zip"
@@ -36,7 +37,7 @@ soak:
 
 bench:
 	@mkdir -p bench/results
-	cd bench && go run -buildvcs=false . -out results/bench.json -chart results/bench.svg $(ARGS)
+	cd bench && go run -buildvcs=false . -out results/bench.json -chart results/bench.svg -page ../docs/performance.md $(ARGS)
 
 bench-quick:
 	@cd bench && go run -buildvcs=false . -quick -json $(ARGS)

@@ -31,11 +31,11 @@ type bar struct {
 	Y, TextY                 int
 }
 
-func newChart(r report) chart {
+func newChart(r *report) chart {
 	low, high := 0.5, 2.0
 	for _, c := range r.Results {
-		if c.Ratio > 0 {
-			low, high = min(low, c.Ratio), max(high, c.Ratio)
+		if c.Ratio.Median > 0 {
+			low, high = min(low, c.Ratio.Median), max(high, c.Ratio.Median)
 		}
 	}
 	at := func(ratio float64) float64 {
@@ -47,16 +47,16 @@ func newChart(r report) chart {
 		Line: at(1), LineTop: chartTop - 6, LineBottom: bottom, Machine: r.Machine,
 	}
 	for i, got := range r.Results {
-		if got.Ratio <= 0 {
+		if got.Ratio.Median <= 0 {
 			continue
 		}
-		x, one := at(got.Ratio), at(1)
+		x, one := at(got.Ratio.Median), at(1)
 		b := bar{
-			Name: got.Name, Peer: got.Peer, Ratio: fmt.Sprintf("%.2f", got.Ratio), Color: "#2a7f62",
+			Name: got.Name, Peer: got.Peer, Ratio: fmt.Sprintf("%.2f", got.Ratio.Median), Color: "#2a7f62",
 			X: min(x, one), Width: max(math.Abs(x-one), 1), RatioX: max(x, one) + 6,
 			Y: chartTop + chartRow*i, TextY: chartTop + chartRow*i + 13,
 		}
-		if got.Ratio < 1 {
+		if got.Ratio.Median < 1 {
 			b.Color = "#b0713a"
 		}
 		c.Bars = append(c.Bars, b)
@@ -76,4 +76,4 @@ var chartSVG = template.Must(template.New("chart").Parse(`<svg xmlns="http://www
 </svg>
 `))
 
-func (r report) svg(w io.Writer) error { return chartSVG.Execute(w, newChart(r)) }
+func (r *report) svg(w io.Writer) error { return chartSVG.Execute(w, newChart(r)) }

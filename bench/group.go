@@ -14,13 +14,13 @@ func (b *bencher) groups() []bcase {
 	thousand := with(1)
 	thousand.keys = many
 	return []bcase{
-		{name: "group64-vs-one-statement", peer: "one statement by hand for each of 64 callers, 8 connections", must: 3.0,
+		{name: "group64-vs-one-statement", peer: "one statement by hand for each of 64 callers, 8 connections", must: 4.5,
 			ours: b.each(with(64), b.settle(b.status, true)), theirs: b.each(with(64), b.handStatusStatement)},
-		{name: "group256-vs-one-statement", peer: "one statement by hand for each of 256 callers, 64 connections", must: 4.5,
+		{name: "group256-vs-one-statement", peer: "one statement by hand for each of 256 callers, 64 connections", must: 6.5,
 			ours: b.each(with(256), b.settle(b.status, true)), theirs: b.each(with(256), b.handOnManyConnections)},
-		{name: "group1-vs-one-statement", peer: "one statement by hand, one caller", must: 0.95,
+		{name: "group1-vs-one-statement", peer: "one statement by hand, one caller", must: 1,
 			ours: b.each(with(1), b.settle(b.status, true)), theirs: b.each(with(1), b.handStatusStatement)},
-		{name: "many-vs-unnest", peer: "one statement by hand for 1,000 aggregates", must: 0.85,
+		{name: "many-vs-unnest", peer: "one statement by hand for 1,000 aggregates", must: 0.95,
 			ours: b.each(thousand, b.settleMany(many)), theirs: b.each(thousand, b.handUnnest(many))},
 	}
 }

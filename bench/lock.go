@@ -38,7 +38,7 @@ func (b *bencher) locks() ([]bcase, func(), error) {
 			return b.loop(ctx, free, &next, func(ctx context.Context, n int64) error { return do(ctx, fmt.Sprintf("batch/i:%d", n)) })
 		}
 	}
-	return []bcase{{name: "lock-vs-redislock", peer: "bare redislock, obtain and release", must: 0.85,
+	return []bcase{{name: "lock-vs-redislock", peer: "bare redislock, obtain and release", must: 0.98,
 			ours: way(func(ctx context.Context, key string) error {
 				return ours.Do(ctx, key, func(context.Context) error { return nil })
 			}),

@@ -120,16 +120,39 @@ func (b *bencher) sample(ctx context.Context, work func() (float64, error)) (sam
 	return s, err
 }
 
-// result is what a case came to: medians.
+// result is what a case came to: medians of its rounds.
 type result struct {
 	Name     string  `json:"name"`
 	Peer     string  `json:"peer"`
 	Ours     float64 `json:"ours_per_s"`
 	PeerRate float64 `json:"peer_per_s"`
-	Ratio    float64 `json:"ratio"`
-	must     float64
+	// Ratio is of the rounds' own ratios: what slows a shared machine for some seconds slows both halves of a round.
+	Ratio  interval `json:"ratio"`
+	Rounds int      `json:"rounds"`
+	Target float64  `json:"target,omitempty"`
 	// What an operation takes from the processors, client's and server's together.
-	oursCPU, peerCPU time.Duration
+	OursCPU float64 `json:"ours_cpu_us"`
+	PeerCPU float64 `json:"peer_cpu_us"`
+}
+
+const (
+	// leastRounds are needed to say that a target is reached.
+	leastRounds = 15
+	// tolerance is how far the lower end of the interval may be below the target.
+	tolerance = 0.03
+)
+
+// verdict says whether a target is reached; "" without a target.
+func (r result) verdict() string {
+	switch {
+	case r.Target == 0:
+		return ""
+	case r.Rounds < leastRounds:
+		return fmt.Sprintf("%d rounds", r.Rounds)
+	case r.Ratio.Low >= r.Target-tolerance:
+		return "reached"
+	}
+	return "no"
 }
 
 // measure alternates both ways and returns the medians.
@@ -137,7 +160,7 @@ func (b *bencher) measure(ctx context.Context, c bcase) (result, error) {
 	var ours, theirs []sample
 	rounds := b.rounds
 	if c.long {
-		rounds /= 3
+		rounds = min(rounds, leastRounds)
 	}
 	for round := range rounds + 1 {
 		if b.quick && c.long && round == 0 {
@@ -165,33 +188,23 @@ func (b *bencher) measure(ctx context.Context, c bcase) (result, error) {
 		}
 	}
 	rate := func(s sample) float64 { return s.count / s.elapsed.Seconds() }
-	cost := func(s sample) time.Duration { return time.Duration(float64(s.cpu) / s.count) }
-	r := result{Name: c.name, Peer: c.peer, must: c.must, Ours: median(ours, rate), oursCPU: median(ours, cost)}
+	cost := func(s sample) float64 { return float64(s.cpu.Microseconds()) / s.count }
+	r := result{Name: c.name, Peer: c.peer, Target: c.must, Rounds: len(ours), Ours: median(ours, rate), OursCPU: median(ours, cost)}
 	if !b.oursOnly {
-		r.PeerRate, r.peerCPU = median(theirs, rate), median(theirs, cost)
-		r.Ratio = ratio(ours, theirs, rate)
+		r.PeerRate, r.PeerCPU = median(theirs, rate), median(theirs, cost)
+		ratios := make([]float64, len(ours))
+		for i := range ours {
+			ratios[i] = rate(ours[i]) / rate(theirs[i])
+		}
+		r.Ratio = newInterval(ratios)
 	}
 	return r, nil
 }
 
-// ratio is the median of the rounds' own ratios: what slows a shared machine for some seconds slows both halves of a round.
-func ratio(ours, theirs []sample, rate func(sample) float64) float64 {
-	rounds := make([]float64, len(ours))
-	for i := range ours {
-		rounds[i] = rate(ours[i]) / rate(theirs[i])
-	}
-	return middle(rounds)
-}
-
-func median[T cmp.Ordered](samples []sample, of func(sample) T) T {
-	values := make([]T, len(samples))
+func median(samples []sample, of func(sample) float64) float64 {
+	values := make([]float64, len(samples))
 	for i, s := range samples {
 		values[i] = of(s)
 	}
 	return middle(values)
-}
-
-func middle[T cmp.Ordered](values []T) T {
-	slices.Sort(values)
-	return values[len(values)/2]
 }

@@ -81,7 +81,7 @@ func (b *bencher) drainBy(relays, n, size int, takes time.Duration) way {
 		ended := make(chan error, relays)
 		s, err := b.sample(ctx, func() (float64, error) {
 			for range relays {
-				rel, err := relay.New(b.wide, taker{count, takes}, &relay.Config{BatchSize: size, Logger: slog.New(slog.DiscardHandler)})
+				rel, err := relay.New(b.wide, taker{count, takes}, &relay.Config{Subscription: b.subscription, BatchSize: size, Logger: slog.New(slog.DiscardHandler)})
 				if err != nil {
 					return 0, err
 				}

@@ -14,9 +14,9 @@ func (b *bencher) settles() []bcase {
 	eight := b.eight()
 	thousand := load{workers: 1, rows: 40 * putSize, keys: putSize}
 	cases := []bcase{
-		{name: "settle-vs-one-statement", peer: "one statement by hand", must: 0.95,
+		{name: "settle-vs-one-statement", peer: "one statement by hand", must: 1,
 			ours: b.each(eight, b.settle(b.status, true)), theirs: b.each(eight, b.handStatusStatement)},
-		{name: "do-vs-pipelined", peer: "pipelined by hand", must: 0.93,
+		{name: "do-vs-pipelined", peer: "pipelined by hand", must: 0.98,
 			ours: b.each(eight, b.do(b.status, true)), theirs: b.each(eight, b.handStatusPipelined)},
 		{name: "do-vs-one-by-one", peer: "begin, select for update, update, insert, commit", must: 1.30,
 			ours: b.each(eight, b.do(b.status, true)), theirs: b.each(eight, b.handOneByOne)},
@@ -24,7 +24,7 @@ func (b *bencher) settles() []bcase {
 			ours: b.each(thousand, b.put(putSize)), theirs: b.each(thousand, b.handPut)},
 		{name: "put-1-vs-insert", peer: "one insert by hand, in a transaction", must: 1,
 			ours: b.each(eight, b.put(1)), theirs: b.each(eight, b.handPutOne)},
-		{name: "alone/settle-vs-one-statement", peer: "one statement by hand", must: 0.90,
+		{name: "alone/settle-vs-one-statement", peer: "one statement by hand",
 			ours: b.each(eight, b.settle(b.alone[byStatus], true)), theirs: b.each(eight, b.handStatusStatement)},
 	}
 	if b.quick {
@@ -35,7 +35,7 @@ func (b *bencher) settles() []bcase {
 		one, piped one
 	}{{byLedger, b.handLedgerStatement, b.handLedgerPipelined}, {byBoth, b.handAllStatement, b.handAllPipelined}} {
 		cases = append(cases,
-			bcase{name: g.name + "/settle-vs-one-statement", peer: "one statement by hand",
+			bcase{name: g.name + "/settle-vs-one-statement", peer: "one statement by hand", must: 0.95,
 				ours: b.each(eight, b.settle(b.alone[g.name], true)), theirs: b.each(eight, g.one)},
 			bcase{name: g.name + "/do-vs-pipelined", peer: "pipelined by hand",
 				ours: b.each(eight, b.do(b.alone[g.name], true)), theirs: b.each(eight, g.piped)})

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
+	neturl "net/url"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -54,6 +54,8 @@ type world struct {
 	finalReady bool
 	keep       bool // the tables are never emptied
 	filled     int  // how many events fill and its like have written
+	// subscription is the relays'.
+	subscription string
 }
 
 // byStatus, byLedger and byBoth name the guards.
@@ -64,7 +66,7 @@ const (
 )
 
 func newWorld(ctx context.Context, server string) (*world, error) {
-	w := &world{url: server, alone: map[string]*finalizer{}}
+	w := &world{url: server, alone: map[string]*finalizer{}, subscription: "bench"}
 	var err error
 	if w.pool, err = newPool(ctx, server, connections); err != nil {
 		return nil, err
@@ -72,7 +74,7 @@ func newWorld(ctx context.Context, server string) (*world, error) {
 	if w.wide, err = newPool(ctx, server, wideConnections); err != nil {
 		return nil, err
 	}
-	if _, err := w.pool.Exec(ctx, "CREATE TABLE batches (id bigint PRIMARY KEY, status text NOT NULL)"); err != nil {
+	if _, err := w.pool.Exec(ctx, "CREATE TABLE IF NOT EXISTS batches (id bigint PRIMARY KEY, status text NOT NULL)"); err != nil {
 		return nil, err
 	}
 	for name, g := range guards() {
@@ -104,17 +106,22 @@ func newPool(ctx context.Context, server string, size int32) (*pgxpool.Pool, err
 	return pgxpool.NewWithConfig(ctx, cfg)
 }
 
-// newDatabase makes a further database on the server, and returns its URL.
-func (w *world) newDatabase(ctx context.Context, name string) (string, error) {
-	if _, err := w.pool.Exec(ctx, "CREATE DATABASE "+name); err != nil {
-		return "", err
+// database makes a further database on the server unless it is there, and returns its URL.
+func (w *world) database(ctx context.Context, name string) (url string, there bool, err error) {
+	if err := w.pool.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", name).Scan(&there); err != nil {
+		return "", false, err
 	}
-	u, err := url.Parse(w.url)
+	if !there {
+		if _, err := w.pool.Exec(ctx, "CREATE DATABASE "+name); err != nil {
+			return "", false, err
+		}
+	}
+	u, err := neturl.Parse(w.url)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	u.Path = "/" + name
-	return u.String(), nil
+	return u.String(), there, nil
 }
 
 func (w *world) close() {
