@@ -25,7 +25,8 @@ type Tx interface {
 	Rollback(ctx context.Context) error
 }
 
-// SQLTx is a *sql.Tx, or what an ORM has in its place. A *sql.DB is none.
+// SQLTx is a *sql.Tx, or what an ORM has in its place: gorm's Statement.ConnPool, a *sqlx.Tx, ent's Tx. It must hand statements
+// on as they are, which a bun.Tx doesn't: give its field Tx. A *sql.DB is none.
 type SQLTx interface {
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)

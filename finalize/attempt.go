@@ -171,9 +171,9 @@ func undoing(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 }
 
-// claimed runs a session's claim, and so perhaps a guard of the user's own. When that panics or exits, nobody else gets to
+// claimed runs a session's claim, and so perhaps code of the user's. When that panics or exits, nobody else gets to
 // roll back.
-func claimed[Tx any](ctx context.Context, s session[Tx], claim func(context.Context, *attempt) (guard.Record, error), a *attempt) (guard.Record, error) {
+func claimed(ctx context.Context, s interface{ rollback(context.Context) }, claim func(context.Context, *attempt) (guard.Record, error), a *attempt) (guard.Record, error) {
 	returned := false
 	defer func() {
 		if !returned {

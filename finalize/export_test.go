@@ -16,7 +16,7 @@ func (f *Finalizer[Tx]) LookAgain() {
 	switch d := any(f.db).(type) {
 	case *pgxDB:
 		w = &d.watcher
-	case *sqlDB:
+	case ormDB[Tx]:
 		w = &d.watcher
 	}
 	w.mu.Lock()

@@ -2,7 +2,6 @@ package finalize
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
@@ -20,7 +19,7 @@ import (
 )
 
 // Finalizer is the one door through which aggregates of one type reach a terminal state. Tx is the transaction that
-// callbacks get: pgx.Tx from New, *sql.Tx from NewSQL. It is safe for concurrent use; make one for each aggregate type.
+// callbacks get: pgx.Tx from New, *sql.Tx from NewSQL, an ORM's own from NewORM. It is safe for concurrent use; make one for each aggregate type.
 type Finalizer[Tx any] struct {
 	*core
 	db database[Tx]
@@ -91,31 +90,6 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Finalizer[pgx.Tx], error) {
 	}
 	f.pool = pool
 	return &Finalizer[pgx.Tx]{f, newPgxDB(pool, c)}, nil
-}
-
-// NewSQL returns a Finalizer on database/sql, for PostgreSQL (through any driver) and SQLite.
-func NewSQL(db *sql.DB, cfg *Config) (*Finalizer[*sql.Tx], error) {
-	c, err := cfg.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	if db == nil {
-		return nil, fmt.Errorf("%w: db is nil", ErrConfig)
-	}
-	dialect, err := sqltx.Choose(db, c.Dialect)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
-	}
-	f, err := newCore(c)
-	if err != nil {
-		return nil, err
-	}
-	f.pool, f.path = db, c.watch(dialect)
-	d := &sqlDB{core: f, db: db, dialect: dialect, watcher: watcher{every: watchEvery}}
-	if dialect == sqltx.SQLite {
-		d.writes = make(chan struct{}, 1)
-	}
-	return &Finalizer[*sql.Tx]{f, d}, nil
 }
 
 // Func is the work of one finalization. It runs inside a transaction that holds the aggregate, and what it writes through

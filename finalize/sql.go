@@ -80,8 +80,9 @@ func (d *sqlDB) migrateOnce(ctx context.Context, fn func(endstate.Tx) error) err
 type sqlSession struct {
 	db      *sqlDB
 	conn    *sql.Conn // nil in the caller's transaction
+	own     *sql.Tx   // likewise
 	cancel  context.CancelFunc
-	sqlTx   *sql.Tx
+	sqlTx   endstate.SQLTx
 	guardTx endstate.Tx
 	ended   bool
 	written func() // lets the next one write
@@ -111,7 +112,7 @@ func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
 		written()
 		return nil, err
 	}
-	s := &sqlSession{db: d, written: written, conn: conn, cancel: cancel, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}
+	s := &sqlSession{db: d, written: written, conn: conn, own: tx, cancel: cancel, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}
 	if err := d.path.look(ctx, s.guardTx, d.now()); err != nil {
 		s.rollback(ctx)
 		if errors.Is(err, ErrTenant) {
@@ -122,7 +123,7 @@ func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
 	return s, nil
 }
 
-func (d *sqlDB) claim(ctx context.Context, a *attempt) (session[*sql.Tx], guard.Record, error) {
+func (d *sqlDB) claim(ctx context.Context, a *attempt) (*sqlSession, guard.Record, error) {
 	if r, ok := d.cfg.Guard.(guard.Reader); ok && d.dialect == sqltx.SQLite {
 		// A claim takes SQLite's one write lock; a loser needn't.
 		var rec guard.Record
@@ -141,10 +142,7 @@ func (d *sqlDB) claim(ctx context.Context, a *attempt) (session[*sql.Tx], guard.
 	return s, rec, s.stale(ctx, a, err)
 }
 
-func (d *sqlDB) claimIn(ctx context.Context, tx *sql.Tx, a *attempt) (session[*sql.Tx], guard.Record, error) {
-	if tx == nil {
-		return nil, guard.Record{}, errors.New("tx is nil")
-	}
+func (d *sqlDB) claimIn(ctx context.Context, tx endstate.SQLTx, a *attempt) (*sqlSession, guard.Record, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
 	s := &sqlSession{db: d, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}
@@ -166,8 +164,6 @@ func (s *sqlSession) claim(ctx context.Context, a *attempt) (guard.Record, error
 	}
 	return rec, nil
 }
-
-func (s *sqlSession) tx() *sql.Tx { return s.sqlTx }
 
 const callbackSavepoint = savepoint + "_callback"
 
