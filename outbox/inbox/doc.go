@@ -33,7 +33,7 @@
 //		return err
 //	})
 //
-// A Handler is what the receivers take: webhook.Receiver.Handler, redisstream.NewConsumer, natsjs.NewConsumer. For metrics and
+// A Handler is what the receivers take: webhook.Receiver.Handler, redisstream.NewConsumer, natsjs.NewConsumer, kafka.NewConsumer. For metrics and
 // traces, wrap it: it is a function, and its Result tells what became of the delivery.
 //
 // # The same event, or the same thing

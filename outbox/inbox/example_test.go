@@ -97,7 +97,7 @@ func ExampleNewTable() {
 		_, err := tx.Exec(ctx, `INSERT INTO results (batch, result) VALUES ($1, $2)`, event.AggregateID, event.Payload)
 		return err
 	})
-	_ = handler // for webhook.Receiver.Handler, redisstream.NewConsumer, natsjs.NewConsumer
+	_ = handler // for webhook.Receiver.Handler, redisstream.NewConsumer, natsjs.NewConsumer, kafka.NewConsumer
 }
 
 // The incident: two triggers announced one completion, each by an event of its own. A consumer that goes by event ids charges

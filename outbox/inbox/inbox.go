@@ -13,8 +13,8 @@ import (
 
 // Handler handles one delivery of an event, of which there may be many. A nil error means that the delivery is done with:
 // the event was handled now, or before, was skipped, or is kept as a dead letter. After any other error, nothing of the event is lost, and
-// it has to be delivered again unless the error is Permanent. It is what the receivers of outbox/webhook, outbox/redisstream
-// and outbox/natsjs call, and safe for concurrent use.
+// it has to be delivered again unless the error is Permanent. It is what the receivers of outbox/webhook, outbox/redisstream,
+// outbox/natsjs and outbox/kafka call, and safe for concurrent use.
 type Handler func(ctx context.Context, event outbox.Event) (Result, error)
 
 // Way is one of the ways to handle each event once: *Table, Status, *Claims, or your own. F is the function that it guards:

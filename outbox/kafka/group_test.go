@@ -1,0 +1,181 @@
+package kafka
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/inbox"
+)
+
+// F40: members join and leave while events come. Each event is delivered once, and an aggregate's in order.
+func TestAGroupThatRebalancesUnderLoad(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	var s sink
+	const each, rounds = 30, 6
+	aggregates := []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"}
+	publisher := c.publisher(&Config{AckTimeout: time.Minute})
+	n := 0
+	load := func() {
+		var batch []outbox.Event
+		for range each {
+			for _, a := range aggregates {
+				batch = append(batch, event(a, n))
+			}
+			n++
+		}
+		require.NoError(t, errors.Join(publisher.Publish(t.Context(), batch)...))
+	}
+	epoch := func() int32 {
+		if info := c.GroupInfo("results"); info != nil {
+			return info.Epoch
+		}
+		return 0
+	}
+	slow := func(ctx context.Context, e outbox.Event) (inbox.Result, error) {
+		time.Sleep(time.Millisecond) // so that a rebalance finds handlers at work
+		return s.handle(ctx, e)
+	}
+	var stops []func()
+	for round := range rounds {
+		before := epoch()
+		load()
+		if round%3 == 2 {
+			stops[0]()
+			stops = stops[1:]
+		} else {
+			stops = append(stops, c.running(slow))
+		}
+		load()
+		eventually(t, "the group has rebalanced", func() bool { return epoch() > before })
+	}
+	c.eventuallyCommitted(n * len(aggregates))
+	require.Len(t, s.handled(), n*len(aggregates), "each of them once")
+	for _, a := range aggregates {
+		require.Equal(t, upTo(n), numbers(s.handled(), a))
+	}
+}
+
+// F40: the coordinator forgets a member, whose partitions others get while it is in its handler. The inbox drops what is doubled.
+func TestAMemberThatTheGroupHasLost(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	db := newSQLite(t)
+	handle := inboxed(t, db)
+	c.running(handle)
+	c.running(handle)
+	_, err := c.WaitGroupStable(t.Context(), "results", 2)
+	require.NoError(t, err)
+	forgotten := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Heartbeat}, Group: "results", TopLevel: true, Err: kerr.UnknownMemberID, Count: 6})
+	const n = 300
+	for range 3 {
+		c.publish(events(n / 3))
+		c.RehashCoordinators()
+	}
+	require.NoError(t, forgotten.Wait(t.Context(), 6), "the fault fired")
+	eventually(t, "all are handled", func() bool { return c.committed(DefaultTopic) >= n })
+	requireOnceEach(t, db, n)
+}
+
+// A handler whose partition goes to another member may finish within HandOverTimeout; then its context ends.
+func TestAHandlerThatHoldsUpARebalance(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	c.publish(events(40))
+	var ended atomic.Int32
+	stuck := make(chan struct{}, 40)
+	c.running(func(ctx context.Context, e outbox.Event) (inbox.Result, error) {
+		stuck <- struct{}{}
+		<-ctx.Done()
+		ended.Add(1)
+		return inbox.Result{}, ctx.Err()
+	}, func(cfg *ConsumerConfig) { cfg.HandOverTimeout = 50 * time.Millisecond })
+	<-stuck
+	var s sink
+	c.running(s.handle)
+	_, err := c.WaitGroupStable(t.Context(), "results", 2)
+	require.NoError(t, err)
+	eventually(t, "the other one handles its share", func() bool { return len(s.handled()) > 0 })
+	require.Positive(t, ended.Load())
+}
+
+// memberEnv has what a member in a process of its own needs.
+const memberEnv = "ENDSTATE_KAFKA_TEST_MEMBER"
+
+// runMember is a member of the group in a process of its own. At its third event it stops, until it is killed.
+func runMember(arguments string) {
+	seeds, path, _ := strings.Cut(arguments, "|")
+	db, err := sql.Open("sqlite", "file:"+path+"?_pragma=busy_timeout(60000)&_pragma=journal_mode(wal)")
+	check(err)
+	table, err := inbox.NewTableSQL(db, &inbox.TableConfig{Consumer: "results", Logger: silent})
+	check(err)
+	handle := inbox.Handle(table, func(ctx context.Context, tx *sql.Tx, e outbox.Event) error {
+		if _, err := tx.ExecContext(ctx, `INSERT INTO credits VALUES (?)`, e.ID.String()); err != nil {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+		return nil
+	})
+	var handled atomic.Int32
+	consumer, err := NewConsumer(func(ctx context.Context, e outbox.Event) (inbox.Result, error) {
+		result, err := handle(ctx, e)
+		if err == nil && handled.Add(1) == 3 {
+			fmt.Println("the effect is there, and no offset is committed")
+			select {} // until it is killed
+		}
+		return result, err
+	}, &ConsumerConfig{Group: "results", Logger: silent}, append(memberOf(strings.Split(seeds, ",")), kgo.AutoCommitInterval(time.Hour))...)
+	check(err)
+	check(consumer.Run(context.Background()))
+}
+
+func check(err error) {
+	if err != nil {
+		panic(err)
+	}
+}
+
+// F40: members are killed between the effect and its offset's commit. Others go on from there, and no effect is doubled.
+func TestMembersAreKilled(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, kfake.SeedTopics(2, DefaultTopic))
+	path := filepath.Join(t.TempDir(), "test.db")
+	db := openSQLite(t, path)
+	handle := inboxed(t, db)
+	const n = 100
+	c.publish(events(n))
+	for range 2 {
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), memberEnv+"="+strings.Join(c.ListenAddrs(), ",")+"|"+path)
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		cmd.Stderr = os.Stderr
+		require.NoError(t, cmd.Start())
+		line := make([]byte, 10)
+		_, err = out.Read(line)
+		require.NoError(t, err)
+		require.Equal(t, "the effect", string(line), "the fault fires")
+		require.NoError(t, cmd.Process.Kill())
+		_ = cmd.Wait() // says that it was killed
+	}
+	require.Zero(t, c.committed(DefaultTopic))
+	c.running(handle)
+	c.eventuallyCommitted(n)
+	requireOnceEach(t, db, n)
+}
