@@ -194,7 +194,7 @@ func newRun(db *database, p outbox.Publisher, cfg *relay.Config) (func(context.C
 
 func (r *relaying) trace() *relay.Trace {
 	return &relay.Trace{
-		Published: func(_ context.Context, events int, _ time.Duration) { r.published.Add(int64(events)) },
+		Published: func(context.Context, outbox.Event, time.Duration) { r.published.Add(1) },
 		Failed:    func(context.Context, outbox.Event, int, error, time.Duration) { r.failed.Add(1) },
 		Dead:      func(context.Context, outbox.Event, int, error) { r.dead.Add(1) },
 	}

@@ -68,7 +68,7 @@ func consumingChild(ctx context.Context, step string, cfg *relay.Config, stdin *
 		db, err := sql.Open("sqlite", url)
 		fatal(err)
 		defer db.Close()
-		cfg.Trace = &relay.Trace{Published: func(context.Context, int, time.Duration) { wait(afterCommit) }}
+		cfg.Trace = &relay.Trace{Published: func(context.Context, outbox.Event, time.Duration) { wait(afterCommit) }}
 		rel, err = relay.NewConsumerSQL(db, func(ctx context.Context, tx *sql.Tx, e outbox.Event) error {
 			err := apply(ctx, endstate.SQLiteTx(tx), e)
 			wait(atHandler)

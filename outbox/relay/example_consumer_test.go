@@ -40,7 +40,7 @@ func ExampleNewConsumerSQL() {
 		Subscription: "credits",
 		Types:        []string{"assessment.completed"},
 		Logger:       quick().Logger,
-		Trace:        &relay.Trace{Published: func(context.Context, int, time.Duration) { stop() }},
+		Trace:        &relay.Trace{Published: func(context.Context, outbox.Event, time.Duration) { stop() }},
 	})
 	fail(err)
 	fail(consumer.Run(ctx))

@@ -100,7 +100,9 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 	switch err := w.commit(ctx); {
 	case err == nil:
 		t.conflicts, t.cuts = 0, 0
-		t.count(len(handled), start)
+		for _, r := range handled {
+			t.count(r)
+		}
 		return true, nil, nil
 	case sqltx.Definite(err) || sqltx.RolledBack(err):
 		return false, &fault{only, err}, nil

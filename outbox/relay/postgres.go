@@ -25,8 +25,12 @@ func (s *store) columns(matches string) string {
 	} else if s.pool == nil {
 		id = "e.id::text"
 	}
+	age := "CAST(0 AS double precision)"
+	if s.cfg.Trace.Published != nil {
+		age = s.age("e.created_at")
+	}
 	return fmt.Sprintf(`e.partition, e.seq, %s, e.aggregate_type, e.aggregate_id, e.type, e.content_type, %s, %s, coalesce(e.dedup_key, ''),
-	e.schema_version, %s, CASE WHEN %s <= %d AND %s THEN e.payload END`, id, headers, at, size, size, inline, matches)
+	e.schema_version, %s, CASE WHEN %s <= %d AND %s THEN e.payload END, %s`, id, headers, at, size, size, inline, matches, age)
 }
 
 // postgresReading reads cursors and rows in one statement, and so in one snapshot, which it returns with each cursor. See the
@@ -54,7 +58,7 @@ func (s *store) postgresReading() string {
 SELECT 0::smallint, c.partition, c.position, %[11]s, '', '', '', '', NULL, NULL::timestamptz, '', 0, 0, convert_to(json_build_object('partition', c.partition, 'token', c.token,
 	'position', c.position, 'prior', c.prior_position, 'now', c.now::text, 'incarnation', %[3]s, 'pieces', c.late_snapshot IS NOT NULL, 'restored', c.restored, 'placements', c.placements,
 	'careful', c.careful, 'batch', c.batch, 'waiting', c.waiting, 'blocked', c.blocked_since IS NOT NULL,
-	'assigned', pg_current_xact_id_if_assigned() IS NOT NULL)::text, 'UTF8'), false, false, false, 0, 0
+	'assigned', pg_current_xact_id_if_assigned() IS NOT NULL)::text, 'UTF8'), 0::double precision, false, false, false, 0, 0
 FROM endstate_cursor c
 UNION ALL
 SELECT 1::smallint, l.* FROM endstate_cursor c CROSS JOIN LATERAL (

@@ -30,6 +30,14 @@ func (t *term) call(publish func(context.Context, []outbox.Event) []error, event
 		err  error // of the call as a whole
 	}
 	done := make(chan result, 1)
+	try := Try{Destination: t.address, Consumer: t.begin != nil, Events: events}
+	trace, began := t.cfg.Trace, time.Now()
+	if trace.Trying != nil {
+		ctx = trace.Trying(ctx, try)
+	}
+	if trace.Tried != nil {
+		defer func() { trace.Tried(ctx, try, errs, time.Since(began)) }()
+	}
 	go func() {
 		res := result{err: errGoexit}
 		defer func() {
@@ -81,10 +89,13 @@ func (t *term) call(publish func(context.Context, []outbox.Event) []error, event
 // maxCulprits is how many events of one batch may be found to hold up the others before the rest is put off.
 const maxCulprits = 2
 
-// publish publishes a batch and returns the error of each event, nil for all of them published. Where those of the batch don't tell which event was to
+// publish publishes a batch and returns the error of each row, nil for all of them published. Where those of the batch don't tell which event was to
 // blame, its events are published one by one until that is found out.
-func (t *term) publish(events []outbox.Event) []error {
-	start := time.Now()
+func (t *term) publish(rows []*row) []error {
+	events := make([]outbox.Event, len(rows))
+	for i, r := range rows {
+		events[i] = r.Event
+	}
 	errs, culprit := t.call(t.publisher.Publish, events)
 	if !culprit {
 		errs = slices.Clone(errs) // they may be the publisher's
@@ -105,21 +116,19 @@ func (t *term) publish(events []outbox.Event) []error {
 			}
 		}
 	}
-	published := 0
-	for i := range events {
+	for i, r := range rows {
 		if errs == nil || errs[i] == nil {
-			published++
+			t.count(r)
 		}
 	}
-	t.count(published, start)
 	return errs
 }
 
-// count notes that events are published, or handled, since start.
-func (t *term) count(events int, start time.Time) {
-	t.lease.published.Add(int64(events))
-	if f := t.cfg.Trace.Published; f != nil && events > 0 {
-		f(t.lease.ctx, events, time.Since(start))
+// count notes that an event is published, or handled.
+func (t *term) count(r *row) {
+	t.lease.published.Add(1)
+	if f := t.cfg.Trace.Published; f != nil {
+		f(t.lease.ctx, r.Event, time.Since(r.put))
 	}
 }
 

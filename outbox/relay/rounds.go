@@ -110,12 +110,8 @@ func (t *term) publishRows(run context.Context, rows []*row) *tries {
 
 // call1 publishes one call's rows, and reports whether to go on with the pass.
 func (t *term) call1(p *tries, call []*row) (goOn bool) {
-	events := make([]outbox.Event, len(call))
-	for i, r := range call {
-		events[i] = r.Event
-	}
 	p.tried += len(call)
-	errs := t.publish(events)
+	errs := t.publish(call)
 	now := time.Now()
 	if t.gauge.rate > 0 {
 		t.gauge.next = now.Add(time.Duration(float64(len(call)) / t.gauge.rate * float64(time.Second)))
@@ -197,11 +193,7 @@ func (t *term) call1(p *tries, call []*row) (goOn bool) {
 
 // again publishes rows that were refused once more.
 func (t *term) again(rows []*row) {
-	events := make([]outbox.Event, len(rows))
-	for i, r := range rows {
-		events[i] = r.Event
-	}
-	errs := t.publish(events)
+	errs := t.publish(rows)
 	for i, r := range rows {
 		if errs == nil || errs[i] == nil {
 			r.state, r.err = sent, nil

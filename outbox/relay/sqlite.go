@@ -11,7 +11,7 @@ func (s *store) sqliteReading() string {
 	mine := "c.subscription = ?1 AND c.owner = ?2 AND c.partition IN (SELECT value FROM json_each(?3))"
 	boolean := func(condition string) string { return "json(CASE WHEN " + condition + " THEN 'true' ELSE 'false' END)" }
 	return fmt.Sprintf(`SELECT 0, c.partition, c.position, '', '', '', '', '', NULL, NULL, '', 0, 0, CAST(json_object('partition', c.partition, 'token', c.token, 'position', c.position,
-	'prior', c.position, 'placements', c.placements, 'careful', c.careful, 'batch', c.batch, 'waiting', %[4]s, 'blocked', %[5]s) AS BLOB), 0, 0, 0, 0, 0
+	'prior', c.position, 'placements', c.placements, 'careful', c.careful, 'batch', c.batch, 'waiting', %[4]s, 'blocked', %[5]s) AS BLOB), 0, 0, 0, 0, 0, 0
 FROM %[1]s c WHERE %[3]s
 UNION ALL
 SELECT 2, %[6]s, 0, %[7]s, %[8]s OR NOT %[9]s, 0, 0

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -76,7 +77,8 @@ type row struct {
 	kind      int16 // of the reading's parts
 	seq       int64
 	partition int
-	size      int // of the payload
+	size      int       // of the payload
+	put       time.Time // by this process's monotonic clock, where somebody wants to know
 	foreign   bool
 	behind    bool // an earlier event of its aggregate is parked
 	passed    bool // it is parked itself, or not what the subscription is about
@@ -129,6 +131,7 @@ func (s *store) collect(result pgx.Rows) (cursors []cursor, rows []row, err erro
 	var r row
 	var text string
 	var headers []byte
+	var age float64
 	var at pgtype.Timestamptz
 	var sqlAt leniently
 	id, when := any(&text), any(&sqlAt)
@@ -136,7 +139,8 @@ func (s *store) collect(result pgx.Rows) (cursors []cursor, rows []row, err erro
 		id, when = (*[16]byte)(&r.ID), &at
 	}
 	dest := []any{&r.kind, &r.partition, &r.seq, id, &r.AggregateType, &r.AggregateID, &r.Type, &r.ContentType, &headers, when, &r.DedupKey,
-		&r.SchemaVersion, &r.size, &r.Payload, &r.foreign, &r.behind, &r.passed, &r.attempts, &r.crashes}
+		&r.SchemaVersion, &r.size, &r.Payload, &age, &r.foreign, &r.behind, &r.passed, &r.attempts, &r.crashes}
+	now := time.Now()
 	for result.Next() {
 		r.Payload, r.Headers, r.bad = nil, nil, nil
 		if err := result.Scan(dest...); err != nil {
@@ -150,6 +154,7 @@ func (s *store) collect(result pgx.Rows) (cursors []cursor, rows []row, err erro
 			cursors = append(cursors, c)
 			continue
 		}
+		r.put = now.Add(-seconds(age))
 		if s.pool == nil {
 			if r.ID, err = uuid.Parse(text); err != nil {
 				r.bad = fmt.Errorf("id: %w", err)

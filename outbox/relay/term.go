@@ -16,7 +16,8 @@ type term struct {
 	*Relay
 	lease      *lease
 	log        *slog.Logger
-	ordered    bool // the publisher keeps the order of a batch
+	ordered    bool   // the publisher keeps the order of a batch
+	address    string // where it publishes
 	partitions int
 	every      []int
 
@@ -42,7 +43,7 @@ type term struct {
 }
 
 func newTerm(r *Relay, l *lease) *term {
-	t := &term{Relay: r, lease: l, log: r.log.With("lease", l.id), partitions: outbox.Partitions, noted: r.cfg.BatchSize,
+	t := &term{Relay: r, lease: l, log: r.log.With("lease", l.id), address: r.destination(), partitions: outbox.Partitions, noted: r.cfg.BatchSize,
 		doubt: map[int64]int{}, sent: map[int]map[int64]bool{}, gauge: gauge{low: r.cfg.minOutage, high: r.cfg.maxOutage}}
 	if o, ok := r.publisher.(outbox.Ordered); ok {
 		t.ordered = o.KeepsOrder()
