@@ -25,18 +25,21 @@ type rule struct {
 
 func rules() []rule {
 	production := func(path string) bool {
-		return below("guard", "outbox", "lock", "finalize", "migrations", "cmd")(path) && !testSupport(path)
+		return below("guard", "outbox", "lock", "finalize", "migrations", "otelendstate", "cmd")(path) && !testSupport(path)
 	}
 	library := exactly("", "guard", "finalize", "lock", "migrations", "outbox", "outbox/relay", "outbox/inbox", "outbox/webhook", "outbox/cloudevents")
 	return []rule{
 		{production, forTests, "it is for tests, and would end up in every user's binary"},
 		{production, under("modernc.org/sqlite", "github.com/mattn/go-sqlite3"), "the caller chooses the SQLite driver"},
-		{func(path string) bool { return path == module }, below("guard", "outbox", "lock", "finalize", "migrations", "cmd"), "all of them import the root package"},
+		{func(path string) bool { return path == module }, below("guard", "outbox", "lock", "finalize", "migrations", "otelendstate", "cmd"), "all of them import the root package"},
 		{below("guard"), below("outbox", "lock", "finalize", "cmd"), "dependencies point from finalize to guard and outbox"},
 		{below("outbox"), below("guard", "lock", "finalize", "cmd"), "dependencies point from finalize to guard and outbox"},
 		{below("lock"), below("guard", "outbox", "finalize", "cmd"), "the lock knows nothing of what it locks"},
 		{below("finalize"), below("lock", "cmd"), "finalize takes any lock, by an interface of its own"},
 		{library, outside(allowed...), "users of a library compile what it imports: what it may import stands in tools/lint/imports.go"},
+		{exactly("otelendstate"), func(path string) bool {
+			return outside(append(telemetry, allowed...)...)(path) || under("go.opentelemetry.io/otel/sdk")(path)
+		}, "it is of OpenTelemetry's API, and the caller chooses the SDK and the brokers"},
 		{withoutRedis, under("github.com/redis"), "Redis is optional: only its own packages import its client"},
 	}
 }
@@ -54,6 +57,9 @@ var allowed = []string{
 	"golang.org/x/sync", "golang.org/x/text",
 	"github.com/google/uuid", "github.com/cenkalti/backoff/v5", "github.com/hashicorp/golang-lru/v2",
 }
+
+// telemetry are the modules that OpenTelemetry's API is, and is made of.
+var telemetry = []string{"go.opentelemetry.io", "github.com/cespare/xxhash/v2", "github.com/go-logr/logr", "github.com/go-logr/stdr"}
 
 // forTests reports whether a package is only for tests.
 func forTests(path string) bool {
