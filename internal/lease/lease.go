@@ -22,14 +22,17 @@ type Lease struct {
 
 	ctx    context.Context
 	cancel context.CancelCauseFunc
-	free   func()
+	token  int64
+	leave  func()
+	left   sync.Once
 }
 
 // New makes a lease for a caller's context. Leave lets the next one of this process have the key: it runs once, when the
 // lease ends or as soon as it is lost.
 func New(ctx context.Context, token int64, leave func()) *Lease {
-	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, tokenKey{}, token))
-	return &Lease{ctx: ctx, cancel: cancel, free: sync.OnceFunc(leave)}
+	l := &Lease{token: token, leave: leave}
+	l.ctx, l.cancel = context.WithCancelCause(context.WithValue(ctx, tokenKey{}, l))
+	return l
 }
 
 // Lose ends the lease's context. The error wraps lock.ErrLost.
@@ -37,6 +40,8 @@ func (l *Lease) Lose(err error) {
 	l.cancel(err)
 	l.free()
 }
+
+func (l *Lease) free() { l.left.Do(l.leave) }
 
 // run runs fn under the lease and ends it, however fn ends.
 func (l *Lease) run(fn func(context.Context) error) (err error) {
@@ -73,6 +78,9 @@ type tokenKey struct{}
 
 // Token is lock.Token.
 func Token(ctx context.Context) (token int64, ok bool) {
-	token, ok = ctx.Value(tokenKey{}).(int64)
-	return token, ok
+	l, ok := ctx.Value(tokenKey{}).(*Lease)
+	if !ok {
+		return 0, false
+	}
+	return l.token, true
 }

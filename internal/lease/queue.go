@@ -28,14 +28,14 @@ type ticket struct {
 // Enter waits for the key, and returns the function that hands it on, which must be called once. Without wait, or when ctx
 // ends first, that is nil, and holder is the name of who has the key.
 func (q *Queues) Enter(ctx context.Context, key string, wait bool) (leave func(), holder string) {
-	me := &ticket{holder: Holder(ctx)}
+	me := Holder(ctx)
 	q.mu.Lock()
 	at := q.byKey[key]
 	if at == nil {
 		if q.byKey == nil {
 			q.byKey = map[string]*queue{}
 		}
-		q.byKey[key] = &queue{holder: me.holder}
+		q.byKey[key] = &queue{holder: me}
 		q.mu.Unlock()
 		return func() { q.leave(key) }, ""
 	}
@@ -43,19 +43,19 @@ func (q *Queues) Enter(ctx context.Context, key string, wait bool) (leave func()
 		defer q.mu.Unlock()
 		return nil, at.holder
 	}
-	me.turn = make(chan struct{})
-	place := at.waiting.PushBack(me)
+	turn := make(chan struct{})
+	place := at.waiting.PushBack(&ticket{me, turn})
 	q.mu.Unlock()
 
 	select {
-	case <-me.turn:
+	case <-turn:
 		return func() { q.leave(key) }, ""
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
 	holder = at.holder
 	select {
-	case <-me.turn: // it was handed over meanwhile
+	case <-turn: // it was handed over meanwhile
 		q.mu.Unlock()
 		q.leave(key)
 	default:

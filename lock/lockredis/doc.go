@@ -14,7 +14,8 @@
 //   - the loss of a lease, by Redis's word or by the clock;
 //   - a fencing token, which is Redis's time in microseconds, read in the trip that takes the lock: no key is left behind;
 //   - waiting: in a process one waiter for a key asks, with jittered backoff, and the others queue behind it in the order in
-//     which they came; a release wakes waiters by a message (pub/sub), which is a hint, so that losing it costs a poll;
+//     which they came; a release wakes waiters by a message (pub/sub), which is a hint, so that losing it costs a poll, and
+//     which is sent only if somebody has asked for the lock meanwhile, who marks its value for that;
 //   - a time limit for each trip, that doesn't depend on the client's options;
 //   - an attempt's value that is known beforehand, so that a lock whose answer got lost is deleted and not left to its TTL.
 //

@@ -24,6 +24,7 @@ type Lock struct {
 	queues  lease.Queues
 	breaker breaker
 	wakeUps *wakeUps // nil with NoWakeUp
+	mark    string   // how values begin: see obtain.lua
 
 	// What Close ends and waits for.
 	life    context.Context
@@ -31,6 +32,8 @@ type Lock struct {
 	mu      sync.Mutex // guards closed, so that nothing begins once Close waits
 	closed  bool
 	running sync.WaitGroup
+
+	limits limits
 }
 
 var _ lock.Locker = (*Lock)(nil)
@@ -49,9 +52,11 @@ func New(client redis.UniversalClient, cfg *Config) (*Lock, error) {
 	l := &Lock{cfg: c, breaker: breaker{failures: c.Failures, pause: c.Pause}}
 	l.client, l.timely = timely(client, c.Timeout)
 	l.life, l.end = context.WithCancel(context.Background())
+	l.mark = "."
 	if !c.NoWakeUp {
-		l.wakeUps = &wakeUps{client: client}
+		l.mark, l.wakeUps = "-", &wakeUps{client: client}
 	}
+	l.limits.timeout = c.Timeout
 	return l, nil
 }
 
@@ -62,6 +67,7 @@ func (l *Lock) Close() error {
 	l.mu.Unlock()
 	l.end()
 	l.running.Wait()
+	l.limits.close()
 	if l.wakeUps != nil {
 		return l.wakeUps.close()
 	}
@@ -90,11 +96,8 @@ func (l *Lock) do(ctx context.Context, key string, fn func(context.Context) erro
 		held, err := l.acquire(ctx, key, wait)
 		if err != nil {
 			l.running.Done()
-			return nil, err
 		}
-		release := held.Release
-		held.Release = func() error { defer l.running.Done(); return release() }
-		return held, nil
+		return held, err
 	})
 }
 
@@ -113,24 +116,24 @@ func (l *Lock) acquire(ctx context.Context, key string, wait bool) (_ *lease.Lea
 			leave()
 		}
 	}()
-	o := &obtaining{lock: l, key: key, name: l.cfg.Prefix + key, holder: lease.Holder(ctx)}
-	got, err := o.obtain(ctx)
+	a := &attempt{lock: l, key: key, name: l.cfg.Prefix + key, holder: lease.Holder(ctx), listens: wait && l.wakeUps != nil}
+	err = a.obtain(ctx)
 	if held, ok := errors.AsType[*lock.HeldError](err); ok && wait {
-		got, err = o.await(ctx, held)
+		err = a.await(ctx, held)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return l.hold(ctx, got, leave), nil
+	return a.hold(ctx, leave), nil
 }
 
 // await asks again and again until nobody else holds the lock.
-func (o *obtaining) await(ctx context.Context, held *lock.HeldError) (obtained, error) {
-	l := o.lock
+func (a *attempt) await(ctx context.Context, held *lock.HeldError) error {
+	l := a.lock
 	var woken <-chan struct{}
 	if l.wakeUps != nil {
 		var stop func()
-		woken, stop = l.awaitRelease(o.name)
+		woken, stop = l.awaitRelease(a.name)
 		defer stop()
 	}
 	wait := l.backoff()
@@ -143,14 +146,14 @@ func (o *obtaining) await(ctx context.Context, held *lock.HeldError) (obtained, 
 		}
 		timer.Stop()
 		if ctx.Err() != nil {
-			return obtained{}, gaveUp(ctx, held)
+			return gaveUp(ctx, held)
 		}
-		got, err := o.obtain(ctx)
+		err := a.obtain(ctx)
 		switch {
 		case err != nil && ctx.Err() != nil:
-			return obtained{}, gaveUp(ctx, held)
+			return gaveUp(ctx, held)
 		case !errors.As(err, &held):
-			return got, err
+			return err
 		}
 	}
 }
@@ -166,90 +169,77 @@ func (l *Lock) backoff() backoff.BackOff {
 	return b
 }
 
-// obtaining is one caller's way to the lock.
-type obtaining struct {
+// attempt is one caller's way to the lock, and the lock that it has taken.
+type attempt struct {
 	lock              *Lock
 	key, name, holder string
-}
-
-// obtained is a lock that was taken.
-type obtained struct {
-	key, name, value string
-	fence            int64
-	asked            time.Time // just before Redis was asked, so no later than its TTL began
+	listens           bool      // to the message of a release
+	token             string    // random but for its first byte, and known before Redis is asked, so that what was taken can be given back though the answer got lost
+	value             string    // what Redis keeps: the token, then the holder's name
+	asked             time.Time // just before Redis was asked, so no later than its TTL began
+	fence             int64     // 0: another has the lock
+	others            string    // that one's value
 }
 
 // obtain asks Redis once. It returns a HeldError when somebody else holds the lock.
-func (o *obtaining) obtain(ctx context.Context) (obtained, error) {
-	l := o.lock
-	if err := l.breaker.allow(time.Now()); err != nil {
-		return obtained{}, err
-	}
-	// Known beforehand, so that what was taken can be given back though the answer got lost.
-	token := rand.Text()
-	type answer struct {
-		obtained
-		others string
-	}
-	answers := make(chan answer, 1)
-	err := l.trip(ctx, func(ctx context.Context) error {
-		a := answer{obtained: obtained{key: o.key, name: o.name, value: token + o.holder, asked: time.Now()}}
-		var err error
-		if a.fence, a.others, err = l.take(ctx, o.name, token, o.holder); err == nil {
-			answers <- a
-		}
+func (a *attempt) obtain(ctx context.Context) error {
+	l := a.lock
+	a.asked = time.Now()
+	if err := l.breaker.allow(a.asked); err != nil {
 		return err
-	}, func() { l.giveBackLater(o.name, token+o.holder) })
+	}
+	a.token = l.mark + rand.Text()
+	a.value = a.token + a.holder
+	err := a.trip(ctx, (*attempt).take, true)
 	if err == nil {
-		l.breaker.report(time.Now(), nil)
-		a := <-answers
+		l.breaker.report(a.asked, nil)
 		if a.fence == 0 {
-			return obtained{}, &lock.HeldError{Key: o.key, Holder: a.others[min(len(token), len(a.others)):]}
+			return &lock.HeldError{Key: a.key, Holder: a.others[min(len(a.token), len(a.others)):]}
 		}
-		return a.obtained, nil
+		return nil
 	}
 	if ctx.Err() != nil {
-		return obtained{}, fmt.Errorf("lock: key %q: %w", o.key, context.Cause(ctx))
+		return fmt.Errorf("lock: key %q: %w", a.key, context.Cause(ctx))
 	}
 	l.breaker.report(time.Now(), err)
 	if definite(err) {
-		return obtained{}, fmt.Errorf("%w: key %q: %w", lock.ErrUnavailable, o.key, err)
+		return fmt.Errorf("%w: key %q: %w", lock.ErrUnavailable, a.key, err)
 	}
-	return obtained{}, fmt.Errorf("%w: key %q: %w", lock.ErrAmbiguous, o.key, err)
+	return fmt.Errorf("%w: key %q: %w", lock.ErrAmbiguous, a.key, err)
 }
 
-// hold makes a lease of a lock, which renews itself until it is released.
-func (l *Lock) hold(ctx context.Context, got obtained, leave func()) *lease.Lease {
-	held := lease.New(ctx, got.fence, leave)
-	k := keep(ctx, got.asked, &keeper{
+// hold makes a lease of a lock that was taken, which renews itself until it is released.
+func (a *attempt) hold(ctx context.Context, leave func()) *lease.Lease {
+	l := a.lock
+	held := lease.New(ctx, a.fence, leave)
+	k := keep(ctx, a.asked, &keeper{
 		ttl: l.cfg.TTL, margin: l.cfg.TTL / 10, again: l.cfg.MinPoll,
 		renew: func(ctx context.Context) error {
-			err := l.trip(ctx, func(ctx context.Context) error { return l.extend(ctx, got.name, got.value) }, nil)
+			err := a.trip(ctx, (*attempt).extend, false)
 			if errors.Is(err, errNotHeld) {
-				err = fmt.Errorf("%w: key %q: %w", lock.ErrLost, got.key, err)
+				err = fmt.Errorf("%w: key %q: %w", lock.ErrLost, a.key, err)
 			}
 			return err
 		},
 		lose: func(err error) {
-			l.cfg.Logger.WarnContext(ctx, "lease lost", "key", got.key, "error", err)
+			l.cfg.Logger.WarnContext(ctx, "lease lost", "key", a.key, "error", err)
 			held.Lose(err)
 		},
 	})
 	held.Release = func() error {
+		defer l.running.Done()
 		lost := k.end()
 		// Also when the lease is lost: should it be there still, others needn't wait for its end.
-		err := l.trip(context.WithoutCancel(ctx), func(ctx context.Context) error {
-			return l.compareAndDelete(ctx, got.name, got.value)
-		}, func() { l.giveBackLater(got.name, got.value) })
+		err := a.trip(context.WithoutCancel(ctx), (*attempt).giveBack, true)
 		switch {
 		case lost != nil:
 			return lost
 		case errors.Is(err, errNotHeld):
-			err = fmt.Errorf("%w: key %q: when it was to be given back: %w", lock.ErrLost, got.key, err)
-			l.cfg.Logger.WarnContext(ctx, "lease lost", "key", got.key, "error", err)
+			err = fmt.Errorf("%w: key %q: when it was to be given back: %w", lock.ErrLost, a.key, err)
+			l.cfg.Logger.WarnContext(ctx, "lease lost", "key", a.key, "error", err)
 			return err
 		case err != nil:
-			l.cfg.Logger.WarnContext(ctx, "lock not given back, it ends with its TTL at the latest", "key", got.key, "error", err)
+			l.cfg.Logger.WarnContext(ctx, "lock not given back, it ends with its TTL at the latest", "key", a.key, "error", err)
 		}
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/endstate-go/endstate/internal/sleep"
@@ -17,21 +18,31 @@ type keeper struct {
 	renew              func(context.Context) error // lock.ErrLost is the service's word that the lease is gone
 	lose               func(error)
 
-	timer *time.Timer
-	stop  context.CancelFunc
-	done  chan struct{} // closed when the renewals, if they ever began, have ended
-	ends  time.Time     // by the monotonic clock; the renewals' own until done is closed
-	lost  error
+	timer    *time.Timer
+	renewing sync.WaitGroup // until the renewals, if they ever began, have ended
+	mu       sync.Mutex     // guards ended and stop
+	ended    bool
+	stop     context.CancelFunc // from the first renewal on
+	ends     time.Time          // by the monotonic clock; the renewals' own until they have ended
+	lost     error
 }
 
 // keep starts a keeper for a lease that was asked for at a time. A lease that is given back before its first renewal costs
-// no goroutine.
+// no goroutine, and no context.
 func keep(ctx context.Context, asked time.Time, k *keeper) *keeper {
-	ctx, k.stop = context.WithCancel(context.WithoutCancel(ctx))
-	k.done = make(chan struct{})
 	k.extend(asked)
+	k.renewing.Add(1)
 	k.timer = time.AfterFunc(time.Until(asked.Add(k.ttl/3)), func() {
-		defer close(k.done)
+		defer k.renewing.Done()
+		ctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+		defer stop()
+		k.mu.Lock()
+		k.stop = stop
+		ended := k.ended
+		k.mu.Unlock()
+		if ended {
+			return
+		}
 		if k.lost = k.renewals(ctx); k.lost != nil {
 			k.lose(k.lost)
 		}
@@ -76,9 +87,14 @@ func (k *keeper) renewals(ctx context.Context) error {
 
 // end stops the renewals, and returns the error with which the lease was lost, also if nobody noticed so far.
 func (k *keeper) end() error {
-	k.stop()
 	if !k.timer.Stop() {
-		<-k.done
+		k.mu.Lock()
+		k.ended = true
+		if k.stop != nil {
+			k.stop()
+		}
+		k.mu.Unlock()
+		k.renewing.Wait()
 	}
 	if k.lost == nil && !time.Now().Before(k.ends) {
 		k.lost = fmt.Errorf("%w: its time is over, and nothing renewed it", lock.ErrLost)

@@ -22,29 +22,32 @@ var (
 	release = redis.NewScript(releaseSource)
 )
 
-// take takes a lock, and returns its fencing token. If another holds it that is 0, and others is that one's value.
-func (l *Lock) take(ctx context.Context, name, token, holder string) (fence int64, others string, err error) {
-	reply, err := obtain.Run(ctx, l.client, []string{name}, token+holder, len(token), l.cfg.TTL.Milliseconds()).Result()
+// take takes the lock, or learns who has it.
+func (a *attempt) take(ctx context.Context) error {
+	l := a.lock
+	reply, err := obtain.Run(ctx, l.client, []string{a.name}, a.value, len(a.token), l.cfg.TTL.Milliseconds(), a.listens).Result()
+	a.fence, a.others = 0, ""
 	switch v := reply.(type) {
 	case int64:
-		return v, "", err
+		a.fence = v
 	case string:
-		return 0, v, err
+		a.others = v
+	default:
+		if err == nil {
+			err = fmt.Errorf("redis answered with %T", reply)
+		}
 	}
-	if err == nil {
-		err = fmt.Errorf("redis answered with %T", reply)
-	}
-	return 0, "", err
+	return err
 }
 
-// extend begins the TTL of a lock anew. It returns errNotHeld if the lock is gone or another's.
-func (l *Lock) extend(ctx context.Context, name, value string) error {
-	return held(renew.Run(ctx, l.client, []string{name}, value, l.cfg.TTL.Milliseconds()))
+// extend begins the lock's TTL anew. It returns errNotHeld if the lock is gone or another's.
+func (a *attempt) extend(ctx context.Context) error {
+	return held(renew.Run(ctx, a.lock.client, []string{a.name}, a.value, a.lock.cfg.TTL.Milliseconds()))
 }
 
-// compareAndDelete gives a lock back. It returns errNotHeld if the lock is gone or another's.
-func (l *Lock) compareAndDelete(ctx context.Context, name, value string) error {
-	return held(release.Run(ctx, l.client, []string{name}, value, !l.cfg.NoWakeUp))
+// giveBack deletes the lock. It returns errNotHeld if the lock is gone or another's.
+func (a *attempt) giveBack(ctx context.Context) error {
+	return held(release.Run(ctx, a.lock.client, []string{a.name}, a.value))
 }
 
 func held(reply *redis.Cmd) error {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -101,6 +102,39 @@ func TestWakeUps(t *testing.T) {
 	all.Wait()
 	require.Less(t, time.Since(began), 30*time.Second, "nobody waited for a poll")
 	empty(t, dbtest.RedisOn(t, url))
+}
+
+// A message costs Redis more than the rest of a release, and mostly nobody listens.
+func TestAReleaseTellsOnlyThoseWhoWait(t *testing.T) {
+	t.Parallel()
+	server := dbtest.StartRedis(t)
+	rdb := client(t, server.Addr())
+	calls := func(command string) string {
+		stats := rdb.InfoMap(t.Context(), "commandstats").Item("Commandstats", "cmdstat_"+command)
+		calls, _, _ := strings.Cut(stats, ",")
+		return calls
+	}
+	cfg := quick()
+	cfg.MinPoll, cfg.MaxPoll = time.Minute, time.Minute
+	holder, waiter := newLock(t, client(t, server.Addr()), cfg), newLock(t, client(t, server.Addr()), cfg)
+	n := 0
+	require.NoError(t, holder.Do(t.Context(), "k", ran(&n)))
+	require.NoError(t, holder.Do(t.Context(), "k", func(ctx context.Context) error {
+		require.ErrorIs(t, waiter.Try(ctx, "k", never(t)), lock.ErrHeld, "who tries doesn't wait")
+		return nil
+	}))
+	require.Empty(t, calls("publish"))
+
+	done := make(chan error, 1)
+	require.NoError(t, holder.Do(t.Context(), "k", func(ctx context.Context) error {
+		go func() { done <- waiter.Do(t.Context(), "k", func(context.Context) error { return nil }) }()
+		eventually(t, func() bool { return strings.HasPrefix(rdb.Get(ctx, "endstate:lock:k").Val(), "+") }, "the waiter leaves its mark")
+		renewals := calls("pexpire")
+		eventually(t, func() bool { return calls("pexpire") != renewals }, "what is marked is renewed")
+		return nil
+	}))
+	require.NoError(t, <-done)
+	require.Equal(t, "calls=1", calls("publish"), "the waiter's own release finds nobody")
 }
 
 // A restart wakes waiters too: the lock is gone with it. They get it, or are told that Redis was away.
