@@ -45,7 +45,7 @@ func (t *Table[Tx]) count(ctx context.Context, d *delivery, cause error) (Result
 	if Permanent(cause) {
 		limit = 1
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+	ctx, cancel := detached(ctx)
 	defer cancel()
 	var state string
 	var attempts int

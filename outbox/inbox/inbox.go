@@ -139,13 +139,18 @@ func Permanent(err error) bool {
 // until calls try until it returns something else than retry, or wait is over; a negative wait is none. Nothing is held
 // meanwhile, so deliveries that wait for one another can't use up a pool.
 func until(ctx context.Context, wait time.Duration, try func() (retry bool, err error)) error {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 2*time.Millisecond, 100*time.Millisecond
 	deadline := time.Now().Add(wait)
+	var pause *backoff.ExponentialBackOff // made when the first try was in vain, which it rarely is
 	for {
 		retry, err := try()
+		if !retry {
+			return err
+		}
+		if pause == nil {
+			pause = newPause(100 * time.Millisecond)
+		}
 		next := pause.NextBackOff()
-		if !retry || time.Now().Add(next).After(deadline) {
+		if time.Now().Add(next).After(deadline) {
 			return err
 		}
 		select {
@@ -154,4 +159,10 @@ func until(ctx context.Context, wait time.Duration, try func() (retry bool, err 
 		case <-time.After(next):
 		}
 	}
+}
+
+func newPause(longest time.Duration) *backoff.ExponentialBackOff {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 2*time.Millisecond, longest
+	return pause
 }

@@ -48,7 +48,7 @@ func (d *delivery) report(ctx context.Context, logger *slog.Logger, result Resul
 		logger.ErrorContext(ctx, "AN EVENT WAS NOT APPLIED: an event of another type has the same key; let Key include the event's type, or name the consumer's Types", d.attrs("first", result.First.String())...)
 	case result.Outcome == Collided:
 		logger.WarnContext(ctx, "an event was not applied: another one, with other content, has the same key", d.attrs("first", result.First.String())...)
-	default:
+	case logger.Enabled(ctx, slog.LevelDebug):
 		logger.DebugContext(ctx, "delivery done", d.attrs("outcome", result.Outcome.String())...)
 	}
 }

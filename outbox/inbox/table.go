@@ -211,7 +211,8 @@ type session[Tx any] interface {
 	// finish records the delivery as handled, unless begin did, with the function's value, and commits. It fails with errTaken
 	// if another one was recorded meanwhile.
 	finish(ctx context.Context, d *delivery, value []byte) error
-	// rollback undoes all unless finish succeeded. It is safe to call twice.
+	// rollback undoes all unless finish succeeded, apart from ctx: a cancelled caller must not leak a transaction. It is safe to
+	// call twice.
 	rollback(ctx context.Context)
 }
 
@@ -269,12 +270,14 @@ func (t *Table[Tx]) handle(ctx context.Context, d *delivery, fn TxResultFunc[Tx]
 
 // retry runs a transaction again for as long as the database breaks it off.
 func (t *Table[Tx]) retry(ctx context.Context, runs int, run func() error) error {
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 2*time.Millisecond, 250*time.Millisecond
+	var pause *backoff.ExponentialBackOff
 	for n := 1; ; n++ {
 		err := run()
 		if n == runs || !sqltx.Conflicted(err) && !errors.Is(err, errTaken) || errors.Is(err, ErrInProgress) {
 			return err
+		}
+		if pause == nil {
+			pause = newPause(250 * time.Millisecond)
 		}
 		t.cfg.Logger.DebugContext(ctx, "transaction broken off, running it again", "consumer", t.cfg.Consumer, "cause", err)
 		select {
@@ -294,7 +297,7 @@ func (t *Table[Tx]) once(ctx context.Context, d *delivery, fn TxResultFunc[Tx]) 
 	if s == nil || err != nil {
 		return result, err
 	}
-	defer rollBack(ctx, s)
+	defer s.rollback(ctx)
 	value, err := t.call(ctx, s, d, fn)
 	if errors.Is(err, ErrSkip) {
 		return Result{Outcome: Skipped}, nil
@@ -337,7 +340,7 @@ func (t *Table[Tx]) open(ctx context.Context, d *delivery) (session[Tx], Result,
 		err = ErrInProgress
 	}
 	if over || err != nil {
-		rollBack(ctx, s)
+		s.rollback(ctx)
 		return nil, result, err
 	}
 	return s, Result{}, nil
@@ -348,7 +351,7 @@ func (t *Table[Tx]) call(ctx context.Context, s session[Tx], d *delivery, fn TxR
 	returned := false
 	defer func() {
 		if !returned {
-			rollBack(ctx, s)
+			s.rollback(ctx)
 			_, _ = t.count(ctx, d, errors.New("the function panicked, or ended its goroutine"))
 		}
 	}()
@@ -359,17 +362,15 @@ func (t *Table[Tx]) call(ctx context.Context, s session[Tx], d *delivery, fn TxR
 
 const rollbackTimeout = 5 * time.Second
 
-// rollBack is detached from the caller's context: a cancelled caller must not leak a transaction.
-func rollBack[Tx any](ctx context.Context, s session[Tx]) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
-	defer cancel()
-	s.rollback(ctx)
+// detached is for what must be done though the caller's context has ended.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 }
 
 // explain adds what the database lacks to an error that may come from it.
 func (t *Table[Tx]) explain(ctx context.Context, err error) error {
 	if sqltx.Incomplete(err) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		ctx, cancel := detached(ctx)
 		defer cancel()
 		if lack := t.Check(ctx); errors.Is(lack, ErrSchema) {
 			return fmt.Errorf("%w (%w)", lack, err)

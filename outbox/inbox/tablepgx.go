@@ -52,7 +52,7 @@ func (d *pgxDB) begin(ctx context.Context, dl *delivery) (session[pgx.Tx], []rec
 		s.inserted = true
 		return s, nil, nil
 	}
-	defer rollBack(ctx, s)
+	defer s.rollback(ctx)
 	batch = &pgx.Batch{}
 	batch.Queue("rollback")
 	batch.Queue(d.sql.lookup, dl.looked()...)
@@ -112,7 +112,7 @@ func (d *pgxDB) open(ctx context.Context, batch *pgx.Batch, read func(pgx.BatchR
 		err = closeErr
 	}
 	if err != nil {
-		rollBack(ctx, s)
+		s.rollback(ctx)
 		return nil, fmt.Errorf("begin: %w", err)
 	}
 	return s, nil
@@ -217,6 +217,8 @@ func (s *pgxSession) rollback(ctx context.Context) {
 	s.over = true
 	s.lent.Close()
 	if conn := s.conn.Conn(); !s.ended && !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
+		ctx, cancel := detached(ctx)
+		defer cancel()
 		if _, err := conn.Exec(ctx, "rollback"); err != nil {
 			_ = conn.Close(ctx) // it must not serve another caller
 		}

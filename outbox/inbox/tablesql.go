@@ -61,7 +61,7 @@ func (d *sqlDB) begin(ctx context.Context, dl *delivery) (session[*sql.Tx], []re
 		s.inserted = true
 		return s, nil, nil
 	}
-	rollBack(ctx, s)
+	s.rollback(ctx)
 	if err != nil {
 		return nil, nil, s.begun(err)
 	}
@@ -78,7 +78,7 @@ func (d *sqlDB) reopen(ctx context.Context, dl *delivery) (_ session[*sql.Tx], r
 		records, err = d.look(ctx, s.wrapped(), dl)
 	}
 	if err != nil {
-		rollBack(ctx, s)
+		s.rollback(ctx)
 		return nil, nil, false, s.begun(err)
 	}
 	return s, records, held, nil
@@ -169,6 +169,8 @@ func (s *sqlSession) rollback(ctx context.Context) {
 	if !s.ended {
 		_ = s.sqlTx.Rollback()
 		if s.db.dialect == sqltx.SQLite {
+			ctx, cancel := detached(ctx)
+			defer cancel()
 			// After a COMMIT that found the database busy the transaction is open, though database/sql thinks it ended.
 			_, _ = s.conn.ExecContext(ctx, "ROLLBACK")
 		}
