@@ -284,6 +284,8 @@ func TestTheMigratorsPrivileges(t *testing.T) {
 	url := dbtest.Postgres(t)
 	owner := dbtest.PoolOn(t, url)
 	role := newRole(t, owner)
+	_, err := owner.Exec(t.Context(), "REVOKE CREATE ON SCHEMA public FROM PUBLIC") // as it is from PostgreSQL 15
+	require.NoError(t, err)
 	require.Error(t, migrations.Apply(t.Context(), as(t, url, role)))
 	for _, g := range documented(t, "Migrator") {
 		_, err := owner.Exec(t.Context(), strings.Replace(g, " TO migrator", " TO "+role, 1))

@@ -21,18 +21,6 @@ type Postgres struct {
 
 // StartPostgres makes a new cluster and starts it. Settings are such as "lock_timeout=1s".
 func StartPostgres(settings ...string) (*Postgres, error) {
-	// Only the making of the cluster isn't synced: what it loses in a crash of the machine is a temporary folder.
-	return makePostgres(settings, "initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-}
-
-// StartStandby starts a hot standby of a running server, with the same settings: it replays what the server does, and
-// answers queries that write nothing.
-func (p *Postgres) StartStandby() (*Postgres, error) {
-	return makePostgres(p.settings, "pg_basebackup", "-d", p.URL(), "--checkpoint=fast", "--write-recovery-conf", "--no-sync")
-}
-
-// makePostgres makes the data folder by a program of PostgreSQL's, and starts the server.
-func makePostgres(settings []string, program string, args ...string) (*Postgres, error) {
 	bin, err := PostgresBin()
 	if err != nil {
 		return nil, err
@@ -42,7 +30,8 @@ func makePostgres(settings []string, program string, args ...string) (*Postgres,
 		return nil, err
 	}
 	p := &Postgres{bin: bin, place: place, settings: settings}
-	err = place.run(filepath.Join(bin, program), append(args, "-D", p.Data())...)
+	// Only the making of the cluster isn't synced: what it loses in a crash of the machine is a temporary folder.
+	err = place.run(filepath.Join(bin, "initdb"), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync", "-D", p.Data())
 	if err == nil {
 		err = p.Start()
 	}
