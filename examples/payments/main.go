@@ -101,11 +101,8 @@ func settleAll(ctx context.Context, o options) (r report, err error) {
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	provider := &provider{}
-	settlements, err := newSettlements(s, provider)
+	settlements, err := newSettlements(ctx, s, provider)
 	if err != nil {
-		return r, err
-	}
-	if err := settlements.migrate(ctx); err != nil {
 		return r, err
 	}
 	calls, err := fire(ctx, s, settlements, provider, o)

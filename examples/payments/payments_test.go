@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -78,35 +77,6 @@ func TestPostgres(t *testing.T) {
 	var schemas int
 	require.NoError(t, dbtest.SQLOn(t, url).QueryRow(`SELECT count(*) FROM pg_namespace WHERE nspname = 'payments_example'`).Scan(&schemas))
 	require.Zero(t, schemas)
-}
-
-func TestALateCaptureIsRefundedOnce(t *testing.T) {
-	s, err := openStore(t.Context(), options{})
-	require.NoError(t, err)
-	defer func() { require.NoError(t, s.close()) }()
-	settle, err := newSettlements(s, &provider{})
-	require.NoError(t, err)
-	require.NoError(t, settle.migrate(t.Context()))
-	now := time.Now()
-	require.NoError(t, s.open(t.Context(), 3, now))
-
-	_, err = settle.expire(t.Context(), 1, now)
-	require.ErrorIs(t, err, errPending, "there is an hour left")
-	got, err := settle.expire(t.Context(), 3, now)
-	require.NoError(t, err)
-	require.Equal(t, settled{expired, true, "timeout"}, got)
-	for range 3 {
-		got, err = settle.notified(t.Context(), 3, captured)
-		require.NoError(t, err)
-		require.Equal(t, settled{expired, false, "timeout"}, got)
-	}
-	got, err = settle.poll(t.Context(), 1)
-	require.NoError(t, err)
-	require.Equal(t, settled{captured, true, "poller"}, got)
-	r, err := s.report(t.Context(), &calls{})
-	require.NoError(t, err)
-	require.Equal(t, []payment{{1, "CAPTURED", "poller", 1, 1, 0}, {2, "PENDING", "", 0, 0, 0}, {3, "EXPIRED", "timeout", 1, 0, 1}}, r.Payments)
-	require.Equal(t, []string{"payment 2 was settled 0 times"}, r.wrong())
 }
 
 func TestWrongIsSaid(t *testing.T) {

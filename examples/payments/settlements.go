@@ -20,7 +20,14 @@ import (
 type settlements struct {
 	store    *store
 	provider *provider
-	fin      *finalize.Finalizer[*sql.Tx]
+	door     door
+}
+
+// door is what the triggers call of a *finalize.Finalizer[*sql.Tx]: a test puts a script in its place.
+type door interface {
+	Do(context.Context, guard.Key, finalize.Trigger, finalize.Func[*sql.Tx]) (finalize.Receipt, error)
+	DoPrepared(context.Context, guard.Key, finalize.Trigger, func(context.Context) (finalize.Func[*sql.Tx], error)) (finalize.Receipt, error)
+	Settle(context.Context, guard.Key, finalize.Trigger, finalize.Outcome) (finalize.Receipt, error)
 }
 
 // state is a payment's terminal state.
@@ -42,8 +49,9 @@ type settled struct {
 // errPending is returned when a payment can't be settled yet.
 var errPending = errors.New("payments: pending")
 
-func newSettlements(s *store, p *provider) (*settlements, error) {
-	fin, err := finalize.NewSQL(s.DB, &finalize.Config{
+// config is how payments are finalized.
+func config() *finalize.Config {
+	return &finalize.Config{
 		Aggregate: "payment",
 		Guard: guard.All(
 			guard.Status{Table: "payments", Key: "id", Column: "status", Terminal: guard.Names(string(captured), string(declined), string(expired))},
@@ -51,18 +59,24 @@ func newSettlements(s *store, p *provider) (*settlements, error) {
 		),
 		Lock:   finalize.LockConfig{Locker: lock.NewLocal()}, // spares the provider questions; several processes would share lockredis.New
 		Logger: slog.New(slog.DiscardHandler),
-	})
+	}
+}
+
+// newSettlements makes the service's door, and its tables.
+func newSettlements(ctx context.Context, s *store, p *provider) (*settlements, error) {
+	fin, err := finalize.NewSQL(s.DB, config())
+	if err == nil {
+		err = fin.Migrate(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
 	return &settlements{s, p, fin}, nil
 }
 
-func (s *settlements) migrate(ctx context.Context) error { return s.fin.Migrate(ctx) }
-
 // notified is the webhook: the provider says what became of a payment.
 func (s *settlements) notified(ctx context.Context, id int64, is state) (settled, error) {
-	r, err := s.fin.Settle(ctx, guard.Int(id), "webhook", outcome(id, is))
+	r, err := s.door.Settle(ctx, guard.Int(id), "webhook", outcome(id, is))
 	if err != nil {
 		return settled{}, err
 	}
@@ -75,7 +89,7 @@ func (s *settlements) notified(ctx context.Context, id int64, is state) (settled
 
 // poll asks the provider, which takes long: outside of any transaction, and once where several pollers overlap.
 func (s *settlements) poll(ctx context.Context, id int64) (settled, error) {
-	r, err := s.fin.DoPrepared(ctx, guard.Int(id), "poller", func(ctx context.Context) (finalize.Func[*sql.Tx], error) {
+	r, err := s.door.DoPrepared(ctx, guard.Int(id), "poller", func(ctx context.Context) (finalize.Func[*sql.Tx], error) {
 		is, err := s.provider.ask(ctx, id)
 		if errors.Is(err, errPending) {
 			return nil, finalize.ErrNotReady // the next poll may know more
@@ -90,7 +104,7 @@ func (s *settlements) poll(ctx context.Context, id int64) (settled, error) {
 
 // expire gives a payment up, if its time is over.
 func (s *settlements) expire(ctx context.Context, id int64, now time.Time) (settled, error) {
-	r, err := s.fin.Do(ctx, guard.Int(id), "timeout", func(ctx context.Context, tx *sql.Tx) (finalize.Outcome, error) {
+	r, err := s.door.Do(ctx, guard.Int(id), "timeout", func(ctx context.Context, tx *sql.Tx) (finalize.Outcome, error) {
 		expires, err := s.store.expires(ctx, tx, id)
 		if err != nil {
 			return finalize.Outcome{}, err

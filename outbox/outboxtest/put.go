@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"text/tabwriter"
@@ -60,6 +61,26 @@ func RequireNotPut(t testing.TB, tx endstate.Tx, m Match) {
 			t.Fatalf("outboxtest: an event%s is in %s:\n%s", m, m.Outbox.Name(), table([]outbox.Event{e}, nil))
 		}
 	}
+}
+
+// RequireTypes ends the test unless the events that match are of exactly these types, in the order in which they were put (see
+// RequirePut).
+func RequireTypes(t testing.TB, tx endstate.Tx, m Match, types ...string) {
+	t.Helper()
+	all := Events(t, tx, m.Outbox)
+	var found []string
+	for _, e := range all {
+		if m.differs(e) == "" {
+			found = append(found, e.Type)
+		}
+	}
+	if slices.Equal(found, types) {
+		return
+	}
+	if len(all) == 0 {
+		t.Fatalf("outboxtest: want the events %q%s, and %s is empty", types, m, m.Outbox.Name())
+	}
+	t.Fatalf("outboxtest: want the events %q%s, not %q; %s holds:\n%s", types, m, found, m.Outbox.Name(), table(all, m.differs))
 }
 
 // Events returns all events in an outbox, as tx sees it, in the order in which they were put.
