@@ -1,6 +1,7 @@
 package finalize
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -16,7 +18,6 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
-	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
@@ -26,31 +27,53 @@ import (
 type attempt struct {
 	sqlplan.Call
 	ref    guard.Ref
-	events []outbox.Event     // the outcome's, with their defaults
-	rows   []sqlplan.Event    // the same as they are inserted, with what Outbox.Headers adds
+	shown  string             // the key as events have it
+	events []outbox.Event     // the outcome's, as they are inserted: with their defaults, and what Outbox.Headers adds
+	size   int                // about how many bytes these carry
 	at     pgtype.Timestamptz // when it settled the aggregate, if a ledger says so
 	xid    string
 	number int
 	start  time.Time
+	lost   error // of a COMMIT for many that got no answer, with which it may have been settled
 }
 
 func (f *core) newAttempt(ref guard.Ref, trigger Trigger) (*attempt, error) {
-	key := ref.Key
-	if err := key.Validate(); err != nil {
+	a := &attempt{ref: ref, start: time.Now()}
+	var err error
+	if a.shown, err = f.cfg.guards.Open(&a.Call, ref.Key); err != nil {
 		return nil, fmt.Errorf("finalize: %s: key: %w", ref.Aggregate, err)
 	}
 	if err := checkName(string(trigger)); err != nil {
 		return nil, fmt.Errorf("finalize: %v: trigger %w", ref, err)
 	}
-	token, err := uuid.NewV7()
-	if err != nil {
+	if a.Token, err = f.ids.next(); err != nil {
 		return nil, fmt.Errorf("finalize: %v: new attempt token: %w", ref, err)
 	}
-	return &attempt{
-		Call:  sqlplan.Call{Aggregate: ref.Aggregate, Key: key.Encode(), Parts: key.Args(), Trigger: string(trigger), Token: token, Signal: string(sqltx.NewSignal())},
-		ref:   ref,
-		start: time.Now(),
-	}, nil
+	a.Aggregate, a.Trigger, a.Signal = ref.Aggregate, string(trigger), string(sqltx.NewSignal(a.Token))
+	return a, nil
+}
+
+// checkName says why s can't be the name of an aggregate type or a trigger.
+func checkName(s string) error {
+	if s == "" {
+		return errors.New("is empty")
+	}
+	if len(s) > outbox.MaxName {
+		return fmt.Errorf("is %d bytes long, the limit is %d", len(s), outbox.MaxName)
+	}
+	return sqltx.CheckText(s)
+}
+
+// ids makes ids, which are UUIDs of version 7. It fetches randomness for many at a time.
+type ids struct {
+	mu     sync.Mutex
+	random *bufio.Reader
+}
+
+func (i *ids) next() (uuid.UUID, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return uuid.NewV7FromReader(i.random)
 }
 
 // dedupKey is the default dedup key of an event: the aggregate, its key and the event's type.
@@ -74,41 +97,41 @@ func (f *core) prepare(ctx context.Context, a *attempt, out Outcome) error {
 	if err := f.checkState(a.ref, out.State); err != nil {
 		return err
 	}
-	asked := make([]outbox.Event, len(out.Events))
-	for i, e := range out.Events {
+	a.State, a.size = out.State, 0
+	asked := slices.Clone(out.Events)
+	for i := range asked {
+		e := &asked[i]
+		if e.ID == uuid.Nil {
+			var err error
+			if e.ID, err = f.ids.next(); err != nil {
+				return fmt.Errorf("finalize: %v: new event id: %w", a.ref, err)
+			}
+		}
 		if e.AggregateType == "" {
 			e.AggregateType = a.ref.Aggregate
 		}
 		if e.AggregateID == "" {
-			e.AggregateID = a.ref.Key.String()
+			e.AggregateID = a.shown
 		}
 		if e.DedupKey == "" {
 			e.DedupKey = dedupKey(a, e.Type)
 		}
-		asked[i] = e
 	}
-	events, err := f.cfg.Outbox.Prepare(ctx, asked)
-	if err != nil {
+	var err error
+	if a.events, err = f.cfg.Outbox.Prepare(ctx, asked); err != nil {
 		return fmt.Errorf("finalize: %v: Outcome.Events: %w", a.ref, err)
 	}
-	a.State, a.events, a.rows, a.Digest = out.State, events, make([]sqlplan.Event, len(events)), nil
-	for i, e := range events {
-		a.rows[i] = sqlplan.Event(e)
-		events[i].Headers = asked[i].Headers
+	for i := range a.events {
+		a.size += (*sqlplan.Event)(&a.events[i]).Size()
+	}
+	if f.digests {
+		a.Digest = digest(a.State, a.events, asked)
 	}
 	return nil
 }
 
-// digest is the outcome's digest, which only a ledger and a guard of the user's own ask for.
-func (a *attempt) digest() []byte {
-	if a.Digest == nil {
-		a.Digest = digest(a.State, a.events)
-	}
-	return a.Digest
-}
-
 func (a *attempt) transition() guard.Transition {
-	return guard.Transition{State: a.State, Trigger: a.Trigger, Token: a.Token, Digest: a.digest()}
+	return guard.Transition{State: a.State, Trigger: a.Trigger, Token: a.Token, Digest: a.Digest}
 }
 
 // traced is fn between its hooks.
@@ -121,7 +144,7 @@ func (f *Finalizer[Tx]) traced(a *attempt, fn Func[Tx]) Func[Tx] {
 	}
 }
 
-// attempt runs one transaction.
+// attempt runs one transaction. Without fn the outcome is prepared already.
 func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (session[Tx], guard.Record, error), fn Func[Tx]) (Receipt, error) {
 	if ctx.Err() != nil {
 		return Receipt{}, context.Cause(ctx) // the claim might be answered before it is told
@@ -137,12 +160,14 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 		return receiptOf(rec, false), nil
 	}
 	a.xid = rec.XID
-	out, err := f.call(ctx, a, s.tx(), fn)
-	if err != nil {
-		return Receipt{}, s.stale(ctx, a, err)
-	}
-	if err := f.prepare(ctx, a, out); err != nil {
-		return Receipt{}, err
+	if fn != nil {
+		out, err := f.call(ctx, a, s.tx(), fn)
+		if err != nil {
+			return Receipt{}, s.stale(ctx, a, err)
+		}
+		if err := f.prepare(ctx, a, out); err != nil {
+			return Receipt{}, err
+		}
 	}
 	if err := ctx.Err(); err != nil {
 		return Receipt{}, context.Cause(ctx)
@@ -217,46 +242,15 @@ func allStored(ctx context.Context, w outbox.Writer, q endstate.Querier, a *atte
 	return nil
 }
 
-// retry runs a whole transaction again for as long as the database breaks it off and it is known not to have committed.
-func (f *core) retry(ctx context.Context, a *attempt, run func() (Receipt, error)) (Receipt, error) {
-	var pause backoff.BackOff
-	began := time.Now()
-	for {
-		a.number++
-		r, err := run()
-		if err == nil || !(sqltx.Conflicted(err) || errors.Is(err, errGone) || errors.Is(err, errStale)) || errors.Is(err, ErrOutcomeUnknown) {
-			return r, err
-		}
-		if ctx.Err() != nil {
-			return r, withCause(ctx, err)
-		}
-		if sqltx.Busy(err) {
-			// That is a wait for whoever writes, as others wait for a row's lock.
-			if time.Since(began) >= f.cfg.ClaimTimeout {
-				return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w: %w", a.ref, a.number, errSQLiteBusy, err)
-			}
-		} else if a.number >= f.cfg.MaxAttempts {
-			return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w", a.ref, a.number, err)
-		}
-		if pause == nil {
-			pause = f.backoff()
-		}
-		wait := pause.NextBackOff()
-		f.retrying(ctx, a, err, wait)
-		if sleep.For(ctx, wait) != nil {
-			return Receipt{}, errors.Join(context.Cause(ctx), err)
-		}
-	}
-}
-
 func (f *core) backoff() backoff.BackOff {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.MaxInterval = 2*time.Millisecond, 250*time.Millisecond
 	return b
 }
 
-// digest is the SHA-256 of an outcome; every field goes in with its length, so that no two outcomes have one input.
-func digest(state string, events []outbox.Event) []byte {
+// digest is the SHA-256 of an outcome; every field goes in with its length, so that no two outcomes have one input. The headers are
+// those that were asked for.
+func digest(state string, events, asked []outbox.Event) []byte {
 	buf := make([]byte, 0, 512)
 	add := func(s string) {
 		buf = binary.AppendUvarint(buf, uint64(len(s)))
@@ -272,11 +266,12 @@ func digest(state string, events []outbox.Event) []byte {
 		add(e.ContentType)
 		add(e.DedupKey)
 		buf = binary.AppendUvarint(buf, uint64(e.SchemaVersion))
-		buf = binary.AppendUvarint(buf, uint64(len(e.Headers)))
-		if len(e.Headers) > 0 {
-			for _, key := range slices.Sorted(maps.Keys(e.Headers)) {
+		headers := asked[i].Headers
+		buf = binary.AppendUvarint(buf, uint64(len(headers)))
+		if len(headers) > 0 {
+			for _, key := range slices.Sorted(maps.Keys(headers)) {
 				add(key)
-				add(e.Headers[key])
+				add(headers[key])
 			}
 		}
 		buf = binary.AppendUvarint(buf, uint64(len(e.Payload)))
@@ -288,11 +283,11 @@ func digest(state string, events []outbox.Event) []byte {
 	return h.Sum(nil)
 }
 
-// bytes is how long what the attempt's events carry is together.
-func (a *attempt) bytes() int {
-	n := 0
-	for i := range a.rows {
-		n += a.rows[i].Size()
+// rows are the events as they are inserted.
+func (a *attempt) rows() []sqlplan.Event {
+	rows := make([]sqlplan.Event, len(a.events))
+	for i, e := range a.events {
+		rows[i] = sqlplan.Event(e)
 	}
-	return n
+	return rows
 }

@@ -100,10 +100,7 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []
 	j := d.plan(attempts[0])
 	calls, events := make([]*sqlplan.Call, len(attempts)), make([][]sqlplan.Event, len(attempts))
 	for i, a := range attempts {
-		if j.ledger >= 0 {
-			a.digest()
-		}
-		calls[i], events[i] = &a.Call, a.rows
+		calls[i], events[i] = &a.Call, a.rows()
 	}
 	st := j.bulk()
 	args := st.Args(sqlplan.ColumnsMany(events), calls)

@@ -1,6 +1,7 @@
 package finalize
 
 import (
+	"context"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -44,30 +45,40 @@ func TestForgetOutrunsACallUnderWay(t *testing.T) {
 	require.Nil(t, c.get(one, 0))
 }
 
+// gated is a database in which each call finds, once the gate is open, the state that it asks for.
+type gated struct {
+	database[any]
+	gate <-chan struct{}
+}
+
+func (g gated) claim(_ context.Context, a *attempt) (session[any], guard.Record, error) {
+	<-g.gate
+	return nil, guard.Record{Final: true, State: a.State}, nil
+}
+
 // A call that comes after a Forget asks by itself, though it waits for one that may have read what shall be forgotten.
 func TestForgetOutrunsACallThatOthersWaitFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := new(Finalizer[any])
+		gate := make(chan struct{})
+		f := &Finalizer[any]{db: gated{gate: gate}}
 		var err error
-		f.core, err = newCore(Config{ClaimTimeout: time.Minute, Cache: CacheConfig{Size: 2, MaxAge: time.Minute}, Hot: HotConfig{Off: true}})
+		f.core, err = newCore(Config{ClaimTimeout: time.Minute, Cache: CacheConfig{Size: 2, MaxAge: time.Minute}, Hot: HotConfig{Off: true}, guards: guard.All().(guards)})
 		require.NoError(t, err)
-		call := func(state string, gate <-chan struct{}) <-chan string {
+		call := func(state string) <-chan string {
 			answer := make(chan string, 1)
 			go func() {
-				r, err := f.inTurn(t.Context(), &attempt{ref: guard.Ref{Key: guard.Int(1)}}, func() (Receipt, error) {
-					<-gate
-					return Receipt{State: state}, nil
-				})
+				a := &attempt{ref: guard.Ref{Key: guard.Int(1)}}
+				a.State = state
+				r, err := f.inTurn(t.Context(), a, nil)
 				assert.NoError(t, err)
 				answer <- r.State
 			}()
 			synctest.Wait()
 			return answer
 		}
-		gate := make(chan struct{})
-		before := call("before", gate)
+		before := call("before")
 		require.NoError(t, f.Forget(t.Context(), guard.Int(1)))
-		own := call("after", gate)
+		own := call("after")
 		close(gate)
 		require.Equal(t, "before", <-before)
 		require.Equal(t, "after", <-own)

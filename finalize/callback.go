@@ -39,16 +39,12 @@ func (f *core) running(ctx context.Context, ref *guard.Ref) *callback {
 	return nil
 }
 
-// enter names the aggregate that a call is about, which has a transaction of its own.
-func (f *core) enter(ctx context.Context, key guard.Key) (guard.Ref, error) {
-	ref, err := f.ref(ctx, key)
-	if err != nil {
-		return ref, err
-	}
+// nested says that a call is made in the callback of another one, with a transaction of its own.
+func (f *core) nested(ctx context.Context, ref guard.Ref) error {
 	if c := f.running(ctx, nil); c != nil {
-		return ref, fmt.Errorf("%w: %v, in that of %v: use DoTx with the callback's tx, and its outcome for its own aggregate", ErrNested, ref, c.ref)
+		return fmt.Errorf("%w: %v, in that of %v: use DoTx with the callback's tx, and its outcome for its own aggregate", ErrNested, ref, c.ref)
 	}
-	return ref, nil
+	return nil
 }
 
 // enterTx names the aggregate that a call in the caller's transaction is about.

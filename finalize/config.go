@@ -186,17 +186,6 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// checkName says why s can't be the name of an aggregate type or a trigger.
-func checkName(s string) error {
-	if s == "" {
-		return errors.New("is empty")
-	}
-	if len(s) > outbox.MaxName {
-		return fmt.Errorf("is %d bytes long, the limit is %d", len(s), outbox.MaxName)
-	}
-	return sqltx.CheckText(s)
-}
-
 // Migrate creates the tables that the guard and the outbox need, unless they are there. It may be called at every start and
 // by many processes at once.
 func (f *Finalizer[Tx]) Migrate(ctx context.Context) error {

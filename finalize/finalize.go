@@ -1,19 +1,22 @@
 package finalize
 
 import (
+	"bufio"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
 	"time"
 
-	"github.com/google/uuid"
+	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -35,10 +38,14 @@ type core struct {
 	pool  any // the *pgxpool.Pool or *sql.DB
 	lack  lack
 	path  *searchPath // nil where connections can't differ, or callers are told apart
+
+	digests bool // something keeps the outcome's digest
+	ids     ids
 }
 
 func newCore(cfg Config) (*core, error) {
-	f := &core{cfg: cfg, made: time.Now(), turns: turns{keys: map[guard.Ref][]chan turn{}}}
+	f := &core{cfg: cfg, made: time.Now(), turns: turns{keys: map[guard.Ref][]chan turn{}}, digests: cfg.guards.KeepDigests()}
+	f.ids.random = bufio.NewReaderSize(rand.Reader, 1024)
 	var err error
 	if f.cache, err = newCache(cfg.Cache); err != nil {
 		return nil, fmt.Errorf("%w: Cache: %w", ErrConfig, err)
@@ -65,9 +72,6 @@ func (l *lack) ask(check func() error) error {
 	}
 	return l.err
 }
-
-// now is the time since the finalizer was made, by a clock that nobody sets.
-func (f *core) now() time.Duration { return time.Since(f.made) }
 
 // New returns a Finalizer on a pgx pool. It sends nothing: call Migrate or Check to look at the database.
 func New(pool *pgxpool.Pool, cfg *Config) (*Finalizer[pgx.Tx], error) {
@@ -99,58 +103,6 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Finalizer[pgx.Tx], error) {
 // of tx belong into events.
 type Func[Tx any] func(ctx context.Context, tx Tx) (Outcome, error)
 
-// Errors that callers decide on. They arrive wrapped.
-var (
-	// ErrNotReady is returned by a Func to say that it is too early. Do and DoTx hand it on; nothing was written.
-	ErrNotReady = errors.New("finalize: not ready")
-
-	// ErrBusy is returned when another call held the aggregate for longer than ClaimTimeout. Nothing was written.
-	ErrBusy = errors.New("finalize: another call holds the aggregate")
-
-	// ErrEventConflict is returned when an event of the outcome has a dedup key (or id) that another event holds. All was
-	// rolled back, the state too. The error is an EventConflictError.
-	ErrEventConflict = errors.New("finalize: event conflict")
-
-	// ErrInProgress is returned by DoPrepared when another call holds the lock, at once or after LockConfig.Timeout, as
-	// OnContention says.
-	// Nothing was written. The error is an InProgressError.
-	ErrInProgress = errors.New("finalize: another call is preparing the aggregate")
-
-	// ErrLockUnavailable is returned by DoPrepared with FailClosed when the lock service is away. Nothing was written.
-	ErrLockUnavailable = errors.New("finalize: lock unavailable")
-
-	// ErrTxEnded is returned when the callback ended the transaction that it was given (or, on SQLite, swallowed an error
-	// after which the database had rolled it back), or DoTx was given one that had ended. This call did not finalize the
-	// aggregate.
-	ErrTxEnded = errors.New("finalize: the transaction has ended")
-
-	// ErrTxAborted is returned when the transaction was aborted by an error that the callback swallowed, or DoTx was given
-	// an aborted one. Nothing was written.
-	ErrTxAborted = errors.New("finalize: the transaction is aborted")
-
-	// ErrTxOwned is returned by Commit and Rollback of the transaction that a callback gets: the finalizer ends it.
-	ErrTxOwned = errors.New("finalize: the finalizer ends this transaction")
-
-	// ErrOutcomeUnknown is returned when a COMMIT got no answer and the database couldn't tell in time what became of it,
-	// or nothing durable could (a guard without a ledger, and no events). Calling again is safe: the guard decides.
-	ErrOutcomeUnknown = errors.New("finalize: outcome unknown, calling again is safe")
-)
-
-// EventConflictError says which event met which earlier one.
-type EventConflictError struct {
-	Ref      guard.Ref
-	Type     string    // the event's type
-	DedupKey string    // the key that is held
-	HeldBy   uuid.UUID // the id of the event that holds it
-}
-
-func (e *EventConflictError) Error() string {
-	return fmt.Sprintf("%v: %v: event %q has dedup key %q, which event %s holds; all was rolled back", ErrEventConflict, e.Ref, e.Type, e.DedupKey, e.HeldBy)
-}
-
-// Is makes errors.Is(err, ErrEventConflict) hold.
-func (e *EventConflictError) Is(target error) bool { return target == ErrEventConflict }
-
 // Do finalizes the aggregate if it is open and fn says so. It opens a transaction, claims the aggregate, runs fn, settles
 // the state, writes the events, and commits; or it finds the aggregate final and returns the winner's receipt without
 // running fn. When an error is returned, nothing was written, except for ErrOutcomeUnknown.
@@ -159,26 +111,11 @@ func (e *EventConflictError) Is(target error) bool { return target == ErrEventCo
 // one key don't race: one goes to the database, and the others wait for what it learns. If it fails or isn't ready, the next
 // one goes with its own fn. Each call's context is its own.
 func (f *Finalizer[Tx]) Do(ctx context.Context, key guard.Key, trigger Trigger, fn Func[Tx]) (Receipt, error) {
-	ref, err := f.enter(ctx, key)
-	if err != nil {
-		return Receipt{}, err
+	a, r, err := f.open(ctx, key, trigger, "fn", fn == nil)
+	if a == nil {
+		return r, err
 	}
-	if known, now := f.known(ref, trigger); known != nil && fn != nil {
-		return f.repeated(ctx, ref, trigger, known, now, false), nil
-	}
-	a, err := f.newAttempt(ref, trigger)
-	if err == nil && fn == nil {
-		err = fmt.Errorf("finalize: %v: fn is nil", a.ref)
-	}
-	if err != nil {
-		return Receipt{}, err
-	}
-	ctx = f.begin(ctx, a.call())
-	return f.end(ctx, a)(f.inTurn(ctx, a, func() (Receipt, error) {
-		return f.retry(ctx, a, func() (Receipt, error) {
-			return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, f.traced(a, fn))
-		})
-	}))
+	return f.run(f.begin(ctx, a), a, f.traced(a, fn))
 }
 
 // DoTx is Do inside the caller's transaction, in a savepoint: ErrNotReady and errors undo what fn wrote, and the
@@ -192,14 +129,15 @@ func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger 
 	}
 	a, err := f.newAttempt(ref, trigger)
 	if err == nil && fn == nil {
-		err = fmt.Errorf("finalize: %v: fn is nil", a.ref)
+		err = fmt.Errorf("finalize: %v: fn is nil", ref)
 	}
 	if err != nil {
 		return Receipt{}, err
 	}
-	ctx = f.begin(ctx, a.call())
+	ctx = f.begin(ctx, a)
 	a.number = 1
-	return f.end(ctx, a)(f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claimIn(ctx, tx, a) }, f.traced(a, fn)))
+	r, err := f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claimIn(ctx, tx, a) }, f.traced(a, fn))
+	return f.end(ctx, a, r, err)
 }
 
 // Settle is Do with the outcome known beforehand. On pgx, with the guards of this library, it is one statement. Unlike a
@@ -209,7 +147,45 @@ func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigg
 	if a == nil {
 		return r, err
 	}
-	return f.settleOne(f.begin(ctx, a.call()), a, outcome)
+	return f.run(f.begin(ctx, a), a, nil)
+}
+
+// enter names the aggregate that a call is about, which has a transaction of its own.
+func (f *core) enter(ctx context.Context, key guard.Key) (guard.Ref, error) {
+	ref, err := f.ref(ctx, key)
+	if err == nil && ctx.Value(callbackKey{}) != nil {
+		err = f.nested(ctx, ref)
+	}
+	return ref, err
+}
+
+// ref names an aggregate.
+func (f *core) ref(ctx context.Context, key guard.Key) (guard.Ref, error) {
+	ref := guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}
+	if f.cfg.Tenant == nil && f.path == nil {
+		return ref, nil
+	}
+	var err error
+	if ref.Tenant, err = f.tenant(ctx); err != nil {
+		return ref, fmt.Errorf("%v: %w", ref, err)
+	}
+	return ref, nil
+}
+
+// open makes the attempt of a call that does some work; or none, if the call is answered from memory or something is wrong with it.
+func (f *Finalizer[Tx]) open(ctx context.Context, key guard.Key, trigger Trigger, work string, missing bool) (*attempt, Receipt, error) {
+	ref, err := f.enter(ctx, key)
+	if err != nil {
+		return nil, Receipt{}, err
+	}
+	if known, now := f.known(ref, trigger); known != nil && !missing {
+		return nil, f.repeated(ctx, ref, trigger, known, now, false), nil
+	}
+	a, err := f.newAttempt(ref, trigger)
+	if err == nil && missing {
+		a, err = nil, fmt.Errorf("finalize: %v: %s is nil", ref, work)
+	}
+	return a, Receipt{}, err
 }
 
 // ready makes a Settle's attempt; or none, if the call is answered from memory or something is wrong with it.
@@ -238,24 +214,67 @@ func (f *Finalizer[Tx]) ready(ctx context.Context, key guard.Key, trigger Trigge
 	return a, Receipt{}, nil
 }
 
-// settleOne settles an attempt that is ready.
-func (f *Finalizer[Tx]) settleOne(ctx context.Context, a *attempt, outcome Outcome) (Receipt, error) {
-	r, err := f.inTurn(ctx, a, func() (Receipt, error) {
-		return f.retry(ctx, a, func() (Receipt, error) { return f.settle(ctx, a, outcome) })
-	})
-	r.Differs = err == nil && !r.Won && f.differs(a, r)
-	return f.end(ctx, a)(r, err)
+// begin is called when a call begins, and returns its context.
+func (f *core) begin(ctx context.Context, a *attempt) context.Context {
+	if began := f.cfg.Trace.Began; began != nil {
+		return began(ctx, a.call())
+	}
+	return ctx
 }
 
-// settle is one attempt of Settle.
-func (f *Finalizer[Tx]) settle(ctx context.Context, a *attempt, outcome Outcome) (Receipt, error) {
-	if joined, ok := f.db.(settler); ok {
-		if r, handled, err := joined.settle(ctx, f.core, a); handled {
+// run takes a call to its end. Without fn it is a Settle, and the attempt has its outcome.
+func (f *Finalizer[Tx]) run(ctx context.Context, a *attempt, fn Func[Tx]) (Receipt, error) {
+	r, err := f.inTurn(ctx, a, fn)
+	r.Differs = fn == nil && err == nil && !r.Won && f.differs(a, r)
+	return f.end(ctx, a, r, err)
+}
+
+// retry runs a whole transaction again for as long as the database breaks it off and it is known not to have committed.
+func (f *Finalizer[Tx]) retry(ctx context.Context, a *attempt, fn Func[Tx]) (Receipt, error) {
+	var pause backoff.BackOff
+	var began time.Time
+	for {
+		a.number++
+		r, err := f.once(ctx, a, fn)
+		if err == nil || !(sqltx.Conflicted(err) || errors.Is(err, errGone) || errors.Is(err, errStale)) || errors.Is(err, ErrOutcomeUnknown) {
 			return r, err
 		}
+		if ctx.Err() != nil {
+			return r, withCause(ctx, err)
+		}
+		if pause == nil {
+			pause, began = f.backoff(), time.Now()
+		}
+		if sqltx.Busy(err) {
+			// That is a wait for whoever writes, as others wait for a row's lock.
+			if time.Since(began) >= f.cfg.ClaimTimeout {
+				return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w: %w", a.ref, a.number, errSQLiteBusy, err)
+			}
+		} else if a.number >= f.cfg.MaxAttempts {
+			return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w", a.ref, a.number, err)
+		}
+		wait := pause.NextBackOff()
+		f.retrying(ctx, a, err, wait)
+		if sleep.For(ctx, wait) != nil {
+			return Receipt{}, errors.Join(context.Cause(ctx), err)
+		}
 	}
-	return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) },
-		func(context.Context, Tx) (Outcome, error) { return outcome, nil })
+}
+
+// once is one transaction of a call, or one statement.
+func (f *Finalizer[Tx]) once(ctx context.Context, a *attempt, fn Func[Tx]) (Receipt, error) {
+	if lost := a.lost; lost != nil {
+		a.lost = nil // if it turns out that it wasn't settled, it is from the start
+		return f.db.(bulkSettler).resume(ctx, f.core, a, lost)
+	}
+	if fn == nil {
+		if joined, ok := f.db.(settler); ok {
+			if r, handled, err := joined.settle(ctx, f.core, a); handled {
+				return r, err
+			}
+		}
+	}
+	return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, fn)
 }
 
 // database is one of the two ways to a database.
@@ -300,33 +319,22 @@ var escape = strings.NewReplacer("%", "%25", "/", "%2F", "#", "%23")
 
 const rollbackTimeout = 5 * time.Second
 
-// errEvents marks an error as raised by the insert of the events.
-var errEvents = errors.New("write events")
-
-// errUnanswered marks the error of a COMMIT whose effect is not known.
-var errUnanswered = errors.New("commit got no answer")
-
-// errGone marks a transaction that is known not to have committed, or that met a state that changed under it: run it again.
-var errGone = errors.New("transaction did not commit")
-
 // end reports how a call ended, and gives its error a context.
-func (f *Finalizer[Tx]) end(ctx context.Context, a *attempt) func(Receipt, error) (Receipt, error) {
-	return func(r Receipt, err error) (Receipt, error) {
-		switch {
-		case err == nil && r.Won:
-			f.won(ctx, a, r)
-		case err == nil:
-			f.lost(ctx, a.call(), r)
-		case errors.Is(err, ErrNotReady):
-			f.notReady(ctx, a)
-			return Receipt{}, err
-		default:
-			err = f.explain(ctx, a, err)
-			f.failed(ctx, a, err)
-			return Receipt{}, err
-		}
-		return r, nil
+func (f *Finalizer[Tx]) end(ctx context.Context, a *attempt, r Receipt, err error) (Receipt, error) {
+	switch {
+	case err == nil && r.Won:
+		f.won(ctx, a, r)
+	case err == nil:
+		f.lost(ctx, a.call(), r)
+	case errors.Is(err, ErrNotReady):
+		f.notReady(ctx, a)
+		return Receipt{}, err
+	default:
+		err = f.explain(ctx, a, err)
+		f.failed(ctx, a, err)
+		return Receipt{}, err
 	}
+	return r, nil
 }
 
 // keyChecker is a guard that can tell whether a key is of the kind that its columns have.

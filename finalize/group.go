@@ -199,7 +199,7 @@ func (d *pgxDB) lead(ctx context.Context, j *joined, g *group, m *member) (settl
 	}
 	patience := time.AfterFunc(groupPatience, p.pass)
 	defer patience.Stop()
-	others := g.take(d.cfg.Group.Max-1, bulkBytes-m.a.bytes())
+	others := g.take(d.cfg.Group.Max-1, bulkBytes-m.a.size)
 	if len(others) == 0 {
 		rec, won, err := d.settleOnce(ctx, j, m.a)
 		return settled{rec, won, true}, err
@@ -229,8 +229,8 @@ func (g *group) take(limit, bytes int) []*member {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n := 0
-	for n < min(limit, len(g.queue)) && g.queue[n].a.bytes() <= bytes {
-		bytes -= g.queue[n].a.bytes()
+	for n < min(limit, len(g.queue)) && g.queue[n].a.size <= bytes {
+		bytes -= g.queue[n].a.size
 		n++
 	}
 	taken := g.queue[:n:n]

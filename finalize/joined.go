@@ -14,9 +14,12 @@ import (
 
 // guards are what guard.All returns.
 type guards interface {
-	// CheckTarget says why the aggregate can't be moved to a state; that the key doesn't fit is one reason.
+	// Open puts the key into a call, and returns it as people know it; or it says why the key can't be used.
+	Open(*sqlplan.Call, guard.Key) (shown string, err error)
+	// CheckTarget says why an aggregate can't be moved to a state.
 	CheckTarget(guard.Ref, guard.Transition) error
-	Fits(guard.Key) error
+	// KeepDigests reports whether a guard keeps the outcome's digest, or may.
+	KeepDigests() bool
 	// Plans returns each guard's SQL for keys of one shape, or nil if one has none.
 	Plans(shape string) []sqlplan.Guard
 	// Record makes one record of what the plans' tables say.
@@ -76,15 +79,6 @@ func tables(plans []sqlplan.Guard, w outbox.Writer) []sqlplan.Table {
 // outboxSQL writes the statements that insert into w's table.
 func outboxSQL(w outbox.Writer) sqlplan.Outbox {
 	return sqlplan.Outbox{Table: sqltx.Quote(w.Schema, w.Name()), Columns: (*sqlplan.Columns)(w.Columns)}
-}
-
-// batch puts the arguments of a's outcome into a, and returns which form of its events' insert takes them.
-func (j *joined) batch(a *attempt) (form sqlplan.Form) {
-	form, a.Events = sqlplan.Batch(a.rows)
-	if j.ledger >= 0 {
-		a.digest()
-	}
-	return form
 }
 
 // sources is the rest of a SELECT that returns one row with every plan's columns. Where a plan can't do without a row, none

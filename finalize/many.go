@@ -51,7 +51,7 @@ func (f *Finalizer[Tx]) SettleMany(ctx context.Context, trigger Trigger, items [
 			m.results[i] = Result{r, err}
 			continue
 		}
-		jobs = append(jobs, &job{attempt: a, outcome: item.Outcome, i: i, ctx: f.begin(ctx, a.call())})
+		jobs = append(jobs, &job{attempt: a, i: i, ctx: f.begin(ctx, a)})
 	}
 	slices.SortFunc(jobs, func(a, b *job) int { return strings.Compare(a.Key, b.Key) })
 	m.alone(ctx, m.inBulk(ctx, jobs))
@@ -72,10 +72,8 @@ type many[Tx any] struct {
 // job is an item that must be settled.
 type job struct {
 	*attempt
-	outcome Outcome
-	i       int
-	ctx     context.Context // the item's own, of Trace.Began
-	lost    error           // of a bulk's COMMIT that got no answer, with which it may have been settled
+	i   int
+	ctx context.Context // the item's own, of Trace.Began
 }
 
 // bulkSettler is a database that can settle many at once.
@@ -117,7 +115,7 @@ func (m *many[Tx]) inBulk(ctx context.Context, jobs []*job) (rest []*job) {
 			continue
 		}
 		jobs = slices.DeleteFunc(jobs, func(j *job) bool {
-			large := j.bytes() > pieceBytes
+			large := j.size > pieceBytes
 			if large {
 				rest = append(rest, j)
 			}
@@ -125,8 +123,8 @@ func (m *many[Tx]) inBulk(ctx context.Context, jobs []*job) (rest []*job) {
 		})
 		for len(jobs) > 0 {
 			n, bytes := 0, 0
-			for n < min(size, len(jobs)) && (n == 0 || bytes+jobs[n].bytes() <= bulkBytes) {
-				bytes += jobs[n].bytes()
+			for n < min(size, len(jobs)) && (n == 0 || bytes+jobs[n].size <= bulkBytes) {
+				bytes += jobs[n].size
 				n++
 			}
 			rest = append(rest, m.bulk(ctx, db, jobs[:n])...)
@@ -186,7 +184,7 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 // end notes what became of a job, and reports it.
 func (m *many[Tx]) end(j *job, r Receipt, err error) {
 	r.Differs = err == nil && !r.Won && m.differs(j.attempt, r)
-	r, err = m.Finalizer.end(j.ctx, j.attempt)(r, err)
+	r, err = m.Finalizer.end(j.ctx, j.attempt, r, err)
 	m.results[j.i] = Result{r, err}
 }
 
@@ -244,21 +242,14 @@ func (m *many[Tx]) alone(ctx context.Context, jobs []*job) {
 var errGoexit = errors.New("runtime.Goexit was called")
 
 func (m *many[Tx]) one(j *job) {
-	ctx := j.ctx
 	if j.lost == nil {
-		r, err := m.settleOne(ctx, j.attempt, j.outcome)
+		r, err := m.run(j.ctx, j.attempt, nil)
 		m.results[j.i] = Result{r, err}
 		return
 	}
 	// Not in turn: another call of this process that found the aggregate final would answer that this one lost, though it may
 	// have found what this one committed.
-	r, err := m.retry(ctx, j.attempt, func() (Receipt, error) {
-		if lost := j.lost; lost != nil {
-			j.lost = nil // if it turns out that it wasn't settled, it is from the start
-			return m.db.(bulkSettler).resume(ctx, m.core, j.attempt, lost)
-		}
-		return m.settle(ctx, j.attempt, j.outcome)
-	})
+	r, err := m.retry(j.ctx, j.attempt, nil)
 	if err == nil {
 		m.cache.put(j.ref, r, m.now(), m.forgets)
 	}

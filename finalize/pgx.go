@@ -39,6 +39,12 @@ func (d *pgxDB) query(ctx context.Context, fn func(endstate.Querier) error) erro
 	return fn(conn)
 }
 
+// taken is how many connections of the pool are in use, and how many it may have; 0: any number.
+func (d *pgxDB) taken() (taken, of int) {
+	s := d.pool.Stat()
+	return int(s.AcquiredConns()), int(s.MaxConns())
+}
+
 func (d *pgxDB) querier() endstate.Querier { return d.pool }
 
 func (d *pgxDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
@@ -60,9 +66,6 @@ type pgxSession struct {
 }
 
 func (d *pgxDB) claim(ctx context.Context, a *attempt) (session[pgx.Tx], guard.Record, error) {
-	if err := d.cfg.guards.Fits(a.ref.Key); err != nil {
-		return nil, guard.Record{}, err
-	}
 	pooled, err := d.acquire(ctx)
 	if err != nil {
 		return nil, guard.Record{}, err
@@ -84,9 +87,6 @@ var (
 func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx.Tx], guard.Record, error) {
 	if tx == nil {
 		return nil, guard.Record{}, errors.New("tx is nil")
-	}
-	if err := d.cfg.guards.Fits(a.ref.Key); err != nil {
-		return nil, guard.Record{}, err
 	}
 	// An empty batch asks the transaction itself, without a trip: once it has ended, its connection may be serving another
 	// one, and that would answer for it.
@@ -234,10 +234,10 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if s.again = w.Again; w.Apart || s.plan == nil {
 		return s.finishOwn(ctx, a)
 	}
-	if a.bytes() > pieceBytes {
+	if a.size > pieceBytes {
 		return s.finishInPieces(ctx, a)
 	}
-	st := s.plan.finish[s.plan.batch(a)]()
+	st := s.plan.finish[a.batch()]()
 	batch := &pgx.Batch{}
 	batch.Queue(st.SQL, st.Args(&a.Call)...)
 	if s.again {

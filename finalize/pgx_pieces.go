@@ -12,9 +12,6 @@ import (
 
 // finishInPieces is finish for more events than one message should carry.
 func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Record, error) {
-	if s.plan.ledger >= 0 {
-		a.digest()
-	}
 	st := s.plan.finish[0]()
 	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
 		rows, err := s.conn.Query(ctx, st.SQL, st.Args(&a.Call)...)
@@ -50,7 +47,7 @@ func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Reco
 // insertFirst writes the events, a statement at a time, ahead of the commit.
 func (s *pgxSession) insertFirst(ctx context.Context, a *attempt) error {
 	var stored int64
-	for query, args := range outboxSQL(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.rows) {
+	for query, args := range outboxSQL(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.rows()) {
 		err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
 			tag, err := s.conn.Exec(ctx, query, args...)
 			stored += tag.RowsAffected()

@@ -3,7 +3,6 @@ package finalize
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
@@ -27,22 +26,12 @@ import (
 // Without a lock every trigger prepares that finds the aggregate open. A lease that is lost, or a lock service that is away,
 // costs duplicated work. It never lets two calls win: the one whose commit comes late gets the winner's receipt.
 func (f *Finalizer[Tx]) DoPrepared(ctx context.Context, key guard.Key, trigger Trigger, prepare func(context.Context) (Func[Tx], error)) (Receipt, error) {
-	ref, err := f.enter(ctx, key)
-	if err != nil {
-		return Receipt{}, err
+	a, r, err := f.open(ctx, key, trigger, "prepare", prepare == nil)
+	if a == nil {
+		return r, err
 	}
-	if known, now := f.known(ref, trigger); known != nil && prepare != nil {
-		return f.repeated(ctx, ref, trigger, known, now, false), nil
-	}
-	a, err := f.newAttempt(ref, trigger)
-	if err == nil && prepare == nil {
-		err = fmt.Errorf("finalize: %v: prepare is nil", a.ref)
-	}
-	if err != nil {
-		return Receipt{}, err
-	}
-	ctx = f.begin(ctx, a.call())
-	return f.end(ctx, a)(f.ifOpen(ctx, a, func() (Receipt, error) {
+	ctx = f.begin(ctx, a)
+	r, err = f.ifOpen(ctx, a, func() (Receipt, error) {
 		return f.locked(ctx, a, func(lease context.Context) (Receipt, error) {
 			work := func() (Receipt, error) { return f.prepared(ctx, lease, a, prepare) }
 			if f.cfg.Lock.Locker == nil {
@@ -50,7 +39,8 @@ func (f *Finalizer[Tx]) DoPrepared(ctx context.Context, key guard.Key, trigger T
 			}
 			return f.ifOpen(ctx, a, work)
 		})
-	}))
+	})
+	return f.end(ctx, a, r, err)
 }
 
 func (f *Finalizer[Tx]) prepared(ctx, lease context.Context, a *attempt, prepare func(context.Context) (Func[Tx], error)) (Receipt, error) {
@@ -63,11 +53,7 @@ func (f *Finalizer[Tx]) prepared(ctx, lease context.Context, a *attempt, prepare
 	}
 	ctx, stop := outliving(ctx, lease)
 	defer stop()
-	return f.inTurn(ctx, a, func() (Receipt, error) {
-		return f.retry(ctx, a, func() (Receipt, error) {
-			return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, f.traced(a, fn))
-		})
-	})
+	return f.inTurn(ctx, a, f.traced(a, fn))
 }
 
 // outliving returns a context with the lease's values that ends with the caller's context, and not with the lease: from

@@ -9,7 +9,6 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -68,20 +67,11 @@ func (d *Digest) UnmarshalText(text []byte) error {
 	return nil
 }
 
-func receiptOf(rec guard.Record, won bool) Receipt {
-	r := Receipt{Won: won, State: rec.State}
-	if p := rec.Provenance; p != nil {
-		r.Provenance, r.Trigger, r.At, r.Token = true, Trigger(p.Trigger), p.At, p.Token
-		copy(r.Digest[:], p.Digest)
-	}
-	return r
-}
-
 // differs reports whether the winner's receipt is not what a wanted.
 func (f *core) differs(a *attempt, r Receipt) bool {
 	if r.State != a.State {
 		return true
 	}
 	// A ledger's entry may have no digest, if another than this library wrote it.
-	return f.cfg.CompareEvents && r.Digest != Digest{} && !bytes.Equal(r.Digest[:], a.digest())
+	return f.cfg.CompareEvents && r.Digest != Digest{} && !bytes.Equal(r.Digest[:], a.Digest)
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlplan"
@@ -16,7 +18,7 @@ import (
 // settle is Settle in one statement, one round trip; handled is false where the guard has no plan.
 func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, handled bool, err error) {
 	j := d.plan(a)
-	if j == nil || a.bytes() > pieceBytes {
+	if j == nil || a.size > pieceBytes {
 		return Receipt{}, false, nil
 	}
 	rec, won, err := d.settleGrouped(ctx, j, a)
@@ -31,6 +33,16 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 		return Receipt{}, true, err
 	}
 	return receiptOf(rec, won), true, nil
+}
+
+// receiptOf makes a receipt of a record.
+func receiptOf(rec guard.Record, won bool) Receipt {
+	r := Receipt{Won: won, State: rec.State}
+	if p := rec.Provenance; p != nil {
+		r.Provenance, r.Trigger, r.At, r.Token = true, Trigger(p.Trigger), p.At, p.Token
+		copy(r.Digest[:], p.Digest)
+	}
+	return r
 }
 
 // errApart is of a settle that can't be told in one statement: it claims first. Either triggers may change what it wrote after
@@ -53,6 +65,7 @@ func (d *pgxDB) resume(ctx context.Context, f *core, a *attempt, cause error) (R
 	}, cause)
 }
 
+// settleOnce is one statement, and another one if that wrote nothing.
 func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guard.Record, won bool, err error) {
 	pooled, err := d.acquire(ctx)
 	if err != nil {
@@ -60,14 +73,20 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
-	defer func() { err = d.release(ctx, pooled, a, withCause(ctx, err)) }()
+	defer func() {
+		if err != nil {
+			err = d.release(ctx, pooled, a, withCause(ctx, err))
+			return
+		}
+		pooled.Release()
+	}()
 	conn := pooled.Conn()
 	if w, err := d.watch(ctx, conn, j); err != nil {
 		return rec, false, err
 	} else if w.Again {
 		return rec, false, errApart
 	}
-	st := j.settle[j.batch(a)]()
+	st := j.settle[a.batch()]()
 	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
 		rows, err := conn.Query(ctx, st.SQL, st.Args(&a.Call)...)
 		if err != nil {
@@ -100,6 +119,20 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 		err = fmt.Errorf("%w: %w", errUnanswered, err)
 	}
 	return rec, false, err
+}
+
+// batch puts the events' arguments into the attempt, and returns the form of their insert.
+func (a *attempt) batch() (form sqlplan.Form) {
+	var few [sqlplan.FewEvents]*sqlplan.Event
+	events := few[:0]
+	if len(a.events) > len(few) {
+		events = make([]*sqlplan.Event, 0, len(a.events))
+	}
+	for i := range a.events {
+		events = append(events, (*sqlplan.Event)(&a.events[i]))
+	}
+	form, a.Events = sqlplan.Batch(events)
+	return form
 }
 
 // scanWritten reads the answer of a statement that settles, and reports whether it wrote. The time is the attempt's then, if there
@@ -195,36 +228,38 @@ func scanClaims(results pgx.BatchResults, claims [][]sqlplan.Statement) (xid str
 	return xid, held, nil
 }
 
-// watch says what j's statements don't return of what becomes of their rows. A guard without a plan is always asked again.
-func (d *pgxDB) watch(ctx context.Context, conn *pgx.Conn, j *joined) (w sqlplan.Watch, err error) {
-	if j == nil {
-		return sqlplan.Watch{Again: true}, nil
-	}
-	if w, known := d.watcher.known(); known {
-		return w, nil
-	}
-	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
-		w, err = d.watcher.look(ctx, conn, tables(j.plans, d.cfg.Outbox))
-		return err
-	})
-	if err == nil && ctx.Err() != nil {
-		err = context.Cause(ctx) // and the connection may have been given up: nothing was sent on it yet
-	}
-	return w, err
-}
-
 // plan returns the joined SQL for a's key, which fits the guards, or nil.
 func (d *pgxDB) plan(a *attempt) *joined {
-	shape := a.ref.Key.Shape()
-	if j, ok := d.plans.Load(shape); ok {
+	if j, ok := d.plans.Load(a.Shape); ok {
 		return j.(*joined)
 	}
 	var j *joined
-	if plans := d.cfg.guards.Plans(shape); plans != nil {
+	if plans := d.cfg.guards.Plans(a.Shape); plans != nil {
 		j = newJoined(plans, d.cfg.Outbox)
 	}
-	d.plans.Store(shape, j)
+	d.plans.Store(a.Shape, j)
 	return j
+}
+
+// acquire takes a connection of the pool. Waiting for one is not waiting for an aggregate, and has a time of its own.
+func (d *pgxDB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, errNoConnection)
+	defer cancel()
+	conn, err := d.pool.Acquire(waiting)
+	if err != nil {
+		taken, of := d.taken()
+		return nil, notAcquired(waiting, taken, of, err)
+	}
+	return conn, nil
+}
+
+// notAcquired says why there is no connection.
+func notAcquired(waiting context.Context, taken, of int, err error) error {
+	err = withCause(waiting, fmt.Errorf("acquire a connection: %w", err))
+	if waiting.Err() != nil && of > 0 && taken >= of {
+		err = fmt.Errorf("%w (%d of %d): %w", ErrPoolExhausted, taken, of, err)
+	}
+	return err
 }
 
 // withCause adds to err the reason for which ctx ended, if it did.
@@ -280,4 +315,63 @@ func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(cont
 		}
 	}()
 	return run(detached)
+}
+
+// watchEvery is how old what the catalog said of the tables' triggers and rules may be.
+const watchEvery = time.Minute
+
+// watcher knows what becomes of the rows that a finalization writes beyond what its statements return: see sqlplan.Watch.
+// PostgreSQL only.
+type watcher struct {
+	every  time.Duration
+	mu     sync.Mutex
+	looked time.Time // zero: never
+	seen   sqlplan.Watch
+}
+
+// known returns what the catalog said lately.
+func (w *watcher) known() (seen sqlplan.Watch, ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.looked.IsZero():
+		return seen, false
+	case time.Since(w.looked) >= w.every:
+		w.looked = time.Now() // the others go on with what is known
+		return seen, false
+	}
+	return w.seen, true
+}
+
+// look asks the catalog. The error is a database's.
+func (w *watcher) look(ctx context.Context, q interface {
+	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+}, tables []sqlplan.Table) (sqlplan.Watch, error) {
+	seen, err := sqlplan.Look(ctx, q, tables)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		w.looked = time.Time{}
+		return seen, fmt.Errorf("look for triggers and rules: %w", err)
+	}
+	w.looked, w.seen = time.Now(), seen
+	return seen, nil
+}
+
+// watch says what j's statements don't return of what becomes of their rows. A guard without a plan is always asked again.
+func (d *pgxDB) watch(ctx context.Context, conn *pgx.Conn, j *joined) (w sqlplan.Watch, err error) {
+	if j == nil {
+		return sqlplan.Watch{Again: true}, nil
+	}
+	if w, known := d.watcher.known(); known {
+		return w, nil
+	}
+	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
+		w, err = d.watcher.look(ctx, conn, tables(j.plans, d.cfg.Outbox))
+		return err
+	})
+	if err == nil && ctx.Err() != nil {
+		err = context.Cause(ctx) // and the connection may have been given up: nothing was sent on it yet
+	}
+	return w, err
 }

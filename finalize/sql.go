@@ -43,6 +43,23 @@ func (d *sqlDB) again(ctx context.Context, q endstate.Querier, a *attempt) (_ bo
 	return w.Again, err
 }
 
+// acquire is that of pgxDB.
+func (d *sqlDB) acquire(ctx context.Context) (*sql.Conn, error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, errNoConnection)
+	defer cancel()
+	conn, err := d.db.Conn(waiting)
+	if err != nil {
+		taken, of := d.taken()
+		return nil, notAcquired(waiting, taken, of, err)
+	}
+	return conn, nil
+}
+
+func (d *sqlDB) taken() (taken, of int) {
+	s := d.db.Stats()
+	return s.InUse, s.MaxOpenConnections
+}
+
 func (d *sqlDB) query(ctx context.Context, fn func(endstate.Querier) error) error {
 	conn, err := d.acquire(ctx)
 	if err != nil {
@@ -241,7 +258,7 @@ func (s *sqlSession) write(ctx context.Context, a *attempt) (guard.Record, error
 		return rec, err
 	}
 	var stored int64
-	for query, args := range outboxSQL(s.db.cfg.Outbox).Inserts(s.db.dialect, a.rows) {
+	for query, args := range outboxSQL(s.db.cfg.Outbox).Inserts(s.db.dialect, a.rows()) {
 		tag, err := s.guardTx.Exec(ctx, query, args...)
 		if err != nil {
 			return rec, s.told(fmt.Errorf("%w: %w", errEvents, err))

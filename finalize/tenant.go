@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/endstate-go/endstate/guard"
 )
 
 // ErrTenant is returned when it isn't known whose aggregate a call is about: Config.Tenant failed or named nobody, or there is
@@ -26,14 +24,4 @@ func (f *core) tenant(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%w: the name that Config.Tenant returned %w", ErrTenant, err)
 	}
 	return name, nil
-}
-
-// ref names the aggregate that a call is about.
-func (f *core) ref(ctx context.Context, key guard.Key) (guard.Ref, error) {
-	ref := guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}
-	var err error
-	if ref.Tenant, err = f.tenant(ctx); err != nil {
-		return ref, fmt.Errorf("%v: %w", ref, err)
-	}
-	return ref, nil
 }

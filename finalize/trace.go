@@ -55,14 +55,6 @@ type Call struct {
 	Elapsed time.Duration
 }
 
-// begin is called when a call begins, and returns its context.
-func (f *core) begin(ctx context.Context, c Call) context.Context {
-	if t := f.cfg.Trace.Began; t != nil {
-		return t(ctx, c)
-	}
-	return ctx
-}
-
 // running runs a callback between its hooks.
 func running[T any](ctx context.Context, f *core, a *attempt, callback func(context.Context) (T, error)) (result T, err error) {
 	if t := f.cfg.Trace.Running; t != nil {
@@ -93,7 +85,9 @@ func (f *core) repeated(ctx context.Context, ref guard.Ref, trigger Trigger, kno
 	r := known.receipt
 	r.Differs = differs
 	c := Call{Ref: ref, Trigger: trigger}
-	ctx = f.begin(ctx, c)
+	if began := f.cfg.Trace.Began; began != nil {
+		ctx = began(ctx, c)
+	}
 	counter := known.heat.Load()
 	if counter == nil {
 		counter = f.hot.of(ref)

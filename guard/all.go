@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 )
 
 // All composes guards that are kept together, such as All(Status{…}, Ledger{}): an aggregate is open while every one of them
@@ -130,20 +131,36 @@ func (g all) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transition)
 	return g.merged(ref, func(guard Guard) (Record, error) { return guard.Settle(ctx, tx, ref, to) })
 }
 
-// Fits asks each guard that can say whether key suits it.
-func (g all) Fits(key Key) error {
+// Open puts key into c, and returns it as people know it; or it says why key can't be used.
+func (g all) Open(c *sqlplan.Call, key Key) (shown string, err error) {
+	if shown, err = key.open(c); err != nil {
+		return "", err
+	}
 	for _, guard := range g {
-		if f, ok := guard.(interface{ Fits(Key) error }); ok {
-			if err := f.Fits(key); err != nil {
-				return err
-			}
+		if s, ok := guard.(interface{ keys() []string }); ok && len(s.keys()) != len(c.Parts) {
+			return "", guard.(interface{ Fits(Key) error }).Fits(key)
 		}
 	}
-	return nil
+	return shown, nil
 }
 
-// CheckTarget asks each guard that can tell.
+// KeepDigests reports whether a guard keeps the outcome's digest, or may.
+func (g all) KeepDigests() bool {
+	for _, guard := range g {
+		switch guard.(type) {
+		case Status, *Status:
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+// CheckTarget asks each guard that can tell. Any state that isn't empty is terminal to a ledger.
 func (g all) CheckTarget(ref Ref, to Transition) error {
+	if to.State == "" {
+		return errEmptyState
+	}
 	for _, guard := range g {
 		if c, ok := guard.(interface{ CheckTarget(Ref, Transition) error }); ok {
 			if err := c.CheckTarget(ref, to); err != nil {

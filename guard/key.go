@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -242,6 +243,15 @@ func (k Key) Validate() error {
 		return fmt.Errorf("%w: it is %d bytes long when encoded, the limit is %d", ErrInvalidKey, n, MaxKey)
 	}
 	return nil
+}
+
+// open validates k, puts what statements take of it into c, and returns it as String does.
+func (k Key) open(c *sqlplan.Call) (shown string, err error) {
+	if err := k.Validate(); err != nil {
+		return "", err
+	}
+	c.Key, c.Parts, c.Shape = k.encoded, k.Args(), k.Shape()
+	return k.String(), nil
 }
 
 // Shape returns the kinds of the key's parts, a letter each. Keys of one shape are looked up by the same SQL text.

@@ -106,8 +106,8 @@ func (l Ledger) Claim(ctx context.Context, tx endstate.Tx, ref Ref) (Record, err
 
 // Settle implements Guard.
 func (l Ledger) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transition) (Record, error) {
-	if err := l.CheckTarget(ref, to); err != nil {
-		return Record{}, err
+	if to.State == "" {
+		return Record{}, errEmptyState
 	}
 	insert := `INSERT INTO %s (aggregate, "key", state, "trigger", token, digest, at) VALUES ($1::text, $2::text, $3::text, $4::text, $5::uuid, $6::bytea, %s) ON CONFLICT (aggregate, "key") DO NOTHING RETURNING at, state`
 	var at any
@@ -142,10 +142,5 @@ func (l Ledger) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transiti
 	return rec, err
 }
 
-// CheckTarget says why to can't be settled. Any state that isn't empty is terminal to a ledger.
-func (l Ledger) CheckTarget(_ Ref, to Transition) error {
-	if to.State == "" {
-		return fmt.Errorf("%w: it is empty", ErrNotTerminal)
-	}
-	return nil
-}
+// errEmptyState is of the only state that isn't terminal to a ledger.
+var errEmptyState = fmt.Errorf("%w: it is empty", ErrNotTerminal)

@@ -2,6 +2,8 @@ package outbox
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"mime"
@@ -51,12 +53,55 @@ const (
 	DefaultMaxPayload = 1 << 20
 )
 
-// withDefaults returns e with its zero fields filled in.
-func (e Event) withDefaults() (Event, error) {
+// Prepare returns a copy of events with their zero fields filled in (ids among them), or says which field of which event
+// can't be stored, or which two share a key. Beside their own Headers they have what Writer.Headers takes from ctx, in maps that
+// they may share. It sends nothing.
+func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
+	prepared := append(make([]Event, 0, len(events)), events...)
+	var carried map[string]string
+	if w.Headers != nil && len(events) > 0 {
+		carried = w.Headers(ctx)
+	}
+	for i := range prepared {
+		e := &prepared[i]
+		if err := e.fill(); err != nil {
+			return nil, err
+		}
+		if err := e.validate(cmp.Or(w.MaxPayload, DefaultMaxPayload)); err != nil {
+			return nil, err
+		}
+		if len(e.Headers) > 0 || len(carried) > 0 {
+			if err := e.carry(carried); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if len(events) < 2 {
+		return prepared, nil
+	}
+	seen := make(map[string]int, 2*len(prepared))
+	for i, e := range prepared {
+		keys := []string{"ID " + e.ID.String()}
+		if e.DedupKey != "" {
+			keys = append(keys, "DedupKey "+e.DedupKey)
+		}
+		for _, key := range keys {
+			if first, dup := seen[key]; dup {
+				return nil, fmt.Errorf("%w: events %d (%q) and %d (%q) have the same %s",
+					ErrDuplicate, first+1, prepared[first].Type, i+1, e.Type, key)
+			}
+			seen[key] = i
+		}
+	}
+	return prepared, nil
+}
+
+// fill fills in e's zero fields.
+func (e *Event) fill() error {
 	if e.ID == uuid.Nil {
 		id, err := uuid.NewV7()
 		if err != nil {
-			return e, fmt.Errorf("outbox: new event id: %w", err)
+			return fmt.Errorf("outbox: new event id: %w", err)
 		}
 		e.ID = id
 	}
@@ -69,11 +114,11 @@ func (e Event) withDefaults() (Event, error) {
 	if e.Payload == nil {
 		e.Payload = []byte{}
 	}
-	return e, nil
+	return nil
 }
 
-// validate says which field of e, which has its defaults and is to carry further headers, can't be stored.
-func (e Event) validate(maxPayload int, carried map[string]string) error {
+// validate says which field of e, which has its defaults, can't be stored; its headers are left to carry.
+func (e *Event) validate(maxPayload int) error {
 	fields := []struct {
 		name, value string
 		max         int
@@ -95,9 +140,6 @@ func (e Event) validate(maxPayload int, carried map[string]string) error {
 		if err := sqltx.CheckText(f.value); err != nil {
 			return e.invalid(f.name, err.Error())
 		}
-	}
-	if err := e.validateHeaders(carried); err != nil {
-		return err
 	}
 	if e.SchemaVersion < 0 || e.SchemaVersion > 1<<31-1 {
 		return e.invalid("SchemaVersion", fmt.Sprintf("is %d", e.SchemaVersion))
@@ -130,6 +172,6 @@ func isJSON(contentType string) bool {
 	return err == nil && (media == sqlplan.JSON || strings.HasSuffix(media, "+json"))
 }
 
-func (e Event) invalid(field, why string) error {
+func (e *Event) invalid(field, why string) error {
 	return fmt.Errorf("%w: event %q: %s %s", ErrInvalidEvent, e.Type, field, why)
 }

@@ -9,9 +9,26 @@ import (
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
+// carry adds to e's headers those of carried that it lacks, in a map that events may share. The error says which header can't be
+// stored.
+func (e *Event) carry(carried map[string]string) error {
+	added := e.lacks(carried)
+	if err := e.validateHeaders(added); err != nil {
+		return err
+	}
+	if len(e.Headers) == 0 {
+		e.Headers = added
+	} else if len(added) > 0 {
+		added = maps.Clone(added)
+		maps.Copy(added, e.Headers)
+		e.Headers = added
+	}
+	return nil
+}
+
 // lacks are those of headers that e doesn't have itself. Brokers and HTTP don't tell names by their case, so neither does
 // this.
-func (e Event) lacks(headers map[string]string) map[string]string {
+func (e *Event) lacks(headers map[string]string) map[string]string {
 	for name := range e.Headers {
 		if _, taken := lookup(headers, name); taken {
 			headers = maps.Clone(headers)
@@ -39,7 +56,7 @@ func lookup(headers map[string]string, name string) (value string, found bool) {
 }
 
 // validateHeaders says which header can't be stored.
-func (e Event) validateHeaders(carried map[string]string) error {
+func (e *Event) validateHeaders(carried map[string]string) error {
 	size := 0
 	for _, source := range []struct {
 		field   string

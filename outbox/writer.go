@@ -5,7 +5,6 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
-	"maps"
 	"strings"
 
 	"github.com/google/uuid"
@@ -72,60 +71,6 @@ func rows(events []Event) []sqlplan.Event {
 		list[i] = sqlplan.Event(e)
 	}
 	return list
-}
-
-func (w Writer) maxPayload() int {
-	if w.MaxPayload == 0 {
-		return DefaultMaxPayload
-	}
-	return w.MaxPayload
-}
-
-// Prepare returns a copy of events with their zero fields filled in (ids among them), or says which field of which event
-// can't be stored, or which two share a key. Beside their own Headers they have what Writer.Headers takes from ctx, in maps that
-// they may share. It sends nothing.
-func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
-	prepared := make([]Event, len(events))
-	var carried map[string]string
-	if w.Headers != nil && len(events) > 0 {
-		carried = w.Headers(ctx)
-	}
-	for i, e := range events {
-		e, err := e.withDefaults()
-		if err != nil {
-			return nil, err
-		}
-		added := e.lacks(carried)
-		if err := e.validate(w.maxPayload(), added); err != nil {
-			return nil, err
-		}
-		if len(e.Headers) == 0 {
-			e.Headers = added
-		} else if len(added) > 0 {
-			added = maps.Clone(added)
-			maps.Copy(added, e.Headers)
-			e.Headers = added
-		}
-		prepared[i] = e
-	}
-	if len(events) < 2 {
-		return prepared, nil
-	}
-	seen := make(map[string]int, 2*len(prepared))
-	for i, e := range prepared {
-		keys := []string{"ID " + e.ID.String()}
-		if e.DedupKey != "" {
-			keys = append(keys, "DedupKey "+e.DedupKey)
-		}
-		for _, key := range keys {
-			if first, dup := seen[key]; dup {
-				return nil, fmt.Errorf("%w: events %d (%q) and %d (%q) have the same %s",
-					ErrDuplicate, first+1, prepared[first].Type, i+1, e.Type, key)
-			}
-			seen[key] = i
-		}
-	}
-	return prepared, nil
 }
 
 // Holders returns, for each event, the id of the event in the table that holds its dedup key or its id; uuid.Nil where

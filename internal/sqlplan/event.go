@@ -179,9 +179,13 @@ const Forms = 2*FewEvents + 2
 const many Form = Forms - 1
 
 // Batch returns the arguments of an insert of events that are to go in together, and which form of it takes them.
-func Batch(events []Event) (form Form, args []any) {
+func Batch(events []*Event) (form Form, args []any) {
 	if len(events) > FewEvents {
-		return many, Arrays(events)
+		values := make([]Event, len(events))
+		for i, e := range events {
+			values[i] = *e
+		}
+		return many, Arrays(values)
 	}
 	usual := true
 	for i := range events {

@@ -16,6 +16,7 @@ type Call struct {
 	Aggregate string
 	Key       string // the key's canonical encoding
 	Parts     []any  // the key's parts, each as its SQL type wants it
+	Shape     string // their kinds, a letter each
 	State     string
 	Trigger   string
 	Token     uuid.UUID

@@ -1,7 +1,7 @@
 package sqltx
 
 import (
-	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -14,8 +14,8 @@ import (
 // trigger, cast or constraint of a user's can raise it. PostgreSQL only.
 type Signal string
 
-// NewSignal returns a Signal that nobody else has.
-func NewSignal() Signal { return Signal("endstate_" + rand.Text()) }
+// NewSignal returns the Signal of a random id that nobody else has.
+func NewSignal(id [16]byte) Signal { return Signal(hex.AppendEncode([]byte("endstate_"), id[:])) }
 
 // Unless is an SQL condition that holds if verdict, an expression of type text, is 'true', is unknown if that is NULL, and
 // raises the signal if verdict is the signal itself with a note of letters, digits and underscores behind it. Verdict must

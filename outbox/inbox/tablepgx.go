@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -174,7 +175,7 @@ func (s *pgxSession) commit(ctx context.Context, dl *delivery, value []byte) (ta
 	var signal sqltx.Signal
 	switch {
 	case !s.inserted:
-		signal = sqltx.NewSignal()
+		signal = sqltx.NewSignal(uuid.New())
 		batch.Queue(s.db.sql.must, append(dl.recorded(), value, string(signal))...)
 	case value != nil:
 		batch.Queue(s.db.sql.keep, dl.consumer, dl.key, value)
