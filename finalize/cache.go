@@ -227,6 +227,7 @@ func (f *Finalizer[Tx]) inTurn(ctx context.Context, a *attempt, fn Func[Tx]) (r 
 	}()
 	r, err = f.retry(ctx, a, fn)
 	if final = err == nil; final {
+		f.losses.note(!r.Won)
 		f.cache.put(a.ref, r, f.now(), forgets)
 	}
 	return r, err

@@ -41,6 +41,7 @@ type core struct {
 
 	digests bool // something keeps the outcome's digest
 	ids     ids
+	losses  losses
 }
 
 func newCore(cfg Config) (*core, error) {
@@ -266,6 +267,11 @@ func (f *Finalizer[Tx]) once(ctx context.Context, a *attempt, fn Func[Tx]) (Rece
 	if lost := a.lost; lost != nil {
 		a.lost = nil // if it turns out that it wasn't settled, it is from the start
 		return f.db.(bulkSettler).resume(ctx, f.core, a, lost)
+	}
+	if a.number == 1 && f.losses.prevail() {
+		if r, handled, err := f.lookFirst(ctx, a); handled {
+			return r, err
+		}
 	}
 	if fn == nil {
 		if joined, ok := f.db.(settler); ok {

@@ -2,6 +2,7 @@ package finalize_test
 
 import (
 	"context"
+	"strconv"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -100,6 +101,49 @@ func TestRoundTrips(t *testing.T) {
 				trips := proxy.Trips(c.call)
 				require.Len(t, trips, c.want, c.name)
 			}
+		})
+	}
+}
+
+// Where most calls lose, they look first: a loser is answered in one trip. Where they win again, they don't.
+func TestCallsLookFirstWhereMostLose(t *testing.T) {
+	for name, g := range map[string]guard.Guard{"status": statusGuard(), "ledger": guard.Ledger{}, "all": guard.All(statusGuard(), guard.Ledger{})} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := t.Context()
+			url := dbtest.Postgres(t)
+			direct := dbtest.PoolOn(t, url)
+			_, err := direct.Exec(ctx, `CREATE TABLE batches (id text PRIMARY KEY, status text, note text); INSERT INTO batches SELECT n, 'PENDING' FROM generate_series(1, 100) n`)
+			require.NoError(t, err)
+			proxy := pgfault.New(t, url)
+			fin, err := finalize.New(dbtest.PoolOn(t, proxy.URL(), unpinged), &finalize.Config{Aggregate: "batch", Guard: g, Logger: discard(), Cache: finalize.CacheConfig{Off: true}})
+			require.NoError(t, err)
+			require.NoError(t, fin.Migrate(ctx))
+			out := finalize.Outcome{State: "COMPLETE", Events: []outbox.Event{{Type: "a", Payload: []byte(`1`)}}}
+			settle := func(n int, wins bool) {
+				r, err := fin.Settle(ctx, guard.Text(strconv.Itoa(n)), "caller", out)
+				require.NoError(t, err)
+				require.Equal(t, wins, r.Won)
+			}
+			do := func(n int, wins bool) {
+				r, err := fin.Do(ctx, guard.Text(strconv.Itoa(n)), "caller", func(context.Context, pgx.Tx) (finalize.Outcome, error) { return out, nil })
+				require.NoError(t, err)
+				require.Equal(t, wins, r.Won)
+			}
+			settle(1, true)
+			do(2, true)
+			for range 30 {
+				settle(1, false)
+			}
+			require.Len(t, proxy.Trips(func() { settle(1, false) }), 1)
+			require.Len(t, proxy.Trips(func() { do(2, false) }), 1)
+			require.Len(t, proxy.Trips(func() { settle(3, true) }), 2, "a winner pays")
+			require.Len(t, proxy.Trips(func() { do(4, true) }), 3)
+			for n := range 30 {
+				settle(10+n, true)
+			}
+			require.Len(t, proxy.Trips(func() { settle(5, true) }), 1)
+			require.Len(t, proxy.Trips(func() { settle(5, false) }), 2)
 		})
 	}
 }
