@@ -6,7 +6,7 @@ DURATION ?= 10m
 
 help:
 	@echo "make test   lint, then every module's tests with the race detector against real servers:"
-	@echo "            PostgreSQL, Redis and PgBouncer are found or installed, and private instances started."
+	@echo "            PostgreSQL, Redis, PgBouncer and RabbitMQ are found or installed, and private instances started."
 	@echo "            ENDSTATE_TEST_INSTALL=0 forbids installing; ENDSTATE_TEST_POSTGRES_URL and"
 	@echo "            ENDSTATE_TEST_REDIS_URL name servers to use instead. ARGS='-run Race ./finalize' runs less."
 	@echo "make plans  the plans of a relay's readings with ten million events, and of as many of one aggregate"

@@ -5,7 +5,7 @@
 //   - [Postgres], [Pool] and [SQL] give a new database of the PostgreSQL at ENDSTATE_TEST_POSTGRES_URL.
 //   - [RedisURL] and [Redis] give an empty logical database of the Redis at ENDSTATE_TEST_REDIS_URL.
 //   - [SQLite] gives a new file.
-//   - [StartPostgres], [StartStandby], [StartRedis] and [StartPgBouncer] give a whole server, for tests that stop, kill or hold it.
+//   - [StartPostgres], [StartStandby], [StartRedis], [StartPgBouncer] and [StartRabbitMQ] give a whole server, for tests that stop, kill or hold it.
 package dbtest
 
 import (

@@ -46,6 +46,15 @@ func StartPgBouncer(t testing.TB, url string, settings ...string) *testserver.Pg
 	return b
 }
 
+// StartRabbitMQ starts a broker of the test's own.
+func StartRabbitMQ(t testing.TB) *testserver.RabbitMQ {
+	t.Helper()
+	r, err := testserver.StartRabbitMQ()
+	started(t, "rabbitmq-server", "ENDSTATE_TEST_RABBITMQ_BIN", err)
+	closeAtEnd(t, r)
+	return r
+}
+
 func started(t testing.TB, what, env string, err error) {
 	t.Helper()
 	if errors.Is(err, testserver.ErrMissing) {

@@ -23,12 +23,18 @@ type process struct {
 
 // start starts a program with the place's user, folder and log.
 func (p *place) start(path string, args ...string) (*process, error) {
+	return p.startIn(nil, path, args...)
+}
+
+// startIn starts a program with further variables in its environment.
+func (p *place) startIn(env []string, path string, args ...string) (*process, error) {
 	out, err := os.OpenFile(p.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, fmt.Errorf("testserver: open a log: %w", err)
 	}
 	defer out.Close()
 	cmd := p.command(path, args...)
+	cmd.Env = append(cmd.Env, env...)
 	cmd.Stdout, cmd.Stderr = out, out
 	proc := &process{cmd: cmd, done: make(chan struct{}), log: p.logFile()}
 	started := make(chan error)

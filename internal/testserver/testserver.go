@@ -1,4 +1,4 @@
-// Package testserver starts private PostgreSQL, Redis and PgBouncer servers on ports of their own in temporary folders, for
+// Package testserver starts private PostgreSQL, Redis, PgBouncer and RabbitMQ servers on ports of their own in temporary folders, for
 // tests, benchmarks and the test runner. It finds the binaries that Debian's packages install. PostgreSQL and PgBouncer
 // refuse to run as root, so for root they run as an unprivileged user.
 //

@@ -41,6 +41,7 @@ func lacking(ctx context.Context, race bool) ([]string, error) {
 		{testserver.PostgresBin, "postgresql"},
 		{testserver.RedisBin, "redis-server"},
 		{testserver.PgBouncerBin, "pgbouncer"},
+		{testserver.RabbitMQBin, "rabbitmq-server"},
 	} {
 		if _, err := server.find(); errors.Is(err, testserver.ErrMissing) {
 			packages = append(packages, server.debian)

@@ -31,7 +31,7 @@ func prepare(ctx context.Context, race bool) (*surroundings, error) {
 	if race {
 		s.set("CGO_ENABLED", "1")
 	}
-	for _, step := range []func(context.Context) error{s.makeFolder, s.startPostgres, s.startRedis, s.findPgBouncer} {
+	for _, step := range []func(context.Context) error{s.makeFolder, s.startPostgres, s.startRedis, s.findPgBouncer, s.findRabbitMQ} {
 		if err := errors.Join(step(ctx), ctx.Err()); err != nil {
 			return s, err
 		}
@@ -123,5 +123,11 @@ func (s *surroundings) startRedis(context.Context) error {
 func (s *surroundings) findPgBouncer(context.Context) error {
 	bin, err := testserver.PgBouncerBin()
 	s.set("ENDSTATE_TEST_PGBOUNCER_BIN", bin)
+	return err
+}
+
+func (s *surroundings) findRabbitMQ(context.Context) error {
+	bin, err := testserver.RabbitMQBin()
+	s.set("ENDSTATE_TEST_RABBITMQ_BIN", bin)
 	return err
 }

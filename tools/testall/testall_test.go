@@ -89,7 +89,7 @@ func exitStatus(t *testing.T, err error) int {
 // needServers skips the test where there are no servers' binaries, unless they are required.
 func needServers(t *testing.T) {
 	t.Helper()
-	for _, find := range []func() (string, error){testserver.PostgresBin, testserver.RedisBin, testserver.PgBouncerBin} {
+	for _, find := range []func() (string, error){testserver.PostgresBin, testserver.RedisBin, testserver.PgBouncerBin, testserver.RabbitMQBin} {
 		_, err := find()
 		if errors.Is(err, testserver.ErrMissing) && os.Getenv("ENDSTATE_TEST_REQUIRE") != "1" {
 			t.Skip(err)
