@@ -40,6 +40,7 @@ func rules() []rule {
 		{exactly("otelendstate"), func(path string) bool {
 			return outside(append(telemetry, allowed...)...)(path) || under("go.opentelemetry.io/otel/sdk")(path)
 		}, "it is of OpenTelemetry's API, and the caller chooses the SDK and the brokers"},
+		{exactly("outbox/outboxwatermill"), outside(append(watermill, allowed...)...), "the caller chooses which of Watermill's publishers it compiles"},
 		{withoutRedis, under("github.com/redis"), "Redis is optional: only its own packages import its client"},
 	}
 }
@@ -60,6 +61,9 @@ var allowed = []string{
 
 // telemetry are the modules that OpenTelemetry's API is, and is made of.
 var telemetry = []string{"go.opentelemetry.io", "github.com/cespare/xxhash/v2", "github.com/go-logr/logr", "github.com/go-logr/stdr"}
+
+// watermill are the modules that Watermill's messages are, and are made of.
+var watermill = []string{"github.com/ThreeDotsLabs/watermill", "github.com/lithammer/shortuuid/v3", "github.com/oklog/ulid", "github.com/pkg/errors"}
 
 // forTests reports whether a package is only for tests.
 func forTests(path string) bool {

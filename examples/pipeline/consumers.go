@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/endstate-go/endstate/otelendstate"
+	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/natsjs"
+)
+
+// lifecycle closes its copy of a batch, once.
+func (w *world) lifecycle(ctx context.Context) error {
+	return w.consume(ctx, "lifecycle", "assessment.completed", "INSERT INTO lifecycle VALUES (?)")
+}
+
+// entitlements charges a credit for a batch, once.
+func (w *world) entitlements(ctx context.Context) error {
+	return w.consume(ctx, "entitlements", "assessment.consumed", "INSERT INTO credits VALUES (?)")
+}
+
+// consume runs a consumer: the statement is its effect, in one transaction with the inbox's row.
+func (w *world) consume(ctx context.Context, name, eventType, effect string) error {
+	table, err := inbox.NewTableSQL(w.db, &inbox.TableConfig{Consumer: name, Types: []string{eventType}, Logger: w.logger})
+	if err == nil {
+		err = table.Migrate(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	var failed sync.Map
+	handle := inbox.Handle(table, func(ctx context.Context, tx *sql.Tx, e outbox.Event) error {
+		if _, err := tx.ExecContext(ctx, effect, e.AggregateID); err != nil {
+			return err
+		}
+		if _, again := failed.LoadOrStore(e.ID, true); !again && e.ID[15]%5 == 0 {
+			return errors.New("away for a moment") // after the effect, which is rolled back
+		}
+		return nil
+	})
+	durable, err := w.js.CreateConsumer(ctx, "EVENTS", jetstream.ConsumerConfig{Durable: name, AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	consumer, err := natsjs.NewConsumer(w.js, durable, w.telemetry.Handler(otelendstate.Consumer{Name: name, System: "nats", Destination: "EVENTS"}, handle),
+		&natsjs.ConsumerConfig{DeadLetters: "dead." + name, RetryAfter: 50 * time.Millisecond, Logger: w.logger})
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return consumer.Run(ctx)
+}
+
+// await waits until each consumer has applied as many events as there are batches.
+func (w *world) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*time.Minute, errors.New("the effects didn't come within two minutes"))
+	defer cancel()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		closed, charged, err := w.effects(ctx)
+		if err == nil && closed >= w.opts.batches && charged >= w.opts.batches {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), err)
+		case <-ticker.C:
+		}
+	}
+}
+
+// effects counts what the consumers did.
+func (w *world) effects(ctx context.Context) (closed, charged int, err error) {
+	err = w.db.QueryRowContext(ctx, "SELECT (SELECT count(*) FROM lifecycle), (SELECT count(*) FROM credits)").Scan(&closed, &charged)
+	return closed, charged, err
+}

@@ -1,0 +1,21 @@
+package outboxwatermill
+
+import (
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/endstate-go/endstate/outbox/inbox"
+)
+
+// Handler makes a handler for Watermill's router (AddConsumerHandler) of an inbox's, which applies each event once, however often
+// Watermill delivers it. An error is the router's to handle: without middleware the message is delivered again at once, forever.
+// For those that no repetition fixes, inbox.Permanent is a filter for middleware.PoisonQueueWithFilter; middleware.Retry is for others.
+func Handler(handle inbox.Handler) message.NoPublishHandlerFunc {
+	return func(msg *message.Message) error {
+		event, err := Decode(msg)
+		if err != nil {
+			return err
+		}
+		_, err = handle(msg.Context(), event)
+		return err
+	}
+}

@@ -1,0 +1,61 @@
+package outboxwatermill_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/outboxwatermill"
+)
+
+func whole() outbox.Event {
+	return outbox.Event{
+		ID: uuid.MustParse("0193a5c0-7c3f-7000-8000-000000000001"), AggregateType: "batch", AggregateID: "b1", Type: "assessment.completed",
+		Payload: []byte(`{"n":1}`), ContentType: "application/json", SchemaVersion: 7, OccurredAt: time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC),
+		Headers: map[string]string{"traceparent": "00-ab-cd-01", "X-Tenant": "é", "two words": "x", "name": "n", "endstate_x": "y", "_watermill_message_uuid": "z", "lines": "a\r\nb", "": "empty"},
+	}
+}
+
+// What is in a message outlives a version: consumers read it.
+func TestAMessageIsAsItWas(t *testing.T) {
+	msg, err := outboxwatermill.Encode(whole())
+	require.NoError(t, err)
+	require.Equal(t, "0193a5c0-7c3f-7000-8000-000000000001", msg.UUID)
+	require.Equal(t, message.Payload(`{"n":1}`), msg.Payload)
+	require.Equal(t, message.Metadata{
+		"name": "assessment.completed", "endstate_aggregate_type": "batch", "endstate_aggregate_id": "b1", "endstate_content_type": "application/json",
+		"endstate_schema_version": "7", "endstate_occurred_at": "2026-01-02T03:04:05.000006Z", "traceparent": "00-ab-cd-01", "X-Tenant": "é",
+		"endstate_headers": `{"":"empty","_watermill_message_uuid":"z","endstate_x":"y","lines":"a\r\nb","name":"n","two words":"x"}`,
+	}, msg.Metadata)
+	got, err := outboxwatermill.Decode(msg)
+	require.NoError(t, err)
+	require.Equal(t, whole(), got)
+	key, err := outboxwatermill.PartitionKey("any", msg)
+	require.NoError(t, err)
+	require.Equal(t, "batch/b1", key)
+}
+
+func TestWhatIsNoEvent(t *testing.T) {
+	for field, spoil := range map[string]func(*message.Message){
+		"UUID":                             func(m *message.Message) { m.UUID = "1" },
+		"metadata name":                    func(m *message.Message) { delete(m.Metadata, "name") },
+		"metadata endstate_aggregate_type": func(m *message.Message) { delete(m.Metadata, "endstate_aggregate_type") },
+		"metadata endstate_aggregate_id":   func(m *message.Message) { delete(m.Metadata, "endstate_aggregate_id") },
+		"metadata endstate_schema_version": func(m *message.Message) { m.Metadata["endstate_schema_version"] = "x" },
+		"metadata endstate_occurred_at":    func(m *message.Message) { m.Metadata["endstate_occurred_at"] = "x" },
+		"metadata endstate_headers":        func(m *message.Message) { m.Metadata["endstate_headers"] = "x" },
+	} {
+		msg, err := outboxwatermill.Encode(whole())
+		require.NoError(t, err)
+		spoil(msg)
+		_, err = outboxwatermill.Decode(msg)
+		require.ErrorIs(t, err, outboxwatermill.ErrNotEvent, field)
+		require.ErrorContains(t, err, field)
+		require.True(t, inbox.Permanent(err), "no repetition fixes it")
+	}
+}
