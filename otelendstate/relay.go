@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -80,6 +81,9 @@ func (r *relaying) address(destination string) *address {
 	a := &address{of: destination, system: destination}
 	if u, err := url.Parse(destination); err == nil && u.Host != "" {
 		a.system, a.server, a.port = u.Scheme, u.Hostname(), u.Port()
+		if strings.Contains(u.Host, ",") { // several, each with its port
+			a.server, a.port = u.Host, ""
+		}
 	}
 	if name, ok := systems[a.system]; ok {
 		a.system = name

@@ -9,34 +9,53 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/endstate-go/endstate/otelendstate"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/kafka"
 	"github.com/endstate-go/endstate/outbox/natsjs"
 )
 
-// lifecycle closes its copy of a batch, once.
+// lifecycle closes its copy of a batch, once. It listens to NATS.
 func (w *world) lifecycle(ctx context.Context) error {
-	return w.consume(ctx, "lifecycle", "assessment.completed", "INSERT INTO lifecycle VALUES (?)")
+	handle, err := w.handler(ctx, otelendstate.Consumer{Name: "lifecycle", System: "nats", Destination: "EVENTS"}, "assessment.completed", "INSERT INTO lifecycle VALUES (?)")
+	if err != nil {
+		return fmt.Errorf("lifecycle: %w", err)
+	}
+	durable, err := w.js.CreateConsumer(ctx, "EVENTS", jetstream.ConsumerConfig{Durable: "lifecycle", AckPolicy: jetstream.AckExplicitPolicy})
+	if err != nil {
+		return fmt.Errorf("lifecycle: %w", err)
+	}
+	consumer, err := natsjs.NewConsumer(w.js, durable, handle, &natsjs.ConsumerConfig{DeadLetters: "dead.lifecycle", RetryAfter: 50 * time.Millisecond, Logger: w.logger})
+	if err != nil {
+		return fmt.Errorf("lifecycle: %w", err)
+	}
+	return consumer.Run(ctx)
 }
 
-// entitlements charges a credit for a batch, once.
+// entitlements charges a credit for a batch, once. It is a member of a group of Kafka's.
 func (w *world) entitlements(ctx context.Context) error {
-	return w.consume(ctx, "entitlements", "assessment.consumed", "INSERT INTO credits VALUES (?)")
+	handle, err := w.handler(ctx, otelendstate.Consumer{Name: "entitlements", System: "kafka", Destination: kafka.DefaultTopic}, "assessment.consumed", "INSERT INTO credits VALUES (?)")
+	if err != nil {
+		return fmt.Errorf("entitlements: %w", err)
+	}
+	consumer, err := kafka.NewConsumer(handle, &kafka.ConsumerConfig{Group: "entitlements", RetryAfter: 50 * time.Millisecond, Logger: w.logger}, kgo.SeedBrokers(w.kafka.ListenAddrs()...))
+	if err != nil {
+		return fmt.Errorf("entitlements: %w", err)
+	}
+	return consumer.Run(ctx)
 }
 
-// consume runs a consumer: the statement is its effect, in one transaction with the inbox's row.
-func (w *world) consume(ctx context.Context, name, eventType, effect string) error {
-	table, err := inbox.NewTableSQL(w.db, &inbox.TableConfig{Consumer: name, Types: []string{eventType}, Logger: w.logger})
+// handler is a consumer's: the statement is its effect, in one transaction with the inbox's row.
+func (w *world) handler(ctx context.Context, consumer otelendstate.Consumer, eventType, effect string) (inbox.Handler, error) {
+	table, err := inbox.NewTableSQL(w.db, &inbox.TableConfig{Consumer: consumer.Name, Types: []string{eventType}, Logger: w.logger})
 	if err == nil {
 		err = table.Migrate(ctx)
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
 	var failed sync.Map
-	handle := inbox.Handle(table, func(ctx context.Context, tx *sql.Tx, e outbox.Event) error {
+	return w.telemetry.Handler(consumer, inbox.Handle(table, func(ctx context.Context, tx *sql.Tx, e outbox.Event) error {
 		if _, err := tx.ExecContext(ctx, effect, e.AggregateID); err != nil {
 			return err
 		}
@@ -44,17 +63,7 @@ func (w *world) consume(ctx context.Context, name, eventType, effect string) err
 			return errors.New("away for a moment") // after the effect, which is rolled back
 		}
 		return nil
-	})
-	durable, err := w.js.CreateConsumer(ctx, "EVENTS", jetstream.ConsumerConfig{Durable: name, AckPolicy: jetstream.AckExplicitPolicy})
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	consumer, err := natsjs.NewConsumer(w.js, durable, w.telemetry.Handler(otelendstate.Consumer{Name: name, System: "nats", Destination: "EVENTS"}, handle),
-		&natsjs.ConsumerConfig{DeadLetters: "dead." + name, RetryAfter: 50 * time.Millisecond, Logger: w.logger})
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	return consumer.Run(ctx)
+	})), err
 }
 
 // await waits until each consumer has applied as many events as there are batches.

@@ -1,12 +1,14 @@
 // Command pipeline runs the incident end to end, with telemetry: batches whose completion four triggers race for, the outbox, a
-// relay, a broker, and two consumers; and prints the trace of one of them as a tree, from the trigger that won to the effects.
+// relay for each of two brokers, and two consumers; and prints the trace of one of them as a tree, from the trigger that won to the
+// effects.
 //
-//	trigger ─> finalize ─> SQLite ─> relay ─> NATS JetStream ─> inbox ─> lifecycle: the batch's copy is closed
-//	                                                        └─> inbox ─> entitlements: a credit is charged
+//	trigger ─> finalize ─> SQLite ─┬> relay ─> NATS JetStream ─> inbox ─> lifecycle: the batch's copy is closed
+//	                               └> relay ─> Kafka ──────────> inbox ─> entitlements: a credit is charged
 //
 //	go run ./examples/pipeline [-batches 25] [-duplicates 4]
 //
-// It needs no server: the database is a file in a temporary folder, and the broker runs in the process. Each event is published
+// It needs no server: the database is a file in a temporary folder, and the brokers run in the process: an
+// embedded NATS server, and kfake, which is franz-go's Kafka for tests. Each event is published
 // several times, as by relays that crash, and consumers fail at their first try now and then.
 //
 // Exit status: 0 if each batch was finalized, closed and charged exactly once and its trace is whole, 1 if not, 2 if it could not

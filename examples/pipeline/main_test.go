@@ -22,8 +22,9 @@ func TestPipeline(t *testing.T) {
 	require.Regexp(t, `(?m)^    finalize batch .*won, COMPLETE_STABLE`, out)
 	require.Regexp(t, `(?m)^      work batch `, out)
 	require.Regexp(t, `(?m)^      publish assessment.completed .*nats`, out)
+	require.Regexp(t, `(?m)^      publish assessment.consumed .*kafka`, out)
 	require.Regexp(t, `(?m)^      process assessment.completed .*applied, nats, lifecycle`, out)
-	require.Regexp(t, `(?m)^      process assessment.consumed .*applied, nats, entitlements`, out)
+	require.Regexp(t, `(?m)^      process assessment.consumed .*applied, kafka, entitlements`, out)
 }
 
 func TestCommandLine(t *testing.T) {

@@ -36,7 +36,7 @@ func (w *world) pull(ctx context.Context) error {
 			}
 		}
 		calls.Wait()
-		w.relay.Wake()
+		w.wake()
 		select {
 		case err := <-failed:
 			return err

@@ -15,6 +15,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/sdk/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -24,6 +26,7 @@ import (
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/otelendstate"
 	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/kafka"
 	"github.com/endstate-go/endstate/outbox/natsjs"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -36,6 +39,8 @@ type world struct {
 	broker *server.Server
 	conn   *nats.Conn
 	js     jetstream.JetStream
+	kafka  *kfake.Cluster
+	client *kafka.Publisher
 
 	spans     *tracetest.InMemoryExporter
 	tracers   *sdktrace.TracerProvider
@@ -44,7 +49,7 @@ type world struct {
 	logger    *slog.Logger
 
 	batches *finalize.Finalizer[*sql.Tx]
-	relay   *relay.Relay
+	relays  []*relay.Relay
 	winners sync.Map // by batch, the traces that finalized it
 }
 
@@ -68,17 +73,26 @@ func newWorld(ctx context.Context, opts options) (_ *world, err error) {
 	if err := w.openDatabase(ctx); err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}
-	if err := w.startBroker(ctx); err != nil {
-		return nil, fmt.Errorf("broker: %w", err)
+	if err := w.startNATS(ctx); err != nil {
+		return nil, fmt.Errorf("NATS: %w", err)
+	}
+	if err := w.startKafka(); err != nil {
+		return nil, fmt.Errorf("Kafka: %w", err)
 	}
 	publisher, err := natsjs.New(w.conn, &natsjs.Config{Stream: "EVENTS"})
 	if err != nil {
 		return nil, err
 	}
-	w.relay, err = relay.NewSQL(w.db, repeating{publisher, opts.duplicates}, &relay.Config{
-		Destination: "nats://in-process", Trace: w.telemetry.Relay(""), Logger: w.logger,
+	return w, errors.Join(w.publish("nats", publisher), w.publish("kafka", w.client))
+}
+
+// publish makes the relay of a broker, which has a subscription of its own.
+func (w *world) publish(broker string, publisher outbox.Publisher) error {
+	r, err := relay.NewSQL(w.db, repeating{publisher, w.opts.duplicates}, &relay.Config{
+		Subscription: broker, Destination: broker + "://in-process", Trace: w.telemetry.Relay(broker), Logger: w.logger,
 	})
-	return w, err
+	w.relays = append(w.relays, r)
+	return err
 }
 
 func (w *world) openDatabase(ctx context.Context) (err error) {
@@ -107,7 +121,15 @@ func (w *world) openDatabase(ctx context.Context) (err error) {
 	return w.batches.Migrate(ctx)
 }
 
-func (w *world) startBroker(ctx context.Context) (err error) {
+func (w *world) startKafka() (err error) {
+	if w.kafka, err = kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(4, kafka.DefaultTopic)); err != nil {
+		return err
+	}
+	w.client, err = kafka.New(nil, kgo.SeedBrokers(w.kafka.ListenAddrs()...))
+	return err
+}
+
+func (w *world) startNATS(ctx context.Context) (err error) {
 	w.broker, err = server.NewServer(&server.Options{DontListen: true, JetStream: true, StoreDir: filepath.Join(w.dir, "nats"), NoLog: true, NoSigs: true})
 	if err != nil {
 		return err
@@ -138,6 +160,12 @@ func (w *world) close() (err error) {
 		w.broker.Shutdown()
 		w.broker.WaitForShutdown()
 	}
+	if w.client != nil {
+		w.client.Close()
+	}
+	if w.kafka != nil {
+		w.kafka.Close()
+	}
 	if w.db != nil {
 		err = w.db.Close()
 	}
@@ -162,9 +190,19 @@ func (r repeating) Publish(ctx context.Context, batch []outbox.Event) (errs []er
 	return nil
 }
 
-// start runs the relay and the consumers until ctx ends; then ended says how they did.
+// wake has the relays look at once.
+func (w *world) wake() {
+	for _, r := range w.relays {
+		r.Wake()
+	}
+}
+
+// start runs the relays and the consumers until ctx ends; then ended says how they did.
 func (w *world) start(ctx context.Context) (ended <-chan error) {
-	runs := []func(context.Context) error{w.relay.Run, w.lifecycle, w.entitlements}
+	runs := []func(context.Context) error{w.lifecycle, w.entitlements}
+	for _, r := range w.relays {
+		runs = append(runs, r.Run)
+	}
 	errs := make([]error, len(runs))
 	var all sync.WaitGroup
 	for i, run := range runs {

@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -23,6 +25,7 @@ import (
 	"github.com/endstate-go/endstate/otelendstate"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/kafka"
 	"github.com/endstate-go/endstate/outbox/natsjs"
 	"github.com/endstate-go/endstate/outbox/redisstream"
 	"github.com/endstate-go/endstate/outbox/relay"
@@ -71,6 +74,22 @@ var brokers = map[string]func(t *testing.T) broker{
 		require.NoError(t, err)
 		return broker{publisher, func(ctx context.Context, handle inbox.Handler) error {
 			consumer, err := redisstream.NewConsumer(client, handle, &redisstream.ConsumerConfig{Group: "results", Logger: quiet})
+			if err != nil {
+				return err
+			}
+			return consumer.Run(ctx)
+		}}
+	},
+	"kafka": func(t *testing.T) broker {
+		cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.SeedTopics(2, kafka.DefaultTopic))
+		require.NoError(t, err)
+		t.Cleanup(cluster.Close)
+		seeds := kgo.SeedBrokers(cluster.ListenAddrs()...)
+		publisher, err := kafka.New(nil, seeds)
+		require.NoError(t, err)
+		t.Cleanup(publisher.Close)
+		return broker{publisher, func(ctx context.Context, handle inbox.Handler) error {
+			consumer, err := kafka.NewConsumer(handle, &kafka.ConsumerConfig{Group: "results", Logger: quiet}, seeds)
 			if err != nil {
 				return err
 			}
