@@ -3,6 +3,7 @@ package endstate_test
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"regexp"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate/console"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/lock/lockredis"
@@ -45,7 +47,7 @@ func unindented(text string) string {
 	return strings.Join(lines, "\n")
 }
 
-var _ = []any{finalizer, trigger, scoring, publishing, consuming}
+var _ = []any{finalizer, trigger, scoring, publishing, consuming, looking}
 
 func finalizer(ctx context.Context, pool *pgxpool.Pool) error {
 	status := guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE", "ERROR")}
@@ -141,4 +143,16 @@ func consuming(pool *pgxpool.Pool) (inbox.Handler, error) {
 		return credit(ctx, tx, event) // in the transaction that records the event
 	})
 	return handler, nil
+}
+
+func looking(pool *pgxpool.Pool, mux *http.ServeMux, nameOf func(*http.Request) string) error {
+	admin, err := console.New(pool, &console.Config{
+		Actions: true, // dead letters can be retried and discarded, subscriptions replayed and dropped, on the record
+		User:    func(r *http.Request) string { return nameOf(r) },
+	})
+	if err != nil {
+		return err
+	}
+	mux.Handle("/admin/endstate/", http.StripPrefix("/admin/endstate", admin))
+	return nil
 }

@@ -97,7 +97,7 @@ func TestApplyMakesWhatIsMissing(t *testing.T) {
 		require.Equal(t, 1, n)
 		// What isn't ours can't be repaired, and is said.
 		s.exec(t, "DROP TABLE endstate_ledger")
-		s.exec(t, "CREATE TABLE endstate_ledger (aggregate text, n int)")
+		s.exec(t, "CREATE TABLE endstate_ledger (aggregate text, at text, n int)")
 		require.ErrorContains(t, s.apply(), `table "endstate_ledger" has no column "key"`)
 	})
 }

@@ -79,6 +79,19 @@ func (a *Admin) Purge(ctx context.Context, olderThan time.Duration) (int64, erro
 	return n, nil
 }
 
+// Subscriptions returns the names of all subscriptions, sorted.
+func (a *Admin) Subscriptions(ctx context.Context) ([]string, error) {
+	list, err := a.subscriptionList(ctx, a.store)
+	if err != nil {
+		return nil, fmt.Errorf("relay: subscriptions: %w", err)
+	}
+	names := make([]string, len(list))
+	for i, s := range list {
+		names[i] = s.Name
+	}
+	return names, nil
+}
+
 // Errors of an Admin. They arrive wrapped.
 var (
 	// ErrNotFound is returned for an event that isn't in the outbox.

@@ -92,16 +92,13 @@ func (a *Admin) look(ctx context.Context, aggregateType, aggregateID string, bef
 
 // shownList reads events, the payload's size in place of the payload.
 func (a *Admin) shownList(ctx context.Context, query string, args []any) (list []Shown, err error) {
-	return list, a.store.pinned(ctx, query, args, func(rows pgx.Rows) error {
-		for rows.Next() {
-			var s Shown
-			if err := scanEvent(rows, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.PayloadSize); err != nil {
-				return err
-			}
-			list = append(list, s)
-		}
-		return rows.Err()
+	err = a.rows(ctx, query, args, func(row pgx.Rows) error {
+		var s Shown
+		err := scanEvent(row, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.PayloadSize)
+		list = append(list, s)
+		return err
 	})
+	return list, err
 }
 
 // complete adds to events what became of them in each subscription that is for them, and what people did with them.

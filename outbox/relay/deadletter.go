@@ -19,7 +19,7 @@ type Intervention struct {
 	Action    string    // "retry", "discard", "replay" or "drop"
 	EventID   uuid.UUID // zero: of the subscription as a whole
 	Attempts  int       // of the event, until then
-	LastError string    // of the event, until then
+	LastError string    // of the event, until then; a very long one is cut
 	Detail    string    // what else there is to know, such as how far a replay went back
 }
 
@@ -116,8 +116,8 @@ func (a *Admin) history(ctx context.Context, id uuid.UUID) ([]Intervention, erro
 }
 
 func (a *Admin) interventions(ctx context.Context, which string, args ...any) ([]Intervention, error) {
-	rows, err := a.store.Query(ctx, fmt.Sprintf("SELECT at, subscription, action, coalesce(CAST(event_id AS text), ''), by_whom, reason, coalesce(attempts, 0), coalesce(last_error, ''), coalesce(detail, '') FROM %s ",
-		a.store.audit)+which, args...)
+	rows, err := a.store.Query(ctx, fmt.Sprintf("SELECT at, subscription, action, coalesce(CAST(event_id AS text), ''), by_whom, reason, coalesce(attempts, 0), %s, coalesce(detail, '') FROM %s ",
+		cut("coalesce(last_error, '')"), a.store.audit)+which, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -125,26 +125,31 @@ func (a *Admin) List(ctx context.Context, f Filter) (Page, error) {
 
 func (a *Admin) page(ctx context.Context, l *listing, limit int) (page Page, err error) {
 	if len(l.conditions) > 0 {
-		if err := a.store.QueryRow(ctx, l.edge(), l.args[:l.sourceArgs]...).Scan(&page.Next); err != nil {
+		if err := a.rows(ctx, l.edge(), l.args[:l.sourceArgs], func(row pgx.Rows) error { return row.Scan(&page.Next) }); err != nil {
 			return page, err
 		}
 	}
-	rows, err := a.store.Query(ctx, l.statement(page.Next, limit), l.args...)
-	if err != nil {
-		return page, err
-	}
-	defer rows.Close()
-	for rows.Next() {
-		r, err := scanRecord(rows)
-		if err != nil {
-			return page, err
-		}
+	err = a.rows(ctx, l.statement(page.Next, limit), l.args, func(row pgx.Rows) error {
+		r, err := scanRecord(row)
 		page.Records = append(page.Records, r)
-	}
+		return err
+	})
 	if len(page.Records) == limit {
 		page.Next = page.Records[limit-1].Seq
 	}
-	return page, rows.Err()
+	return page, err
+}
+
+// rows runs a query whose plan is pinned, and hands each of its rows to scan.
+func (a *Admin) rows(ctx context.Context, query string, args []any, scan func(pgx.Rows) error) error {
+	return a.store.pinned(ctx, query, args, func(rows pgx.Rows) error {
+		for rows.Next() {
+			if err := scan(rows); err != nil {
+				return err
+			}
+		}
+		return rows.Err()
+	})
 }
 
 func (f *Filter) withDefaults() (limit int, err error) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -81,13 +82,8 @@ func (a *Admin) backlog(ctx context.Context, match types, s *Stats) error {
 		AND seq > coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0) ORDER BY partition, seq LIMIT %d`,
 		a.store.events, a.store.cursors, perPartition))
 	matching := match.condition("type")
-	rows, err := a.store.Query(ctx, fmt.Sprintf(`SELECT count(*), count(*) FILTER (WHERE %[1]s), coalesce(%[2]s, 0) FROM (%[3]s) endstate_ahead GROUP BY partition`,
-		matching, a.store.age("min(created_at) FILTER (WHERE "+matching+")"), ahead), s.Subscription)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	return a.rows(ctx, fmt.Sprintf(`SELECT count(*), count(*) FILTER (WHERE %[1]s), coalesce(%[2]s, 0) FROM (%[3]s) endstate_ahead GROUP BY partition`,
+		matching, a.store.age("min(created_at) FILTER (WHERE "+matching+")"), ahead), []any{s.Subscription}, func(rows pgx.Rows) error {
 		var looked, pending int64
 		var age float64
 		if err := rows.Scan(&looked, &pending, &age); err != nil {
@@ -96,8 +92,8 @@ func (a *Admin) backlog(ctx context.Context, match types, s *Stats) error {
 		s.Pending += pending
 		s.AtLeast = s.AtLeast || looked == int64(perPartition)
 		s.OldestAge = max(s.OldestAge, seconds(age))
-	}
-	return rows.Err()
+		return nil
+	})
 }
 
 // waiting counts what was set aside.
@@ -106,9 +102,9 @@ func (a *Admin) waiting(ctx context.Context, _ types, s *Stats) error {
 		return fmt.Sprintf("(SELECT count(*) FROM (SELECT 1 FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS %s LIMIT %d) endstate_set)", a.store.parked, dead, StatsLimit)
 	}
 	var age *float64
-	err := a.store.QueryRow(ctx, fmt.Sprintf(`SELECT %s, %s, %s`, set("NULL"), set("NOT NULL"), a.store.age(fmt.Sprintf(
+	err := a.rows(ctx, fmt.Sprintf(`SELECT %s, %s, %s`, set("NULL"), set("NOT NULL"), a.store.age(fmt.Sprintf(
 		`(SELECT min(e.created_at) FROM (SELECT partition, seq FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS NULL LIMIT %d) endstate_set
-	JOIN %s e ON e.partition = endstate_set.partition AND e.seq = endstate_set.seq)`, a.store.parked, looked, a.store.events))), s.Subscription).Scan(&s.Retrying, &s.Dead, &age)
+	JOIN %s e ON e.partition = endstate_set.partition AND e.seq = endstate_set.seq)`, a.store.parked, looked, a.store.events))), []any{s.Subscription}, func(row pgx.Rows) error { return row.Scan(&s.Retrying, &s.Dead, &age) })
 	if err != nil {
 		return err
 	}

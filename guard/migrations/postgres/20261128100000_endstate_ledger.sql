@@ -13,6 +13,10 @@ CREATE TABLE "endstate_ledger" (
     PRIMARY KEY (aggregate, "key")
 );
 -- +goose StatementEnd
+-- What was finalized lately: people ask, by the console.
+-- +goose StatementBegin
+CREATE INDEX "endstate_ledger_at" ON "endstate_ledger" (at);
+-- +goose StatementEnd
 
 -- +goose Down
 -- +goose StatementBegin
