@@ -48,7 +48,7 @@ func newRedactor(args []string) *redactor {
 			hide(secret, "…")
 		}
 	}
-	for _, secret := range append(strings.Fields(os.Getenv(secretsEnv)), os.Getenv("PGPASSWORD")) {
+	for _, secret := range append(strings.Fields(os.Getenv(secretsEnv)), os.Getenv("PGPASSWORD"), os.Getenv(consoleTokenEnv)) {
 		hide(secret, "…")
 	}
 	secrets := make([]string, 0, len(stands))

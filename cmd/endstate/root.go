@@ -25,6 +25,7 @@ func newRoot(a *app) *cobra.Command {
 	root.AddCommand(
 		newAdopt(a),
 		newAudit(a),
+		newConsole(a),
 		newDoctor(a),
 		newMigrate(a),
 		newOutbox(a),
