@@ -29,8 +29,7 @@ type aggregateView struct {
 	Events   []eventView   `json:"events"`
 	Inbox    []inboxView   `json:"inbox"`
 	Timeline []momentView  `json:"timeline"`
-	Indexed  bool          `json:"indexed"` // all of its events are there, by an index
-	Before   int64         `json:"before"`  // the parameter "before" with which to look further back; 0: all was looked at
+	Before   int64         `json:"before"` // the parameter "before" with which to look further back; 0: all was looked at
 	Since    *time.Time    `json:"looked_back_to"`
 	Near     *time.Time    `json:"looked_near,omitempty"`
 	Asked    bool          `json:"-"`
@@ -154,19 +153,18 @@ func (v *aggregateView) kinds() int {
 
 // readEvents looks for the aggregate's events among the latest, and about the time when it was finalized.
 func (c *Console) readEvents(ctx context.Context, r *request, v *aggregateView, before int64) error {
-	page, err := c.admin.Aggregate(ctx, v.Type, v.Key, before)
+	events, further, since, err := c.admin.Aggregate(ctx, v.Type, v.Key, before)
 	if err != nil {
 		return err
 	}
-	v.Indexed, v.Before, v.Since = page.Indexed, page.Before, optional(page.Since)
-	events := page.Events
-	if len(v.Entries) > 0 && before == 0 && page.Before != 0 && v.Entries[0].At.Before(page.Since) {
-		near, err := c.admin.AggregateNear(ctx, v.Type, v.Key, v.Entries[0].At)
+	v.Before, v.Since = further, optional(since)
+	if len(v.Entries) > 0 && before == 0 && further != 0 && v.Entries[0].At.Before(since) {
+		near, _, _, err := c.admin.AggregateNear(ctx, v.Type, v.Key, v.Entries[0].At)
 		if err != nil {
 			return err
 		}
 		v.Near = &v.Entries[0].At
-		events = append(events, near.Events...)
+		events = append(events, near...)
 	}
 	slices.SortFunc(events, func(a, b relay.Shown) int { return cmp.Compare(a.Seq, b.Seq) })
 	events = slices.CompactFunc(events, func(a, b relay.Shown) bool { return a.Seq == b.Seq })

@@ -97,7 +97,7 @@ func (n node) scanned() (list []string) {
 var small = regexp.MustCompile(`^endstate_outbox_(subscriptions|cursors|relays)$|^pg_`)
 
 // Every statement of every page goes by indexes and reads a bounded number of blocks, with a million events as with a hundred
-// thousand, published or pending, with statistics or without. make plans has a million, and prints the table of docs/console.md.
+// thousand, published or pending, with statistics or without. ENDSTATE_TEST_PLAN_ROWS says how many there are.
 func TestPlansOfPages(t *testing.T) {
 	t.Parallel()
 	rows := 100_000

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,81 +14,75 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// AggregatePage is what a look for an aggregate's events found.
-type AggregatePage struct {
-	Events []Shown // the latest first, at most 100; without payloads, and with long texts cut
-	// Indexed reports whether the outbox has an index by aggregate, so that all of its events are found. Without one, a look
-	// goes through some thousand events of the aggregate's partition.
-	Indexed bool
-	// Before is what to call Aggregate with to look further back; 0: there is nothing further back.
-	Before int64
-	// Since is when the oldest event was written that was looked at; zero if all were.
-	Since time.Time
-}
-
-// aggregateEvents bounds the events of one AggregatePage.
+// aggregateEvents bounds the events that one look returns.
 const aggregateEvents = 100
 
 // Aggregate looks for the latest events of an aggregate, or those before a number, with what became of each in every subscription
-// that is for it and what people did with it. An outbox has no index by aggregate, for which each Put would pay: the log of the
-// aggregate's partition is looked through, a bounded number of events at a time. Where somebody has made such an index, it is used.
-func (a *Admin) Aggregate(ctx context.Context, aggregateType, aggregateID string, before int64) (AggregatePage, error) {
-	return a.aggregate(ctx, aggregateType, aggregateID, before, time.Time{})
+// that is for it and what people did with it: the latest first, at most 100, without payloads, and with long texts cut. Before is
+// what to call it with to look further back, 0 if there is nothing; since is when the oldest event was written that it looked at.
+//
+// An outbox has no index by aggregate, for which each Put would pay: the log of the aggregate's partition is looked through, some
+// thousand events at a time. Where somebody has made such an index, it is used.
+func (a *Admin) Aggregate(ctx context.Context, aggregateType, aggregateID string, from int64) (events []Shown, before int64, since time.Time, err error) {
+	return a.aggregate(ctx, aggregateType, aggregateID, from, time.Time{})
 }
 
 // AggregateNear is Aggregate for events that were written at about a time, such as a finalization's.
-func (a *Admin) AggregateNear(ctx context.Context, aggregateType, aggregateID string, at time.Time) (AggregatePage, error) {
+func (a *Admin) AggregateNear(ctx context.Context, aggregateType, aggregateID string, at time.Time) (events []Shown, before int64, since time.Time, err error) {
 	return a.aggregate(ctx, aggregateType, aggregateID, 0, at)
 }
 
-func (a *Admin) aggregate(ctx context.Context, aggregateType, aggregateID string, before int64, at time.Time) (AggregatePage, error) {
+func (a *Admin) aggregate(ctx context.Context, aggregateType, aggregateID string, from int64, at time.Time) ([]Shown, int64, time.Time, error) {
 	if aggregateType == "" || aggregateID == "" {
-		return AggregatePage{}, fmt.Errorf("%w: aggregate: type and id are required", outbox.ErrConfig)
+		return nil, 0, time.Time{}, fmt.Errorf("%w: aggregate: type and id are required", outbox.ErrConfig)
 	}
-	page, err := a.look(ctx, aggregateType, aggregateID, before, at)
+	events, before, since, err := a.look(ctx, aggregateType, aggregateID, from, at)
 	if err != nil {
-		return page, fmt.Errorf("relay: aggregate: %w", err)
+		return nil, 0, time.Time{}, fmt.Errorf("relay: aggregate: %w", err)
 	}
-	return page, nil
+	return events, before, since, nil
 }
 
-func (a *Admin) look(ctx context.Context, aggregateType, aggregateID string, before int64, at time.Time) (page AggregatePage, err error) {
-	if page.Indexed, err = a.indexed(ctx); err != nil {
-		return page, err
+func (a *Admin) look(ctx context.Context, aggregateType, aggregateID string, from int64, at time.Time) (events []Shown, before int64, since time.Time, err error) {
+	indexed, err := a.indexed(ctx)
+	if err != nil {
+		return nil, 0, since, err
 	}
 	partition := outbox.Partition(aggregateType, aggregateID)
-	if !at.IsZero() && !page.Indexed {
-		if before, err = a.near(ctx, partition, at); err != nil {
-			return page, err
+	if !at.IsZero() && !indexed {
+		if from, err = a.near(ctx, partition, at); err != nil {
+			return nil, 0, since, err
 		}
 	}
 	seq, args := "true", []any{aggregateType, aggregateID}
-	if before != 0 {
-		seq, args = "seq < CAST($3 AS bigint)", append(args, before)
+	if from != 0 {
+		seq, args = "seq < CAST($3 AS bigint)", append(args, from)
 	}
 	const is = "e.aggregate_type = CAST($1 AS text) AND e.aggregate_id = CAST($2 AS text)"
-	from := fmt.Sprintf("%s e WHERE %s AND %s ORDER BY e.aggregate_type DESC, e.aggregate_id DESC, e.seq DESC", a.store.events, is, seq)
-	if !page.Indexed {
+	source := fmt.Sprintf("%s e WHERE %s AND %s ORDER BY e.aggregate_type DESC, e.aggregate_id DESC, e.seq DESC", a.store.events, is, seq)
+	if !indexed {
 		window := fmt.Sprintf("SELECT * FROM %s WHERE partition = %d AND %s ORDER BY partition DESC, seq DESC LIMIT %d", a.store.events, partition, seq, looked)
-		from = fmt.Sprintf("(%s) e WHERE %s ORDER BY e.seq DESC", window, is)
-		var since moment
+		source = fmt.Sprintf("(%s) e WHERE %s ORDER BY e.seq DESC", window, is)
+		var oldest moment
 		var n int
 		// The arguments are named, so that they have types where the window needs fewer.
-		if err := a.store.QueryRow(ctx, fmt.Sprintf("SELECT coalesce(min(seq), 0), min(created_at), count(*) FROM (%s) e WHERE CAST($1 AS text) <> '' AND CAST($2 AS text) <> ''", window), args...).Scan(&page.Before, &since, &n); err != nil {
-			return page, err
+		err := a.rows(ctx, fmt.Sprintf("SELECT coalesce(min(seq), 0), min(created_at), count(*) FROM (%s) e WHERE CAST($1 AS text) <> '' AND CAST($2 AS text) <> ''", window), args,
+			func(row pgx.Rows) error { return row.Scan(&before, &oldest, &n) })
+		if err != nil {
+			return nil, 0, since, err
 		}
-		if page.Since = since.Time; n < looked {
-			page.Before, page.Since = 0, time.Time{}
+		if since = oldest.Time; n < looked {
+			before, since = 0, time.Time{}
 		}
 	}
-	if page.Events, err = a.shownList(ctx, fmt.Sprintf("SELECT %s, length(e.payload) FROM %s LIMIT %d", briefColumns, from, aggregateEvents), args); err != nil {
-		return page, err
+	if events, err = a.shownList(ctx, fmt.Sprintf("SELECT %s, length(e.payload) FROM %s LIMIT %d", briefColumns, source, aggregateEvents), args); err != nil {
+		return nil, 0, since, err
 	}
-	if len(page.Events) == aggregateEvents {
-		last := page.Events[aggregateEvents-1]
-		page.Before, page.Since = last.Seq, last.CreatedAt
+	if len(events) == aggregateEvents {
+		last := events[aggregateEvents-1]
+		before, since = last.Seq, last.CreatedAt
 	}
-	return page, a.complete(ctx, page.Events)
+	return events, before, since, a.complete(ctx, events)
 }
 
 // shownList reads events, the payload's size in place of the payload.
@@ -153,7 +148,8 @@ LEFT JOIN %s p ON p.subscription = s.name AND p.partition = e.partition AND p.se
 		return err
 	}
 	list, _ := json.Marshal(ids) // can't fail
-	history, err := a.interventions(ctx, fmt.Sprintf("WHERE event_id IN (%s) ORDER BY number LIMIT %d", a.store.elements("$1", a.store.uuidType()), looked), string(list))
+	history, err := a.interventions(ctx, fmt.Sprintf("WHERE event_id IN (%s) LIMIT %d", a.store.elements("$1", a.store.uuidType()), looked), string(list))
+	slices.SortStableFunc(history, func(a, b Intervention) int { return a.At.Compare(b.At) })
 	for _, i := range history {
 		if e := byID[i.EventID]; e != nil {
 			e.History = append(e.History, i)

@@ -41,13 +41,12 @@ func TestAnAggregatesEvents(t *testing.T) {
 		_, err := admin.Retry(t.Context(), relay.By{Subscription: "default", Who: "ada", Why: "fixed"}, paid)
 		require.NoError(t, err)
 
-		page, err := admin.Aggregate(t.Context(), "order", "7", 0)
+		events, before, since, err := admin.Aggregate(t.Context(), "order", "7", 0)
 		require.NoError(t, err)
-		require.False(t, page.Indexed)
-		require.Zero(t, page.Before, "all was looked at")
-		require.Zero(t, page.Since)
-		require.Len(t, page.Events, 2)
-		latest, first := page.Events[0], page.Events[1]
+		require.Zero(t, before, "all was looked at")
+		require.Zero(t, since)
+		require.Len(t, events, 2)
+		latest, first := events[0], events[1]
 		require.Equal(t, []uuid.UUID{shipped, paid}, []uuid.UUID{latest.ID, first.ID})
 		require.EqualValues(t, 2, latest.PayloadSize)
 		require.Empty(t, latest.Payload)
@@ -57,11 +56,11 @@ func TestAnAggregatesEvents(t *testing.T) {
 		require.Len(t, first.History, 1)
 		require.Equal(t, "fixed", first.History[0].Why)
 
-		_, err = admin.Aggregate(t.Context(), "order", "", 0)
+		_, _, _, err = admin.Aggregate(t.Context(), "order", "", 0)
 		require.ErrorIs(t, err, outbox.ErrConfig)
-		page, err = admin.Aggregate(t.Context(), "order", "none", 0)
+		events, _, _, err = admin.Aggregate(t.Context(), "order", "none", 0)
 		require.NoError(t, err)
-		require.Empty(t, page.Events)
+		require.Empty(t, events)
 	})
 }
 
@@ -81,17 +80,17 @@ func TestAnAggregatesEventsAmongMany(t *testing.T) {
 		var found []uuid.UUID
 		looks := 0
 		for {
-			page, err := admin.Aggregate(t.Context(), "order", "7", before)
+			events, further, since, err := admin.Aggregate(t.Context(), "order", "7", before)
 			require.NoError(t, err)
 			looks++
-			for _, e := range page.Events {
+			for _, e := range events {
 				found = append(found, e.ID)
 			}
-			if before = page.Before; before == 0 {
-				require.Zero(t, page.Since)
+			if before = further; before == 0 {
+				require.Zero(t, since)
 				break
 			}
-			require.NotZero(t, page.Since)
+			require.NotZero(t, since)
 		}
 		require.Equal(t, []uuid.UUID{id}, found)
 		require.Equal(t, 4, looks)
@@ -101,22 +100,21 @@ func TestAnAggregatesEventsAmongMany(t *testing.T) {
 		db.exec(t, fmt.Sprintf(update, "2024-01-01T00:00:00.000Z", fmt.Sprint("< ", shown.Seq)))
 		db.exec(t, fmt.Sprintf(update, "2024-01-02T00:00:00.000Z", fmt.Sprint("= ", shown.Seq)))
 		db.exec(t, fmt.Sprintf(update, "2024-01-03T00:00:00.000Z", fmt.Sprint("> ", shown.Seq)))
-		page, err := admin.AggregateNear(t.Context(), "order", "7", time.Date(2024, 1, 2, 0, 0, 0, 0, time.UTC))
+		events, further, _, err := admin.AggregateNear(t.Context(), "order", "7", time.Date(2024, 1, 2, 0, 0, 0, 0, time.UTC))
 		require.NoError(t, err)
-		require.Len(t, page.Events, 1)
-		require.NotZero(t, page.Before, "there is more further back")
+		require.Len(t, events, 1)
+		require.NotZero(t, further, "there is more further back")
 
 		db.exec(t, "CREATE INDEX by_aggregate ON endstate_outbox (aggregate_type, aggregate_id, seq)")
-		page, err = admin.Aggregate(t.Context(), "order", "7", 0)
+		events, further, _, err = admin.Aggregate(t.Context(), "order", "7", 0)
 		require.NoError(t, err)
-		require.True(t, page.Indexed)
-		require.Len(t, page.Events, 1)
-		require.Zero(t, page.Before)
-		page, err = admin.Aggregate(t.Context(), "order", "other", 0)
+		require.Len(t, events, 1)
+		require.Zero(t, further, "by the index")
+		events, further, _, err = admin.Aggregate(t.Context(), "order", "other", 0)
 		require.NoError(t, err)
-		require.Len(t, page.Events, 100)
-		require.True(t, slices.IsSortedFunc(page.Events, func(a, b relay.Shown) int { return int(b.Seq - a.Seq) }))
-		require.Equal(t, page.Events[99].Seq, page.Before)
+		require.Len(t, events, 100)
+		require.True(t, slices.IsSortedFunc(events, func(a, b relay.Shown) int { return int(b.Seq - a.Seq) }))
+		require.Equal(t, events[99].Seq, further)
 	})
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate"
 )
@@ -110,31 +111,23 @@ func (a *Admin) History(ctx context.Context, subscription string, limit int) ([]
 	return list, nil
 }
 
-// history returns what was done with an event, in that order.
-func (a *Admin) history(ctx context.Context, id uuid.UUID) ([]Intervention, error) {
-	return a.interventions(ctx, fmt.Sprintf("WHERE event_id = CAST($1 AS %s) ORDER BY number", a.store.uuidType()), id.String())
-}
-
 func (a *Admin) interventions(ctx context.Context, which string, args ...any) ([]Intervention, error) {
-	rows, err := a.store.Query(ctx, fmt.Sprintf("SELECT at, subscription, action, coalesce(CAST(event_id AS text), ''), by_whom, reason, coalesce(attempts, 0), %s, coalesce(detail, '') FROM %s ",
-		cut("coalesce(last_error, '')"), a.store.audit)+which, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	var list []Intervention
-	for rows.Next() {
+	err := a.rows(ctx, fmt.Sprintf("SELECT at, subscription, action, coalesce(CAST(event_id AS text), ''), by_whom, reason, coalesce(attempts, 0), %s, coalesce(detail, '') FROM %s ",
+		cut("coalesce(last_error, '')"), a.store.audit)+which, args, func(row pgx.Rows) error {
 		var i Intervention
 		var at moment
 		var id string
-		if err := rows.Scan(&at, &i.Subscription, &i.Action, &id, &i.Who, &i.Why, &i.Attempts, &i.LastError, &i.Detail); err != nil {
-			return nil, err
-		}
-		if i.EventID, err = uuid.Parse(id); err != nil && id != "" {
-			return nil, err
+		if err := row.Scan(&at, &i.Subscription, &i.Action, &id, &i.Who, &i.Why, &i.Attempts, &i.LastError, &i.Detail); err != nil {
+			return err
 		}
 		i.At = at.Time
+		var err error
+		if i.EventID, err = uuid.Parse(id); id == "" {
+			err = nil
+		}
 		list = append(list, i)
-	}
-	return list, rows.Err()
+		return err
+	})
+	return list, err
 }
