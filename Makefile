@@ -1,6 +1,6 @@
 # The commands of this project. make test needs only Go, make and Debian's packages: it installs what it lacks.
 
-.PHONY: help test plans soak bench bench-quick lint release-check tidy fmt bin
+.PHONY: help test test-postgres-all plans soak bench bench-quick lint release-check tidy fmt bin
 
 DURATION ?= 10m
 
@@ -9,6 +9,8 @@ help:
 	@echo "            PostgreSQL, Redis, PgBouncer and RabbitMQ are found or installed, and private instances started."
 	@echo "            ENDSTATE_TEST_INSTALL=0 forbids installing; ENDSTATE_TEST_POSTGRES_URL and"
 	@echo "            ENDSTATE_TEST_REDIS_URL name servers to use instead. ARGS='-run Race ./finalize' runs less."
+	@echo "make test-postgres-all   the same without the race detector, on PostgreSQL 14 to 18, by npm's packages: for releases. It"
+	@echo "            writes the results into docs/compatibility.md. VERSIONS='17 18' and ARGS='./guard ./outbox' run less"
 	@echo "make plans  the plans of a relay's readings with ten million events, and of as many of one aggregate"
 	@echo "make soak   recorded histories of four processes under faults, checked for an order of the calls, again and"
 	@echo "            again for DURATION=$(DURATION): cut COMMITs, kill -9, terminated backends, a server that stops"
@@ -27,6 +29,9 @@ test: bin
 	@rm -f .test.json
 	bin/lint
 	bin/testall $(ARGS)
+
+test-postgres-all: bin
+	.ci/postgres-all $(ARGS)
 
 plans: bin
 	ENDSTATE_TEST_PLAN_ROWS=10000000 bin/testall -race=false -run 'TestPlansOfReadings|TestManyEventsOfOneAggregateLetOthersPass' ./outbox/relay

@@ -1,6 +1,6 @@
 // Package outboxtest is for tests of code that uses the outbox:
 //
-//   - [RequirePut] and [RequireNotPut] look for an event in the outbox, as a transaction sees it.
+//   - [RequirePut], [RequireNotPut] and [RequireTypes] look for events in the outbox, as a transaction sees it.
 //
 //   - [Recorder] is a publisher that keeps what it is given, fails on demand, and can be waited for.
 //
