@@ -42,15 +42,17 @@ type destination struct {
 	secretFile  string
 	concurrency int
 
+	kafka kafkaFlags
+
 	files tlsFiles
 	tls   *tls.Config // what files hold; nil for nothing
 }
 
 func (d *destination) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&d.to, "to", os.Getenv(toEnv), "destination `URL`: redis://…, rediss://…, nats://…, tls://…, http://… or https://…; default: the environment's "+toEnv)
+	flags.StringVar(&d.to, "to", os.Getenv(toEnv), "destination `URL`: redis://…, rediss://…, nats://…, tls://…, kafka://…, kafkas://…, http://… or https://…; default: the environment's "+toEnv)
 	flags.Lookup("to").DefValue = "" // help must not show a password
-	flags.StringVar(&d.source, "source", "endstate", "nats, http: CloudEvents' source, a `URI` that names the service")
+	flags.StringVar(&d.source, "source", "endstate", "nats, kafka, http: CloudEvents' source, a `URI` that names the service")
 	flags.StringVar(&d.stream, "stream", "", "redis: the stream's `KEY`; default: "+redisstream.DefaultStream)
 	flags.StringVar(&d.streamBy, "stream-by", "", "redis: a stream for each value of this `FIELD`, type or aggregate-type, with the stream's key and a colon before it")
 	flags.Int64Var(&d.maxLen, "max-len", 0, "redis: trim streams to about `N` entries, whether they were read or not; default: don't")
@@ -61,6 +63,7 @@ func (d *destination) flags(cmd *cobra.Command) {
 	flags.BoolVar(&d.binary, "binary", false, "http: CloudEvents' binary mode, where the signature covers less")
 	flags.StringVar(&d.secretFile, "secret-file", "", "http: `FILE` with the secrets to sign with, whsec_…, one a line; default: those in the environment's "+secretsEnv+", parted by spaces")
 	flags.IntVar(&d.concurrency, "concurrency", 16, "http: `N` requests at a time")
+	d.kafka.flags(cmd)
 	d.files.flags(cmd)
 }
 
@@ -86,7 +89,7 @@ func (d *destination) open(log *slog.Logger) (*opened, error) {
 	if d.tls, err = d.files.config(); err != nil {
 		return nil, err
 	}
-	if d.tls != nil && (scheme == "redis" || scheme == "http") {
+	if d.tls != nil && (scheme == "redis" || scheme == "http" || scheme == "kafka") {
 		return nil, fmt.Errorf("--to-ca, --to-cert and --to-key are for TLS, which %s:// has not: write %[1]ss://", scheme)
 	}
 	switch scheme {
@@ -95,10 +98,12 @@ func (d *destination) open(log *slog.Logger) (*opened, error) {
 		return d.openRedis()
 	case "nats", "tls":
 		return d.openNATS()
+	case "kafka", "kafkas":
+		return d.openKafka(log)
 	case "http", "https":
 		return d.openWebhook()
 	}
-	return nil, errors.New("--to begins with none of redis://, rediss://, nats://, tls://, http:// and https://") // unquoted: it may hold a password
+	return nil, errors.New("--to begins with none of redis://, rediss://, nats://, tls://, kafka://, kafkas://, http:// and https://") // unquoted: it may hold a password
 }
 
 // redisLog has go-redis, which reports each failed dial, log as the rest does. The relay tells what comes of them.

@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,28 +22,48 @@ const listenEnv = "ENDSTATE_LISTEN_URL"
 // newRelay is the command that publishes events, as a program of its own beside a service.
 func newRelay(a *app) *cobra.Command {
 	r := &relaying{app: a}
-	var retention, level, start string
+	one := &subscribed{}
+	var level, config string
 	cmd := &cobra.Command{
 		Use:   "relay --to URL",
-		Short: "Publish the outbox's events to Redis Streams, NATS JetStream or a webhook",
-		Long: `Publish the outbox's events, as a program of its own beside a service: to Redis Streams, NATS JetStream, or by HTTP as signed
-CloudEvents. Any number of relays share the work, and each aggregate's events go out in order.
+		Short: "Publish the outbox's events to Redis Streams, NATS JetStream, Kafka or a webhook",
+		Long: `Publish the outbox's events, as a program of its own beside a service: to Redis Streams, NATS JetStream, Kafka, or by HTTP as
+signed CloudEvents. Any number of relays share the work, and each aggregate's events go out in order.
 
-It runs until SIGINT or SIGTERM; then it lets what is in flight finish, hands over its partitions, and prints what it did. A
-database or a destination that is away doesn't end it. Its log goes to stderr, with the outbox's figures now and then; no line
-has a credential or a payload.
+It runs until SIGINT or SIGTERM; then it lets what is in flight finish, hands over its partitions, and prints what it did, at the
+latest 20 s after --shutdown-timeout. A database or a destination that is away doesn't end it. Its log goes to stderr, with the
+outbox's figures now and then; no line has a credential or a payload.
+
+Several subscriptions are published by one program from a file, in YAML:
+
+  db: {env: SHOP_DB}                   # what --db, --http and the other flags of the program take; flags come before the file
+  http: 127.0.0.1:9090
+  subscriptions:                       # each with what its flags take
+    - subscription: kafka
+      to: kafkas://relay@kafka:9093
+      password-file: /run/secrets/kafka
+      topic: shop.{aggregatetype}
+    - subscription: partner
+      to: {file: /run/secrets/partner}   # the whole URL, read from a file, or {env: NAME} from the environment
+      type: [assessment.*, batch.closed]
 
 Exit status: 0 ended by a signal, 2 could not run.`,
 		Example: `  ENDSTATE_DB=postgres://… endstate relay --to redis://localhost:6379
-  endstate relay --db sqlite:shop.db --to https://example.com/hook --secret-file /run/secrets/webhook --retention 168h`,
+  endstate relay --db sqlite:shop.db --to https://example.com/hook --secret-file /run/secrets/webhook --retention 168h
+  endstate relay --config /etc/endstate/relay.yaml --http 0.0.0.0:9090`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if r.cfg.Retention, err = parseRetention(retention); err != nil {
-				return err
+			r.subscriptions = []*subscribed{one}
+			if config != "" {
+				var err error
+				if r.subscriptions, err = a.readConfig(cmd, config); err != nil {
+					return err
+				}
 			}
-			if r.cfg.Start, err = parseStart(start); err != nil {
-				return err
+			for _, s := range r.subscriptions {
+				if err := s.parse(); err != nil {
+					return err
+				}
 			}
 			var l slog.Level
 			if err := l.UnmarshalText([]byte(level)); err != nil {
@@ -53,22 +73,11 @@ Exit status: 0 ended by a signal, 2 could not run.`,
 			return r.run(cmd.Context())
 		},
 	}
-	r.to.flags(cmd)
-	outboxFlags(cmd, &r.cfg.Outbox)
+	one.flags(cmd)
+	outboxFlags(cmd, &r.outbox)
 	flags := cmd.Flags()
-	subscriptionFlag(cmd, &r.cfg.Subscription)
-	flags.StringArrayVar(&r.cfg.Types, "type", nil, "publish only events of this `TYPE`, or of a family, such as 'assessment.*'; may be repeated; default: all")
-	flags.StringVar(&start, "start", "begin", "where a new subscription starts: begin, end, or a `TIME`, or how long ago, such as 24h")
-	flags.StringVar(&r.cfg.Name, "name", "", "`NAME` of this relay for people; default: host name and process id")
-	flags.IntVar(&r.cfg.BatchSize, "batch-size", 1000, "publish at most `N` events at once")
-	flags.IntVar(&r.cfg.MaxAttempts, "max-attempts", 100, "an event is dead after `N` failures")
-	flags.DurationVar(&r.cfg.MaxBackoff, "max-backoff", 10*time.Minute, "the longest `DURATION` between two attempts")
-	flags.DurationVar(&r.cfg.PublishTimeout, "publish-timeout", 30*time.Second, "a batch may take this `DURATION`")
-	flags.DurationVar(&r.cfg.ShutdownTimeout, "shutdown-timeout", 10*time.Second, "let a batch go on for this `DURATION` after a signal")
-	flags.DurationVar(&r.cfg.PollInterval, "poll-interval", time.Second, "the longest `DURATION` between two looks at the outbox")
-	flags.DurationVar(&r.cfg.LeaseTTL, "lease-ttl", 10*time.Second, "the partitions of a relay that died wait for this `DURATION`")
-	flags.BoolVar(&r.cfg.Unordered, "unordered", false, "let an aggregate's later events overtake one that failed")
-	flags.StringVar(&retention, "retention", "forever", "how long published events stay: forever, none, or a `DURATION`")
+	flags.StringVar(&config, "config", "", "`FILE` with several subscriptions, in YAML")
+	flags.StringVar(&r.http, "http", "", "serve /metrics, /healthz and /readyz at this `ADDRESS`, such as 127.0.0.1:9090; without a host only to this machine; default: don't")
 	flags.StringVar(&r.listen, "listen-url", "", "postgres: `URL` of the primary itself, not of a pooler, to be woken by; default: the environment's "+listenEnv+", else only look")
 	flags.DurationVar(&r.figures, "figures", time.Minute, "log the outbox's figures after each such `DURATION`; 0s: don't")
 	flags.StringVar(&level, "log-level", "info", "log from this `LEVEL` on: debug, info, warn or error")
@@ -120,60 +129,132 @@ func (a *app) logger(level slog.Level) *slog.Logger {
 // relaying is one run of the command.
 type relaying struct {
 	*app
-	cfg     relay.Config
-	to      destination
-	listen  string
-	figures time.Duration
-	log     *slog.Logger
-
-	published, failed, dead atomic.Int64 // since the start
+	subscriptions []*subscribed
+	outbox        outbox.Writer
+	listen        string
+	figures       time.Duration
+	http          string
+	metrics       *metrics
+	log           *slog.Logger
 }
 
+// endTimeout is how long after --shutdown-timeout the command ends, whatever the database does.
+const endTimeout = 20 * time.Second
+
 func (r *relaying) run(ctx context.Context) error {
-	to, err := r.to.open(r.log)
-	if err != nil {
-		return err
+	for _, s := range r.subscriptions {
+		to, err := s.to.open(r.log)
+		if err != nil {
+			return s.say(err)
+		}
+		defer to.close()
+		s.opened = to
 	}
-	defer to.close()
-	admin, db, err := r.admin(ctx, writes, &r.cfg.Outbox)
+	admin, db, err := r.admin(ctx, writes, &r.outbox)
 	if err != nil {
 		return err
 	}
 	defer db.close()
-	if r.cfg.ListenURL = r.listen; r.listen == "" && db.pool != nil {
-		r.cfg.ListenURL = os.Getenv(listenEnv)
+	if r.listen == "" && db.pool != nil {
+		r.listen = os.Getenv(listenEnv)
 	}
-	r.cfg.Destination = to.place
-	r.cfg.Logger, r.cfg.Trace = r.log, r.trace()
-	run, err := newRun(db, to, &r.cfg)
+	if r.metrics, err = newMetrics(); err != nil {
+		return err
+	}
+	bound := endTimeout
+	for _, s := range r.subscriptions {
+		if err := s.prepare(r, db); err != nil {
+			return s.say(err)
+		}
+		bound = max(bound, s.cfg.ShutdownTimeout+endTimeout)
+	}
+	stopServing, err := r.serve(ctx, admin)
 	if err != nil {
 		return err
 	}
-	r.log.InfoContext(ctx, "relay: publishing", "to", to.place, "database", db.name(), "outbox", r.cfg.Outbox.Name())
-	if err := to.answers(ctx); err != nil {
-		r.log.WarnContext(ctx, "relay: the destination does not answer yet", "to", to.place, "error", err)
+	defer stopServing()
+	for _, s := range r.subscriptions {
+		r.log.InfoContext(ctx, "relay: publishing", "to", s.opened.place, "database", db.name(), "outbox", r.outbox.Name(), "subscription", s.cfg.Subscription)
+		if err := s.opened.answers(ctx); err != nil {
+			r.log.WarnContext(ctx, "relay: the destination does not answer yet", "to", s.opened.place, "error", err)
+		}
 	}
 
 	start := time.Now()
 	watching, stop := context.WithCancel(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { r.watch(watching, admin) })
-	err = run(ctx)
+	err = r.runAll(ctx, bound)
 	stop()
 	watch.Wait()
 	if err != nil {
 		return err
 	}
-	result := struct {
-		Published int64   `json:"published"`
-		Failed    int64   `json:"failed"` // attempts
-		Dead      int64   `json:"dead"`
-		Seconds   float64 `json:"seconds"`
-	}{r.published.Load(), r.failed.Load(), r.dead.Load(), time.Since(start).Seconds()}
-	return r.print(result, func(w io.Writer) {
-		fmt.Fprintf(w, "%s published in %v, %s, %s\n", count(result.Published, "event"), time.Since(start).Round(time.Second),
-			count(result.Failed, "failure"), count(result.Dead, "dead letter"))
-	})
+	return r.report(time.Since(start))
+}
+
+// runAll runs the relays until ctx ends, or one of them can't run. It doesn't wait for longer than bound after that.
+func (r *relaying) runAll(ctx context.Context, bound time.Duration) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := make(chan error, len(r.subscriptions))
+	for _, s := range r.subscriptions {
+		go func() {
+			err := s.say(s.run(ctx))
+			if err != nil {
+				cancel(err)
+			}
+			ended <- err
+		}()
+	}
+	var overdue <-chan time.Time
+	stopped := ctx.Done()
+	var first error
+	for range r.subscriptions {
+		for waits := true; waits; {
+			select {
+			case err := <-ended:
+				if first == nil {
+					first = err
+				}
+				waits = false
+			case <-stopped:
+				stopped, overdue = nil, time.After(bound)
+			case <-overdue:
+				return errors.Join(first, fmt.Errorf("did not end within %v: others get its partitions after --lease-ttl", bound))
+			}
+		}
+	}
+	return first
+}
+
+// report prints what was done.
+func (r *relaying) report(took time.Duration) error {
+	type result struct {
+		Subscription string  `json:"subscription"`
+		Published    int64   `json:"published"`
+		Failed       int64   `json:"failed"` // attempts
+		Dead         int64   `json:"dead"`
+		GivenBack    int64   `json:"given_back"` // partitions
+		Seconds      float64 `json:"seconds"`
+	}
+	var all []result
+	for _, s := range r.subscriptions {
+		all = append(all, result{s.cfg.Subscription, s.published.Load(), s.failed.Load(), s.dead.Load(), s.owned.Load(), took.Seconds()})
+	}
+	text := func(w io.Writer) {
+		for _, s := range all {
+			if len(all) > 1 {
+				fmt.Fprintf(w, "%s: ", s.Subscription)
+			}
+			fmt.Fprintf(w, "%s published in %v, %s, %s; %s given back\n", count(s.Published, "event"), took.Round(time.Second),
+				count(s.Failed, "failure"), count(s.Dead, "dead letter"), count(s.GivenBack, "partition"))
+		}
+	}
+	if len(all) == 1 {
+		return r.print(all[0], text)
+	}
+	return r.print(all, text)
 }
 
 // newRun returns the Run of a relay on either kind of database.
@@ -190,14 +271,6 @@ func newRun(db *database, p outbox.Publisher, cfg *relay.Config) (func(context.C
 		return nil, err
 	}
 	return r.Run, nil
-}
-
-func (r *relaying) trace() *relay.Trace {
-	return &relay.Trace{
-		Published: func(context.Context, outbox.Event, time.Duration) { r.published.Add(1) },
-		Failed:    func(context.Context, outbox.Event, int, error, time.Duration) { r.failed.Add(1) },
-		Dead:      func(context.Context, outbox.Event, int, error) { r.dead.Add(1) },
-	}
 }
 
 // watch logs the outbox's figures now and then.
@@ -222,9 +295,11 @@ func (r *relaying) watch(ctx context.Context, admin *relay.Admin) {
 			continue
 		}
 		for _, s := range list {
-			if s.Subscription == r.cfg.Subscription {
-				r.log.InfoContext(ctx, "relay: figures", "subscription", s.Subscription, "pending", s.Pending, "retrying", s.Retrying, "dead", s.Dead, "oldest", s.OldestAge.Round(time.Millisecond),
-					"rate", fmt.Sprintf("%.1f", s.Rate), "relays", len(s.Relays), "blocked", len(s.Blocked), "published", r.published.Load(), "failed", r.failed.Load())
+			for _, own := range r.subscriptions {
+				if s.Subscription == own.cfg.Subscription {
+					r.log.InfoContext(ctx, "relay: figures", "subscription", s.Subscription, "pending", s.Pending, "retrying", s.Retrying, "dead", s.Dead, "oldest", s.OldestAge.Round(time.Millisecond),
+						"rate", fmt.Sprintf("%.1f", s.Rate), "relays", len(s.Relays), "blocked", len(s.Blocked), "published", own.published.Load(), "failed", own.failed.Load())
+				}
 			}
 		}
 	}

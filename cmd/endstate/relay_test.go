@@ -76,7 +76,7 @@ func TestRelayToRedis(t *testing.T) {
 		require.Regexp(t, `(?m)^  relay  started +partitions  published  rate\n  test   [0-9TZ:-]{20}           8  `, stats.stdout)
 
 		res := r.terminate(t)
-		require.Regexp(t, `^2 events published in \d+s, 0 failures, 0 dead letters\n$`, res.stdout)
+		require.Regexp(t, `^2 events published in \d+s, 0 failures, 0 dead letters; 8 partitions given back\n$`, res.stdout)
 		for _, part := range []string{`level=INFO msg="relay: publishing" to=redis://` + server.Addr(), "outbox=endstate_outbox", `msg="outbox relay: started"`, "its partitions are free"} {
 			require.Contains(t, res.stderr, part)
 		}
