@@ -32,11 +32,15 @@ func (r *report) markdown() []byte {
 	for _, c := range r.Results {
 		fmt.Fprintf(&w, "| %s | %s | %.0f | %.0f | %.2f | %s | %s | %s |\n", c.Name, c.Peer, c.Ours, c.PeerRate, c.Ratio.Median, c.Ratio, target(c.Target), c.verdict())
 	}
-	fmt.Fprint(&w, "\n| allocations of a call | ours | by hand | at most | |\n| --- | ---: | ---: | ---: | --- |\n")
+	if len(r.Allocations) > 0 {
+		fmt.Fprint(&w, "\n| allocations of a call | ours | by hand | at most | |\n| --- | ---: | ---: | ---: | --- |\n")
+	}
 	for _, a := range r.Allocations {
 		fmt.Fprintf(&w, "| %s | %.0f | %.0f | %s | %s |\n", a.Name, a.Ours, a.Peer, a.most(), a.verdict())
 	}
-	fmt.Fprint(&w, "\n| latency, µs | ours: calls/s | p50 | p99 | p99.9 | by hand: calls/s | p50 | p99 | p99.9 |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n")
+	if len(r.Latencies) > 0 {
+		fmt.Fprint(&w, "\n| latency, µs | ours: calls/s | p50 | p99 | p99.9 | by hand: calls/s | p50 | p99 | p99.9 |\n| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n")
+	}
 	for _, l := range r.Latencies {
 		fmt.Fprintf(&w, "| %s | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f | %.0f |\n", l.Name,
 			l.Ours.Rate, l.Ours.P50, l.Ours.P99, l.Ours.P999, l.Theirs.Rate, l.Theirs.P50, l.Theirs.P99, l.Theirs.P999)

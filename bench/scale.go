@@ -23,20 +23,21 @@ func (b *bencher) scale(ctx context.Context, o options) ([]bcase, error) {
 	onFull := &bencher{world: full, slice: b.slice, rounds: b.rounds}
 	eight, final := b.eight(), load{workers: connections, rows: finalRows, final: true}
 	// The relay comes first: the others leave their events behind.
-	cases := []bcase{{name: "relay-full-vs-empty", peer: "the same on an empty outbox", must: 0.8, long: true,
+	size := fmt.Sprintf("full-%d/", o.full)
+	cases := []bcase{{name: size + "relay-vs-empty", peer: "the same on an empty outbox", must: 0.8, long: true,
 		ours: onFull.drain(), theirs: b.drain()}}
 	const peer = "the same on an empty database"
 	for _, name := range []string{byStatus, byLedger, byBoth} {
 		onlyFull, empty := full.alone[name], b.alone[name]
 		cases = append(cases,
-			bcase{name: name + "/settle-full-vs-empty", peer: peer, must: 0.9,
+			bcase{name: size + name + "-settle-vs-empty", peer: peer, must: 0.9,
 				ours: onFull.each(eight, onFull.settle(onlyFull, true)), theirs: b.each(eight, b.settle(empty, true))},
-			bcase{name: name + "/do-full-vs-empty", peer: peer, must: 0.9,
+			bcase{name: size + name + "-do-vs-empty", peer: peer, must: 0.9,
 				ours: onFull.each(eight, onFull.do(onlyFull, true)), theirs: b.each(eight, b.do(empty, true))},
-			bcase{name: name + "/loser-full-vs-empty", peer: peer, must: 0.9,
+			bcase{name: size + name + "-loser-vs-empty", peer: peer, must: 0.9,
 				ours: onFull.each(final, onFull.old(o.full, onFull.settle(onlyFull, false))), theirs: b.each(final, b.settle(empty, false))})
 	}
-	return append(cases, bcase{name: "select-full-vs-empty", peer: "an indexed SELECT by hand, on both",
+	return append(cases, bcase{name: size + "select-vs-empty", peer: "an indexed SELECT by hand, on both",
 		ours: onFull.each(final, onFull.old(o.full, onFull.handSelect)), theirs: b.each(final, b.handSelect)}), nil
 }
 
