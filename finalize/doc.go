@@ -81,19 +81,20 @@
 //
 // # What a call costs
 //
-// On pgx with guard.Status and one event, as bench counts it, the driver's allocations included:
+// On pgx with guard.Status and one event, as BenchmarkLosses counts it, the driver's allocations included:
 //
-//	call                      round trips   allocations   by hand
-//	Settle, wins                        1            45   23 (one statement)
-//	Settle, loses                       2            50
-//	Do, wins                            2           115   92 (pipelined)
-//	Do, loses                           2            95
-//	a repeat from the cache             0             1
+//	call                                 round trips   allocations   by hand
+//	Settle, wins                                   1            48   23 (one statement)
+//	Settle, loses                                  2            67
+//	Settle or Do, loses, looked first              1            43
+//	Do, wins                                       2           126   92 (pipelined)
+//	Do, loses                                      2           107
+//	a repeat from the cache                        0             1
 //
-// What is beyond the driver's: about ten for the attempt (its key, token and what the closures of a call keep), as many for
-// the events (a copy with its defaults, an id, a dedup key), one for each argument that goes to the driver as an interface,
-// and about a dozen for the time limit and for asking the server to cancel. An event in JSON of version 1 without
-// a time of its own is passed as eight arguments; any other takes eleven, which costs the server more.
+// What is beyond the driver's: some for the attempt (its key, token and signal), as many for the events (copies with their defaults, a
+// dedup key), one for each argument that goes to the driver as an interface, and about two dozen for two time limits and for asking
+// the server to cancel. An event in JSON of version 1 without a time of its own is passed as eight arguments; any other takes eleven,
+// which costs the server more.
 //
 // The cost doesn't grow with what is finished: beside 10 million finalized keys and 5 million published events, wins of both ran
 // at 0.94 to 1.02 of the rate of an empty database, with Status, Ledger and All (go run ./bench -full 10000000).
