@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"mime"
 	"strings"
 	"time"
@@ -79,21 +80,26 @@ func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
 	if len(events) < 2 {
 		return prepared, nil
 	}
-	seen := make(map[string]int, 2*len(prepared))
+	ids, keys := map[uuid.UUID]int{}, make(map[string]int, len(prepared))
 	for i, e := range prepared {
-		keys := []string{"ID " + e.ID.String()}
-		if e.DedupKey != "" {
-			keys = append(keys, "DedupKey "+e.DedupKey)
-		}
-		for _, key := range keys {
-			if first, dup := seen[key]; dup {
-				return nil, fmt.Errorf("%w: events %d (%q) and %d (%q) have the same %s",
-					ErrDuplicate, first+1, prepared[first].Type, i+1, e.Type, key)
+		if events[i].ID != uuid.Nil {
+			if first, dup := ids[e.ID]; dup {
+				return nil, duplicates(prepared, first, i, "ID "+e.ID.String())
 			}
-			seen[key] = i
+			ids[e.ID] = i
+		}
+		if e.DedupKey != "" {
+			if first, dup := keys[e.DedupKey]; dup {
+				return nil, duplicates(prepared, first, i, "DedupKey "+e.DedupKey)
+			}
+			keys[e.DedupKey] = i
 		}
 	}
 	return prepared, nil
+}
+
+func duplicates(events []Event, i, j int, key string) error {
+	return fmt.Errorf("%w: events %d (%q) and %d (%q) have the same %s", ErrDuplicate, i+1, events[i].Type, j+1, events[j].Type, key)
 }
 
 // fill fills in e's zero fields.
@@ -174,4 +180,88 @@ func isJSON(contentType string) bool {
 
 func (e *Event) invalid(field, why string) error {
 	return fmt.Errorf("%w: event %q: %s %s", ErrInvalidEvent, e.Type, field, why)
+}
+
+// carry adds to e's headers those of carried that it lacks, in a map that events may share. The error says which header can't be
+// stored.
+func (e *Event) carry(carried map[string]string) error {
+	added := e.lacks(carried)
+	if err := e.validateHeaders(added); err != nil {
+		return err
+	}
+	if len(e.Headers) == 0 {
+		e.Headers = added
+	} else if len(added) > 0 {
+		added = maps.Clone(added)
+		maps.Copy(added, e.Headers)
+		e.Headers = added
+	}
+	return nil
+}
+
+// lacks are those of headers that e doesn't have itself. Brokers and HTTP don't tell names by their case, so neither does
+// this.
+func (e *Event) lacks(headers map[string]string) map[string]string {
+	for name := range e.Headers {
+		if _, taken := lookup(headers, name); taken {
+			headers = maps.Clone(headers)
+			maps.DeleteFunc(headers, func(theirs, _ string) bool {
+				_, taken := lookup(e.Headers, theirs)
+				return taken
+			})
+			return headers
+		}
+	}
+	return headers
+}
+
+// lookup finds a header by its name in any case.
+func lookup(headers map[string]string, name string) (value string, found bool) {
+	if value, found = headers[name]; found {
+		return value, true
+	}
+	for other, value := range headers {
+		if strings.EqualFold(other, name) {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+// validateHeaders says which header can't be stored.
+func (e *Event) validateHeaders(carried map[string]string) error {
+	size := 0
+	for _, source := range []struct {
+		field   string
+		headers map[string]string
+	}{{"Headers", e.Headers}, {"Headers, with those of Writer.Headers,", carried}} {
+		for name, value := range source.headers {
+			if err := sqltx.CheckText(name); err != nil {
+				return e.invalid(source.field, "has a key that "+err.Error())
+			}
+			if err := sqltx.CheckText(value); err != nil {
+				return e.invalid(source.field, fmt.Sprintf("[%q] %v", name, err))
+			}
+			size += len(name) + len(value)
+		}
+		if size > MaxHeaders {
+			return e.invalid(source.field, fmt.Sprintf("is %d bytes long, the limit is %d", size, MaxHeaders))
+		}
+	}
+	return nil
+}
+
+// Partitions is the number of partitions that aggregates are spread over, and so the highest number of relays that find work
+// for one subscription at a time. Rows know their partition, so a table keeps the number it was made with.
+const Partitions = 8
+
+// The statements' number is the same; where it isn't, this doesn't compile.
+const _ = uint(Partitions-sqlplan.Partitions) + uint(sqlplan.Partitions-Partitions)
+
+// Partition returns the partition of an aggregate, from 0 to Partitions-1: the first byte of the SHA-256 of type, slash and id,
+// modulo Partitions. Who inserts events with SQL of their own calls the table's function, which returns the same:
+//
+//	endstate_outbox_partition(aggregate_type, aggregate_id)
+func Partition(aggregateType, aggregateID string) int {
+	return sqlplan.Partition(aggregateType, aggregateID)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -70,7 +71,7 @@ func Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Result, error)
 // or id is taken is left out, and its result says by whom; the transaction stays usable, and no row is written for it (on
 // PostgreSQL its number in seq is skipped, and the transaction gets an id).
 // All events are validated before anything is sent. A thousand events take one statement, or fewer, if they carry more than
-// 16 MiB, more take one for each thousand; events that are left out take one further statement.
+// 16 MiB, more take one for each thousand; events that are left out take one or two further statements.
 //
 // Put waits for a transaction that has written the same dedup key and not ended yet. Under REPEATABLE READ and SERIALIZABLE
 // PostgreSQL then raises 40001, which is returned, as is every database error: such an error has aborted the transaction.
@@ -82,132 +83,232 @@ func (w Writer) Put(ctx context.Context, tx endstate.Tx, events ...Event) ([]Res
 	if tx == nil {
 		return nil, errors.New("outbox: Put: tx is nil")
 	}
+	named := slices.ContainsFunc(events, func(e Event) bool { return e.ID != uuid.Nil })
 	events, err := w.Prepare(ctx, events)
 	if err != nil {
 		return nil, err
 	}
-	results := make([]Result, 0, len(events))
+	results := make([]Result, len(events))
+	todo := results
 	for chunk := range sqlplan.Chunks(rows(events)) {
-		inserted, err := w.insert(ctx, tx, chunk)
-		if err != nil {
+		its, here := events[len(results)-len(todo):][:len(chunk)], todo[:len(chunk)]
+		todo = todo[len(chunk):]
+		if err := w.insert(ctx, tx, chunk, named, here); err != nil {
 			return nil, fmt.Errorf("outbox: put: %w", err)
 		}
-		var left []Event
-		for _, e := range events[len(results):][:len(chunk)] {
-			results = append(results, Result{ID: e.ID, Inserted: inserted[e.ID]})
-			if !inserted[e.ID] {
-				left = append(left, e)
-			}
-		}
-		if len(left) == 0 {
-			continue
-		}
-		holders, err := w.Holders(ctx, tx, left)
-		if err != nil {
-			return nil, err
-		}
-		if err := w.insertAgain(ctx, tx, left, holders, inserted); err != nil {
+		if err := w.explain(ctx, tx, its, named, here); err != nil {
 			return nil, fmt.Errorf("outbox: put: %w", err)
-		}
-		for i := len(results) - len(chunk); i < len(results); i++ {
-			if results[i].Inserted {
-				continue
-			}
-			if results[i].Inserted = inserted[results[i].ID]; !results[i].Inserted {
-				results[i].HeldBy = holders[0]
-			}
-			holders = holders[1:]
 		}
 	}
 	return results, nil
 }
 
-// insertAgain inserts what was left out though no event is in its way any more, and refuses what then isn't there either.
-func (w Writer) insertAgain(ctx context.Context, tx endstate.Tx, left []Event, holders []uuid.UUID, inserted map[uuid.UUID]bool) error {
-	for i, e := range left {
-		if holders[i] != uuid.Nil {
+// explain says what is in the way of events that aren't known to have gone in. Where nothing is any more they are inserted once
+// more, and what isn't there even so is refused.
+func (w Writer) explain(ctx context.Context, tx endstate.Tx, events []Event, named bool, results []Result) error {
+	var left []int
+	var those []Event
+	for i, r := range results {
+		if !r.Inserted {
+			left, those = append(left, i), append(those, events[i])
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	holders, err := w.Holders(ctx, tx, those)
+	if err != nil {
+		return err
+	}
+	for n, i := range left {
+		r, e := &results[i], those[n:n+1]
+		if r.Inserted = !named && holders[n] == r.ID; r.Inserted {
 			continue
 		}
-		again, err := w.insert(ctx, tx, rows(left[i:i+1]))
-		if err != nil {
-			return err
+		if holders[n] == uuid.Nil {
+			if err := w.insert(ctx, tx, rows(e), true, results[i:i+1]); err != nil {
+				return err
+			}
+			if r.Inserted {
+				continue
+			}
+			again, err := w.Holders(ctx, tx, e)
+			if err != nil {
+				return err
+			}
+			if holders[n] = again[0]; again[0] == uuid.Nil {
+				return fmt.Errorf("%w: event %q of %s %s; look for a BEFORE trigger that returns NULL, or a rule, on table %s", ErrRefused, e[0].Type, e[0].AggregateType, e[0].AggregateID, w.table())
+			}
 		}
-		if inserted[e.ID] = again[e.ID]; inserted[e.ID] {
-			continue
-		}
-		held, err := w.Holders(ctx, tx, left[i:i+1])
-		if err != nil {
-			return err
-		}
-		if holders[i] = held[0]; held[0] == uuid.Nil {
-			return fmt.Errorf("%w: event %q of %s %s; look for a BEFORE trigger that returns NULL, or a rule, on table %s", ErrRefused, e.Type, e.AggregateType, e.AggregateID, w.table())
-		}
+		r.HeldBy = holders[n]
 	}
 	return nil
 }
 
-// insert writes one chunk and returns the ids that went in.
-func (w Writer) insert(ctx context.Context, tx endstate.Tx, chunk []sqlplan.Event) (map[uuid.UUID]bool, error) {
+// insert writes one chunk, and notes in results which events went in. Ids come back only where a caller named some, which may be there
+// from before. Otherwise the number of rows tells, and explain if they are too few.
+func (w Writer) insert(ctx context.Context, tx endstate.Tx, chunk []sqlplan.Event, named bool, results []Result) error {
 	if w.Columns != nil && sqltx.Of(tx) == sqltx.SQLite {
-		return nil, fmt.Errorf("%w: Writer.Columns is for PostgreSQL", ErrConfig)
+		return fmt.Errorf("%w: Writer.Columns is for PostgreSQL", ErrConfig)
 	}
-	insert := func(values string) string {
-		return values + " ON CONFLICT DO NOTHING RETURNING CAST(" + w.id() + " AS text)"
+	for i := range chunk {
+		results[i].ID = chunk[i].ID
 	}
-	_, isPgx := tx.(pgx.Tx)
-	if isPgx && len(chunk) > 1 {
-		return w.insertBulk(ctx, tx, chunk, insert)
+	var query string
+	var args []any
+	if _, isPgx := tx.(pgx.Tx); isPgx && len(chunk) > 1 {
+		query, args = w.sql().Bulk(func(i int) string { return fmt.Sprintf("$%d", i+1) }, ""), sqlplan.Arrays(chunk)
+	} else {
+		query, args = w.sql().Values(sqltx.Of(tx), chunk)
 	}
-	query, args := w.sql().Values(sqltx.Of(tx), chunk)
-	if isPgx {
-		// One event needs no names of those that went in, and half the time without.
-		tag, err := tx.Exec(ctx, query+" ON CONFLICT DO NOTHING", args...)
-		return map[uuid.UUID]bool{chunk[0].ID: tag.RowsAffected() == 1}, err
+	query += " ON CONFLICT DO NOTHING"
+	if len(chunk) == 1 || !named {
+		tag, err := tx.Exec(ctx, query, args...)
+		for i := range results {
+			results[i].Inserted = err == nil && tag.RowsAffected() == int64(len(chunk))
+		}
+		return err
 	}
-	rows, err := tx.Query(ctx, insert(query), args...)
+	rows, err := tx.Query(ctx, query+" RETURNING CAST("+w.id()+" AS text)", args...)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer rows.Close()
-	inserted := make(map[uuid.UUID]bool, len(chunk))
+	inserted := make(map[string]bool, len(chunk))
 	for rows.Next() {
-		var text string
-		if err := rows.Scan(&text); err != nil {
-			return nil, err
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return err
+		}
+		inserted[strings.ToLower(id)] = true // as text a service's table may have it in capitals
+	}
+	for i := range results {
+		results[i].Inserted = inserted[results[i].ID.String()]
+	}
+	return rows.Err()
+}
+
+// Validate says which field of w doesn't make sense.
+func (w Writer) Validate() error {
+	if w.Schema != "" {
+		if err := sqltx.CheckIdent(w.Schema); err != nil {
+			return fmt.Errorf("%w: Writer.Schema %w", ErrConfig, err)
+		}
+	}
+	if err := sqltx.CheckIdent(w.Name()); err != nil {
+		return fmt.Errorf("%w: Writer.Table %w", ErrConfig, err)
+	}
+	if n := len(w.Name()); n > maxTable {
+		return fmt.Errorf("%w: Writer.Table is %d bytes long, the limit is %d, so that the names of its indexes and companions fit into 63", ErrConfig, n, maxTable)
+	}
+	if w.MaxPayload < 0 || w.MaxPayload > maxMaxPayload {
+		return fmt.Errorf("%w: Writer.MaxPayload is %d; the database takes %d", ErrConfig, w.MaxPayload, maxMaxPayload)
+	}
+	if w.Columns != nil {
+		if w.Headers != nil && w.Columns.Headers == "" {
+			return fmt.Errorf("%w: Writer.Headers is set, but Writer.Columns.Headers names no column for what it adds", ErrConfig)
+		}
+		return w.Columns.validate()
+	}
+	return nil
+}
+
+// maxTable leaves room for "_parked_waiting" in PostgreSQL's 63 bytes, beyond which it cuts names off.
+const maxTable = 48
+
+// maxMaxPayload is what every driver and PostgreSQL can send and receive, as text of twice the length too.
+const maxMaxPayload = 256 << 20
+
+// companions are what is named after the outbox's table: the relay's tables, and the function that computes partitions.
+var companions = []string{"_subscriptions", "_cursors", "_parked", "_relays", "_samples", "_incarnation", "_audit", "_partition"}
+
+// Name is the table's name, without its schema.
+func (w Writer) Name() string {
+	if w.Table == "" {
+		return DefaultTable
+	}
+	return w.Table
+}
+
+func (w Writer) table() string { return sqltx.Quote(w.Schema, w.Name()) }
+
+// sql writes the statements that insert into the table.
+func (w Writer) sql() sqlplan.Outbox {
+	return sqlplan.Outbox{Table: w.table(), Columns: (*sqlplan.Columns)(w.Columns)}
+}
+
+// rows are prepared events as statements take them.
+func rows(events []Event) []sqlplan.Event {
+	list := make([]sqlplan.Event, len(events))
+	for i, e := range events {
+		list[i] = sqlplan.Event(e)
+	}
+	return list
+}
+
+// Holders returns, for each event, the id of the event in the table that holds its dedup key or its id; uuid.Nil where
+// there is none.
+func (w Writer) Holders(ctx context.Context, q endstate.Querier, events []Event) ([]uuid.UUID, error) {
+	if w.Columns != nil {
+		holders, err := w.mappedHolders(ctx, q, events)
+		if err != nil {
+			return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
+		}
+		return holders, nil
+	}
+	var args []any
+	param := func(v any, cast string) string {
+		args = append(args, v)
+		if sqltx.Of(q) == sqltx.SQLite {
+			return "?" // see values
+		}
+		return fmt.Sprintf("$%d::%s", len(args), cast)
+	}
+	var keys, ids []string
+	for _, e := range events {
+		ids = append(ids, param(e.ID.String(), "uuid"))
+	}
+	for _, e := range events {
+		if e.DedupKey != "" {
+			keys = append(keys, param(e.DedupKey, "text"))
+		}
+	}
+	query := fmt.Sprintf("SELECT CAST(id AS text), coalesce(dedup_key, '') FROM %s WHERE id IN (%s)", w.table(), strings.Join(ids, ", "))
+	if len(keys) > 0 {
+		query += fmt.Sprintf(" OR dedup_key IN (%s)", strings.Join(keys, ", "))
+	}
+	byKey, byID := map[string]uuid.UUID{}, map[uuid.UUID]uuid.UUID{}
+	rows, err := q.Query(ctx, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var text, key string
+		if err := rows.Scan(&text, &key); err != nil {
+			return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
 		}
 		id, err := uuid.Parse(text)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
 		}
-		inserted[id] = true
+		byID[id] = id
+		if key != "" {
+			byKey[key] = id
+		}
 	}
-	return inserted, rows.Err()
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
+	}
+	holders := make([]uuid.UUID, len(events))
+	for i, e := range events {
+		holders[i] = byID[e.ID]
+		if id, ok := byKey[e.DedupKey]; ok && e.DedupKey != "" {
+			holders[i] = id
+		}
+	}
+	return holders, nil
 }
 
-// insertBulk is insert on pgx. The server names the ids that went in only if some didn't.
-func (w Writer) insertBulk(ctx context.Context, tx endstate.Tx, chunk []sqlplan.Event, insert func(values string) string) (map[uuid.UUID]bool, error) {
-	values := w.sql().Bulk(func(i int) string { return fmt.Sprintf("$%d", i+1) }, "")
-	query := fmt.Sprintf(`WITH endstate_put (id) AS (%s)
-SELECT (SELECT count(*) FROM endstate_put),
-	(SELECT string_agg(id, ' ') FROM endstate_put WHERE (SELECT count(*) FROM endstate_put) < cardinality($1::text[]))`, insert(values))
-	var count int
-	var some *string
-	if err := tx.QueryRow(ctx, query, sqlplan.Arrays(chunk)...).Scan(&count, &some); err != nil {
-		return nil, err
-	}
-	inserted := make(map[uuid.UUID]bool, count)
-	if count == len(chunk) {
-		for i := range chunk {
-			inserted[chunk[i].ID] = true
-		}
-	} else if some != nil {
-		for text := range strings.FieldsSeq(*some) {
-			id, err := uuid.Parse(text)
-			if err != nil {
-				return nil, err
-			}
-			inserted[id] = true
-		}
-	}
-	return inserted, nil
-}
+// Taken reports whether err says that an event's dedup key or id is held by another event.
+func Taken(err error) bool { return sqltx.Unique(err) }

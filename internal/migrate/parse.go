@@ -194,7 +194,7 @@ func (p *parser) list() (items [][]string) {
 	return items
 }
 
-// columns takes a list of columns.
+// columns takes a list of columns; an expression is in parentheses, and its name the first of them.
 func (p *parser) columns() (names []string) {
 	for _, item := range p.list() {
 		names = append(names, unquote(item[0]))

@@ -87,14 +87,17 @@ func (t *table) lacks(ctx context.Context, q endstate.Querier) (lacks []error, e
 		case want.unique:
 			kind = "unique index"
 		}
-		lacks = append(lacks, fmt.Errorf("table %s has no %s on (%s)", t.quoted(), kind, strings.Join(want.columns, ", ")))
+		lacks = append(lacks, fmt.Errorf("table %s has no %s on (%s)", t.quoted(), kind, strings.ReplaceAll(strings.Join(want.columns, ", "), expression, "(…)")))
 	}
 	return lacks, nil
 }
 
 // isServedBy reports whether another index does what x is for.
 func (x index) isServedBy(have index) bool {
-	if have.partial && (!x.partial || have.name != x.name) { // which rows a partial one covers goes by its name
+	if have.partial && !x.partial {
+		return false
+	}
+	if (have.partial || slices.Contains(x.columns, expression)) && have.name != x.name { // which rows, or what of them, goes by its name
 		return false
 	}
 	if x.unique {
@@ -103,6 +106,9 @@ func (x index) isServedBy(have index) bool {
 	}
 	return len(have.columns) >= len(x.columns) && slices.Equal(have.columns[:len(x.columns)], x.columns)
 }
+
+// expression stands for one among an index's columns.
+const expression = "("
 
 // canonical is a type by the name that the databases' catalogs give it.
 func canonical(kind string) string {
@@ -114,14 +120,14 @@ func canonical(kind string) string {
 	return kind
 }
 
-// look returns a table as the database has it; no columns: not at all. Indexes that aren't valid are left out, and so are
+// look returns a table as the database has it; no columns: not at all. Indexes that aren't valid are left out, and on SQLite so are
 // those over expressions.
 func look(ctx context.Context, q endstate.Querier, t *table) (*table, error) {
 	columns := `SELECT attname::text, format_type(atttypid, NULL), attnotnull FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped`
-	indexes := `SELECT x.relname::text, i.indisunique, i.indpred IS NOT NULL, string_agg(a.attname, chr(1) ORDER BY k.place)
+	indexes := `SELECT x.relname::text, i.indisunique, i.indpred IS NOT NULL, string_agg(coalesce(a.attname, '` + expression + `'), chr(1) ORDER BY k.place)
 FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid CROSS JOIN LATERAL unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) WITH ORDINALITY AS k (attnum, place)
-JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-WHERE i.indrelid = to_regclass($1::text) AND i.indisvalid AND i.indexprs IS NULL GROUP BY x.relname, i.indisunique, i.indpred IS NOT NULL`
+LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indrelid = to_regclass($1::text) AND i.indisvalid GROUP BY x.relname, i.indisunique, i.indpred IS NOT NULL`
 	name := t.quoted()
 	if sqltx.Of(q) == sqltx.SQLite {
 		name = t.name

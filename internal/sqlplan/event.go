@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -140,7 +141,18 @@ func Arrays(events []Event) []any {
 	for i := range events {
 		e := &events[i]
 		ids[i], aggregateTypes[i], aggregateIDs[i], types[i] = e.ID.String(), e.AggregateType, e.AggregateID, e.Type
-		payloads[i], contentTypes[i], headers[i] = e.Payload, e.ContentType, e.headers()
+		payloads[i], contentTypes[i] = e.Payload, e.ContentType
+		before := i - 1 // what events of one call share is made once
+		if i > 0 && maps.Equal(e.Headers, events[before].Headers) {
+			headers[i] = headers[before]
+		} else {
+			headers[i] = e.headers()
+		}
+		if i > 0 && e.AggregateID == events[before].AggregateID && e.AggregateType == events[before].AggregateType {
+			partitions[i] = partitions[before]
+		} else {
+			partitions[i] = e.partition()
+		}
 		if !e.OccurredAt.IsZero() {
 			occurred[i] = &e.OccurredAt
 		}
@@ -148,7 +160,6 @@ func Arrays(events []Event) []any {
 			dedup[i] = &e.DedupKey
 		}
 		versions[i] = int32(e.SchemaVersion)
-		partitions[i] = e.partition()
 	}
 	if !slices.ContainsFunc(occurred, func(t *time.Time) bool { return t != nil }) {
 		occurred = nil

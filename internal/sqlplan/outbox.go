@@ -5,6 +5,7 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -47,7 +48,7 @@ func (c *Columns) Fields() []Field {
 // insertInto is an INSERT of a source of rows of InsertColumns.
 func (o Outbox) insertInto(source string) string {
 	if o.Columns == nil {
-		return fmt.Sprintf("INSERT INTO %s %s %s", o.Table, InsertColumns, source)
+		return "INSERT INTO " + o.Table + " " + InsertColumns + " " + source
 	}
 	var columns, values []string
 	for _, f := range o.Columns.Fields() {
@@ -89,10 +90,10 @@ func (o Outbox) Values(d sqltx.Dialect, events []Event) (string, []any) {
 			// Not ?1, ?2, …: a numbered parameter has a name, and drivers look it up in time that grows with their number.
 			placeholder := "?"
 			if d == sqltx.Postgres {
-				placeholder = fmt.Sprintf("$%d::%s", len(args), columnTypes[j])
+				placeholder = "$" + strconv.Itoa(len(args)) + "::" + columnTypes[j]
 			}
 			if j == occurredAt {
-				placeholder = fmt.Sprintf("coalesce(%s, %s)", placeholder, d.Clock())
+				placeholder = "coalesce(" + placeholder + ", " + d.Clock() + ")"
 			}
 			b.WriteString(placeholder)
 		}
@@ -125,7 +126,7 @@ func (o Outbox) Bulk(param func(column int) string, where string) string {
 
 // sent is the type as which values of an array are sent: text where a driver that isn't told the types couldn't.
 func sent(t string) string {
-	if t == "uuid" || t == "jsonb" {
+	if t == "uuid" {
 		return "text"
 	}
 	return t
@@ -137,7 +138,7 @@ func received(arrays []string) string {
 		return fmt.Sprintf("coalesce(endstate_event.%s, (%s)[1])", name, arrays[i])
 	}
 	return strings.Join([]string{"endstate_event.id::uuid", same("aggregate_type", 1), "endstate_event.aggregate_id", same("type", 3), "endstate_event.payload", same("content_type", 5),
-		same("headers", 6) + "::jsonb", "coalesce(endstate_event.occurred_at, clock_timestamp())", "endstate_event.dedup_key", same("schema_version", 9), "endstate_event.partition"}, ", ")
+		same("headers", 6), "coalesce(endstate_event.occurred_at, clock_timestamp())", "endstate_event.dedup_key", same("schema_version", 9), "endstate_event.partition"}, ", ")
 }
 
 // Insert returns an INSERT of events to join with a guard's statement; its arguments are those of a Batch of this form. The

@@ -16,7 +16,7 @@ var errDied = errors.New("the relay died while it published this event")
 // beCareful goes on with partitions whose last owner's lease ran out: it parks what that may have had in flight, and then
 // publishes it event by event, each counted as a crash before it is tried, and uncounted after. It returns how many it tried.
 func (t *term) beCareful(ctx context.Context) (int, error) {
-	cursors, _, err := t.store.read(ctx, t.lease.id, t.every, 1)
+	cursors, _, err := t.store.read(ctx, t.lease.id, t.every, 1, nil)
 	if err != nil {
 		return 0, t.timedOut(ctx, err)
 	}
@@ -50,7 +50,7 @@ func (t *term) beCareful(ctx context.Context) (int, error) {
 
 // suspect parks all that a dead owner may have had in flight: what this reading brings, and the parked events that were due.
 func (t *term) suspect(ctx context.Context, partitions []int, limit int) error {
-	cursors, rows, err := t.store.read(ctx, t.lease.id, partitions, limit)
+	cursors, rows, err := t.store.read(ctx, t.lease.id, partitions, limit, nil)
 	if err != nil {
 		return t.timedOut(ctx, err)
 	}
@@ -60,7 +60,7 @@ func (t *term) suspect(ctx context.Context, partitions []int, limit int) error {
 	var parks []park
 	for i := range b.cursors {
 		c := &b.cursors[i]
-		for _, r := range b.of(c.Partition) {
+		for _, r := range b.parts[c.Partition] {
 			if r.state != todo {
 				continue
 			}

@@ -5,6 +5,9 @@ import "time"
 // SetFirstPoll makes a relay look for events that rarely from the start, so that a test can tell a wake-up from a poll.
 func SetFirstPoll(cfg *Config, d time.Duration) { cfg.firstPoll, cfg.balanceEvery = d, d }
 
+// SetBalance has relays look rarely how their partitions are spread.
+func SetBalance(cfg *Config, d time.Duration) { cfg.balanceEvery = d }
+
 // SetPatience has the last event of a log be to blame sooner.
 func SetPatience(cfg *Config, d time.Duration) { cfg.alone = d }
 

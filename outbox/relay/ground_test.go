@@ -26,7 +26,7 @@ CREATE TRIGGER late AFTER INSERT ON endstate_outbox FOR EACH ROW EXECUTE FUNCTIO
 CREATE TRIGGER whole BEFORE INSERT ON endstate_outbox FOR EACH STATEMENT EXECUTE FUNCTION f()`,
 		"stands behind seq": `ALTER TABLE endstate_outbox DROP COLUMN txid CASCADE;
 ALTER TABLE endstate_outbox ADD COLUMN txid xid8 NOT NULL DEFAULT pg_current_xact_id();
-CREATE INDEX endstate_outbox_txid ON endstate_outbox (txid, partition, seq)`,
+CREATE INDEX endstate_outbox_txid ON endstate_outbox (txid, ((partition::bigint << 56) + seq))`,
 		"is the target of a logical replication":                 "INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT 0, 'endstate_outbox'::regclass, 'r'",
 		"is not PostgreSQL but speaks its protocol (CockroachDB": `CREATE SCHEMA other; CREATE FUNCTION other.version() RETURNS text LANGUAGE sql AS $$ SELECT 'CockroachDB CCL v25.1' $$`,
 	} {

@@ -163,7 +163,7 @@ func (t *term) consume(ctx context.Context) (rows int, err error) {
 	}
 	var b *batch
 	if t.gauge.failures > 0 || t.conflicts >= maxConflicts {
-		if b, err = t.read(ctx, t.store, t.turn(), limit); b == nil || err != nil {
+		if b, err = t.read(ctx, t.store, t.turns()[0], limit); b == nil || err != nil {
 			return 1, err
 		}
 		t.look(b)
@@ -172,7 +172,7 @@ func (t *term) consume(ctx context.Context) (rows int, err error) {
 		}
 	}
 	_, f, err := t.transact(ctx, func(_ context.Context, s *store) (list []*row, err error) {
-		if b, err = t.read(ctx, s, t.turn(), limit); b == nil || err != nil {
+		if b, err = t.read(ctx, s, t.turns()[0], limit); b == nil || err != nil {
 			return nil, err
 		}
 		t.look(b)

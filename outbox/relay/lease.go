@@ -216,6 +216,7 @@ func (t *term) balance(ctx context.Context) error {
 
 // note tells when the number of partitions has changed.
 func (t *term) note(ctx context.Context, h holdings) error {
+	t.relays, t.uneven = h.relays, h.owned < t.partitions/max(h.relays, 1)
 	if h.owned == t.owned {
 		return nil
 	}

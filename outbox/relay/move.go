@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/endstate-go/endstate"
 )
 
@@ -56,27 +58,35 @@ func parkOf(r *row) park {
 	return p
 }
 
-// move moves cursors and parks rows, in one transaction, which takes its id after the reading's snapshot. It returns the
-// partitions that were moved: the others have another owner, or another incarnation's database. A move whose answer was lost may
-// be sent again: its token tells.
-func (s *store) move(ctx context.Context, moves []move, now, incarnation string, parks []park) (moved []int, err error) {
+// movingStatement is the one by which cursors move.
+func (s *store) movingStatement() string {
 	dialect := `prior_position = CASE m.mode WHEN 'all' THEN m.shown ELSE c.prior_position END,
 	snapshot = CASE m.mode WHEN 'all' THEN coalesce(c.late_snapshot, $3::text::pg_snapshot) ELSE c.snapshot END,
 	late_snapshot = CASE m.mode WHEN 'piece' THEN coalesce(c.late_snapshot, $3::text::pg_snapshot) WHEN 'hold' THEN c.late_snapshot END,
 	late_through = CASE m.mode WHEN 'piece' THEN m.late WHEN 'hold' THEN c.late_through ELSE 0 END,
 	restored_through = greatest(c.restored_through, m.foreign_through), restored = c.restored AND m.mode <> 'all', `
 	same := fmt.Sprintf("AND %s = $4::text::uuid", s.incarnated())
-	args, returned := []any{s.cfg.Subscription, toJSON(moves), now, incarnation}, "c.partition"
+	returned := "c.partition"
 	if s.sqlite() {
-		dialect, same, args, returned = "", "", args[:2], "partition"
+		dialect, same, returned = "", "", "partition"
 	}
-	update := fmt.Sprintf(`UPDATE %s AS c SET token = m.next, position = CASE WHEN m.mode = 'all' AND m.position > c.position THEN m.position ELSE c.position END,
+	return fmt.Sprintf(`UPDATE %s AS c SET token = m.next, position = CASE WHEN m.mode = 'all' AND m.position > c.position THEN m.position ELSE c.position END,
 	%splacements = CASE WHEN c.placements > 0 THEN c.placements - 1 ELSE 0 END, careful = m.careful
 FROM %s WHERE c.subscription = CAST($1 AS text) AND c.partition = m.partition AND c.token = m.token %s RETURNING %s`, s.cursors, dialect,
 		s.records("$2", "m", [2]string{"partition", "smallint"}, [2]string{"token", "uuid"}, [2]string{"next", "uuid"}, [2]string{"mode", "text"}, [2]string{"shown", "bigint"},
 			[2]string{"position", "bigint"}, [2]string{"late", "bigint"}, [2]string{"foreign_through", "bigint"}, [2]string{"careful", "integer"}), same, returned)
+}
+
+// move moves cursors and parks rows, in one transaction, which takes its id after the reading's snapshot. It returns the
+// partitions that were moved: the others have another owner, or another incarnation's database. A move whose answer was lost may
+// be sent again: its token tells.
+func (s *store) move(ctx context.Context, moves []move, now, incarnation string, parks []park) (moved []int, err error) {
+	args := []any{s.cfg.Subscription, toJSON(moves), now, incarnation}
+	if s.sqlite() {
+		args = args[:2]
+	}
 	one := func(q endstate.Querier) error {
-		rows, err := q.Query(ctx, update, args...)
+		rows, err := q.Query(ctx, s.moving, args...)
 		if err != nil {
 			return err
 		}
@@ -168,7 +178,7 @@ func (t *term) moveBatch(b *batch, stopping bool) error {
 		for _, m := range moves {
 			if !slices.Contains(moved, m.Partition) {
 				delete(t.sent, m.Partition)
-				b.drop(m.Partition)
+				b.parts[m.Partition] = nil
 			}
 		}
 	}
@@ -176,7 +186,7 @@ func (t *term) moveBatch(b *batch, stopping bool) error {
 		t.waiting, t.nextDue = true, time.Now()
 	}
 	for _, m := range all {
-		t.remember(m, b.of(m.Partition))
+		t.remember(m, b.parts[m.Partition])
 	}
 	return nil
 }
@@ -211,7 +221,7 @@ func (b *batch) moveOf(c *cursor, beyond, stopping bool) (m move, parks []park, 
 	if b.pieces[c.Partition] {
 		m.Mode = movePiece
 	}
-	rows := b.of(c.Partition)
+	rows := b.parts[c.Partition]
 	if stopping && beyond || stopping && sentAfterTodo(rows) {
 		waiting := map[name]bool{}
 		for _, r := range rows {
@@ -252,6 +262,8 @@ func (b *batch) moveOf(c *cursor, beyond, stopping bool) (m move, parks []park, 
 	needed = len(parks) > 0 || m.Mode != moveHold && late || m.Position > c.Position || c.Pieces && m.Mode == moveAll || m.Mode == moveAll && (c.Restored || c.Prior < c.Position)
 	return m, parks, needed
 }
+
+func newToken() string { return uuid.NewString() }
 
 func sentAfterTodo(rows []*row) bool {
 	open := false

@@ -10,20 +10,16 @@ import (
 	"time"
 
 	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
 )
 
 // batch is what one reading brought, by its snapshot.
 type batch struct {
 	cursors []cursor
 	rows    []*row // in the order of seq
-	parts   map[int][]*row
-	pieces  map[int]bool // partitions with more late rows than these: nothing fresh goes before the last of them
+	parts   [outbox.Partitions][]*row
+	pieces  [outbox.Partitions]bool // partitions with more late rows than these: nothing fresh goes before the last of them
 }
-
-func (b *batch) of(partition int) []*row { return b.parts[partition] }
-
-// drop forgets a partition.
-func (b *batch) drop(partition int) { delete(b.parts, partition) }
 
 func bySeq(a, b *row) int { return cmp.Compare(a.seq, b.seq) }
 
@@ -32,8 +28,8 @@ const batchBytes = 8 << 20
 
 // newBatch puts a reading in order: an aggregate's events by seq, no more of them than memory shall hold, late ones first.
 func (t *term) newBatch(cursors []cursor, rows []row, limit, budget int) *batch {
-	b := &batch{cursors: cursors, rows: make([]*row, 0, len(rows)), parts: make(map[int][]*row, len(cursors)), pieces: map[int]bool{}}
-	late := map[int]int{}
+	b := &batch{cursors: cursors, rows: make([]*row, 0, len(rows))}
+	var late [outbox.Partitions]int
 	for i := range rows {
 		if r := &rows[i]; r.kind == lateRow {
 			if late[r.partition]++; late[r.partition] >= limit {
@@ -52,7 +48,7 @@ func (t *term) newBatch(cursors []cursor, rows []row, limit, budget int) *batch 
 		switch {
 		case r.passed:
 			r.state = done
-		case t.sent[r.partition][r.seq]:
+		case len(t.sent) > 0 && t.sent[r.partition][r.seq]:
 			r.state = sent
 		case r.bad != nil:
 			r.state, r.err = dead, fmt.Errorf("the row can't be read: %w", r.bad)
@@ -83,25 +79,33 @@ func (t *term) limit() int {
 	if t.gauge.rate > 0 {
 		limit = min(limit, max(probe, int(2*t.gauge.rate)))
 	}
-	if t.gauge.failures > 1 {
-		// It may be no outage, but many aggregates that fail in front of others that don't.
+	if n := t.gauge.failures; n > 1 && (n < 16 || n%16 == 0) {
+		// It may be no outage, but many aggregates that fail in front of others that don't. Later that is looked at now and then.
 		limit = min(t.cfg.BatchSize<<min(t.gauge.failures-1, 8), maxBatchSize)
 	}
 	return max(1, limit>>t.shrunk)
 }
 
-// turn are the partitions to read: all, unless readings time out.
-func (t *term) turn() []int {
-	n := max(1, t.partitions>>t.shrunk)
-	if n == t.partitions {
-		return t.every
+// turns are the partitions to read, one part after the other: all at once, but for a relay that is busy, which reads one half of its
+// own while it publishes the other, and for readings that time out.
+func (t *term) turns() [][]int {
+	if n := max(1, t.partitions>>t.shrunk); n < t.partitions {
+		list := make([]int, n)
+		for i := range list {
+			list[i] = (t.from + i) % t.partitions
+		}
+		t.from = (t.from + n) % t.partitions
+		return [][]int{list}
 	}
-	list := make([]int, n)
-	for i := range list {
-		list[i] = (t.from + i) % t.partitions
+	if half := len(t.mine) / 2; half > 0 && t.busy() {
+		return [][]int{t.mine[:half], t.mine[half:]}
 	}
-	t.from = (t.from + n) % t.partitions
-	return list
+	return [][]int{t.every}
+}
+
+// busy reports whether there is more to publish than a batch, and nothing else to look after.
+func (t *term) busy() bool {
+	return t.full && t.begin == nil && !t.waiting && !t.careful && !t.placing && !t.blocked && t.gauge.failures == 0 && t.gauge.rate == 0 && len(t.sent)+len(t.doubt) == 0
 }
 
 // noteLimit writes down how many rows of a partition a reading may bring: who takes over after a crash has to be careful with them.
@@ -119,9 +123,46 @@ func (t *term) noteLimit(ctx context.Context, limit int) error {
 // errAssigned says that something wrote before the reading, in its transaction: then its move's id may be older than its snapshot.
 var errAssigned = errors.New("relay: the reading's transaction has an id; what wrote in it, a hook of the driver's?")
 
+// reading is one under way.
+type reading struct {
+	partitions []int
+	limit      int
+	done       chan struct{}
+	cursors    []cursor
+	rows       []row
+	err        error
+}
+
+// startReading reads beside the caller, by a cursor that no move of this relay is under way for.
+func (t *term) startReading(ctx context.Context, partitions []int, limit int) *reading {
+	r := &reading{partitions: partitions, limit: limit, done: make(chan struct{})}
+	var into []row
+	if n := len(t.spare); n > 0 {
+		into, t.spare = t.spare[n-1], t.spare[:n-1]
+	}
+	go func() {
+		defer close(r.done)
+		r.cursors, r.rows, r.err = t.store.read(ctx, t.lease.id, partitions, limit, into)
+	}()
+	return r
+}
+
+// forget waits for what is read ahead, so that nothing is.
+func (t *term) forget() {
+	if t.ahead != nil {
+		<-t.ahead.done
+		t.ahead = nil
+	}
+}
+
 // read reads a batch. One that times out is tried smaller, until it is one event of one partition.
 func (t *term) read(ctx context.Context, s *store, partitions []int, limit int) (*batch, error) {
-	cursors, rows, err := s.read(ctx, t.lease.id, partitions, limit)
+	cursors, rows, err := s.read(ctx, t.lease.id, partitions, limit, nil)
+	return t.arrange(ctx, s, cursors, rows, err, limit)
+}
+
+// arrange makes a batch of what was read.
+func (t *term) arrange(ctx context.Context, s *store, cursors []cursor, rows []row, err error, limit int) (*batch, error) {
 	if err != nil {
 		return nil, t.timedOut(ctx, err)
 	}
@@ -159,16 +200,48 @@ func (t *term) timedOut(ctx context.Context, err error) error {
 
 const maxShrunk = 14
 
-// pass reads, publishes and moves once, and returns how many rows there were. More says that a reading is to follow at once.
+// pass reads, publishes and moves once for each of the relay's partitions, and returns how many rows there were.
 func (t *term) pass(ctx context.Context) (rows int, err error) {
-	start := time.Now()
 	limit := t.limit()
 	if err := t.noteLimit(ctx, limit); err != nil {
 		return 0, err
 	}
-	b, err := t.read(ctx, t.store, t.turn(), limit)
+	turns := t.turns()
+	for i, partitions := range turns {
+		if t.ahead == nil || !slices.Equal(t.ahead.partitions, partitions) {
+			t.forget()
+			t.ahead = t.startReading(ctx, partitions, limit)
+		}
+		now := t.ahead
+		t.forget()
+		if len(turns) > 1 {
+			t.ahead = t.startReading(ctx, turns[(i+1)%len(turns)], limit)
+		}
+		n, err := t.publishBatch(ctx, now)
+		if rows += n; err != nil || len(turns) > 1 && !t.busy() {
+			t.forget()
+			return rows, err
+		}
+	}
+	if t.full = 2*rows >= t.cfg.BatchSize; !t.full {
+		t.forget()
+	}
+	return rows, nil
+}
+
+// publishBatch publishes what was read, and moves the cursors.
+func (t *term) publishBatch(ctx context.Context, now *reading) (rows int, err error) {
+	defer func() { t.spare = append(t.spare, now.rows) }()
+	start := time.Now()
+	b, err := t.arrange(ctx, t.store, now.cursors, now.rows, now.err, now.limit)
 	if b == nil || err != nil {
 		return 1, err
+	}
+	if len(now.partitions) == t.partitions {
+		t.mine = t.mine[:0:0]
+		for _, c := range b.cursors {
+			t.mine = append(t.mine, c.Partition)
+		}
 	}
 	t.look(b)
 	if len(b.cursors) == 0 {
@@ -190,6 +263,7 @@ func (t *term) pass(ctx context.Context) (rows int, err error) {
 func (t *term) look(b *batch) {
 	t.active, t.placing, t.careful, t.blocked = 0, false, false, false
 	for _, c := range b.cursors {
+		t.uneven = t.uneven || c.Relays != t.relays
 		t.placing = t.placing || c.Placements > 0
 		t.careful = t.careful || c.Careful > 0
 		t.waiting = t.waiting || c.Waiting
@@ -209,6 +283,9 @@ func (t *term) look(b *batch) {
 
 // conclude sets the states of rows that weren't tried, or whose failure nobody can judge.
 func (t *term) conclude(p *tries, b *batch) {
+	if p.taken == p.tried && p.tried == len(b.rows) && len(t.doubt) == 0 {
+		return // as usual
+	}
 	names := map[name]bool{}
 	for _, r := range b.rows {
 		if r.state == todo {

@@ -3,6 +3,7 @@ package relay
 import (
 	"fmt"
 
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -16,21 +17,21 @@ func (s *store) incarnated() string {
 		s.incarnation, sqltx.Literal(s.incarnation))
 }
 
-// columns are those of an event in a reading, behind its kind. Payloads beyond inline are left out.
+// columns are those of an event in a reading, behind its kind: see collect. What most events have is NULL, and so are payloads beyond
+// inline, for which their size comes.
 func (s *store) columns(matches string) string {
-	size, headers, at, id := "octet_length(e.payload)", "CASE WHEN e.headers <> '{}' THEN e.headers::text END",
-		"CASE WHEN e.occurred_at >= '0001-01-01 00:00:00+00' AND e.occurred_at < '10000-01-01 00:00:00+00' THEN e.occurred_at END", "e.id"
+	size, headers, at, id := "octet_length(e.payload)", "CASE WHEN e.headers <> '{}' THEN e.headers::text END", "e.occurred_at", "e.id"
 	if s.sqlite() {
-		size, headers, at = "length(e.payload)", "CASE WHEN e.headers <> '{}' THEN e.headers END", "e.occurred_at"
+		size, headers = "length(e.payload)", "CASE WHEN e.headers <> '{}' THEN e.headers END"
 	} else if s.pool == nil {
-		id = "e.id::text"
+		id, at = "e.id::text", "CASE WHEN e.occurred_at >= '0001-01-01 00:00:00+00' AND e.occurred_at < '10000-01-01 00:00:00+00' THEN e.occurred_at END"
 	}
-	age := "CAST(0 AS double precision)"
+	age := "CAST(NULL AS double precision)"
 	if s.cfg.Trace.Published != nil {
 		age = s.age("e.created_at")
 	}
-	return fmt.Sprintf(`e.partition, e.seq, %s, e.aggregate_type, e.aggregate_id, e.type, e.content_type, %s, %s, coalesce(e.dedup_key, ''),
-	e.schema_version, %s, CASE WHEN %s <= %d AND %s THEN e.payload END, %s`, id, headers, at, size, size, inline, matches, age)
+	return fmt.Sprintf(`e.partition, e.seq, %s, e.aggregate_type, e.aggregate_id, e.type, nullif(e.content_type, '%s'), %s, %s, e.dedup_key,
+	e.schema_version, CASE WHEN %s > %d THEN %[5]s END, CASE WHEN %[5]s <= %[6]d AND %[7]s THEN e.payload END, %[8]s`, id, sqlplan.JSON, headers, at, size, inline, matches, age)
 }
 
 // postgresReading reads cursors and rows in one statement, and so in one snapshot, which it returns with each cursor. See the
@@ -44,7 +45,7 @@ func (s *store) postgresReading() string {
 	// Not EXISTS, which may also be answered from a list of all that is parked.
 	there := fmt.Sprintf("(SELECT true FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND p.seq = e.seq LIMIT 1) IS NOT NULL", s.parked)
 	flags := func(foreign, passed string) string {
-		return fmt.Sprintf("%s, c.waiting AND %s, %s OR NOT %s, 0, 0", foreign,
+		return fmt.Sprintf("%s, c.waiting AND %s, %s OR NOT %s, NULL::int, NULL::int", foreign,
 			s.earlier("c.subscription, c.partition, e.aggregate_type, e.aggregate_id", "e.seq"), passed, matches)
 	}
 	none := "''"
@@ -55,17 +56,17 @@ func (s *store) postgresReading() string {
 	SELECT c.*, pg_current_snapshot() AS now, %[6]s AS waiting, %[7]s AS beyond, greatest(c.restored_through, c.late_through) AS low,
 		coalesce(c.late_snapshot, pg_current_snapshot()) AS until
 	FROM %[1]s c WHERE c.subscription = $1::text AND c.owner = $2::text::uuid AND c.partition = ANY ($3::text::smallint[]))
-SELECT 0::smallint, c.partition, c.position, %[11]s, '', '', '', '', NULL, NULL::timestamptz, '', 0, 0, convert_to(json_build_object('partition', c.partition, 'token', c.token,
+SELECT 0::smallint, c.partition, c.position, %[11]s, '', '', '', NULL, NULL, NULL::timestamptz, NULL, 0, NULL, convert_to(json_build_object('partition', c.partition, 'token', c.token,
 	'position', c.position, 'prior', c.prior_position, 'now', c.now::text, 'incarnation', %[3]s, 'pieces', c.late_snapshot IS NOT NULL, 'restored', c.restored, 'placements', c.placements,
-	'careful', c.careful, 'batch', c.batch, 'waiting', c.waiting, 'blocked', c.blocked_since IS NOT NULL,
-	'assigned', pg_current_xact_id_if_assigned() IS NOT NULL)::text, 'UTF8'), 0::double precision, false, false, false, 0, 0
+	'careful', c.careful, 'batch', c.batch, 'waiting', c.waiting, 'blocked', c.blocked_since IS NOT NULL, 'relays', (SELECT count(*) FROM %[5]s r WHERE r.subscription = c.subscription),
+	'assigned', pg_current_xact_id_if_assigned() IS NOT NULL)::text, 'UTF8'), NULL::double precision, false, false, false, NULL::int, NULL::int
 FROM endstate_cursor c
 UNION ALL
 SELECT 1::smallint, l.* FROM endstate_cursor c CROSS JOIN LATERAL (
 	SELECT %[4]s, %[8]s FROM (
 		(SELECT e.* FROM pg_snapshot_xip(c.snapshot) endstate_open CROSS JOIN LATERAL (
-			SELECT * FROM %[2]s e WHERE (e.txid, e.partition, e.seq) > (endstate_open, c.partition, c.low) AND (e.txid, e.partition, e.seq) <= (endstate_open, c.partition, c.position)
-			ORDER BY e.txid, e.partition, e.seq LIMIT $4::bigint) e
+			SELECT * FROM %[2]s e WHERE e.txid = endstate_open AND %[12]s > %[13]s + c.low AND %[12]s <= %[13]s + c.position
+			ORDER BY e.txid, %[12]s LIMIT $4::bigint) e
 		WHERE c.restored OR pg_visible_in_snapshot(endstate_open, c.until))
 		UNION ALL
 		(SELECT e.* FROM %[2]s e WHERE e.partition = c.partition AND e.seq > greatest(c.prior_position, c.low) AND e.seq <= c.position
@@ -77,8 +78,8 @@ SELECT 2::smallint, f.* FROM endstate_cursor c CROSS JOIN LATERAL (
 	SELECT %[4]s, %[9]s
 	FROM %[2]s e WHERE e.partition = c.partition AND e.seq > c.position AND c.late_snapshot IS NULL AND c.placements = 0
 	ORDER BY e.partition, e.seq LIMIT $4::bigint) f`,
-		s.cursors, s.events, s.incarnated(), s.columns(matches), "", parked("p.dead_at IS NULL"), parked("p.seq > c.position"),
-		flags("false", there), flags("NOT pg_visible_in_snapshot(e.txid, c.now)", "c.beyond AND "+there), "", none)
+		s.cursors, s.events, s.incarnated(), s.columns(matches), s.relays, parked("p.dead_at IS NULL"), parked("p.seq > c.position"),
+		flags("false", there), flags("NOT pg_visible_in_snapshot(e.txid, c.now)", "c.beyond AND "+there), "", none, "((e.partition::bigint << 56) + e.seq)", "(c.partition::bigint << 56)")
 }
 
 // earlier reports whether an earlier event of an aggregate is parked and not dead. Only one index has this order, so that no statistics

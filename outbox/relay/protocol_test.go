@@ -165,7 +165,7 @@ func TestPriorPositionIsWhatTheSnapshotShowed(t *testing.T) {
 	var shown, at int64
 	var partition int
 	for _, c := range b.cursors {
-		if len(b.of(c.Partition)) > 0 {
+		if len(b.parts[c.Partition]) > 0 {
 			shown, partition = c.Position, c.Partition
 		}
 	}
@@ -397,5 +397,7 @@ func TestASequenceThatGoesBackStopsTheRelay(t *testing.T) {
 	s.step()
 	require.NoError(t, s.store.release(t.Context(), s.lease.id))
 	s.exec("TRUNCATE endstate_outbox RESTART IDENTITY")
-	require.ErrorIs(t, s.Relay.Run(t.Context()), ErrSequence)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // after which Run returns nil
+	defer cancel()
+	require.ErrorIs(t, s.Relay.Run(ctx), ErrSequence)
 }

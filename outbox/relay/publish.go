@@ -60,6 +60,7 @@ func (t *term) call(publish func(context.Context, []outbox.Event) []error, event
 		case res = <-done:
 		case <-timer.C:
 			res.err = context.Cause(ctx)
+			t.events = nil // which it still has
 			t.log.ErrorContext(ctx, "outbox relay: the publisher goes on after its context has ended, and is left behind", "events", len(events))
 		}
 	}
@@ -92,10 +93,11 @@ const maxCulprits = 2
 // publish publishes a batch and returns the error of each row, nil for all of them published. Where those of the batch don't tell which event was to
 // blame, its events are published one by one until that is found out.
 func (t *term) publish(rows []*row) []error {
-	events := make([]outbox.Event, len(rows))
-	for i, r := range rows {
-		events[i] = r.Event
+	events := t.events[:0]
+	for _, r := range rows {
+		events = append(events, r.Event)
 	}
+	t.events = events
 	errs, culprit := t.call(t.publisher.Publish, events)
 	if !culprit {
 		errs = slices.Clone(errs) // they may be the publisher's

@@ -295,6 +295,10 @@ func TestRelayThroughPgBouncer(t *testing.T) {
 	pool := dbtest.PoolOn(t, bouncer.URL(), exec)
 	db := &database{url: direct, pool: pool, begin: beginPgx(pool)}
 	db.migrate(t, *writer)
+	unset := &database{pool: dbtest.PoolOn(t, bouncer.URL())}
+	err := unset.relay(t, &recorder{}, quick()).Run(t.Context())
+	require.ErrorIs(t, err, outbox.ErrConfig)
+	require.ErrorContains(t, err, "default_query_exec_mode=cache_describe")
 	var failures int
 	r := &recorder{}
 	r.fail = func(e outbox.Event) error {
@@ -321,6 +325,40 @@ func TestRelayThroughPgBouncer(t *testing.T) {
 	wrong.Logger = slog.New(slog.NewTextHandler(log, nil))
 	run(t, db.relay(t, r, wrong))
 	eventually(t, "the relay notices", func() bool { return strings.Contains(log.String(), "notifications don't arrive") })
+}
+
+// Sessions that began on a server that was read-only stay so. The relay drops them, and goes on when the server is writable.
+func TestSessionsThatAreReadOnlyAreDropped(t *testing.T) {
+	t.Parallel()
+	each(t, []string{"pgx", "sql"}, writer, func(t *testing.T, db *database) {
+		db.aggregates(t, 5, 2)
+		settings := dbtest.PoolOn(t, db.url)
+		name := one[string](t, db, "SELECT quote_ident(current_database())")
+		set := func(change string) {
+			_, err := settings.Exec(t.Context(), "ALTER DATABASE "+name+change)
+			require.NoError(t, err)
+		}
+		_, err := settings.Exec(t.Context(), "SELECT 1")
+		require.NoError(t, err)
+		set(" SET default_transaction_read_only = on")
+		through := &database{pool: dbtest.PoolOn(t, db.url)}
+		if db.pool == nil {
+			through = &database{sql: dbtest.SQLOn(t, db.url)}
+		}
+		cfg := quick()
+		tries := make(chan error, 100)
+		cfg.Trace = &relay.Trace{Reconnecting: func(_ context.Context, err error, _ time.Duration) {
+			select {
+			case tries <- err:
+			default:
+			}
+		}}
+		r := &recorder{}
+		run(t, through.relay(t, r, cfg))
+		require.ErrorContains(t, <-tries, "25006")
+		set(" RESET default_transaction_read_only")
+		eventually(t, "all out", func() bool { return len(r.published()) == 10 })
+	})
 }
 
 // A relay that polls hardly ever is woken in the process, and by a Notifier from another one.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"hash/maphash"
 	"slices"
 	"time"
 
@@ -30,7 +31,10 @@ const maxPass = time.Second
 // after the ones of the round before. A publisher that keeps the order gets all in one.
 func (t *term) rounds(rows []*row) [][]*row {
 	var split [][]*row
-	seen := make(map[name]int, len(rows))
+	if t.seen == nil {
+		t.seen, t.seed = map[uint64]int{}, maphash.MakeSeed()
+	}
+	clear(t.seen)
 	probing := t.gauge.failures > 0
 	open := make([]*row, 0, len(rows))
 	for _, r := range rows {
@@ -45,9 +49,9 @@ func (t *term) rounds(rows []*row) [][]*row {
 	for _, r := range open {
 		n := 0
 		if !t.ordered || probing {
-			a := r.aggregate()
-			n = seen[a]
-			seen[a] = n + 1
+			a := maphash.Comparable(t.seed, r.aggregate()) // two of one hash are taken for one
+			n = t.seen[a]
+			t.seen[a] = n + 1
 		}
 		if n == len(split) {
 			split = append(split, make([]*row, 0, len(rows)/(n+1)+1))
@@ -89,7 +93,7 @@ func (t *term) publishRows(run context.Context, rows []*row) *tries {
 			n := t.gauge.size(t.cfg.BatchSize)
 			call := make([]*row, 0, min(n, len(round)))
 			for len(call) < n && len(round) > 0 {
-				if r := round[0]; !p.blocked[r.aggregate()] {
+				if r := round[0]; len(p.blocked) == 0 || !p.blocked[r.aggregate()] {
 					call = append(call, r)
 				}
 				round = round[1:]

@@ -67,6 +67,23 @@ func TestRelaysShareTheWork(t *testing.T) {
 	})
 }
 
+// Whoever joins gets its share with the others' next batch, or look, and not when they count again.
+func TestSharesAreThereAtOnce(t *testing.T) {
+	t.Parallel()
+	each(t, []string{"pgx", "sqlite-wal"}, writer, func(t *testing.T, db *database) {
+		cfg := quick()
+		cfg.LeaseTTL = time.Hour
+		relay.SetBalance(cfg, time.Hour)
+		const relays = 4
+		for range relays {
+			run(t, db.relay(t, &recorder{}, cfg))
+		}
+		eventually(t, "equal shares", func() bool {
+			return relays == one[int](t, db, fmt.Sprintf("SELECT count(*) FROM (SELECT 1 FROM endstate_outbox_cursors WHERE owner IS NOT NULL GROUP BY owner HAVING count(*) = %d) o", outbox.Partitions/relays))
+		})
+	})
+}
+
 func one64(m map[string]int) (n int) {
 	for _, v := range m {
 		n = v

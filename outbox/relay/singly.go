@@ -148,7 +148,7 @@ func (t *term) transactSingle(run context.Context, plan *batch, r *row, try bool
 		if b, err = t.read(run, s, []int{r.partition}, limit); b == nil || err != nil {
 			return nil, err
 		}
-		rows := b.of(r.partition)
+		rows := b.parts[r.partition]
 		i := slices.IndexFunc(rows, func(x *row) bool { return x.seq == r.seq })
 		if i < 0 || try && rows[i].state != todo || len(b.cursors) == 0 || b.cursors[0].Careful > 0 || b.cursors[0].Placements > 0 {
 			b = nil // it has changed: the next pass knows more
@@ -190,7 +190,7 @@ func (t *term) transactSingle(run context.Context, plan *batch, r *row, try bool
 // that failed, or, behind one that is dead, due at once.
 func (b *batch) adopt(partition int, planned []*row, unordered bool) {
 	waiting := map[name]bool{}
-	for _, x := range b.of(partition) {
+	for _, x := range b.parts[partition] {
 		if x.state != todo {
 			continue
 		}

@@ -4,14 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"time"
 
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// term is a relay at work under one lease. All of it runs on one goroutine, so that partitions change hands only between
-// batches, and a reading is never ahead of the move of the one before.
+// term is a relay at work under one lease. All of it runs on one goroutine, but for a reading of partitions with which nothing
+// else is done meanwhile. So partitions change hands only between batches, and no reading is ahead of its partitions' last move.
 type term struct {
 	*Relay
 	lease      *lease
@@ -22,7 +23,8 @@ type term struct {
 	every      []int
 
 	balanced, sampled, sequenceChecked, freed time.Time
-	owned                                     int // partitions
+	owned, relays                             int // partitions, and relays that share them
+	uneven                                    bool
 	placing, careful, blocked                 bool
 	waiting                                   bool // there may be parked events
 	nextDue                                   time.Time
@@ -32,6 +34,13 @@ type term struct {
 	noted        int // how many rows of a partition a reading may have, as the cursors have it
 	shrunk, calm int // by how many halves readings are smaller than they may be, and how many went well since
 	from         int // the partition to begin the next one with
+	mine         []int
+	full         bool           // the last reading brought about a batch
+	ahead        *reading       // of partitions whose last move is done
+	spare        [][]row        // memory to read into
+	events       []outbox.Event // memory of a call\'s events
+	seen         map[uint64]int // of aggregates, by their hash
+	seed         maphash.Seed
 
 	gauge     gauge
 	conflicts int // transactions of a consumer in a row that a concurrent one broke off
@@ -81,8 +90,13 @@ func (t *term) work(run context.Context) error {
 	return nil
 }
 
-// balancing is how often the relay looks at how the partitions are spread.
-func (t *term) balancing() time.Duration { return min(t.cfg.LeaseTTL/5, t.cfg.balanceEvery) }
+// balancing is how often the relay looks at how the partitions are spread: soon again, while it doesn't have its share.
+func (t *term) balancing() time.Duration {
+	if t.uneven {
+		return 20 * time.Millisecond
+	}
+	return min(t.cfg.LeaseTTL/5, t.cfg.balanceEvery)
+}
 
 // idle is how long to wait for something to do.
 func (t *term) idle(poll time.Duration) time.Duration {
@@ -116,6 +130,7 @@ func (t *term) wait(ctx context.Context, d time.Duration) (woken bool) {
 // events they had.
 func (t *term) round(ctx context.Context) (events int, err error) {
 	if time.Since(t.balanced) >= t.balancing() {
+		t.forget()
 		if err := t.housekeep(ctx); err != nil {
 			return 0, err
 		}
@@ -195,6 +210,7 @@ const freeEvery = 10 * time.Second
 func (t *term) leave() {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.lease.ctx), t.cfg.LeaseTTL/2)
 	defer cancel()
+	t.forget()
 	if t.gauge.failures == 0 {
 		_ = t.store.sample(ctx, t.lease.id) // the next relay may know that the destination is there
 	}

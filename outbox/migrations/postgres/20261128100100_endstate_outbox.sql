@@ -12,18 +12,18 @@ CREATE FUNCTION "endstate_outbox_partition"(aggregate_type text, aggregate_id te
 CREATE TABLE "endstate_outbox" (
     txid            xid8        NOT NULL DEFAULT pg_current_xact_id(),
     seq             bigint      NOT NULL GENERATED ALWAYS AS IDENTITY (INCREMENT BY 1 CACHE 1),
+    occurred_at     timestamptz NOT NULL DEFAULT clock_timestamp() CHECK (occurred_at >= '0001-01-01 00:00:00+00' AND occurred_at < '10000-01-01 00:00:00+00'),
+    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    schema_version  integer     NOT NULL DEFAULT 1,
     partition       smallint    NOT NULL CHECK (partition BETWEEN 0 AND 7), -- what the function above says
     id              uuid        NOT NULL,
     aggregate_type  text        NOT NULL,
     aggregate_id    text        NOT NULL,
     type            text        NOT NULL,
-    payload         bytea       NOT NULL, -- the bytes as given: jsonb would reorder and refuse some
+    dedup_key       text COLLATE "C",     -- NULL: no dedup beyond the id
     content_type    text        NOT NULL DEFAULT 'application/json',
     headers         jsonb       NOT NULL DEFAULT '{}', -- an object of strings
-    occurred_at     timestamptz NOT NULL DEFAULT clock_timestamp() CHECK (occurred_at >= '0001-01-01 00:00:00+00' AND occurred_at < '10000-01-01 00:00:00+00'),
-    dedup_key       text,                 -- NULL: no dedup beyond the id
-    schema_version  integer     NOT NULL DEFAULT 1,
-    created_at      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    payload         bytea       NOT NULL, -- the bytes as given: jsonb would reorder and refuse some
     PRIMARY KEY (partition, seq),
     CHECK (headers = '{}' OR CASE jsonb_typeof(headers) WHEN 'object' THEN NOT jsonb_path_exists(headers, 'strict $.* ? (@.type() <> "string")') ELSE false END)
 );
@@ -35,9 +35,10 @@ CREATE UNIQUE INDEX "endstate_outbox_id" ON "endstate_outbox" (id);
 -- +goose StatementBegin
 CREATE UNIQUE INDEX "endstate_outbox_dedup" ON "endstate_outbox" (dedup_key);
 -- +goose StatementEnd
--- Finds what a transaction wrote that was still open when a cursor passed it.
+-- Finds what a transaction wrote that was still open when a cursor passed it, by partition and seq: in one number, which takes a
+-- quarter less than two, and which no other index can be asked for.
 -- +goose StatementBegin
-CREATE INDEX "endstate_outbox_txid" ON "endstate_outbox" (txid, partition, seq);
+CREATE INDEX "endstate_outbox_txid" ON "endstate_outbox" (txid, ((partition::bigint << 56) + seq));
 -- +goose StatementEnd
 
 -- +goose Down
