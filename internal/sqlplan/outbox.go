@@ -74,6 +74,7 @@ func (o Outbox) Values(d sqltx.Dialect, events []Event) (string, []any) {
 	var b strings.Builder
 	b.WriteString("VALUES ")
 	args := make([]any, 0, len(events)*len(columnTypes))
+	usual := d == sqltx.Postgres && len(events) == 1 && events[0].usual()
 	for i := range events {
 		if i > 0 {
 			b.WriteString(", ")
@@ -82,6 +83,10 @@ func (o Outbox) Values(d sqltx.Dialect, events []Event) (string, []any) {
 		for j, v := range events[i].row() {
 			if j > 0 {
 				b.WriteString(", ")
+			}
+			if usual && usualConstants[j] != "" {
+				b.WriteString(usualConstants[j])
+				continue
 			}
 			if t, ok := v.(time.Time); ok && d == sqltx.SQLite {
 				v = t.UTC().Format("2006-01-02T15:04:05.000000Z")

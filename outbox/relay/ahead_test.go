@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -53,27 +54,27 @@ func TestReadingAheadIsOfOtherPartitions(t *testing.T) {
 func TestWhatIsReadAheadIsForgotten(t *testing.T) {
 	t.Parallel()
 	s := newScript(t, nil)
-	s.mine, s.full = slices.Clone(s.every), true
-	ahead := func() {
-		s.forget()
-		s.ahead = s.startReading(t.Context(), s.turns()[0], 10)
+	busy := func() {
+		s.mine, s.full, s.waiting = slices.Clone(s.every), true, false
+		require.Len(t, s.turns(), 2)
 	}
-	require.Len(t, s.turns(), 2)
-	ahead()
-	require.NoError(t, s.housekeep(t.Context()))
-	s.balanced = s.balanced.Add(-s.balancing())
+	busy()
+	old := s.startReading(t.Context(), s.turns()[0], 10)
+	s.ahead = old
+	s.balanced = time.Now().Add(-s.balancing())
 	_, err := s.round(t.Context())
 	require.NoError(t, err)
-	require.Nil(t, s.ahead)
+	require.NotSame(t, old, s.ahead, "it was time to look at the shares")
+	require.Nil(t, s.ahead, "and there was nothing to publish")
 	for name, change := range map[string]func(*script){
 		"parked": func(s *script) { s.waiting = true }, "careful": func(s *script) { s.careful = true }, "placing": func(s *script) { s.placing = true },
 		"outage": func(s *script) { s.gauge.failures = 1 }, "a rate": func(s *script) { s.gauge.rate = 5 }, "beyond the cursor": func(s *script) { s.sent[1] = map[int64]bool{1: true} },
 	} {
+		require.NoError(t, s.store.release(t.Context(), s.lease.id))
 		s.next(nil)
-		s.mine, s.full = slices.Clone(s.every), true
+		busy()
 		change(s)
 		require.Len(t, s.turns(), 1, name)
-		require.NoError(t, s.store.release(t.Context(), s.lease.id))
 	}
 }
 
@@ -81,11 +82,9 @@ func TestWhatIsReadAheadIsForgotten(t *testing.T) {
 func TestTriesInAnOutageReadLittle(t *testing.T) {
 	t.Parallel()
 	s := newScript(t, nil)
-	rows := 0
 	for s.gauge.failures = 1; s.gauge.failures <= 1600; s.gauge.failures++ {
 		if n := s.limit(); s.gauge.failures%16 != 0 && s.gauge.failures > 16 {
 			require.LessOrEqual(t, n, s.cfg.BatchSize)
-			rows += n
 		}
 	}
 	s.gauge.failures = 32

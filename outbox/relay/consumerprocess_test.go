@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"fmt"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
+	"modernc.org/sqlite"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
@@ -65,12 +68,27 @@ func consumingChild(ctx context.Context, step string, cfg *relay.Config, stdin *
 		}, cfg)
 		fatal(err)
 	} else {
+		var applied atomic.Bool
+		if step == beforeCommit {
+			// What the move sets off is in its transaction, and the last of it.
+			sqlite.MustRegisterScalarFunction("endstate_wait", 0, func(*sqlite.FunctionContext, []driver.Value) (driver.Value, error) {
+				if applied.Load() {
+					wait(beforeCommit)
+				}
+				return int64(0), nil
+			})
+			sqlite.RegisterConnectionHook(func(conn sqlite.ExecQuerierContext, _ string) error {
+				_, err := conn.ExecContext(ctx, "CREATE TEMP TRIGGER endstate_wait AFTER UPDATE OF position ON endstate_outbox_cursors BEGIN SELECT endstate_wait(); END", nil)
+				return err
+			})
+		}
 		db, err := sql.Open("sqlite", url)
 		fatal(err)
 		defer db.Close()
 		cfg.Trace = &relay.Trace{Published: func(context.Context, outbox.Event, time.Duration) { wait(afterCommit) }}
 		rel, err = relay.NewConsumerSQL(db, func(ctx context.Context, tx *sql.Tx, e outbox.Event) error {
 			err := apply(ctx, endstate.SQLiteTx(tx), e)
+			applied.Store(true)
 			wait(atHandler)
 			return err
 		}, cfg)
@@ -102,7 +120,7 @@ func (c commits) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, data pgx.TraceQ
 // event is applied once.
 func TestKilledConsumerAppliesOnce(t *testing.T) {
 	t.Parallel()
-	for step, kinds := range map[string][]string{atHandler: {"pgx", "sqlite-wal"}, beforeCommit: {"pgx"}, afterCommit: {"pgx", "sqlite-wal"}} {
+	for step, kinds := range map[string][]string{atHandler: {"pgx", "sqlite-wal"}, beforeCommit: {"pgx", "sqlite-wal"}, afterCommit: {"pgx", "sqlite-wal"}} {
 		t.Run(step, func(t *testing.T) {
 			t.Parallel()
 			each(t, kinds, writer, func(t *testing.T, db *database) {

@@ -189,7 +189,7 @@ func (t *term) balance(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	share := (t.partitions + max(h.relays, 1) - 1) / max(h.relays, 1)
+	share := t.share(h)
 	switch {
 	case h.owned > share:
 		// What is in memory of a partition isn't given away.
@@ -214,9 +214,16 @@ func (t *term) balance(ctx context.Context) error {
 	return t.note(ctx, h)
 }
 
+// share is how many partitions a relay may have.
+func (t *term) share(h holdings) int { return (t.partitions + max(h.relays, 1) - 1) / max(h.relays, 1) }
+
 // note tells when the number of partitions has changed.
 func (t *term) note(ctx context.Context, h holdings) error {
-	t.relays, t.uneven = h.relays, h.owned < t.partitions/max(h.relays, 1)
+	t.relays = h.relays
+	t.uneven = h.owned < t.partitions/max(h.relays, 1) || h.owned > t.share(h) && len(t.sent) == 0
+	if t.hurried++; !t.uneven {
+		t.hurried = 0
+	}
 	if h.owned == t.owned {
 		return nil
 	}

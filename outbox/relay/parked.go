@@ -47,13 +47,7 @@ func (t *term) passParked(ctx context.Context) (int, error) {
 // retry publishes parked events and writes down what became of them. Where nothing is written, nothing is known.
 func (t *term) retry(ctx context.Context, found []row) (*tries, error) {
 	b := t.newBatch(nil, found, len(found)+1, batchBytes>>t.shrunk)
-	var large []*row
-	for _, r := range b.rows {
-		if r.state == todo && r.size > inline {
-			large = append(large, r)
-		}
-	}
-	if err := t.store.payloads(ctx, large); err != nil {
+	if err := t.store.payloads(ctx, b.rows); err != nil {
 		return &tries{}, t.timedOut(ctx, err)
 	}
 	failures := t.gauge.failures

@@ -50,7 +50,7 @@ var (
 
 // New returns a relay for an outbox on a pool, which begins with Run. It sends nothing; a nil cfg has all defaults.
 //
-// A relay needs two of the pool's connections at a time. When others use it up, the relay loses its lease.
+// A relay needs three of the pool's connections at a time. When others use it up, the relay loses its lease.
 func New(pool *pgxpool.Pool, publisher outbox.Publisher, cfg *Config) (*Relay, error) {
 	db, err := openPool(pool)
 	return newRelay(db, err, publisher, nil, cfg)

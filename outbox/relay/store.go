@@ -132,19 +132,21 @@ func (s *store) readDue(ctx context.Context, owner string, limit, perTurn int, s
 	return rows, err
 }
 
-// payloads fetches what read left out.
+// payloads fetches what read left out of the rows that are to be published.
 func (s *store) payloads(ctx context.Context, rows []*row) error {
-	if len(rows) == 0 {
-		return nil
-	}
 	type key struct {
-		Partition int64 `json:"partition"`
+		Partition int   `json:"partition"`
 		Seq       int64 `json:"seq"`
 	}
-	keys, by := make([]key, len(rows)), make(map[int64]*row, len(rows))
-	for i, r := range rows {
-		keys[i] = key{int64(r.partition), r.seq}
-		by[r.seq] = r
+	var keys []key
+	by := map[int64]*row{}
+	for _, r := range rows {
+		if r.state == todo && r.size > inline {
+			keys, by[r.seq] = append(keys, key{r.partition, r.seq}), r
+		}
+	}
+	if len(keys) == 0 {
+		return nil
 	}
 	query := fmt.Sprintf("SELECT e.seq, e.payload FROM %s JOIN %s e ON e.partition = r.partition AND e.seq = r.seq",
 		s.records("$1", "r", [2]string{"partition", "smallint"}, [2]string{"seq", "bigint"}), s.events)

@@ -23,8 +23,9 @@ type term struct {
 	every      []int
 
 	balanced, sampled, sequenceChecked, freed time.Time
-	owned, relays                             int // partitions, and relays that share them
-	uneven                                    bool
+	owned, relays                             int  // partitions, and relays that share them
+	uneven                                    bool // it has more or less than its share
+	hurried                                   int  // how often in a row it looked at that
 	placing, careful, blocked                 bool
 	waiting                                   bool // there may be parked events
 	nextDue                                   time.Time
@@ -35,6 +36,7 @@ type term struct {
 	shrunk, calm int // by how many halves readings are smaller than they may be, and how many went well since
 	from         int // the partition to begin the next one with
 	mine         []int
+	deep         int            // how many batches a reading may bring
 	full         bool           // the last reading brought about a batch
 	ahead        *reading       // of partitions whose last move is done
 	spare        [][]row        // memory to read into
@@ -92,10 +94,11 @@ func (t *term) work(run context.Context) error {
 
 // balancing is how often the relay looks at how the partitions are spread: soon again, while it doesn't have its share.
 func (t *term) balancing() time.Duration {
+	usual := min(t.cfg.LeaseTTL/5, t.cfg.balanceEvery)
 	if t.uneven {
-		return 20 * time.Millisecond
+		return min(usual, 20*time.Millisecond<<min(t.hurried, 10))
 	}
-	return min(t.cfg.LeaseTTL/5, t.cfg.balanceEvery)
+	return usual
 }
 
 // idle is how long to wait for something to do.

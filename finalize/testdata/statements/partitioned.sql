@@ -97,10 +97,10 @@ SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, conv
 FROM (
 	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
 	endstate_event.partition
-	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::jsonb[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 	WHERE CASE WHEN (
 		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 		FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), ''))::pg_catalog.json IS NOT NULL END) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
@@ -189,10 +189,10 @@ SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, conv
 FROM (
 	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
 	endstate_event.partition
-	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::text[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::jsonb[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 	WHERE (
 		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 		FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
@@ -234,10 +234,10 @@ endstate_events AS (
 	FROM (
 		SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 		endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
-		endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+		endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
 		endstate_event.partition
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 		WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE
 		ORDER BY endstate_event.place) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
 SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.endstate_state

@@ -167,10 +167,10 @@ endstate_settle1 AS (
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
 endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
-endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
 endstate_event.partition
-FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::jsonb[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE CASE WHEN (
 	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 	FROM endstate_settle0
@@ -320,10 +320,10 @@ endstate_settle1 AS (
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
 endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
-endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
 endstate_event.partition
-FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::jsonb[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE (
 	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 	FROM endstate_settle0
@@ -382,10 +382,10 @@ endstate_events AS (
 	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
-	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::text[])[1])::jsonb, coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
 	endstate_event.partition
-	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::text[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 	WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle1)) IS TRUE
 	ORDER BY endstate_event.place)
 SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
