@@ -160,6 +160,7 @@ func TestPlansOfReadings(t *testing.T) {
 		}
 	}
 	look("empty")
+	require.Contains(t, want["new"+"force_generic_plan"], "endstate_outbox_txid: txid = ")
 	rows := planRows(t)
 	db.fill(t, rows, "'a' || n")
 	look("pending, no statistics")
@@ -171,6 +172,11 @@ func TestPlansOfReadings(t *testing.T) {
 	look("pending of one aggregate")
 	db.exec(t, "UPDATE endstate_outbox_cursors c SET position = (SELECT max(seq) FROM endstate_outbox), prior_position = (SELECT max(seq) - 1000 FROM endstate_outbox), snapshot = pg_current_snapshot()")
 	look("published")
+	// A transaction that was open when the cursors passed it, all of whose rows are of one partition: the others' readings end at
+	// their own, which the range in the index says.
+	db.exec(t, "UPDATE endstate_outbox_cursors SET prior_position = position, snapshot = (SELECT (txid || ':' || txid::text::bigint + 1 || ':' || txid)::pg_snapshot FROM endstate_outbox WHERE aggregate_id = 'one' LIMIT 1)")
+	look("late of one aggregate")
+	db.exec(t, "UPDATE endstate_outbox_cursors SET snapshot = pg_current_snapshot()")
 	db.exec(t, `INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id, next_attempt_at)
 SELECT 'default', partition, seq, id, aggregate_type, aggregate_id, CASE WHEN aggregate_id <> 'one' THEN now() END FROM endstate_outbox WHERE seq % 20 = 0`)
 	look("parked, no statistics")
