@@ -38,8 +38,7 @@ type Config struct {
 	// of its subscription is refused: they would split the events between them.
 	Destination string
 
-	// BatchSize bounds how many events are published at once. Default 1,000. A relay whose publisher is fast reads, and records with one
-	// write, up to four times as many.
+	// BatchSize bounds how many events are published at once. Default 1,000.
 	BatchSize int
 	// PublishTimeout bounds one call of Publisher.Publish, or of a consumer's handler, there at most half of LeaseTTL. Default 30 s.
 	PublishTimeout time.Duration
@@ -85,7 +84,6 @@ type Config struct {
 	sampleEvery  time.Duration // how often a moving cursor is written down
 	alone        time.Duration // how long the only event there is may fail before it is to blame
 	types        string        // Types, as JSON
-	deepest      int           // how many batches a reading may bring
 
 	minOutage, maxOutage time.Duration // pauses while the destination takes nothing
 }
@@ -149,7 +147,7 @@ func (c *Config) withDefaults() (Config, error) {
 	for _, f := range []struct {
 		field    *int
 		fallback int
-	}{{&cfg.deepest, 4}, {&cfg.BatchSize, 1000}, {&cfg.MaxAttempts, 100}, {&cfg.MaxCrashes, 3}} {
+	}{{&cfg.BatchSize, 1000}, {&cfg.MaxAttempts, 100}, {&cfg.MaxCrashes, 3}} {
 		if *f.field == 0 {
 			*f.field = f.fallback
 		}

@@ -73,9 +73,9 @@ func (t *term) newBatch(cursors []cursor, rows []row, limit, budget int) *batch 
 	return b
 }
 
-// limit is how many rows of a partition to read: together, those that have any bring about a batch, or some, while that takes no time.
+// limit is how many rows of a partition to read: together, those that have any bring about a batch.
 func (t *term) limit() int {
-	limit := max(1, t.cfg.BatchSize*max(1, t.deep)/max(1, t.active))
+	limit := max(1, t.cfg.BatchSize/max(1, t.active))
 	if t.gauge.rate > 0 {
 		limit = min(limit, max(probe, int(2*t.gauge.rate)))
 	}
@@ -83,7 +83,7 @@ func (t *term) limit() int {
 		// It may be no outage, but many aggregates that fail in front of others that don't. Later that is looked at now and then.
 		limit = min(t.cfg.BatchSize<<min(t.gauge.failures-1, 8), maxBatchSize)
 	}
-	return max(1, min(limit, maxBatchSize)>>t.shrunk)
+	return max(1, limit>>t.shrunk)
 }
 
 // turns are the partitions to read, one part after the other: all at once, but for a relay that is busy, which reads one half of its
@@ -194,16 +194,13 @@ func (t *term) timedOut(ctx context.Context, err error) error {
 
 const maxShrunk = 14
 
-// deepTime is how long a pass may take for the next one to read more than a batch.
-const deepTime = 50 * time.Millisecond
-
 // pass reads, publishes and moves once for each of the relay's partitions, and returns how many rows there were.
 func (t *term) pass(ctx context.Context) (rows int, err error) {
 	limit := t.limit()
 	if err := t.noteLimit(ctx, limit); err != nil {
 		return 0, err
 	}
-	start, turns := time.Now(), t.turns()
+	turns := t.turns()
 	for i, partitions := range turns {
 		if t.ahead == nil || !slices.Equal(t.ahead.partitions, partitions) {
 			t.forget()
@@ -222,11 +219,6 @@ func (t *term) pass(ctx context.Context) (rows int, err error) {
 	}
 	if t.full = 2*rows >= t.cfg.BatchSize; !t.full {
 		t.forget()
-	}
-	// A move costs the server a write to its disk, whatever it passes. What is published anew after a crash stays what takes that long.
-	t.deep = 1
-	if t.full && t.busy() && time.Since(start) < deepTime {
-		t.deep = t.cfg.deepest
 	}
 	return rows, nil
 }

@@ -39,7 +39,7 @@ func newScriptOn(t *testing.T, pool *pgxpool.Pool, change func(*Config)) *script
 
 // next goes on with a new term, as another relay would.
 func (s *script) next(change func(*Config)) {
-	cfg := &Config{Logger: slog.New(slog.DiscardHandler), LeaseTTL: time.Hour, BatchSize: 80, deepest: 1}
+	cfg := &Config{Logger: slog.New(slog.DiscardHandler), LeaseTTL: time.Hour, BatchSize: 80}
 	if change != nil {
 		change(cfg)
 	}

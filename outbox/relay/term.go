@@ -36,7 +36,6 @@ type term struct {
 	shrunk, calm int // by how many halves readings are smaller than they may be, and how many went well since
 	from         int // the partition to begin the next one with
 	mine         []int
-	deep         int            // how many batches a reading may bring
 	full         bool           // the last reading brought about a batch
 	ahead        *reading       // of partitions whose last move is done
 	spare        [][]row        // memory to read into
