@@ -1,14 +1,15 @@
 package finalize
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
 
 	"github.com/endstate-go/endstate/internal/sqlplan"
@@ -16,75 +17,109 @@ import (
 )
 
 // Many aggregates are settled in one statement, each as its own Settle would: their states, their ledger entries and their
-// events, or, for all of them, nothing. The statement never waits long for what another transaction holds: it skips rows and
-// advisory locks that it can't have at once, and where a lock can't be skipped (an index entry that isn't committed yet) it
-// gives up. What it skips or gives up is settled alone.
+// events, or, for all of them, nothing.
+//
+// First it is tried as if nobody else were at work: one UPDATE, which waits for a row that is held elsewhere for bulkPatience at
+// most. If that didn't do, the careful statement takes its rows one by one in the order of their keys, and skips those that it
+// can't have at once. What that skips, or can't settle either, is settled alone.
 
-// bulkPatience bounds how long a statement for many waits for any one lock.
-const bulkPatience = 30 * time.Millisecond
+// bulkPatience bounds how long a statement for many waits for any one lock. It is far below the second after which PostgreSQL
+// looks for a deadlock: of two statements that wait for each other, both give up and go on carefully.
+const bulkPatience = 10 * time.Millisecond
 
-// newBulk builds the statement.
-func (j *joined) newBulk() sqlplan.BulkStatement {
-	// The timeout is in force before Item has a row, and ends with the statement's transaction.
-	patience := fmt.Sprintf("endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '%d', true)),\n", bulkPatience.Milliseconds())
-	return sqlplan.BuildBulk(sqlplan.ColumnCount, patience, j.settleMany)
+// bulk is the SQL for many aggregates at a time.
+type bulk struct {
+	settle, careful func() sqlplan.BulkStatement
+	read            func() sqlplan.BulkStatement // what the tables say of those that weren't moved
+	again           func() sqlplan.BulkStatement // a look at what was settled, for tables whose triggers may have changed it since
 }
 
-// newBulkAgain builds the look at what a bulk has settled, for tables whose triggers may have changed it since.
-func (j *joined) newBulkAgain() sqlplan.BulkStatement {
-	return sqlplan.BuildBulk(0, "", func(b *sqlplan.Bulk) string {
-		var sources, kept []string
-		for i, plan := range j.plans {
-			sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS endstate_p%d ON true", plan.SourceMany(b, sqlplan.Item), i))
-			kept = append(kept, fmt.Sprintf("endstate_p%d.%s COLLATE \"C\" = %s.%s", i, plan.Columns()[0], sqlplan.Item, b.State()))
-		}
-		if j.ledger >= 0 {
-			kept = append(kept, fmt.Sprintf("endstate_p%d.token = %s.%s", j.ledger, sqlplan.Item, b.Token()))
-		}
-		return fmt.Sprintf("endstate_changed AS MATERIALIZED (\n\tSELECT %s::text AS endstate_signal FROM %s %s WHERE (%s) IS NOT TRUE LIMIT 1)\nSELECT %s",
-			b.Value(func(c *sqlplan.Call) any { return c.Signal }), sqlplan.Item, strings.Join(sources, " "), strings.Join(kept, " AND "),
-			sqltx.Unless("coalesce((SELECT endstate_signal FROM endstate_changed), 'true')"))
-	})
-}
-
-// settleMany returns a row for each call: n, whether it won and when, and for those that didn't, each plan's columns as the
-// statement's snapshot shows them.
-func (j *joined) settleMany(b *sqlplan.Bulk) string {
-	clauses := []string{fmt.Sprintf("endstate_wanted AS MATERIALIZED (SELECT %s.* FROM endstate_patience CROSS JOIN %s)", sqlplan.Item, sqlplan.Item)}
-	from := "endstate_wanted"
-	for i, plan := range j.plans {
-		name := fmt.Sprintf("endstate_hold%d", i)
-		clauses = append(clauses, plan.HoldMany(b, name, from, i > 0))
-		from = name
+func (j *joined) newBulk() bulk {
+	settle := func(careful bool) func() sqlplan.BulkStatement {
+		return sync.OnceValue(func() sqlplan.BulkStatement {
+			return sqlplan.BuildBulk(sqlplan.ColumnCount, bulkPatience, func(b *sqlplan.Bulk) ([]string, string) { return j.settleMany(b, careful) })
+		})
 	}
-	clauses = append(clauses, fmt.Sprintf("endstate_held AS MATERIALIZED (SELECT %s.*, clock_timestamp() AS endstate_at FROM %s)", from, from))
-	from = "endstate_held"
-	var kept, moved []string
+	return bulk{
+		settle: settle(false), careful: settle(true),
+		read:  sync.OnceValue(func() sqlplan.BulkStatement { return sqlplan.BuildBulk(0, 0, j.readMany) }),
+		again: sync.OnceValue(func() sqlplan.BulkStatement { return sqlplan.BuildBulk(0, 0, j.stillWonMany) }),
+	}
+}
+
+// moved is a setting of the transaction's: what a settleMany has moved, for the look again behind it.
+const moved = "endstate.moved"
+
+// settleMany returns one row: the places of those that it moved, or NULL if that are all; the same as the setting moved, as text
+// that is empty for all; and when, if there is a ledger.
+func (j *joined) settleMany(b *sqlplan.Bulk, careful bool) (clauses []string, query string) {
+	var kept []string
+	from := sqlplan.Item
 	for i, plan := range j.plans {
-		name := fmt.Sprintf("endstate_settle%d", i)
-		clauses = append(clauses, plan.SettleMany(b, name, from, fmt.Sprintf("endstate_hold%d", i)))
-		kept = append(kept, plan.Kept(b, name))
-		if moved = append(moved, fmt.Sprintf("(SELECT count(*) FROM %s)", name)); i > 0 {
-			kept = append(kept, moved[i]+" = "+moved[0])
+		// A guard that only inserts has no row to wait at: it is held by a lock that isn't waited for.
+		if careful || i == 0 && plan.Table().Insert {
+			name := fmt.Sprintf("endstate_hold%d", i)
+			clauses = append(clauses, plan.HoldMany(b, name, from, i > 0))
+			from = name
+		}
+	}
+	for i, plan := range j.plans {
+		name := settleName(i)
+		clauses = append(clauses, plan.SettleMany(b, name, from))
+		if kept = append(kept, plan.Kept(b, name)); i > 0 {
+			kept = append(kept, fmt.Sprintf("(SELECT count(*) FROM %s) = (SELECT count(*) FROM %s)", name, settleName(0)))
 		}
 		from = name
 	}
 	clauses = append(clauses, j.outbox.ClauseMany("endstate_events", from))
-
+	at := ""
+	if j.ledger >= 0 {
+		at = ", " + sqlplan.At
+	}
 	// A settle that moved only some of the guards, or that a table says something else of, is an error.
-	right := sqltx.Unless(fmt.Sprintf("CASE WHEN %s THEN 'true' ELSE %s::text END", strings.Join(kept, " AND "), b.Value(func(c *sqlplan.Call) any { return c.Signal })))
-	nulls := strings.Builder{}
-	var columns, sources []string
+	right := sqltx.Unless(fmt.Sprintf("CASE WHEN %s THEN 'true' ELSE %s END", strings.Join(kept, " AND "), bulkSignal(b)))
+	places := fmt.Sprintf("CASE WHEN count(*) < %s THEN coalesce(array_agg(endstate_n), '{}') END", b.Count())
+	return clauses, fmt.Sprintf("SELECT %s, set_config('%s', coalesce((%s)::text, ''), true)%s FROM %s HAVING %s", places, moved, places, at, from, right)
+}
+
+func bulkSignal(b *sqlplan.Bulk) string {
+	return b.Value(func(c *sqlplan.Call) any { return c.Signal }) + "::text"
+}
+
+// sourcesMany joins what each plan's table says to Item.
+func (j *joined) sourcesMany(b *sqlplan.Bulk) string {
+	from := sqlplan.Item
+	for i, plan := range j.plans {
+		from += fmt.Sprintf(" LEFT JOIN LATERAL (%s) AS endstate_p%d ON true", plan.SourceMany(b, sqlplan.Item), i)
+	}
+	return from
+}
+
+// readMany returns, for each call, its place and each plan's columns.
+func (j *joined) readMany(b *sqlplan.Bulk) (clauses []string, query string) {
+	columns := []string{"endstate_n"}
 	for i, plan := range j.plans {
 		for _, column := range plan.Columns() {
-			nulls.WriteString(", NULL")
 			columns = append(columns, fmt.Sprintf("endstate_p%d.%s", i, column))
 		}
-		sources = append(sources, fmt.Sprintf("LEFT JOIN LATERAL (%s) AS endstate_p%d ON true", plan.SourceMany(b, sqlplan.Item), i))
 	}
-	return strings.Join(clauses, ",\n") + fmt.Sprintf(`
-SELECT %[1]s.endstate_n, NULL::boolean, NULL::timestamptz, %[2]s FROM %[1]s %[3]s WHERE %[1]s.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0) AND %[4]s
-UNION ALL SELECT endstate_n, true, endstate_at%[5]s FROM endstate_settle0`, sqlplan.Item, strings.Join(columns, ", "), strings.Join(sources, " "), right, nulls.String())
+	return nil, fmt.Sprintf("SELECT %s FROM %s", strings.Join(columns, ", "), j.sourcesMany(b))
+}
+
+// stillWonMany looks at what the statement before it in the transaction has moved once more, and raises its signal if that says
+// something else by now.
+func (j *joined) stillWonMany(b *sqlplan.Bulk) (clauses []string, query string) {
+	var kept []string
+	for i, plan := range j.plans {
+		kept = append(kept, fmt.Sprintf("endstate_p%d.%s COLLATE \"C\" = %s.%s", i, plan.Columns()[0], sqlplan.Item, b.State()))
+	}
+	if j.ledger >= 0 {
+		kept = append(kept, fmt.Sprintf("endstate_p%d.token = %s.%s::text", j.ledger, sqlplan.Item, b.Token()))
+	}
+	places := fmt.Sprintf("current_setting('%s')", moved)
+	changed := fmt.Sprintf("endstate_changed AS MATERIALIZED (\n\tSELECT %[1]s AS endstate_signal FROM %[2]s WHERE (%[3]s = '' OR endstate_n IN (SELECT unnest(nullif(%[3]s, '')::int8[]))) AND (%[4]s) IS NOT TRUE LIMIT 1)",
+		bulkSignal(b), j.sourcesMany(b), places, strings.Join(kept, " AND "))
+	return []string{changed}, "SELECT " + sqltx.Unless("coalesce((SELECT endstate_signal FROM endstate_changed), 'true')")
 }
 
 var _ bulkSettler = (*pgxDB)(nil)
@@ -97,14 +132,6 @@ func (d *pgxDB) bulkSize(a *attempt) int {
 }
 
 func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []settled, err error) {
-	j := d.plan(attempts[0])
-	calls, events := make([]*sqlplan.Call, len(attempts)), make([][]sqlplan.Event, len(attempts))
-	for i, a := range attempts {
-		calls[i], events[i] = &a.Call, a.rows()
-	}
-	st := j.bulk()
-	args := st.Args(sqlplan.ColumnsMany(events), calls)
-
 	pooled, err := d.acquire(ctx)
 	if err != nil {
 		return nil, err
@@ -112,25 +139,18 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
 	defer func() { err = d.release(ctx, pooled, attempts[0], err) }()
-	w, err := d.watch(ctx, pooled.Conn(), j)
-	if err == nil && w.Apart {
+	s := &bulkSession{pgxDB: d, joined: d.plan(attempts[0]), conn: pooled.Conn(), attempts: attempts, calls: make([]*sqlplan.Call, len(attempts))}
+	if s.watch, err = d.watch(ctx, s.conn, s.joined); err == nil && s.watch.Apart {
 		err = errApart
 	}
 	if err != nil {
 		return nil, withCause(ctx, err)
 	}
-	err = d.interruptibly(ctx, pooled.Conn(), func(ctx context.Context) error {
-		for again := 0; ; again++ {
-			results, err = d.bulkOnce(ctx, pooled.Conn(), j, attempts, w.Again, st.SQL, args)
-			if !sqltx.Conflicted(err) || again == bulkAgain || ctx.Err() != nil {
-				return err
-			}
-		}
-	})
+	err = d.interruptibly(ctx, s.conn, func(sending context.Context) error { return s.settle(ctx, sending) })
 	if err == nil {
-		return results, nil
+		return s.results, nil
 	}
-	if _, raised := sqltx.Signal(attempts[0].Signal).Raised(err); raised {
+	if s.raised(err) {
 		err = fmt.Errorf("%w: settled with others: %w", errUnmoved, err)
 	} else if !errors.Is(err, errUnsent) && !sqltx.Definite(err) {
 		err = fmt.Errorf("%w: %w", errUnanswered, err)
@@ -138,106 +158,143 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []
 	return nil, withCause(ctx, err)
 }
 
+// bulkSession settles attempts on one connection.
+type bulkSession struct {
+	*pgxDB
+	*joined
+	conn     *pgx.Conn
+	watch    sqlplan.Watch
+	attempts []*attempt
+	calls    []*sqlplan.Call
+	results  []settled
+}
+
 // bulkAgain is how often a bulk that met another one goes again as a whole, before its calls go alone. Sessions that are
 // serializable by default break one of two off that are under way at a time.
 const bulkAgain = 5
 
-// bulkOnce sends the statement once.
-func (d *pgxDB) bulkOnce(ctx context.Context, conn *pgx.Conn, j *joined, attempts []*attempt, inTwo bool, query string, args []any) ([]settled, error) {
-	if inTwo {
-		return d.bulkInTwo(ctx, conn, j, attempts, query, args)
+func (s *bulkSession) settle(ctx, sending context.Context) error {
+	events := make([][]sqlplan.Event, len(s.attempts))
+	for i, a := range s.attempts {
+		s.calls[i], events[i] = &a.Call, a.rows()
 	}
-	rows, err := conn.Query(ctx, query, args...)
-	if err != nil {
-		return nil, unsent(conn, err)
+	columns := sqlplan.ColumnsMany(events)
+	st := s.bulk.settle
+	for again, careful := 0, false; ; {
+		err := s.once(sending, st(), columns)
+		state := sqltx.State(err)
+		switch {
+		case ctx.Err() != nil:
+			return err
+		case !careful && (state == sqltx.LockNotAvailable || state == sqltx.DeadlockDetected || s.raised(err)):
+			careful, st = true, s.bulk.careful
+		case sqltx.Conflicted(err) && again < bulkAgain:
+			again++
+		default:
+			return err
+		}
 	}
-	return j.scanMany(rows, attempts, d.cfg.guards)
 }
 
-// bulkInTwo is settleBulk for tables whose triggers may change what was settled: a trip to settle, and one to look at the rows
-// again and commit.
-func (d *pgxDB) bulkInTwo(ctx context.Context, conn *pgx.Conn, j *joined, attempts []*attempt, query string, args []any) (results []settled, err error) {
-	defer func() {
-		if !conn.IsClosed() && conn.PgConn().TxStatus() != 'I' {
-			if _, rollbackErr := conn.Exec(ctx, "rollback"); rollbackErr != nil {
-				_ = conn.Close(ctx)
-			}
-		}
-	}()
-	batch := &pgx.Batch{}
-	batch.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
-	batch.Queue(query, args...)
-	first := conn.SendBatch(ctx, batch)
-	_, err = first.Exec()
-	if err == nil {
-		var rows pgx.Rows
-		if rows, err = first.Query(); err == nil {
-			results, err = j.scanMany(rows, attempts, d.cfg.guards)
-		}
-	}
-	if closeErr := first.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errUnsent, err) // COMMIT wasn't
-	}
-	var won []*sqlplan.Call
-	for i, a := range attempts {
-		if results[i].won {
-			won = append(won, &a.Call)
-		}
-	}
-	batch = &pgx.Batch{}
-	if len(won) > 0 {
-		again := j.bulkAgain()
-		won[0].Signal = attempts[0].Signal
-		batch.Queue(again.SQL, again.Args(nil, won)...)
-	}
-	batch.Queue("commit")
-	second := conn.SendBatch(ctx, batch)
-	for range batch.Len() {
-		var tag pgconn.CommandTag
-		if tag, err = second.Exec(); err != nil {
-			break
-		}
-		if tag.String() == "ROLLBACK" {
-			err = fmt.Errorf("%w: %w", errUnsent, ErrTxAborted)
-		}
-	}
-	if closeErr := second.Close(); err == nil {
-		err = closeErr
-	}
-	return results, err
+// raised reports whether err is of a statement that didn't do what it was asked to.
+func (s *bulkSession) raised(err error) bool {
+	_, raised := sqltx.Signal(s.attempts[0].Signal).Raised(err)
+	return raised
 }
 
-// scanMany reads a row for each attempt. Of those that didn't win, only what is final for sure is taken from the statement's
-// snapshot; the rest is settled alone, and found out what is wrong with it.
-func (j *joined) scanMany(rows pgx.Rows, attempts []*attempt, g guards) ([]settled, error) {
-	defer rows.Close()
-	results := make([]settled, len(attempts))
-	seen := j.answer()
-	var n int32
-	var won pgtype.Bool
+// once sends the statement once; where triggers may change what was settled, with a look at the rows behind it, in one transaction
+// and one trip. Nothing is committed before the last answer.
+func (s *bulkSession) once(ctx context.Context, st sqlplan.BulkStatement, columns []any) error {
+	args := st.Args(columns, s.calls)
+	var rows pgx.Rows
+	var err error
+	commit := func() error { return nil }
+	if s.watch.Many {
+		again := s.bulk.again()
+		batch := &pgx.Batch{}
+		batch.Queue(st.SQL, args...)
+		batch.Queue(again.SQL, again.Args(nil, s.calls)...)
+		results := s.conn.SendBatch(ctx, batch)
+		commit = results.Close
+		rows, err = results.Query()
+	} else {
+		rows, err = s.conn.Query(ctx, st.SQL, args...)
+	}
+	if err != nil {
+		_ = commit() // which reports the same
+		return unsent(s.conn, err)
+	}
+	scanErr := s.scan(rows)
+	if err := commit(); err != nil || scanErr != nil {
+		return cmp.Or(scanErr, err)
+	}
+	s.readRest(ctx)
+	return nil
+}
+
+// scan reads the row of a settleMany.
+func (s *bulkSession) scan(rows pgx.Rows) error {
+	var places []int64
 	var at pgtype.Timestamptz
-	dest := []any{&n, &won, &at}
-	for i, plan := range j.plans {
+	dest := []any{&places, nil}
+	if s.ledger >= 0 {
+		dest = append(dest, &at)
+	}
+	if _, err := scanRow(rows, dest); err != nil {
+		return err
+	}
+	s.results = make([]settled, len(s.attempts))
+	won := func(i int) {
+		a := s.attempts[i]
+		a.at = at
+		s.results[i] = settled{s.settled(a), true, true}
+	}
+	if places == nil {
+		for i := range s.attempts {
+			won(i)
+		}
+	}
+	for _, place := range places {
+		if place < 1 || int(place) > len(s.attempts) {
+			return errors.New("the statement reported an aggregate that it wasn't asked about")
+		}
+		won(int(place) - 1)
+	}
+	return nil
+}
+
+// readRest reads what the tables say of those that weren't moved: most have been before, or were while the statement waited for
+// them. The others are settled alone, and so are all that can't be read now.
+func (s *bulkSession) readRest(ctx context.Context) {
+	var rest []int
+	var calls []*sqlplan.Call
+	for i, call := range s.calls {
+		if !s.results[i].done {
+			rest, calls = append(rest, i), append(calls, call)
+		}
+	}
+	if len(rest) == 0 {
+		return
+	}
+	st := s.bulk.read()
+	rows, err := s.conn.Query(ctx, st.SQL, st.Args(nil, calls)...)
+	if err != nil {
+		return
+	}
+	defer rows.Close()
+	seen := s.answer()
+	var n int64
+	dest := []any{&n}
+	for i, plan := range s.joined.plans {
 		dest = plan.Dest(dest, &seen.rows[i])
 	}
 	for rows.Next() {
-		if err := rows.Scan(dest...); err != nil {
-			return nil, err
+		if rows.Scan(dest...) != nil || n < 1 || int(n) > len(rest) {
+			return
 		}
-		if n < 0 || int(n) >= len(attempts) {
-			return nil, errors.New("the statement reported an aggregate that it wasn't asked about")
-		}
-		a := attempts[n]
-		if won.Bool {
-			a.at = at
-			results[n] = settled{j.settled(a), true, true}
-		} else if rec, err := g.Record(a.ref, j.plans, seen.rows); err == nil && rec.Final {
-			results[n] = settled{rec, false, true}
+		i := rest[n-1]
+		if rec, err := s.cfg.guards.Record(s.attempts[i].ref, s.joined.plans, seen.rows); err == nil && rec.Final {
+			s.results[i] = settled{rec, false, true}
 		}
 	}
-	rows.Close()
-	return results, rows.Err()
 }

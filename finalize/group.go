@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -82,20 +83,21 @@ type group struct {
 	queue  []*member
 }
 
-// member is a call that waits to be led, or to lead.
+// member is a call that waits for its turn to lead, or for what a leader has learnt of it. It is woken once.
 type member struct {
-	a    *attempt
-	wake chan *flight // nil: it leads
+	a      *attempt
+	wake   chan bool // true: it leads; false: its flight is over
+	flight *flight   // nil: it is in the queue; the group's mutex guards it
+	got    settled
 }
 
 // flight is one statement for several members.
 type flight struct {
-	cancel context.CancelFunc
-	once   sync.Once
-	grace  *time.Timer
-	done   chan struct{}
-	err    error
-	result map[*attempt]settled
+	members []*member
+	cancel  context.CancelFunc
+	once    sync.Once
+	grace   *time.Timer
+	err     error
 }
 
 // place is a leader's among those that are under way, of which there are so many as there may be writers.
@@ -118,7 +120,7 @@ func (p *place) pass() {
 	}
 	next := g.queue[0]
 	g.queue = g.queue[1:]
-	next.wake <- nil
+	next.wake <- true
 }
 
 // settleGrouped settles one attempt, alone or with others that are waiting.
@@ -132,105 +134,97 @@ func (d *pgxDB) settleGrouped(ctx context.Context, j *joined, a *attempt) (guard
 	if calls <= cfg.From && cfg.Wait == 0 {
 		return d.settleOnce(ctx, j, a)
 	}
-	got, err := d.join(ctx, j, g, a)
-	if err != nil || got.done {
-		return got.rec, got.won, err
+	m := &member{a: a}
+	err := d.join(ctx, g, m)
+	if err != nil || m.got.done {
+		return m.got.rec, m.got.won, err
 	}
 	return d.settleOnce(ctx, j, a)
 }
 
-// join leads a group, or waits for one to take a along. It returns what that learnt of a, or done=false if a must go alone.
-func (d *pgxDB) join(ctx context.Context, j *joined, g *group, a *attempt) (settled, error) {
-	cfg := d.cfg.Group
-	m := &member{a: a}
+// join leads a group, or waits for one to take m along. Afterwards m has got what that learnt of it, unless it must go alone.
+func (d *pgxDB) join(ctx context.Context, g *group, m *member) error {
 	g.mu.Lock()
-	if g.flying < cfg.Writers && len(g.queue) == 0 {
+	if g.flying < d.cfg.Group.Writers && len(g.queue) == 0 {
 		g.flying++
 		g.mu.Unlock()
-		return d.lead(ctx, j, g, m)
+		return d.lead(ctx, g, m)
 	}
-	m.wake = make(chan *flight, 1)
+	m.wake = make(chan bool, 1)
 	g.queue = append(g.queue, m)
 	g.mu.Unlock()
 
-	var f *flight
+	var leads bool
 	select {
-	case f = <-m.wake:
+	case leads = <-m.wake:
 	case <-ctx.Done():
-		if g.leave(m) {
-			return settled{}, fmt.Errorf("waiting for other calls of this process: %w", context.Cause(ctx))
+		f, left := g.leave(m)
+		if left {
+			return fmt.Errorf("waiting for other calls of this process: %w", context.Cause(ctx))
 		}
-		f = <-m.wake
+		if f != nil {
+			f.giveGrace()
+		}
+		leads = <-m.wake
 	}
-	if f == nil {
-		return d.lead(ctx, j, g, m)
+	if leads {
+		return d.lead(ctx, g, m)
 	}
-	select {
-	case <-f.done:
-	case <-ctx.Done():
-		f.giveGrace()
-		<-f.done
-	}
-	return f.result[a], f.err
+	return m.flight.err
 }
 
-// leave takes m out of the queue, if it is still there.
-func (g *group) leave(m *member) bool {
+// leave takes m out of the queue, if it is still there; else it returns the flight that has taken m along, if one has.
+func (g *group) leave(m *member) (f *flight, left bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i, other := range g.queue {
-		if other == m {
-			g.queue = append(g.queue[:i], g.queue[i+1:]...)
-			return true
-		}
+	if i := slices.Index(g.queue, m); i >= 0 {
+		g.queue = slices.Delete(g.queue, i, i+1)
+		return nil, true
 	}
-	return false
+	return m.flight, false
 }
 
-// lead settles m and those who wait. Alone it is an ordinary Settle.
-func (d *pgxDB) lead(ctx context.Context, j *joined, g *group, m *member) (settled, error) {
+// lead settles m and those who wait. Alone it must settle itself.
+func (d *pgxDB) lead(ctx context.Context, g *group, m *member) error {
 	p := &place{g: g}
 	defer p.pass()
 	if wait := d.cfg.Group.Wait; wait > 0 {
 		_ = sleep.For(ctx, wait)
 	}
+	// Those whose flight has just ended come back with their next calls.
+	runtime.Gosched()
 	if ctx.Err() != nil {
-		return settled{}, context.Cause(ctx)
+		return context.Cause(ctx)
 	}
 	patience := time.AfterFunc(groupPatience, p.pass)
 	defer patience.Stop()
-	others := g.take(d.cfg.Group.Max-1, bulkBytes-m.a.size)
-	if len(others) == 0 {
-		rec, won, err := d.settleOnce(ctx, j, m.a)
-		return settled{rec, won, true}, err
-	}
 	// The leader's context must not end the others' calls: the statement is told to stop only some time after anybody's
 	// has ended, which a statement that doesn't wait hardly ever sees. Its values stay, by which a pool knows the tenant.
 	flying, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	f := &flight{cancel: cancel, done: make(chan struct{})}
+	f := &flight{cancel: cancel}
+	f.members = append(g.take(f, d.cfg.Group.Max-1, bulkBytes-m.a.size), m)
+	if len(f.members) == 1 {
+		var err error
+		m.got.rec, m.got.won, err = d.settleOnce(ctx, d.plan(m.a), m.a)
+		m.got.done = true
+		return err
+	}
 	defer f.land()
 	stop := context.AfterFunc(ctx, f.giveGrace)
 	defer stop()
-	attempts := make([]*attempt, 0, len(others)+1)
-	attempts = append(attempts, m.a)
-	for _, other := range others {
-		attempts = append(attempts, other.a)
-		other.wake <- f
-	}
-	// All such statements lock in one order.
-	slices.SortFunc(attempts, func(a, b *attempt) int { return strings.Compare(a.Key, b.Key) })
-	f.fly(flying, d, attempts)
-	return f.result[m.a], f.err
+	f.fly(flying, d)
+	return f.err
 }
 
 // take takes up to limit from the queue, with no more payload than bytes.
-func (g *group) take(limit, bytes int) []*member {
+func (g *group) take(f *flight, limit, bytes int) []*member {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n := 0
 	for n < min(limit, len(g.queue)) && g.queue[n].a.size <= bytes {
 		bytes -= g.queue[n].a.size
+		g.queue[n].flight = f
 		n++
 	}
 	taken := g.queue[:n:n]
@@ -240,15 +234,20 @@ func (g *group) take(limit, bytes int) []*member {
 
 // fly runs the statement. An error that concerns only some, or that each can be told better alone, is no error of the flight:
 // then nothing was settled, and everyone goes alone.
-func (f *flight) fly(ctx context.Context, d *pgxDB, attempts []*attempt) {
+func (f *flight) fly(ctx context.Context, d *pgxDB) {
 	f.err = errUnanswered // should this goroutine end in there, by a panic of a tracer's for instance: then each may have been settled
+	// All such statements lock in one order.
+	slices.SortFunc(f.members, func(a, b *member) int { return strings.Compare(a.a.Key, b.a.Key) })
+	attempts := make([]*attempt, len(f.members))
+	for i, m := range f.members {
+		attempts[i] = m.a
+	}
 	results, err := d.settleBulk(ctx, attempts)
 	f.err = nil
 	switch {
 	case err == nil:
-		f.result = make(map[*attempt]settled, len(attempts))
-		for i, a := range attempts {
-			f.result[a] = results[i]
+		for i, m := range f.members {
+			m.got = results[i]
 		}
 	case errors.Is(err, errUnanswered), errors.Is(err, ErrBusy), errors.Is(err, errNoConnection):
 		f.err = err
@@ -260,11 +259,15 @@ func (f *flight) giveGrace() {
 	f.once.Do(func() { f.grace = time.AfterFunc(interruptGrace, f.cancel) })
 }
 
-// land tells the members that the flight is over.
+// land wakes the members.
 func (f *flight) land() {
 	f.once.Do(func() {})
 	if f.grace != nil {
 		f.grace.Stop()
 	}
-	close(f.done)
+	for _, m := range f.members {
+		if m.wake != nil && m.flight == f {
+			m.wake <- false
+		}
+	}
 }

@@ -273,8 +273,20 @@ func TestAGroupsCommitGotNoAnswer(t *testing.T) {
 	}
 }
 
-// panicking is a tracer of the pool's that panics once, when a group's statement has taken effect.
+// panicking is a tracer of the pool's that panics once, when a group's statement has done its work.
 type panicking struct{ done atomic.Bool }
+
+func (p *panicking) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	return ctx
+}
+
+func (p *panicking) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+func (p *panicking) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {
+	if !p.done.Swap(true) {
+		panic("tracer")
+	}
+}
 
 func (p *panicking) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
 	return context.WithValue(ctx, p, strings.HasPrefix(data.SQL, "WITH endstate_patience"))

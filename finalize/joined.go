@@ -38,15 +38,14 @@ type joined struct {
 	settle [sqlplan.Forms]func() sqlplan.Statement
 	ledger int // the index of the plan that keeps provenance, or -1
 
-	bulk      func() sqlplan.BulkStatement // settles many
-	bulkAgain func() sqlplan.BulkStatement // looks at what that settled once more
-	groups    groups
+	bulk   bulk
+	groups groups
 }
 
 func newJoined(plans []sqlplan.Guard, w outbox.Writer) *joined {
 	j := &joined{plans: plans, outbox: outboxSQL(w)}
 	j.ledger = slices.IndexFunc(plans, func(plan sqlplan.Guard) bool { return slices.Contains(plan.Columns(), "at") })
-	j.bulk, j.bulkAgain = sync.OnceValue(j.newBulk), sync.OnceValue(j.newBulkAgain)
+	j.bulk = j.newBulk()
 	for i, plan := range plans {
 		var statements []sqlplan.Statement
 		for _, write := range plan.Claim(i > 0) {

@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/endstate-go/endstate/guard"
-	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 // Item is one aggregate of a SettleMany, and what it shall end as.
@@ -30,8 +29,8 @@ type Result struct {
 //
 // It is not one transaction: each item is settled or fails by itself, as if it were alone. With New and the guards of this
 // library (states as Names or Prefixes) up to a thousand are settled in one statement; on SQLite up to a hundred in one
-// transaction. What is held by another transaction, or wrong, is left out there and settled alone, a few at a time. So are
-// all, where neither is possible: with guards of your own, and on PostgreSQL through database/sql. Keys are gone through in
+// transaction. What is held by another transaction for longer than an instant, or wrong, is left out there and settled alone, a few
+// at a time. So are all, where neither is possible: with guards of your own, and on PostgreSQL through database/sql. Keys are gone through in
 // order, so that sweeps on several hosts don't block one another; of two items with one key, the first goes first.
 //
 // When ctx ends, the rest of the items fail with its error.
@@ -166,8 +165,8 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 			j.lost = err
 		}
 		return jobs
-	case errors.Is(err, errApart), sqltx.State(err) == sqltx.UndefinedColumn:
-		return jobs // a view's rows have no place, for one
+	case errors.Is(err, errApart):
+		return jobs
 	case errors.Is(err, ErrBusy), errors.Is(err, errNoConnection):
 		// It is not about one of them. No SQLSTATE says that: row security refuses one row as it refuses all.
 		for _, j := range jobs {

@@ -26,13 +26,13 @@ func (p ledgerPlan) HoldMany(b *sqlplan.Bulk, name, from string, behind bool) st
 	return clauses + fmt.Sprintf(",\n%s AS MATERIALIZED (\n\tSELECT * FROM %s WHERE pg_try_advisory_xact_lock(%s))", name, open, p.lockID(b.Aggregate(), b.Key()))
 }
 
-func (p ledgerPlan) SettleMany(b *sqlplan.Bulk, name, from, _ string) string {
+func (p ledgerPlan) SettleMany(b *sqlplan.Bulk, name, from string) string {
 	return fmt.Sprintf(`%[1]s_entry AS (
-	INSERT INTO %[2]s (aggregate, "key", state, "trigger", token, digest, at) SELECT %[3]s, %[4]s, %[5]s, %[6]s, %[7]s::uuid, %[8]s, endstate_at FROM %[9]s
+	INSERT INTO %[2]s (aggregate, "key", state, "trigger", token, digest, at) SELECT %[3]s, %[4]s, %[5]s, %[6]s, %[7]s, %[8]s, %[9]s FROM %[10]s
 	ON CONFLICT (aggregate, "key") DO NOTHING RETURNING "key", state COLLATE "C" AS endstate_said),
 %[1]s AS MATERIALIZED (
-	SELECT * FROM %[9]s WHERE ((%[4]s, %[5]s) IN (SELECT "key", endstate_said FROM %[1]s_entry)) IS TRUE)`,
-		name, p.table(), b.Aggregate(), b.Key(), b.State(), b.Trigger(), b.Token(), b.Digest(), from)
+	SELECT * FROM %[10]s WHERE ((%[4]s, %[5]s) IN (SELECT "key", endstate_said FROM %[1]s_entry)) IS TRUE)`,
+		name, p.table(), b.Aggregate(), b.Key(), b.State(), b.Trigger(), b.Token(), b.Digest(), sqlplan.At, from)
 }
 
 // Kept compares counts: an entry that says something else belongs to no row.

@@ -27,7 +27,7 @@ import (
 // one call win.
 //
 // The table may be partitioned, by time for instance, with the key columns in the order of its primary key. It may be a view that
-// PostgreSQL can update by itself; many at a time are then settled one by one.
+// PostgreSQL can update by itself.
 type Status struct {
 	Schema string // the table's schema; empty: the connection's search path
 	Table  string // the table; required

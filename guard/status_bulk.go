@@ -35,38 +35,29 @@ func (p statusPlan) SourceMany(b *sqlplan.Bulk, from string) string {
 	return fmt.Sprintf("SELECT coalesce(endstate_row.%s::text, '') AS endstate_state FROM %s AS endstate_row WHERE %s LIMIT 1", p.column(), p.table(), p.whereMany(b, from))
 }
 
-// HoldMany locks row by row, in the order of from, each through the key's index: a join might be planned while the table is
-// small, and scan it when it has grown. A LATERAL that locks can't be turned into a join.
+// HoldMany locks row by row, in the order of from, each through the key's index: a LATERAL that locks can't be turned into a join.
 func (p statusPlan) HoldMany(b *sqlplan.Bulk, name, from string, _ bool) string {
 	return fmt.Sprintf(`%s AS MATERIALIZED (
-	SELECT %s.*, endstate_found.* FROM %s CROSS JOIN LATERAL (
-		SELECT endstate_row.ctid AS %s FROM %s AS endstate_row WHERE %s AND %s FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found)`,
-		name, from, from, tid(name), p.table(), p.whereMany(b, from), p.Terminal.open("endstate_row."+p.column()))
+	SELECT %s.* FROM %s CROSS JOIN LATERAL (
+		SELECT FROM %s AS endstate_row WHERE %s AND %s FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found)`,
+		name, from, from, p.table(), p.whereMany(b, from), p.Terminal.open("endstate_row."+p.column()))
 }
 
-// tid is the column in which the HoldMany of this name notes where a row is.
-func tid(hold string) string { return hold + "_tid" }
-
-// SettleMany finds the held rows by where they are, without another look into the index. The array makes that the one way
-// there is: by a join alone the table might be scanned, with any plan that was made for as many rows as there may be. The key
-// is compared since two partitions may have rows in the same place. A row that another transaction changed between the statement's snapshot and its
-// lock is not found there, and stays as it is.
-func (p statusPlan) SettleMany(b *sqlplan.Bulk, name, from, hold string) string {
-	states, place := b.StateFor()
-	state := fmt.Sprintf("(array_cat(ARRAY[endstate_row.%s], %s))[2 + endstate_call.%s]", p.column(), states, place)
-	set := p.set(sqltx.Postgres, state, func(v any) string {
+// SettleMany looks at a row again that it had to wait for, as any UPDATE under READ COMMITTED does.
+func (p statusPlan) SettleMany(b *sqlplan.Bulk, name, from string) string {
+	set := p.set(sqltx.Postgres, b.StateOf("endstate_call", p.column(), p.table()), func(v any) string {
 		if v == By {
 			return "endstate_call." + b.Trigger()
 		}
 		return b.Value(func(*sqlplan.Call) any { return v })
 	})
-	return fmt.Sprintf("%s AS (\n\tUPDATE %s AS endstate_row SET %s FROM %s AS endstate_call WHERE endstate_row.ctid = ANY (ARRAY(SELECT %s FROM %s)) AND endstate_row.ctid = endstate_call.%s AND %s AND %s RETURNING endstate_call.*, endstate_row.%s::text COLLATE \"C\" AS %s)",
-		name, p.table(), set, from, tid(hold), from, tid(hold), p.whereMany(b, "endstate_call"), p.Terminal.open("endstate_row."+p.column()), p.column(), stateColumn(name))
+	return fmt.Sprintf("%s AS (\n\tUPDATE %s AS endstate_row SET %s FROM %s AS endstate_call WHERE %s AND %s RETURNING endstate_call.*, endstate_row.%s::text COLLATE \"C\" = endstate_call.%s AS %s)",
+		name, p.table(), set, from, p.whereMany(b, "endstate_call"), p.Terminal.open("endstate_row."+p.column()), p.column(), b.State(), saidColumn(name))
 }
 
-// stateColumn is the column in which the SettleMany of this name returns what a row says.
-func stateColumn(settle string) string { return settle + "_state" }
+// saidColumn is the column in which the SettleMany of this name returns whether a row says what was asked for.
+func saidColumn(settle string) string { return settle + "_said" }
 
-func (p statusPlan) Kept(b *sqlplan.Bulk, name string) string {
-	return fmt.Sprintf("NOT EXISTS (SELECT FROM %s WHERE %s IS DISTINCT FROM %s)", name, stateColumn(name), b.State())
+func (p statusPlan) Kept(_ *sqlplan.Bulk, name string) string {
+	return fmt.Sprintf("NOT EXISTS (SELECT FROM %s WHERE %s IS NOT TRUE)", name, saidColumn(name))
 }

@@ -4,52 +4,62 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Item is the relation of a bulk statement's calls. Like all WITH clauses there it has a name that no table of a user's should
 // have: such a table couldn't be seen.
 const Item = "endstate_item"
 
+// At is, in a statement with patience, one time for all calls: that at which it is first asked for.
+const At = "(SELECT endstate_at FROM endstate_time)"
+
 // Bulk collects what a statement over many calls needs while its text is written. The calls are the rows of a relation, Item,
-// with the column endstate_n, a call's place from 0, and a column for each field of Call that is asked for. The columns keep their
+// with the column endstate_n, a call's place from 1, and a column for each field of Call that is asked for. The columns keep their
 // names in relations that are made of Item's.
 type Bulk struct {
 	given   int
 	args    []func([]*Call) any
-	arrays  []string // Item's columns, as "$3::text[]"
-	columns []string // and their names
+	columns []itemColumn
 	shared  map[string]string
 }
 
+// itemColumn is a column of Item: its array, as "$3::text[]", and what is made of an element.
+type itemColumn struct{ name, array, value string }
+
 // The columns of a call's fields.
 
-func (b *Bulk) Key() string { return column(b, "key", "text", func(c *Call) string { return c.Key }) }
-func (b *Bulk) State() string {
-	return column(b, "state", "text", func(c *Call) string { return c.State })
-}
-func (b *Bulk) Trigger() string {
-	return column(b, "trigger", "text", func(c *Call) string { return c.Trigger })
-}
+func (b *Bulk) Key() string     { return b.text("key", func(c *Call) string { return c.Key }) }
+func (b *Bulk) State() string   { return b.same("state", func(c *Call) string { return c.State }) }
+func (b *Bulk) Trigger() string { return b.same("trigger", func(c *Call) string { return c.Trigger }) }
 func (b *Bulk) Token() string {
-	return column(b, "token", "text", func(c *Call) string { return c.Token.String() })
+	return b.column("token", "uuid", false, func(calls []*Call) any {
+		return uuids(each(calls, func(c *Call) pgtype.UUID { return pgtype.UUID{Bytes: c.Token, Valid: true} }))
+	})
 }
 func (b *Bulk) Digest() string {
-	return column(b, "digest", "bytea", func(c *Call) []byte { return c.Digest })
+	return b.column("digest", "bytea", false, func(calls []*Call) any { return each(calls, func(c *Call) []byte { return c.Digest }) })
 }
 
 // IntPart is the column of a part of the key that is an int64.
 func (b *Bulk) IntPart(i int) string {
-	return column(b, fmt.Sprintf("part%d", i), "int8", func(c *Call) int64 { return c.Parts[i].(int64) })
+	return b.column(fmt.Sprintf("part%d", i), "int8", false, func(calls []*Call) any {
+		return each(calls, func(c *Call) int64 { return c.Parts[i].(int64) })
+	})
 }
 
 // TextPart is the column of a part of the key that is a string.
 func (b *Bulk) TextPart(i int) string {
-	return column(b, fmt.Sprintf("part%d", i), "text", func(c *Call) string { return c.Parts[i].(string) })
+	return b.text(fmt.Sprintf("part%d", i), func(c *Call) string { return c.Parts[i].(string) })
 }
 
 // BytesPart is the column of a part of the key that is bytes.
 func (b *Bulk) BytesPart(i int) string {
-	return column(b, fmt.Sprintf("part%d", i), "bytea", func(c *Call) []byte { return c.Parts[i].([]byte) })
+	return b.column(fmt.Sprintf("part%d", i), "bytea", false, func(calls []*Call) any {
+		return each(calls, func(c *Call) []byte { return c.Parts[i].([]byte) })
+	})
 }
 
 // PartLike is the column of a part of the key that is a string, with the type that a column of a table has: the server takes an
@@ -57,20 +67,20 @@ func (b *Bulk) BytesPart(i int) string {
 func (b *Bulk) PartLike(i int, like, table string) string {
 	return b.once(fmt.Sprintf("part%d %s.%s", i, table, like), func() string {
 		name := fmt.Sprintf("endstate_part%d", i)
-		for n := 1; slices.Contains(b.columns, name); n++ { // of another table
+		for n := 1; slices.ContainsFunc(b.columns, func(c itemColumn) bool { return c.name == name }); n++ { // of another table
 			name = fmt.Sprintf("endstate_part%d_%d", i, n)
 		}
 		values := b.param(func(calls []*Call) any {
-			elements := make([]string, len(calls))
-			for n, c := range calls {
-				elements[n] = c.Parts[i].(string)
-			}
-			return arrayText(elements)
+			return arrayText(each(calls, func(c *Call) string { return c.Parts[i].(string) }))
 		})
-		b.arrays = append(b.arrays, fmt.Sprintf("array_cat(ARRAY(SELECT %s FROM %s WHERE false), %s)", like, table, values))
-		b.columns = append(b.columns, name)
+		b.columns = append(b.columns, itemColumn{name, typedArray(like, table, values), name})
 		return name
 	})
+}
+
+// typedArray is an array, given in text form, whose type is that of the table's column.
+func typedArray(column, table, values string) string {
+	return fmt.Sprintf("array_cat(ARRAY(SELECT %s FROM %s WHERE false), %s)", column, table, values)
 }
 
 // arrayText is an array in text form.
@@ -94,26 +104,26 @@ func (b *Bulk) Aggregate() string {
 	return b.once("aggregate", func() string { return b.Value(func(c *Call) any { return c.Aggregate }) + "::text" })
 }
 
+// Count is the placeholder of how many calls there are.
+func (b *Bulk) Count() string {
+	return b.once("count", func() string { return b.param(func(calls []*Call) any { return int64(len(calls)) }) + "::int8" })
+}
+
 // Value adds an argument that is the same for every call and returns its placeholder.
 func (b *Bulk) Value(get Arg) string {
 	return b.param(func(calls []*Call) any { return get(calls[0]) })
 }
 
-// StateFor is for a status column whose type isn't known, such as an enum's, to which SQL would not convert text. It returns
-// the placeholder of the calls' different states, as an array in text form that takes its type from where it is used, and the
-// column of each call's place in that, from 0.
-func (b *Bulk) StateFor() (array, place string) {
-	array = b.once("states", func() string {
-		return b.param(func(calls []*Call) any { return arrayText(states(calls)) })
+// StateOf is the state of a row of Item, from, with the type of the table's status column, such as an enum, to which SQL would not
+// convert text.
+func (b *Bulk) StateOf(from, column, table string) string {
+	all := b.once(fmt.Sprintf("states of %s.%s", table, column), func() string {
+		return fmt.Sprintf("(SELECT %s)", typedArray(column, table, b.param(func(calls []*Call) any { return arrayText(states(calls)) })))
 	})
-	return array, b.column("place", "int4", func(calls []*Call) any {
+	return fmt.Sprintf("%s[%s.%s]", all, from, b.column("place", "int4", true, func(calls []*Call) any {
 		all := states(calls)
-		places := make([]int32, len(calls))
-		for i, c := range calls {
-			places[i] = int32(slices.Index(all, c.State))
-		}
-		return places
-	})
+		return alike(each(calls, func(c *Call) int32 { return int32(slices.Index(all, c.State)) + 1 }))
+	}))
 }
 
 var escapeElement = strings.NewReplacer(`\`, `\\`, `"`, `\"`)
@@ -142,22 +152,33 @@ func (b *Bulk) once(name string, make func() string) string {
 	return b.shared[name]
 }
 
-func (b *Bulk) column(name, sqlType string, arg func([]*Call) any) string {
+func (b *Bulk) text(name string, get func(*Call) string) string {
+	return b.column(name, "text", false, func(calls []*Call) any { return each(calls, get) })
+}
+
+// same is text that mostly is the same in all calls.
+func (b *Bulk) same(name string, get func(*Call) string) string {
+	return b.column(name, "text", true, func(calls []*Call) any { return alike(each(calls, get)) })
+}
+
+// column adds a column. Of one that may be short, what is beyond its array's end is its first element: unnest gives NULL there.
+func (b *Bulk) column(name, sqlType string, short bool, arg func([]*Call) any) string {
 	return b.once(name, func() string {
-		b.arrays = append(b.arrays, b.param(arg)+"::"+sqlType+"[]")
-		b.columns = append(b.columns, "endstate_"+name)
-		return "endstate_" + name
+		c := itemColumn{name: "endstate_" + name, array: b.param(arg) + "::" + sqlType + "[]"}
+		if c.value = c.name; short {
+			c.value = fmt.Sprintf("coalesce(%s, (%s)[1]) AS %s", c.name, c.array, c.name)
+		}
+		b.columns = append(b.columns, c)
+		return c.name
 	})
 }
 
-func column[T any](b *Bulk, name, sqlType string, get func(*Call) T) string {
-	return b.column(name, sqlType, func(calls []*Call) any {
-		values := make([]T, len(calls))
-		for i, c := range calls {
-			values[i] = get(c)
-		}
-		return values
-	})
+func each[T any](calls []*Call, get func(*Call) T) []T {
+	values := make([]T, len(calls))
+	for i, c := range calls {
+		values[i] = get(c)
+	}
+	return values
 }
 
 // BulkStatement is a finished text over many calls.
@@ -166,15 +187,25 @@ type BulkStatement struct {
 	args []func([]*Call) any
 }
 
-// BuildBulk writes a statement whose first placeholders are for so many given arguments of its own. What write returns
-// follows the WITH clause of Item, and what before returns precedes that.
-func BuildBulk(given int, before string, write func(*Bulk) string) BulkStatement {
+// BuildBulk writes a statement whose first placeholders are for so many given arguments of its own, of what write returns: further
+// WITH clauses, and what follows them. With patience, the statement waits no longer for any one lock: that is in force before Item
+// has a row, and ends with the transaction.
+func BuildBulk(given int, patience time.Duration, write func(*Bulk) (clauses []string, query string)) BulkStatement {
 	b := Bulk{given: given, shared: map[string]string{}}
-	rest := write(&b)
-	names := strings.Join(b.columns, ", ")
-	sql := fmt.Sprintf("WITH %s"+Item+" AS MATERIALIZED (\n\tSELECT (n - 1)::int4 AS endstate_n, %s FROM unnest(%s) WITH ORDINALITY AS endstate_calls (%s, n)),\n%s",
-		before, names, strings.Join(b.arrays, ", "), names, rest)
-	return BulkStatement{sql, b.args}
+	clauses, query := write(&b)
+	var names, arrays, values []string
+	for _, c := range b.columns {
+		names, arrays, values = append(names, c.name), append(arrays, c.array), append(values, c.value)
+	}
+	from := fmt.Sprintf("unnest(%s) WITH ORDINALITY AS endstate_calls (%s, endstate_n)", strings.Join(arrays, ", "), strings.Join(names, ", "))
+	var before []string
+	if patience > 0 {
+		from = "endstate_patience CROSS JOIN " + from
+		before = []string{fmt.Sprintf("endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '%d', true))", patience.Milliseconds()),
+			"endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at)"}
+	}
+	item := fmt.Sprintf("%s AS (\n\tSELECT endstate_n, %s FROM %s)", Item, strings.Join(values, ", "), from)
+	return BulkStatement{"WITH " + strings.Join(slices.Concat(before, []string{item}, clauses), ",\n") + "\n" + query, b.args}
 }
 
 // Args are the statement's arguments for these calls, one at least, behind the given ones.

@@ -164,11 +164,11 @@ func Arrays(events []Event) []any {
 	if !slices.ContainsFunc(occurred, func(t *time.Time) bool { return t != nil }) {
 		occurred = nil
 	}
-	return []any{ids, shared(aggregateTypes), aggregateIDs, shared(types), payloads, shared(contentTypes), shared(headers), occurred, dedup, shared(versions), partitions}
+	return []any{ids, alike(aggregateTypes), aggregateIDs, alike(types), payloads, alike(contentTypes), alike(headers), occurred, dedup, alike(versions), partitions}
 }
 
-// shared returns the first of values if all are the same, else values.
-func shared[T comparable](values []T) []T {
+// alike returns the first of values if all are the same, else values.
+func alike[T comparable](values []T) []T {
 	for _, v := range values {
 		if v != values[0] {
 			return values

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgtype"
+
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -137,7 +139,8 @@ func sent(t string) string {
 	return t
 }
 
-// received are InsertColumns of the arrays' relation, endstate_event. In what all events share, an unnest gives NULL from the second row on.
+// received are InsertColumns of the arrays' relation, endstate_event. In what all events share, an unnest gives NULL from the
+// second row on.
 func received(arrays []string) string {
 	same := func(name string, i int) string {
 		return fmt.Sprintf("coalesce(endstate_event.%s, (%s)[1])", name, arrays[i])
@@ -190,25 +193,38 @@ const ColumnCount = len(columnTypes) + 1
 // there.
 func (o Outbox) ClauseMany(name, prev string) string {
 	arrays := make([]string, len(columnTypes))
-	for i := range arrays {
-		arrays[i] = fmt.Sprintf("$%d::%s[]", i+1, sent(columnTypes[i]))
+	for i, t := range columnTypes {
+		arrays[i] = fmt.Sprintf("$%d::%s[]", i+1, sent(t))
 	}
-	owners := fmt.Sprintf("$%d::int4[]", ColumnCount)
+	arrays[0] = "$1::uuid[]"
+	owners := fmt.Sprintf("$%d::int8[]", ColumnCount)
 	columns := strings.TrimSuffix(InsertColumns, ")")
-	// In the arrays' order, so that seq follows it. IS TRUE keeps the look into prev a hashed one: a join of two relations
-	// whose sizes can't be known could be planned as a nested loop.
+	// An unnest gives its rows in the arrays' order, so seq follows it. IS TRUE keeps the look into prev a hashed one: a join of
+	// two relations whose sizes can't be known could be planned as a nested loop.
 	return fmt.Sprintf("%s AS (\n\t%s)", name, o.insertInto(fmt.Sprintf(`
-	SELECT %s FROM unnest(%s) WITH ORDINALITY AS endstate_event %s, owner, place) WHERE (endstate_event.owner IN (SELECT endstate_n FROM %s)) IS TRUE ORDER BY endstate_event.place`,
+	SELECT %s FROM unnest(%s) WITH ORDINALITY AS endstate_event %s, owner, place) WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM %s)) IS TRUE`,
 		received(arrays), strings.Join(append(arrays, owners), ", "), columns, prev)))
 }
 
-// ColumnsMany are the arguments of ClauseMany for the events of several calls.
+// uuids are what pgx knows without asking the server, and without looking for a way.
+type uuids = pgtype.FlatArray[pgtype.UUID]
+
+// ColumnsMany are the arguments of ClauseMany for the events of several calls. Where each has one event, no owners are sent.
 func ColumnsMany(calls [][]Event) []any {
-	var owners []int32
-	for n, its := range calls {
-		for range its {
-			owners = append(owners, int32(n))
+	events := slices.Concat(calls...)
+	var owners []int64
+	if slices.ContainsFunc(calls, func(its []Event) bool { return len(its) != 1 }) {
+		for n, its := range calls {
+			for range its {
+				owners = append(owners, int64(n)+1)
+			}
 		}
 	}
-	return append(Arrays(slices.Concat(calls...)), owners)
+	ids := make(uuids, len(events))
+	for i := range events {
+		ids[i] = pgtype.UUID{Bytes: events[i].ID, Valid: true}
+	}
+	columns := Arrays(events)
+	columns[0] = ids
+	return append(columns, owners)
 }

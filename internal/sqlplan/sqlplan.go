@@ -122,9 +122,9 @@ type Guard interface {
 	// could hold without waiting, in the order of from. Behind another guard's, which holds the aggregates already, it may
 	// just look.
 	HoldMany(b *Bulk, name, from string, behind bool) string
-	// SettleMany returns WITH clauses, the last of them called name: the rows of the relation from, which are held by the
-	// clause called hold and have a column endstate_at, that it moved to their terminal states.
-	SettleMany(b *Bulk, name, from, hold string) string
+	// SettleMany returns WITH clauses, the last of them called name: the rows of the relation from that it moved to their terminal
+	// states, at the time At. It waits for whoever holds a row that from has unheld.
+	SettleMany(b *Bulk, name, from string) string
 	// Kept returns a condition on the SettleMany of this name: the table says of each of its rows what was asked for.
 	Kept(b *Bulk, name string) string
 }

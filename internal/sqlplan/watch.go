@@ -18,6 +18,7 @@ type Table struct {
 // Watch is what a statement's RETURNING doesn't see of what becomes of its rows.
 type Watch struct {
 	Again bool // look again at the end of the transaction: triggers may have changed a row after it was returned
+	Many  bool // the same where many rows are written at a time: the BEFORE trigger of one may have changed another
 	Apart bool // a rule rewrites a statement, which can't be part of a WITH then, or an event may not be inserted
 }
 
@@ -38,6 +39,7 @@ func Look(ctx context.Context, q interface {
 			return Watch{}, err
 		}
 		w.Again = w.Again || after || rules || before && i > 0
+		w.Many = w.Many || w.Again || before
 		w.Apart = w.Apart || rules || before && event == "INSERT"
 	}
 	return w, nil

@@ -25,8 +25,9 @@ const (
 	UndefinedFunction   = "42883" // or operator: such as one that compares a key with a column of another kind
 	UndefinedSchema     = "3F000"
 	InsufficientRights  = "42501"
+	LockNotAvailable    = "55P03"
+	DeadlockDetected    = "40P01"
 	serializationFailed = "40001"
-	deadlockDetected    = "40P01"
 )
 
 // State returns the SQLSTATE of the server's error in err's chain, or "". pgx's and lib/pq's errors have a method for it,
@@ -64,7 +65,7 @@ func severity(err error) string {
 // transaction may be run again: a serialization failure or deadlock on PostgreSQL, busy or locked on SQLite.
 func Conflicted(err error) bool {
 	switch State(err) {
-	case serializationFailed, deadlockDetected:
+	case serializationFailed, DeadlockDetected:
 		return true
 	case "":
 		return Busy(err)

@@ -267,36 +267,34 @@ WHERE (
 RETURNING (SELECT at FROM endstate_settle0);
 
 -- SettleMany, and Settles that are gathered
-WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),
-endstate_item AS MATERIALIZED (
-	SELECT (n - 1)::int4 AS endstate_n, endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest
-	FROM unnest($14::text[], $15::text[], $16::text[], $17::text[], $18::bytea[]) WITH ORDINALITY AS endstate_calls (endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, n)),
-endstate_wanted AS MATERIALIZED (SELECT endstate_item.* FROM endstate_patience CROSS JOIN endstate_item),
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, endstate_key, coalesce(endstate_state, ($15::text[])[1]) AS endstate_state, coalesce(endstate_trigger, ($16::text[])[1]) AS endstate_trigger, endstate_token, endstate_digest
+	FROM endstate_patience
+	CROSS JOIN unnest($14::text[], $15::text[], $16::text[], $17::uuid[], $18::bytea[]) WITH ORDINALITY AS endstate_calls (endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, endstate_n)),
 endstate_hold0_open AS MATERIALIZED (
-	SELECT endstate_wanted.*
-	FROM endstate_wanted
+	SELECT endstate_item.*
+	FROM endstate_item
 	LEFT JOIN LATERAL (
 		SELECT true
 		FROM "endstate_ledger"
 		WHERE aggregate = $13::text
-		AND "key" = endstate_wanted.endstate_key LIMIT 1) AS endstate_entry (there) ON true
+		AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_entry (there) ON true
 	WHERE endstate_entry.there IS NULL),
 endstate_hold0 AS MATERIALIZED (
 	SELECT *
 	FROM endstate_hold0_open
 	WHERE pg_try_advisory_xact_lock(hashtextextended($13::text || '/' || endstate_key, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))),
-endstate_held AS MATERIALIZED (
-	SELECT endstate_hold0.*, clock_timestamp() AS endstate_at
-	FROM endstate_hold0),
 endstate_settle0_entry AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
-	SELECT $13::text, endstate_key, endstate_state, endstate_trigger, endstate_token::uuid, endstate_digest, endstate_at
-	FROM endstate_held
+	SELECT $13::text, endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, (SELECT endstate_at FROM endstate_time)
+	FROM endstate_hold0
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING "key", state COLLATE "C" AS endstate_said),
 endstate_settle0 AS MATERIALIZED (
 	SELECT *
-	FROM endstate_held
+	FROM endstate_hold0
 	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle0_entry)) IS TRUE),
 endstate_events AS (
 	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
@@ -305,33 +303,77 @@ endstate_events AS (
 	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
 	endstate_event.partition
-	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
-	WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE
-	ORDER BY endstate_event.place)
-SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
+	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
+	WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE)
+SELECT CASE WHEN count(*) < $20::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $20::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $19::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany: where a row was held elsewhere
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, endstate_key, coalesce(endstate_state, ($15::text[])[1]) AS endstate_state, coalesce(endstate_trigger, ($16::text[])[1]) AS endstate_trigger, endstate_token, endstate_digest
+	FROM endstate_patience
+	CROSS JOIN unnest($14::text[], $15::text[], $16::text[], $17::uuid[], $18::bytea[]) WITH ORDINALITY AS endstate_calls (endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, endstate_n)),
+endstate_hold0_open AS MATERIALIZED (
+	SELECT endstate_item.*
+	FROM endstate_item
+	LEFT JOIN LATERAL (
+		SELECT true
+		FROM "endstate_ledger"
+		WHERE aggregate = $13::text
+		AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_entry (there) ON true
+	WHERE endstate_entry.there IS NULL),
+endstate_hold0 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_hold0_open
+	WHERE pg_try_advisory_xact_lock(hashtextextended($13::text || '/' || endstate_key, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))),
+endstate_settle0_entry AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $13::text, endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, (SELECT endstate_at FROM endstate_time)
+	FROM endstate_hold0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING "key", state COLLATE "C" AS endstate_said),
+endstate_settle0 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_hold0
+	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle0_entry)) IS TRUE),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
+	endstate_event.partition
+	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
+	WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE)
+SELECT CASE WHEN count(*) < $20::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $20::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $19::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany: read the winners' records
+WITH endstate_item AS (
+	SELECT endstate_n, endstate_key
+	FROM unnest($2::text[]) WITH ORDINALITY AS endstate_calls (endstate_key, endstate_n))
+SELECT endstate_n, endstate_p0.state, endstate_p0.trigger, endstate_p0.token, endstate_p0.at, endstate_p0.digest
 FROM endstate_item
 LEFT JOIN LATERAL (
 	SELECT state, "trigger", token::text, at, digest
 	FROM "endstate_ledger"
-	WHERE aggregate = $13::text
-	AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p0 ON true
-WHERE endstate_item.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
-AND (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $19::text END)::pg_catalog.json IS NOT NULL
-UNION ALL
-SELECT endstate_n, true, endstate_at, NULL, NULL, NULL, NULL, NULL
-FROM endstate_settle0;
+	WHERE aggregate = $1::text
+	AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p0 ON true;
 
 -- SettleMany: look again
-WITH endstate_item AS MATERIALIZED (
-	SELECT (n - 1)::int4 AS endstate_n, endstate_key, endstate_state, endstate_token
-	FROM unnest($2::text[], $3::text[], $4::text[]) WITH ORDINALITY AS endstate_calls (endstate_key, endstate_state, endstate_token, n)),
+WITH endstate_item AS (
+	SELECT endstate_n, coalesce(endstate_state, ($1::text[])[1]) AS endstate_state, endstate_token, endstate_key
+	FROM unnest($1::text[], $2::uuid[], $5::text[]) WITH ORDINALITY AS endstate_calls (endstate_state, endstate_token, endstate_key, endstate_n)),
 endstate_changed AS MATERIALIZED (
-	SELECT $5::text AS endstate_signal
+	SELECT $3::text AS endstate_signal
 	FROM endstate_item
 	LEFT JOIN LATERAL (
 		SELECT state, "trigger", token::text, at, digest
 		FROM "endstate_ledger"
-		WHERE aggregate = $1::text
+		WHERE aggregate = $4::text
 		AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p0 ON true
-	WHERE (endstate_p0.state COLLATE "C" = endstate_item.endstate_state AND endstate_p0.token = endstate_item.endstate_token) IS NOT TRUE LIMIT 1)
+	WHERE (current_setting('endstate.moved') = '' OR endstate_n IN (SELECT unnest(nullif(current_setting('endstate.moved'), '')::int8[])))
+	AND (endstate_p0.state COLLATE "C" = endstate_item.endstate_state AND endstate_p0.token = endstate_item.endstate_token::text) IS NOT TRUE LIMIT 1)
 SELECT (coalesce((SELECT endstate_signal FROM endstate_changed), 'true'))::pg_catalog.json IS NOT NULL;

@@ -198,36 +198,22 @@ FROM (
 		FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
 
 -- SettleMany, and Settles that are gathered
-WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),
-endstate_item AS MATERIALIZED (
-	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_part1, endstate_place, endstate_state
-	FROM unnest($13::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $14), $16::int4[], $17::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_part1, endstate_place, endstate_state, n)),
-endstate_wanted AS MATERIALIZED (SELECT endstate_item.* FROM endstate_patience CROSS JOIN endstate_item),
-endstate_hold0 AS MATERIALIZED (
-	SELECT endstate_wanted.*, endstate_found.*
-	FROM endstate_wanted
-	CROSS JOIN LATERAL (
-		SELECT endstate_row.ctid AS endstate_hold0_tid
-		FROM "billing"."charges" AS endstate_row
-		WHERE endstate_row."id" = endstate_wanted.endstate_part0::int8
-		AND endstate_row."created_at" = endstate_wanted.endstate_part1
-		AND (endstate_row."created_at" - endstate_row."created_at") = interval '0'
-		AND (endstate_row."state" IS NULL OR NOT (starts_with(endstate_row."state"::text COLLATE "C", 'DONE_')))
-		FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found),
-endstate_held AS MATERIALIZED (
-	SELECT endstate_hold0.*, clock_timestamp() AS endstate_at
-	FROM endstate_hold0),
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, coalesce(endstate_place, ($14::int4[])[1]) AS endstate_place, endstate_part0, endstate_part1, coalesce(endstate_state, ($17::text[])[1]) AS endstate_state
+	FROM endstate_patience
+	CROSS JOIN unnest($14::int4[], $15::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $16), $17::text[]) WITH ORDINALITY AS endstate_calls (endstate_place, endstate_part0, endstate_part1, endstate_state, endstate_n)),
 endstate_settle0 AS (
 	UPDATE "billing"."charges" AS endstate_row
-	SET "state" = (array_cat(ARRAY[endstate_row."state"], $15))[2 + endstate_call.endstate_place]
-	FROM endstate_held AS endstate_call
-	WHERE endstate_row.ctid = ANY (ARRAY(SELECT endstate_hold0_tid FROM endstate_held))
-	AND endstate_row.ctid = endstate_call.endstate_hold0_tid
-	AND endstate_row."id" = endstate_call.endstate_part0::int8
+	SET "state" = (
+		SELECT array_cat(ARRAY(SELECT "state" FROM "billing"."charges" WHERE false), $13))[endstate_call.endstate_place]
+	FROM endstate_item AS endstate_call
+	WHERE endstate_row."id" = endstate_call.endstate_part0::int8
 	AND endstate_row."created_at" = endstate_call.endstate_part1
 	AND (endstate_row."created_at" - endstate_row."created_at") = interval '0'
 	AND (endstate_row."state" IS NULL OR NOT (starts_with(endstate_row."state"::text COLLATE "C", 'DONE_')))
-	RETURNING endstate_call.*, endstate_row."state"::text COLLATE "C" AS endstate_settle0_state),
+	RETURNING endstate_call.*, endstate_row."state"::text COLLATE "C" = endstate_call.endstate_state AS endstate_settle0_said),
 endstate_events AS (
 	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
 	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
@@ -237,29 +223,72 @@ endstate_events AS (
 		endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
 		endstate_event.partition
-		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
-		WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE
-		ORDER BY endstate_event.place) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
-SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.endstate_state
+		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
+		WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
+FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany: where a row was held elsewhere
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, endstate_part0, endstate_part1, coalesce(endstate_place, ($16::int4[])[1]) AS endstate_place, coalesce(endstate_state, ($17::text[])[1]) AS endstate_state
+	FROM endstate_patience
+	CROSS JOIN unnest($13::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $14), $16::int4[], $17::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_part1, endstate_place, endstate_state, endstate_n)),
+endstate_hold0 AS MATERIALIZED (
+	SELECT endstate_item.*
+	FROM endstate_item
+	CROSS JOIN LATERAL (
+		SELECT
+		FROM "billing"."charges" AS endstate_row
+		WHERE endstate_row."id" = endstate_item.endstate_part0::int8
+		AND endstate_row."created_at" = endstate_item.endstate_part1
+		AND (endstate_row."created_at" - endstate_row."created_at") = interval '0'
+		AND (endstate_row."state" IS NULL OR NOT (starts_with(endstate_row."state"::text COLLATE "C", 'DONE_')))
+		FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found),
+endstate_settle0 AS (
+	UPDATE "billing"."charges" AS endstate_row
+	SET "state" = (
+		SELECT array_cat(ARRAY(SELECT "state" FROM "billing"."charges" WHERE false), $15))[endstate_call.endstate_place]
+	FROM endstate_hold0 AS endstate_call
+	WHERE endstate_row."id" = endstate_call.endstate_part0::int8
+	AND endstate_row."created_at" = endstate_call.endstate_part1
+	AND (endstate_row."created_at" - endstate_row."created_at") = interval '0'
+	AND (endstate_row."state" IS NULL OR NOT (starts_with(endstate_row."state"::text COLLATE "C", 'DONE_')))
+	RETURNING endstate_call.*, endstate_row."state"::text COLLATE "C" = endstate_call.endstate_state AS endstate_settle0_said),
+endstate_events AS (
+	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+	FROM (
+		SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+		endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
+		endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
+		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
+		endstate_event.partition
+		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
+		WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
+FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany: read the winners' records
+WITH endstate_item AS (
+	SELECT endstate_n, endstate_part0, endstate_part1
+	FROM unnest($1::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $2)) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_part1, endstate_n))
+SELECT endstate_n, endstate_p0.endstate_state
 FROM endstate_item
 LEFT JOIN LATERAL (
 	SELECT coalesce(endstate_row."state"::text, '') AS endstate_state
 	FROM "billing"."charges" AS endstate_row
 	WHERE endstate_row."id" = endstate_item.endstate_part0::int8
 	AND endstate_row."created_at" = endstate_item.endstate_part1
-	AND (endstate_row."created_at" - endstate_row."created_at") = interval '0' LIMIT 1) AS endstate_p0 ON true
-WHERE endstate_item.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
-AND (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_state IS DISTINCT FROM endstate_state) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL
-UNION ALL
-SELECT endstate_n, true, endstate_at, NULL
-FROM endstate_settle0;
+	AND (endstate_row."created_at" - endstate_row."created_at") = interval '0' LIMIT 1) AS endstate_p0 ON true;
 
 -- SettleMany: look again
-WITH endstate_item AS MATERIALIZED (
-	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_part1, endstate_state
-	FROM unnest($1::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $2), $3::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_part1, endstate_state, n)),
+WITH endstate_item AS (
+	SELECT endstate_n, coalesce(endstate_state, ($1::text[])[1]) AS endstate_state, endstate_part0, endstate_part1
+	FROM unnest($1::text[], $3::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $4)) WITH ORDINALITY AS endstate_calls (endstate_state, endstate_part0, endstate_part1, endstate_n)),
 endstate_changed AS MATERIALIZED (
-	SELECT $4::text AS endstate_signal
+	SELECT $2::text AS endstate_signal
 	FROM endstate_item
 	LEFT JOIN LATERAL (
 		SELECT coalesce(endstate_row."state"::text, '') AS endstate_state
@@ -267,5 +296,6 @@ endstate_changed AS MATERIALIZED (
 		WHERE endstate_row."id" = endstate_item.endstate_part0::int8
 		AND endstate_row."created_at" = endstate_item.endstate_part1
 		AND (endstate_row."created_at" - endstate_row."created_at") = interval '0' LIMIT 1) AS endstate_p0 ON true
-	WHERE (endstate_p0.endstate_state COLLATE "C" = endstate_item.endstate_state) IS NOT TRUE LIMIT 1)
+	WHERE (current_setting('endstate.moved') = '' OR endstate_n IN (SELECT unnest(nullif(current_setting('endstate.moved'), '')::int8[])))
+	AND (endstate_p0.endstate_state COLLATE "C" = endstate_item.endstate_state) IS NOT TRUE LIMIT 1)
 SELECT (coalesce((SELECT endstate_signal FROM endstate_changed), 'true'))::pg_catalog.json IS NOT NULL;

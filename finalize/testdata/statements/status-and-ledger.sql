@@ -331,46 +331,24 @@ WHERE (
 RETURNING (SELECT at FROM endstate_settle1);
 
 -- SettleMany, and Settles that are gathered
-WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '30', true)),
-endstate_item AS MATERIALIZED (
-	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_key, endstate_place, endstate_trigger, endstate_state, endstate_token, endstate_digest
-	FROM unnest(array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $13), $15::text[], $17::int4[], $18::text[], $19::text[], $20::text[], $21::bytea[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_key, endstate_place, endstate_trigger, endstate_state, endstate_token, endstate_digest, n)),
-endstate_wanted AS MATERIALIZED (SELECT endstate_item.* FROM endstate_patience CROSS JOIN endstate_item),
-endstate_hold0 AS MATERIALIZED (
-	SELECT endstate_wanted.*, endstate_found.*
-	FROM endstate_wanted
-	CROSS JOIN LATERAL (
-		SELECT endstate_row.ctid AS endstate_hold0_tid
-		FROM "orders" AS endstate_row
-		WHERE endstate_row."id" = endstate_wanted.endstate_part0
-		AND octet_length(endstate_wanted.endstate_part0) = octet_length(translate(endstate_row."id", '', ''))
-		AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-		FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found),
-endstate_hold1 AS MATERIALIZED (
-	SELECT endstate_hold0.*
-	FROM endstate_hold0
-	LEFT JOIN LATERAL (
-		SELECT true
-		FROM "endstate_ledger"
-		WHERE aggregate = $14::text
-		AND "key" = endstate_hold0.endstate_key LIMIT 1) AS endstate_entry (there) ON true
-	WHERE endstate_entry.there IS NULL),
-endstate_held AS MATERIALIZED (
-	SELECT endstate_hold1.*, clock_timestamp() AS endstate_at
-	FROM endstate_hold1),
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, coalesce(endstate_place, ($14::int4[])[1]) AS endstate_place, coalesce(endstate_trigger, ($15::text[])[1]) AS endstate_trigger, endstate_part0, coalesce(endstate_state, ($17::text[])[1]) AS endstate_state, endstate_key, endstate_token, endstate_digest
+	FROM endstate_patience
+	CROSS JOIN unnest($14::int4[], $15::text[], array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $16), $17::text[], $19::text[], $20::uuid[], $21::bytea[]) WITH ORDINALITY AS endstate_calls (endstate_place, endstate_trigger, endstate_part0, endstate_state, endstate_key, endstate_token, endstate_digest, endstate_n)),
 endstate_settle0 AS (
 	UPDATE "orders" AS endstate_row
-	SET "status" = (array_cat(ARRAY[endstate_row."status"], $16))[2 + endstate_call.endstate_place], "completed_at" = clock_timestamp(), "completed_by" = endstate_call.endstate_trigger
-	FROM endstate_held AS endstate_call
-	WHERE endstate_row.ctid = ANY (ARRAY(SELECT endstate_hold0_tid FROM endstate_held))
-	AND endstate_row.ctid = endstate_call.endstate_hold0_tid
-	AND endstate_row."id" = endstate_call.endstate_part0
+	SET "status" = (
+		SELECT array_cat(ARRAY(SELECT "status" FROM "orders" WHERE false), $13))[endstate_call.endstate_place], "completed_at" = clock_timestamp(), "completed_by" = endstate_call.endstate_trigger
+	FROM endstate_item AS endstate_call
+	WHERE endstate_row."id" = endstate_call.endstate_part0
 	AND octet_length(endstate_call.endstate_part0) = octet_length(translate(endstate_row."id", '', ''))
 	AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
-	RETURNING endstate_call.*, endstate_row."status"::text COLLATE "C" AS endstate_settle0_state),
+	RETURNING endstate_call.*, endstate_row."status"::text COLLATE "C" = endstate_call.endstate_state AS endstate_settle0_said),
 endstate_settle1_entry AS (
 	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
-	SELECT $14::text, endstate_key, endstate_state, endstate_trigger, endstate_token::uuid, endstate_digest, endstate_at
+	SELECT $18::text, endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, (SELECT endstate_at FROM endstate_time)
 	FROM endstate_settle0
 	ON CONFLICT (aggregate, "key") DO NOTHING
 	RETURNING "key", state COLLATE "C" AS endstate_said),
@@ -385,10 +363,73 @@ endstate_events AS (
 	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
 	endstate_event.partition
-	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int4[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
-	WHERE (endstate_event.owner IN (SELECT endstate_n FROM endstate_settle1)) IS TRUE
-	ORDER BY endstate_event.place)
-SELECT endstate_item.endstate_n, NULL::boolean, NULL::timestamptz, endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
+	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
+	WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle1)) IS TRUE)
+SELECT CASE WHEN count(*) < $23::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $23::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
+FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $22::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany: where a row was held elsewhere
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, endstate_part0, endstate_key, coalesce(endstate_place, ($17::int4[])[1]) AS endstate_place, coalesce(endstate_trigger, ($18::text[])[1]) AS endstate_trigger, coalesce(endstate_state, ($19::text[])[1]) AS endstate_state, endstate_token, endstate_digest
+	FROM endstate_patience
+	CROSS JOIN unnest(array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $13), $15::text[], $17::int4[], $18::text[], $19::text[], $20::uuid[], $21::bytea[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_key, endstate_place, endstate_trigger, endstate_state, endstate_token, endstate_digest, endstate_n)),
+endstate_hold0 AS MATERIALIZED (
+	SELECT endstate_item.*
+	FROM endstate_item
+	CROSS JOIN LATERAL (
+		SELECT
+		FROM "orders" AS endstate_row
+		WHERE endstate_row."id" = endstate_item.endstate_part0
+		AND octet_length(endstate_item.endstate_part0) = octet_length(translate(endstate_row."id", '', ''))
+		AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+		FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found),
+endstate_hold1 AS MATERIALIZED (
+	SELECT endstate_hold0.*
+	FROM endstate_hold0
+	LEFT JOIN LATERAL (
+		SELECT true
+		FROM "endstate_ledger"
+		WHERE aggregate = $14::text
+		AND "key" = endstate_hold0.endstate_key LIMIT 1) AS endstate_entry (there) ON true
+	WHERE endstate_entry.there IS NULL),
+endstate_settle0 AS (
+	UPDATE "orders" AS endstate_row
+	SET "status" = (
+		SELECT array_cat(ARRAY(SELECT "status" FROM "orders" WHERE false), $16))[endstate_call.endstate_place], "completed_at" = clock_timestamp(), "completed_by" = endstate_call.endstate_trigger
+	FROM endstate_hold1 AS endstate_call
+	WHERE endstate_row."id" = endstate_call.endstate_part0
+	AND octet_length(endstate_call.endstate_part0) = octet_length(translate(endstate_row."id", '', ''))
+	AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	RETURNING endstate_call.*, endstate_row."status"::text COLLATE "C" = endstate_call.endstate_state AS endstate_settle0_said),
+endstate_settle1_entry AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $14::text, endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, (SELECT endstate_at FROM endstate_time)
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING "key", state COLLATE "C" AS endstate_said),
+endstate_settle1 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_settle0
+	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle1_entry)) IS TRUE),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
+	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
+	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
+	endstate_event.partition
+	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
+	WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle1)) IS TRUE)
+SELECT CASE WHEN count(*) < $23::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $23::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
+FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $22::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany: read the winners' records
+WITH endstate_item AS (
+	SELECT endstate_n, endstate_part0, endstate_key
+	FROM unnest(array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $1), $3::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_key, endstate_n))
+SELECT endstate_n, endstate_p0.endstate_state, endstate_p1.state, endstate_p1.trigger, endstate_p1.token, endstate_p1.at, endstate_p1.digest
 FROM endstate_item
 LEFT JOIN LATERAL (
 	SELECT coalesce(endstate_row."status"::text, '') AS endstate_state
@@ -398,20 +439,15 @@ LEFT JOIN LATERAL (
 LEFT JOIN LATERAL (
 	SELECT state, "trigger", token::text, at, digest
 	FROM "endstate_ledger"
-	WHERE aggregate = $14::text
-	AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p1 ON true
-WHERE endstate_item.endstate_n NOT IN (SELECT endstate_n FROM endstate_settle0)
-AND (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_state IS DISTINCT FROM endstate_state) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $22::text END)::pg_catalog.json IS NOT NULL
-UNION ALL
-SELECT endstate_n, true, endstate_at, NULL, NULL, NULL, NULL, NULL, NULL
-FROM endstate_settle0;
+	WHERE aggregate = $2::text
+	AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p1 ON true;
 
 -- SettleMany: look again
-WITH endstate_item AS MATERIALIZED (
-	SELECT (n - 1)::int4 AS endstate_n, endstate_part0, endstate_state, endstate_key, endstate_token
-	FROM unnest(array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $1), $2::text[], $4::text[], $5::text[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_state, endstate_key, endstate_token, n)),
+WITH endstate_item AS (
+	SELECT endstate_n, coalesce(endstate_state, ($1::text[])[1]) AS endstate_state, endstate_token, endstate_part0, endstate_key
+	FROM unnest($1::text[], $2::uuid[], array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $4), $6::text[]) WITH ORDINALITY AS endstate_calls (endstate_state, endstate_token, endstate_part0, endstate_key, endstate_n)),
 endstate_changed AS MATERIALIZED (
-	SELECT $6::text AS endstate_signal
+	SELECT $3::text AS endstate_signal
 	FROM endstate_item
 	LEFT JOIN LATERAL (
 		SELECT coalesce(endstate_row."status"::text, '') AS endstate_state
@@ -421,7 +457,8 @@ endstate_changed AS MATERIALIZED (
 	LEFT JOIN LATERAL (
 		SELECT state, "trigger", token::text, at, digest
 		FROM "endstate_ledger"
-		WHERE aggregate = $3::text
+		WHERE aggregate = $5::text
 		AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_p1 ON true
-	WHERE (endstate_p0.endstate_state COLLATE "C" = endstate_item.endstate_state AND endstate_p1.state COLLATE "C" = endstate_item.endstate_state AND endstate_p1.token = endstate_item.endstate_token) IS NOT TRUE LIMIT 1)
+	WHERE (current_setting('endstate.moved') = '' OR endstate_n IN (SELECT unnest(nullif(current_setting('endstate.moved'), '')::int8[])))
+	AND (endstate_p0.endstate_state COLLATE "C" = endstate_item.endstate_state AND endstate_p1.state COLLATE "C" = endstate_item.endstate_state AND endstate_p1.token = endstate_item.endstate_token::text) IS NOT TRUE LIMIT 1)
 SELECT (coalesce((SELECT endstate_signal FROM endstate_changed), 'true'))::pg_catalog.json IS NOT NULL;
