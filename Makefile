@@ -1,6 +1,6 @@
 # The commands of this project. make test needs only Go, make and Debian's packages: it installs what it lacks.
 
-.PHONY: help test test-postgres-all plans soak bench bench-quick lint release-check tidy fmt bin
+.PHONY: help test test-console test-postgres-all plans soak bench bench-quick lint release-check tidy fmt bin
 
 DURATION ?= 10m
 
@@ -11,6 +11,7 @@ help:
 	@echo "            ENDSTATE_TEST_REDIS_URL name servers to use instead. ARGS='-run Race ./finalize' runs less."
 	@echo "make test-postgres-all   the same without the race detector, on PostgreSQL 14 to 18, by npm's packages: for releases. It"
 	@echo "            writes the results into docs/compatibility.md. VERSIONS='17 18' and ARGS='./guard ./outbox' run less"
+	@echo "make test-console   the console in a headless Chromium, which is installed like the servers, with axe-core from npm"
 	@echo "make plans  the plans of a relay's readings with ten million events, and of as many of one aggregate"
 	@echo "make soak   recorded histories of four processes under faults, checked for an order of the calls, again and"
 	@echo "            again for DURATION=$(DURATION): cut COMMITs, kill -9, terminated backends, a server that stops"
@@ -32,6 +33,9 @@ test: bin
 
 test-postgres-all: bin
 	.ci/postgres-all $(ARGS)
+
+test-console: bin
+	bin/testall -browser -race=false $(ARGS) ./console/browser/...
 
 plans: bin
 	ENDSTATE_TEST_PLAN_ROWS=10000000 bin/testall -race=false -run 'TestPlansOfReadings|TestManyEventsOfOneAggregateLetOthersPass' ./outbox/relay

@@ -25,17 +25,17 @@ type rule struct {
 
 func rules() []rule {
 	production := func(path string) bool {
-		return below("guard", "outbox", "lock", "finalize", "migrations", "otelendstate", "cmd")(path) && !testSupport(path)
+		return below("guard", "outbox", "lock", "finalize", "migrations", "console", "otelendstate", "cmd")(path) && !testSupport(path)
 	}
-	library := exactly("", "guard", "finalize", "lock", "migrations", "outbox", "outbox/relay", "outbox/inbox", "outbox/webhook", "outbox/cloudevents")
+	library := exactly("", "guard", "finalize", "lock", "migrations", "outbox", "outbox/relay", "outbox/inbox", "outbox/webhook", "outbox/cloudevents", "console")
 	return []rule{
 		{production, forTests, "it is for tests, and would end up in every user's binary"},
 		{production, under("modernc.org/sqlite", "github.com/mattn/go-sqlite3"), "the caller chooses the SQLite driver"},
-		{func(path string) bool { return path == module }, below("guard", "outbox", "lock", "finalize", "migrations", "otelendstate", "cmd"), "all of them import the root package"},
-		{below("guard"), below("outbox", "lock", "finalize", "cmd"), "dependencies point from finalize to guard and outbox"},
-		{below("outbox"), below("guard", "lock", "finalize", "cmd"), "dependencies point from finalize to guard and outbox"},
-		{below("lock"), below("guard", "outbox", "finalize", "cmd"), "the lock knows nothing of what it locks"},
-		{below("finalize"), below("lock", "cmd"), "finalize takes any lock, by an interface of its own"},
+		{func(path string) bool { return path == module }, below("guard", "outbox", "lock", "finalize", "migrations", "console", "otelendstate", "cmd"), "all of them import the root package"},
+		{below("guard"), below("outbox", "lock", "finalize", "console", "cmd"), "dependencies point from finalize to guard and outbox"},
+		{below("outbox"), below("guard", "lock", "finalize", "console", "cmd"), "dependencies point from finalize to guard and outbox"},
+		{below("lock"), below("guard", "outbox", "finalize", "console", "cmd"), "the lock knows nothing of what it locks"},
+		{below("finalize"), below("lock", "console", "cmd"), "finalize takes any lock, by an interface of its own"},
 		{library, outside(allowed...), "users of a library compile what it imports: what it may import stands in tools/lint/imports.go"},
 		{exactly("otelendstate"), func(path string) bool {
 			return outside(append(telemetry, allowed...)...)(path) || under("go.opentelemetry.io/otel/sdk")(path)

@@ -16,15 +16,15 @@ import (
 )
 
 // ensure installs, with Debian's package manager, what the tests need and the machine lacks.
-func ensure(ctx context.Context, race bool) error {
-	packages, err := lacking(ctx, race)
+func ensure(ctx context.Context, race, browser bool) error {
+	packages, err := lacking(ctx, race, browser)
 	if err != nil || len(packages) == 0 {
 		return err
 	}
 	if err := install(ctx, packages); err != nil {
 		return err
 	}
-	if packages, err = lacking(ctx, race); err == nil && len(packages) > 0 {
+	if packages, err = lacking(ctx, race, browser); err == nil && len(packages) > 0 {
 		err = fmt.Errorf("installed, and still not found: %s", strings.Join(packages, ", "))
 	}
 	return err
@@ -32,7 +32,7 @@ func ensure(ctx context.Context, race bool) error {
 
 // lacking returns the Debian packages of what the tests need and isn't there. The binaries are needed even with servers
 // that the user names: there are tests that start, stop and kill servers of their own.
-func lacking(ctx context.Context, race bool) ([]string, error) {
+func lacking(ctx context.Context, race, browser bool) ([]string, error) {
 	var packages []string
 	for _, server := range []struct {
 		find   func() (string, error)
@@ -49,6 +49,14 @@ func lacking(ctx context.Context, race bool) ([]string, error) {
 			return nil, err
 		}
 	}
+	if browser {
+		if chromium() == "" {
+			packages = append(packages, "chromium")
+		}
+		if _, err := exec.LookPath("npm"); err != nil { // which fetches axe-core
+			packages = append(packages, "npm")
+		}
+	}
 	if race {
 		works, err := compilerWorks(ctx)
 		if err != nil {
@@ -59,6 +67,16 @@ func lacking(ctx context.Context, race bool) ([]string, error) {
 		}
 	}
 	return packages, nil
+}
+
+// chromium is the path of Chromium or a browser like it, empty if there is none.
+func chromium() string {
+	for _, name := range []string{os.Getenv("ENDSTATE_TEST_CHROMIUM"), "chromium", "chromium-browser", "google-chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			return path
+		}
+	}
+	return ""
 }
 
 // compilerWorks reports whether there is a C compiler, with C's headers. The race detector needs cgo, and cgo both.

@@ -23,6 +23,7 @@ func main() {
 	flag.StringVar(&opts.timeout, "timeout", "10m", "go test's -timeout, for each package")
 	flag.StringVar(&opts.run, "run", "", "go test's -run")
 	flag.BoolVar(&opts.race, "race", true, "use the race detector, which needs a C compiler")
+	flag.BoolVar(&opts.browser, "browser", false, "have Chromium, for the tests of the console")
 	flag.Parse()
 	opts.patterns = flag.Args()
 
@@ -41,6 +42,7 @@ func main() {
 type options struct {
 	timeout, run string
 	race         bool
+	browser      bool
 	patterns     []string
 }
 
@@ -57,11 +59,14 @@ func testAll(ctx context.Context, opts options) (failed int, err error) {
 		return 0, err
 	}
 	defer report.close() // if it ends early: the summary is what closes it in earnest
-	if err := ensure(ctx, opts.race); err != nil {
+	if err := ensure(ctx, opts.race, opts.browser); err != nil {
 		return 0, err
 	}
 	surroundings, err := prepare(ctx, opts.race)
 	defer surroundings.end()
+	if opts.browser {
+		surroundings.set("ENDSTATE_TEST_CHROMIUM", chromium())
+	}
 	if err != nil {
 		return 0, err
 	}
