@@ -1,6 +1,6 @@
 # The commands of this project. make test needs only Go, make and Debian's packages: it installs what it lacks.
 
-.PHONY: help test test-console test-postgres-all plans soak bench bench-quick lint release-check tidy fmt bin
+.PHONY: help test test-console test-postgres-all plans models soak bench bench-quick lint release-check tidy fmt bin
 
 DURATION ?= 10m
 
@@ -13,6 +13,7 @@ help:
 	@echo "            writes the results into docs/compatibility.md. VERSIONS='17 18' and ARGS='./guard ./outbox' run less"
 	@echo "make test-console   the console in a headless Chromium, which is installed like the servers, with axe-core from npm"
 	@echo "make plans  the plans of a relay's readings with ten million events, and of as many of one aggregate"
+	@echo "make models  has Spin exhaust the models in docs/models, and find the bugs that are seeded in them"
 	@echo "make soak   recorded histories of four processes under faults, checked for an order of the calls, again and"
 	@echo "            again for DURATION=$(DURATION): cut COMMITs, kill -9, terminated backends, a server that stops"
 	@echo "make bench  the library beside hand-written pgx, River, Watermill-SQL, DBOS and redislock, on servers of its own:"
@@ -40,6 +41,9 @@ test-console: bin
 plans: bin
 	ENDSTATE_TEST_PLAN_ROWS=10000000 bin/testall -race=false -run 'TestPlansOfReadings|TestManyEventsOfOneAggregateLetOthersPass' ./outbox/relay
 
+models: bin
+	bin/models -table docs/models/results.md $(ARGS)
+
 soak:
 	cd soak && ENDSTATE_TEST_REQUIRE=1 ENDSTATE_TEST_SOAK=$(DURATION) \
 		go test -buildvcs=false -race -count=1 -timeout 0 -v -run '^TestHistories$$' .
@@ -65,4 +69,4 @@ fmt:
 
 # Built rather than run by go run, which keeps signals and exit statuses to itself, and without a look at git.
 bin:
-	@go build -buildvcs=false -o bin/ ./tools/lint ./tools/testall ./tools/release ./tools/tidy ./tools/walk
+	@go build -buildvcs=false -o bin/ ./tools/lint ./tools/testall ./tools/release ./tools/tidy ./tools/walk ./tools/models
