@@ -29,7 +29,6 @@ type sample struct {
 	at        time.Time
 	stats     []relay.Stats
 	hasLedger bool
-	ledgerErr bool
 }
 
 // point is one subscription's figures at a time, for charts.

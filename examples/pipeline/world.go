@@ -74,10 +74,10 @@ func newWorld(ctx context.Context, opts options) (_ *world, err error) {
 		return nil, fmt.Errorf("database: %w", err)
 	}
 	if err := w.startNATS(ctx); err != nil {
-		return nil, fmt.Errorf("NATS: %w", err)
+		return nil, fmt.Errorf("start NATS: %w", err)
 	}
 	if err := w.startKafka(); err != nil {
-		return nil, fmt.Errorf("Kafka: %w", err)
+		return nil, fmt.Errorf("start Kafka: %w", err)
 	}
 	publisher, err := natsjs.New(w.conn, &natsjs.Config{Stream: "EVENTS"})
 	if err != nil {

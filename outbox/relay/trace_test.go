@@ -16,7 +16,7 @@ import (
 
 type tryKey struct{}
 
-// tries notes what the hooks are told of.
+// tries notes what the hooks report.
 type tries struct {
 	mu                   sync.Mutex
 	open, taken, refused int

@@ -30,7 +30,7 @@ func ORM(name string) finalize.ORM[*gen.Tx] {
 // within is a driver in a transaction that others end.
 type within struct{ *entsql.Driver }
 
-func (d within) Tx(context.Context) (dialect.Tx, error) { return transaction{d.Driver}, nil }
+func (d within) Tx(context.Context) (dialect.Tx, error) { return transaction(d), nil }
 
 type transaction struct{ *entsql.Driver }
 
