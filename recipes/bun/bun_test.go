@@ -127,7 +127,7 @@ func TestABunTxFormatsStatements(t *testing.T) {
 			_, err := outbox.Put(ctx, s.Tx(tx), batchtest.Event())
 			return err
 		})
-		require.ErrorContains(t, err, "got 0", "of the arguments that it expects")
+		require.ErrorContains(t, err, "SQLSTATE 42P02", "there is no such parameter")
 		s.RequireOpen()
 	})
 }
