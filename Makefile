@@ -36,7 +36,7 @@ test-postgres-all: bin
 	.ci/postgres-all $(ARGS)
 
 test-console: bin
-	bin/testall -browser -race=false $(ARGS) ./console/browser/...
+	GOFLAGS=-tags=browser bin/testall -browser -race=false $(ARGS) ./console/browser/...
 
 plans: bin
 	ENDSTATE_TEST_PLAN_ROWS=10000000 bin/testall -race=false -run 'TestPlansOfReadings|TestManyEventsOfOneAggregateLetOthersPass' ./outbox/relay

@@ -43,7 +43,7 @@ func (f *Finalizer[Tx]) lookFirst(ctx context.Context, a *attempt) (r Receipt, h
 	}
 	rec, handled, err := db.lookAt(ctx, a)
 	switch {
-	case errors.Is(err, errNoConnection), ctx.Err() != nil:
+	case errors.Is(err, errNoConnection), err != nil && ctx.Err() != nil:
 		return r, true, withCause(ctx, err)
 	case !handled, err != nil, !rec.Final:
 		return r, false, nil
