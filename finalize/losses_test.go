@@ -58,10 +58,14 @@ func TestAContextThatEndsOnceACallHasLooked(t *testing.T) {
 		require.False(t, r.Won)
 	}
 
-	calling, cancel := context.WithCancel(ctx)
-	ended := func() { cancel() }
-	tracer.Store(&ended)
-	_, err = settle(calling, fin, 1) // which is open
+	endsOnceItLooked := func() context.Context {
+		ctx, cancel := context.WithCancel(ctx)
+		t.Cleanup(cancel)
+		f := func() { cancel() }
+		tracer.Store(&f)
+		return ctx
+	}
+	_, err = settle(endsOnceItLooked(), fin, 1) // which is open
 	require.ErrorIs(t, err, context.Canceled)
 	r, err := settle(ctx, fin, 1)
 	require.NoError(t, err)
@@ -69,9 +73,7 @@ func TestAContextThatEndsOnceACallHasLooked(t *testing.T) {
 
 	won, err := settle(ctx, other, 2)
 	require.NoError(t, err)
-	calling, cancel = context.WithCancel(ctx)
-	tracer.Store(&ended)
-	r, err = settle(calling, fin, 2)
+	r, err = settle(endsOnceItLooked(), fin, 2)
 	require.NoError(t, err, "what was read is true")
 	won.Won = false
 	require.Equal(t, won, r)
