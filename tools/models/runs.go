@@ -33,7 +33,7 @@ var runs = []run{
 	{model: "door", settings: with("DOS=0 SETTLES=2 CUTS=2")},
 	{model: "door", settings: with("DOS=0 DOTXS=1")},
 	{model: "door", settings: with("GROUPED DOS=0 SETTLES=1 GROUPS=1 CUTS=0 DEATHS=0")},
-	{model: "door", settings: with("GROUPED DOS=1 SETTLES=0 GROUPS=1 DEATHS=0")},
+	{model: "door", settings: with("GROUPED DOS=1 SETTLES=0 GROUPS=1 CUTS=0 DEATHS=0")},
 	{model: "door", bug: "CHECK_THEN_ACT", why: "the status is looked at before, and the UPDATE has no condition"},
 	{model: "door", bug: "BLIND_RETRY", why: "after a lost acknowledgement the call runs again as another attempt"},
 	{model: "door", bug: "RESOLVE_EARLY", why: "the row is looked at while the COMMIT may still be on its way"},
