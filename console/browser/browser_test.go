@@ -45,9 +45,7 @@ type browser struct {
 func chromium(t *testing.T) string {
 	t.Helper()
 	path := os.Getenv("ENDSTATE_TEST_CHROMIUM")
-	if path == "" {
-		t.Skip("needs Chromium: run make test-console, or set ENDSTATE_TEST_CHROMIUM")
-	}
+	require.NotEmpty(t, path, "needs Chromium: run make test-console, or set ENDSTATE_TEST_CHROMIUM")
 	return path
 }
 
