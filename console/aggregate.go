@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
 	"time"
@@ -26,18 +25,15 @@ type aggregateView struct {
 	Types    []string      `json:"types"`           // of the aggregates that the ledger knows
 	State    *stateView    `json:"state,omitempty"` // where a guard is configured
 	Entries  []entryView   `json:"ledger"`
-	Events   []eventView   `json:"events"`
+	Events   []relay.Shown `json:"events"`
 	Inbox    []inboxView   `json:"inbox"`
 	Timeline []momentView  `json:"timeline"`
 	Before   int64         `json:"before"` // the parameter "before" with which to look further back; 0: all was looked at
-	Since    *time.Time    `json:"looked_back_to"`
-	Near     *time.Time    `json:"looked_near,omitempty"`
+	Since    time.Time     `json:"looked_back_to,omitzero"`
+	Near     time.Time     `json:"looked_near,omitzero"`
 	Asked    bool          `json:"-"`
 	Choices  []entryView   `json:"choices,omitempty"` // aggregates of several types have this key
-	Waits    []waitingView `json:"-"`
 }
-
-type waitingView struct{ Subscription, State string }
 
 type stateView struct {
 	State   string `json:"state"`
@@ -68,10 +64,10 @@ type inboxView struct {
 
 // momentView is a line of the timeline.
 type momentView struct {
-	At   time.Time  `json:"at"`
-	What string     `json:"what"` // finalized, written, published, failed, dead, retry, discard, handled, …
-	Text string     `json:"text"`
-	ID   *uuid.UUID `json:"event_id,omitempty"`
+	At   time.Time `json:"at"`
+	What string    `json:"what"` // finalized, written, published, failed, dead, retry, discard, handled, …
+	Text string    `json:"text"`
+	ID   uuid.UUID `json:"event_id,omitzero"`
 }
 
 func (c *Console) aggregate(r *request) (any, error) {
@@ -80,14 +76,11 @@ func (c *Console) aggregate(r *request) (any, error) {
 		return nil, err
 	}
 	form := r.URL.Query()
-	v := &aggregateView{Type: form.Get("type"), Key: form.Get("key"), Types: []string{}, Entries: []entryView{}, Events: []eventView{}, Inbox: []inboxView{}, Timeline: []momentView{}}
+	v := &aggregateView{Type: form.Get("type"), Key: form.Get("key"), Types: []string{}, Entries: []entryView{}, Events: []relay.Shown{}, Inbox: []inboxView{}, Timeline: []momentView{}}
 	v.Asked = v.Key != ""
-	var before int64
-	if text := form.Get("before"); text != "" {
-		var err error
-		if before, err = strconv.ParseInt(text, 10, 64); err != nil {
-			return nil, failure{http.StatusUnprocessableEntity, "The page can't be read."}
-		}
+	before, err := position(form.Get("before"))
+	if err != nil {
+		return nil, err
 	}
 	ctx, cancel := r.within()
 	defer cancel()
@@ -157,19 +150,19 @@ func (c *Console) readEvents(ctx context.Context, r *request, v *aggregateView, 
 	if err != nil {
 		return err
 	}
-	v.Before, v.Since = further, optional(since)
+	v.Before, v.Since = further, since
 	if len(v.Entries) > 0 && before == 0 && further != 0 && v.Entries[0].At.Before(since) {
 		near, _, _, err := c.admin.AggregateNear(ctx, v.Type, v.Key, v.Entries[0].At)
 		if err != nil {
 			return err
 		}
-		v.Near = &v.Entries[0].At
+		v.Near = v.Entries[0].At
 		events = append(events, near...)
 	}
 	slices.SortFunc(events, func(a, b relay.Shown) int { return cmp.Compare(a.Seq, b.Seq) })
 	events = slices.CompactFunc(events, func(a, b relay.Shown) bool { return a.Seq == b.Seq })
 	for _, e := range events {
-		v.Events = append(v.Events, r.newShown(e))
+		v.Events = append(v.Events, r.seen(e))
 	}
 	return nil
 }
@@ -235,30 +228,30 @@ func (c *Console) readInbox(ctx context.Context, v *aggregateView) error {
 
 // tell makes the timeline.
 func (v *aggregateView) tell() {
-	say := func(at *time.Time, id *uuid.UUID, what, format string, args ...any) {
-		if at != nil {
-			v.Timeline = append(v.Timeline, momentView{*at, what, fmt.Sprintf(format, args...), id})
+	say := func(at time.Time, id uuid.UUID, what, format string, args ...any) {
+		if !at.IsZero() {
+			v.Timeline = append(v.Timeline, momentView{at, what, fmt.Sprintf(format, args...), id})
 		}
 	}
 	for _, e := range v.Entries {
-		say(&e.At, nil, "finalized", "in state %s by trigger %s, attempt %s", e.State, e.Trigger, e.Attempt)
+		say(e.At, uuid.Nil, "finalized", "in state %s by trigger %s, attempt %s", e.State, e.Trigger, e.Attempt)
 	}
 	for _, e := range v.Events {
-		say(&e.CreatedAt, &e.ID, "written", "%s, number %d", e.Type, e.Seq)
+		say(e.CreatedAt, e.ID, "written", "%s, number %d", e.Type, e.Seq)
 		for _, d := range e.Deliveries {
-			say(d.ParkedAt, &e.ID, "set aside", "%s, for %s: %s", e.Type, d.Subscription, cmp.Or(d.LastError, "behind an earlier event of the aggregate"))
-			say(d.DeadAt, &e.ID, "dead", "%s, for %s, after %d attempts: %s", e.Type, d.Subscription, d.Attempts, d.LastError)
-			say(d.PublishedBy, &e.ID, "published", "%s, for %s, by this time at the latest", e.Type, d.Subscription)
+			say(d.ParkedAt, e.ID, "set aside", "%s, for %s: %s", e.Type, d.Subscription, cmp.Or(d.LastError, "behind an earlier event of the aggregate"))
+			say(d.DeadAt, e.ID, "dead", "%s, for %s, after %d attempts: %s", e.Type, d.Subscription, d.Attempts, d.LastError)
+			say(d.PublishedBy, e.ID, "published", "%s, for %s, by this time at the latest", e.Type, d.Subscription)
 			if d.State == relay.Retrying {
-				say(d.NextAttemptAt, &e.ID, "next attempt", "%s, for %s, after %d attempts", e.Type, d.Subscription, d.Attempts)
+				say(d.NextAttemptAt, e.ID, "next attempt", "%s, for %s, after %d attempts", e.Type, d.Subscription, d.Attempts)
 			}
 		}
 		for _, a := range e.History {
-			say(&a.At, &e.ID, a.Action, "%s, for %s, by %s: %s", e.Type, a.Subscription, a.By, a.Reason)
+			say(a.At, e.ID, a.Action, "%s, for %s, by %s: %s", e.Type, a.Subscription, a.Who, a.Why)
 		}
 	}
 	for _, i := range v.Inbox {
-		say(&i.At, &i.EventID, i.State, "by consumer %s, attempt %d %s", i.Consumer, i.Attempts, i.Error)
+		say(i.At, i.EventID, i.State, "by consumer %s, attempt %d %s", i.Consumer, i.Attempts, i.Error)
 	}
 	slices.SortStableFunc(v.Timeline, func(a, b momentView) int { return a.At.Compare(b.At) })
 }

@@ -19,8 +19,8 @@ type auditState struct {
 // auditView is the duplicates report.
 type auditView struct {
 	Table   string        `json:"table"`
-	At      *time.Time    `json:"at"` // null: nobody has had them counted yet
-	Report  *audit.Report `json:"report"`
+	At      time.Time     `json:"at,omitzero"` // absent: nobody has had them counted yet
+	Report  *audit.Report `json:"report,omitempty"`
 	CanRun  bool          `json:"can_run"`
 	Timeout float64       `json:"timeout_seconds"`
 }
@@ -32,7 +32,7 @@ func (c *Console) audit(r *request) (any, error) {
 	}
 	c.audited.mu.Lock()
 	defer c.audited.mu.Unlock()
-	return auditView{c.cfg.Audit.Table, optional(c.audited.at), c.audited.report, r.may(Audit, ""), c.cfg.Audit.Timeout.Seconds()}, nil
+	return auditView{c.cfg.Audit.Table, c.audited.at, c.audited.report, r.may(Audit, ""), c.cfg.Audit.Timeout.Seconds()}, nil
 }
 
 // runAudit has the duplicates counted, by one request at a time: it reads the whole table.
@@ -55,7 +55,7 @@ func (c *Console) runAudit(r *request) (any, error) {
 		return nil, err
 	}
 	c.audited.mu.Lock()
-	c.audited.report, c.audited.at = report, time.Now()
+	c.audited.report, c.audited.at = report, time.Now().UTC()
 	c.audited.mu.Unlock()
 	r.see = "audit"
 	return c.audit(r)

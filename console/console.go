@@ -20,6 +20,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -279,7 +281,9 @@ func (c *Console) parse() error {
 		"num":     func(n int64) string { return number(n) },
 		"int":     func(n int) string { return number(n) },
 		"rate":    func(v float64) string { return strconv.FormatFloat(v, 'f', 1, 64) },
-		"instant": func(t *time.Time) string { return t.Format(time.RFC3339) },
+		"instant": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"ago":     func(t time.Time) string { return span(time.Since(t).Seconds()) },
+		"isEvent": func(id uuid.UUID) bool { return id != uuid.Nil },
 		"bars":    timelineBars,
 		"list":    func(v ...any) []any { return v },
 	}

@@ -1,13 +1,11 @@
 package console
 
 import (
-	"encoding/base64"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -31,65 +29,20 @@ type filterView struct {
 
 // eventsView is a list of events.
 type eventsView struct {
-	Filter        filterView    `json:"filter"`
-	Subscriptions []string      `json:"subscriptions"`
-	Events        []eventView   `json:"events"`
-	Next          int64         `json:"next"` // the parameter "after" of the next page; 0: there is none
-	NextQuery     string        `json:"-"`
-	Go            string        `json:"-"` // the filter, for a form
-	States        []relay.State `json:"-"`
+	Filter        filterView     `json:"filter"`
+	Subscriptions []string       `json:"subscriptions"`
+	Events        []relay.Record `json:"events"`
+	Next          int64          `json:"next"` // the parameter "after" of the next page; 0: there is none
+	NextQuery     string         `json:"-"`
+	Go            string         `json:"-"` // the filter, for a form
+	States        []relay.State  `json:"-"`
 }
 
-type eventView struct {
-	Seq           int64             `json:"seq"`
-	ID            uuid.UUID         `json:"id"`
-	Type          string            `json:"type"`
-	AggregateType string            `json:"aggregate_type"`
-	AggregateID   string            `json:"aggregate_id"`
-	Partition     int               `json:"partition"`
-	CreatedAt     time.Time         `json:"created_at"`
-	OccurredAt    time.Time         `json:"occurred_at"`
-	DedupKey      string            `json:"dedup_key,omitempty"`
-	SchemaVersion int               `json:"schema_version"`
-	ContentType   string            `json:"content_type"`
-	Headers       map[string]string `json:"headers,omitempty"`
-	PayloadBytes  *int64            `json:"payload_bytes,omitempty"`
-	Deliveries    []deliveryView    `json:"deliveries"`
-	History       []actView         `json:"history,omitempty"`
-}
-
-type deliveryView struct {
-	Subscription  string      `json:"subscription"`
-	State         relay.State `json:"state"`
-	Attempts      int         `json:"attempts"`
-	Crashes       int         `json:"crashes"`
-	NextAttemptAt *time.Time  `json:"next_attempt_at"`
-	LastError     string      `json:"last_error,omitempty"`
-	ParkedAt      *time.Time  `json:"parked_at"`
-	DeadAt        *time.Time  `json:"dead_at"`
-	PublishedBy   *time.Time  `json:"published_by"`
-}
-
-func newDelivery(d relay.Delivery) deliveryView {
-	return deliveryView{d.Subscription, d.State, d.Attempts, d.Crashes, optional(d.NextAttemptAt), d.LastError, optional(d.ParkedAt), optional(d.DeadAt), optional(d.PublishedBy)}
-}
-
-func newRecord(r relay.Record) eventView {
-	return eventView{Seq: r.Seq, ID: r.ID, Type: r.Type, AggregateType: r.AggregateType, AggregateID: r.AggregateID, Partition: r.Partition, CreatedAt: r.CreatedAt.UTC(),
-		OccurredAt: r.OccurredAt.UTC(), DedupKey: r.DedupKey, SchemaVersion: r.SchemaVersion, ContentType: r.ContentType, Deliveries: []deliveryView{newDelivery(r.Delivery)}}
-}
-
-// newShown leaves out what the user may not see.
-func (r *request) newShown(s relay.Shown) eventView {
-	v := eventView{Seq: s.Seq, ID: s.ID, Type: s.Type, AggregateType: s.AggregateType, AggregateID: s.AggregateID, Partition: s.Partition, CreatedAt: s.CreatedAt.UTC(),
-		OccurredAt: s.OccurredAt.UTC(), DedupKey: s.DedupKey, SchemaVersion: s.SchemaVersion, ContentType: s.ContentType, Headers: s.Headers, PayloadBytes: &s.PayloadSize, Deliveries: []deliveryView{}}
-	for _, d := range s.Deliveries {
-		if r.may(View, d.Subscription) {
-			v.Deliveries = append(v.Deliveries, newDelivery(d))
-		}
-	}
-	v.History = r.acts(s.History)
-	return v
+// seen leaves out of an event what the user may not see.
+func (r *request) seen(s relay.Shown) relay.Shown {
+	s.Deliveries = slices.DeleteFunc(s.Deliveries, func(d relay.Delivery) bool { return !r.may(View, d.Subscription) })
+	s.History = r.seenActs(s.History)
+	return s
 }
 
 // filter reads a list's parameters from a query or a form.
@@ -106,12 +59,9 @@ func (r *request) filter(form url.Values) (filterView, relay.Filter, error) {
 		}
 		filter.OlderThan = d
 	}
-	if after := form.Get("after"); after != "" {
-		n, err := strconv.ParseInt(after, 10, 64)
-		if err != nil {
-			return f, filter, failure{http.StatusUnprocessableEntity, "The page can't be read."}
-		}
-		filter.After = n
+	var err error
+	if filter.After, err = position(form.Get("after")); err != nil {
+		return f, filter, err
 	}
 	return f, filter, r.must(View, f.Subscription)
 }
@@ -142,20 +92,17 @@ func (r *request) names() ([]string, error) {
 }
 
 // listed goes on until it has a page's rows, or has looked at enough.
-func (r *request) listed(filter relay.Filter) (events []eventView, next int64, err error) {
+func (r *request) listed(filter relay.Filter) (events []relay.Record, next int64, err error) {
 	const looks = 4
 	ctx, cancel := r.within()
 	defer cancel()
-	events = []eventView{}
+	events = []relay.Record{}
 	for range looks {
 		page, err := r.console.admin.List(ctx, filter)
 		if err != nil {
 			return nil, 0, err
 		}
-		for _, record := range page.Records {
-			events = append(events, newRecord(record))
-		}
-		next = page.Next
+		events, next = append(events, page.Records...), page.Next
 		if filter.After, filter.Limit = page.Next, perPage-len(events); next == 0 || filter.Limit <= 0 {
 			break
 		}
@@ -169,7 +116,7 @@ func (c *Console) events(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := eventsView{Subscriptions: names, Events: []eventView{}, States: []relay.State{relay.Pending, relay.Retrying, relay.Behind, relay.Dead, relay.Published}}
+	v := eventsView{Subscriptions: names, Events: []relay.Record{}, States: []relay.State{relay.Pending, relay.Retrying, relay.Behind, relay.Dead, relay.Published}}
 	form := r.URL.Query()
 	if form.Get("subscription") == "" && len(names) > 0 && !slices.Contains(names, relay.DefaultSubscription) {
 		form.Set("subscription", names[0])
@@ -188,16 +135,11 @@ func (c *Console) events(r *request) (any, error) {
 	return v, nil
 }
 
-// oneView is one event.
+// oneView is one event, in JSON as relay.Shown has it.
 type oneView struct {
-	eventView
-	// Payload is the text of one that is UTF-8, PayloadBase64 the bytes of any other; of a long one the beginning.
-	Payload       *string `json:"payload,omitempty"`
-	PayloadBase64 *string `json:"payload_base64,omitempty"`
-	PayloadCut    bool    `json:"payload_cut,omitempty"`
-	CanShow       bool    `json:"-"`
-	Shown         bool    `json:"-"`
-	Text          string  `json:"-"`
+	relay.Shown
+	CanShow, Asked bool
+	Text           string // the payload, for people
 }
 
 func (c *Console) event(r *request) (any, error) {
@@ -223,19 +165,9 @@ func (c *Console) event(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := oneView{eventView: r.newShown(s), CanShow: c.cfg.ShowPayloads && r.may(Payload, ""), Shown: asked}
-	if asked {
-		v.PayloadCut = int64(len(s.Payload)) < s.PayloadSize
-		text := string(s.Payload)
-		if v.Text = graphic(text, true); v.PayloadCut {
-			v.Text += "… (" + number(s.PayloadSize) + " bytes)"
-		}
-		if utf8.ValidString(text) {
-			v.Payload = &text
-		} else {
-			encoded := base64.StdEncoding.EncodeToString(s.Payload)
-			v.PayloadBase64 = &encoded
-		}
+	v := oneView{Shown: r.seen(s), CanShow: c.cfg.ShowPayloads && r.may(Payload, ""), Asked: asked}
+	if v.Text = graphic(string(s.Payload), true); s.Cut() {
+		v.Text += "… (" + number(s.PayloadSize) + " bytes)"
 	}
 	return v, nil
 }

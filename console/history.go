@@ -1,57 +1,50 @@
 package console
 
 import (
-	"time"
-
-	"github.com/google/uuid"
+	"net/http"
+	"slices"
+	"strconv"
 
 	"github.com/endstate-go/endstate/outbox/relay"
 )
 
-// actView is what somebody did.
-type actView struct {
-	At           time.Time  `json:"at"`
-	Subscription string     `json:"subscription"`
-	Action       string     `json:"action"`
-	EventID      *uuid.UUID `json:"event_id"` // null: of the subscription as a whole
-	By           string     `json:"by"`
-	Reason       string     `json:"reason"`
-	Attempts     int        `json:"attempts"`
-	LastError    string     `json:"last_error,omitempty"`
-	Detail       string     `json:"detail,omitempty"`
+// seenActs are those that the user may see.
+func (r *request) seenActs(list []relay.Intervention) []relay.Intervention {
+	return slices.DeleteFunc(list, func(i relay.Intervention) bool { return !r.may(View, i.Subscription) })
 }
 
-// acts are those that the user may see.
-func (r *request) acts(list []relay.Intervention) []actView {
-	views := []actView{}
-	for _, i := range list {
-		if !r.may(View, i.Subscription) {
-			continue
-		}
-		v := actView{i.At.UTC(), i.Subscription, i.Action, nil, i.Who, i.Why, i.Attempts, i.LastError, i.Detail}
-		if i.EventID != uuid.Nil {
-			v.EventID = &i.EventID
-		}
-		views = append(views, v)
-	}
-	return views
+// historyPage is what people did, the latest first.
+type historyPage struct {
+	Acts []relay.Intervention `json:"history"`
+	Next int64                `json:"next"` // the parameter "before" of the next page; 0: there is none
 }
-
-// maxActs is how many acts the history goes back.
-const maxActs = 500
 
 func (c *Console) history(r *request) (any, error) {
 	r.page.Title, r.page.Here = "History", "history"
 	if err := r.must(View, ""); err != nil {
 		return nil, err
 	}
-	ctx, cancel := r.within()
-	defer cancel()
-	list, err := c.admin.History(ctx, "", maxActs)
+	before, err := position(r.URL.Query().Get("before"))
 	if err != nil {
 		return nil, err
 	}
-	return struct {
-		Acts []actView `json:"history"` // the latest first
-	}{r.acts(list)}, nil
+	ctx, cancel := r.within()
+	defer cancel()
+	list, next, err := c.admin.History(ctx, "", before, perPage)
+	if err != nil {
+		return nil, err
+	}
+	return historyPage{append([]relay.Intervention{}, r.seenActs(list)...), next}, nil
+}
+
+// position is where a list goes on; 0: at its beginning.
+func position(text string) (int64, error) {
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		return 0, failure{http.StatusUnprocessableEntity, "The page can't be read."}
+	}
+	return n, nil
 }

@@ -5,14 +5,12 @@ import (
 	"slices"
 	"time"
 
-	"github.com/google/uuid"
-
 	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // overviewView is the first page.
 type overviewView struct {
-	At            *time.Time         `json:"at"` // of the figures; null: there are none yet
+	At            time.Time          `json:"at,omitzero"` // of the figures; absent: there are none yet
 	AgeSeconds    float64            `json:"age_seconds"`
 	Stale         bool               `json:"stale"` // they are older than they should be
 	Problem       string             `json:"problem,omitempty"`
@@ -24,19 +22,9 @@ type overviewView struct {
 }
 
 type subscriptionView struct {
-	Name          string        `json:"name"`
-	Destination   string        `json:"destination"`
-	Types         []string      `json:"types"`
-	Pending       int64         `json:"pending"`
-	Retrying      int64         `json:"retrying"`
-	Dead          int64         `json:"dead"`
-	AtLeast       bool          `json:"at_least"`
-	OldestSeconds float64       `json:"oldest_seconds"`
-	Rate          float64       `json:"rate"`
-	Unowned       int           `json:"unowned_partitions"`
-	Relays        []relayView   `json:"relays"`
-	Blocked       []blockedView `json:"blocked"`
-	History       historyView   `json:"history"`
+	relay.Stats
+	OldestSeconds float64     `json:"oldest_seconds"`
+	History       historyView `json:"history"`
 
 	PendingChart, RateChart, OldestChart *chart `json:"-"`
 }
@@ -47,22 +35,6 @@ type historyView struct {
 	Waiting []float64   `json:"waiting"` // pending and retrying
 	Rate    []float64   `json:"rate"`
 	Oldest  []float64   `json:"oldest_seconds"`
-}
-
-type relayView struct {
-	Name       string    `json:"name"`
-	StartedAt  time.Time `json:"started_at"`
-	Partitions int       `json:"partitions"`
-	Published  int64     `json:"published"`
-	Rate       float64   `json:"rate"`
-}
-
-type blockedView struct {
-	Partition    int        `json:"partition"`
-	Since        *time.Time `json:"since"`
-	SinceSeconds float64    `json:"since_seconds"`
-	EventID      *uuid.UUID `json:"event_id"`
-	Why          string     `json:"why"`
 }
 
 type finalizedView struct {
@@ -88,7 +60,7 @@ func (c *Console) overview(r *request) (any, error) {
 		v.Stale = true
 		return v, nil
 	}
-	v.At, v.AgeSeconds = optional(s.latest.at), now.Sub(s.latest.at).Seconds()
+	v.At, v.AgeSeconds = s.latest.at.UTC(), now.Sub(s.latest.at).Seconds()
 	v.Stale = s.problem != "" || now.Sub(s.due) > 2*c.cfg.Every
 	for _, st := range s.latest.stats {
 		if r.may(View, st.Subscription) {
@@ -102,18 +74,7 @@ func (c *Console) overview(r *request) (any, error) {
 
 // view is called while the sampler is held.
 func (c *Console) view(now time.Time, st relay.Stats) subscriptionView {
-	v := subscriptionView{Name: st.Subscription, Destination: st.Destination, Types: append([]string{}, st.Types...), Pending: st.Pending, Retrying: st.Retrying, Dead: st.Dead,
-		AtLeast: st.AtLeast, OldestSeconds: st.OldestAge.Seconds(), Rate: st.Rate, Unowned: st.Unowned, Relays: []relayView{}, Blocked: []blockedView{}}
-	for _, r := range st.Relays {
-		v.Relays = append(v.Relays, relayView{r.Name, r.StartedAt, r.Partitions, r.Published, r.Rate})
-	}
-	for _, b := range st.Blocked {
-		blocked := blockedView{Partition: b.Partition, Since: optional(b.Since), SinceSeconds: now.Sub(b.Since).Seconds(), Why: cut(b.Why, lineLength)}
-		if b.EventID != uuid.Nil {
-			blocked.EventID = &b.EventID
-		}
-		v.Blocked = append(v.Blocked, blocked)
-	}
+	v := subscriptionView{Stats: st, OldestSeconds: st.OldestAge.Seconds()}
 	h := historyView{At: []time.Time{}, Waiting: []float64{}, Rate: []float64{}, Oldest: []float64{}}
 	for _, p := range c.sampler.history {
 		if p.subscription == st.Subscription {

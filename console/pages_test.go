@@ -36,12 +36,10 @@ func lived(w *world) (batch guard.Key, died outbox.Event) {
 	s := w.console(console.Config{})
 	w.eventually("the good one is published, and the other one dead", func() bool {
 		var v struct {
-			Events []struct {
-				Deliveries []struct{ State string } `json:"deliveries"`
-			} `json:"events"`
+			Events []struct{ State string }
 		}
 		s.json("/events", &v)
-		return len(v.Events) == 2 && v.Events[0].Deliveries[0].State == "dead" && v.Events[1].Deliveries[0].State == "published"
+		return len(v.Events) == 2 && v.Events[0].State == "dead" && v.Events[1].State == "published"
 	})
 	return batch, died
 }
@@ -231,7 +229,7 @@ func TestTheOverview(t *testing.T) {
 			At            *time.Time
 			Stale         bool
 			Subscriptions []struct {
-				Name                    string
+				Subscription            string
 				Pending, Retrying, Dead int64
 				Relays                  []struct{ Name string }
 				Unowned                 int `json:"unowned_partitions"`
@@ -255,7 +253,7 @@ func TestTheOverview(t *testing.T) {
 		served, left := v.Subscriptions[0], v.Subscriptions[1]
 		require.Equal(w, []int64{0, 0, 1}, []int64{served.Pending, served.Retrying, served.Dead})
 		require.Len(w, served.Relays, 1)
-		require.Equal(w, "partner", left.Name)
+		require.Equal(w, "partner", left.Subscription)
 		require.Empty(w, left.Relays)
 		require.Equal(w, 8, left.Unowned)
 		require.Len(w, left.Blocked, 1)
@@ -305,6 +303,32 @@ func TestAListGoesOn(t *testing.T) {
 		require.Len(w, found, 120)
 		require.GreaterOrEqual(w, pages, 3)
 		require.Contains(w, s.get("/events").body, `rel="next"`)
+	})
+}
+
+// What people did is there from the first on, page by page.
+func TestTheHistoryGoesOn(t *testing.T) {
+	t.Parallel()
+	each(t, func(w *world) {
+		for i := range 120 {
+			w.exec(fmt.Sprintf("INSERT INTO endstate_outbox_audit (subscription, action, by_whom, reason) VALUES ('default', 'drop', 'ada', 'reason %d.')", i))
+		}
+		s := w.console(console.Config{})
+		seen, pages := map[string]bool{}, 0
+		for next := "/history"; next != ""; pages++ {
+			body := s.get(next).body
+			for _, match := range regexp.MustCompile(`reason \d+\.`).FindAllString(body, -1) {
+				require.False(w, seen[match], match)
+				seen[match] = true
+			}
+			more := regexp.MustCompile(`href="\./(history[^"]*)" rel="next"`).FindStringSubmatch(body)
+			if next = ""; more != nil {
+				next = "/" + html.UnescapeString(more[1])
+			}
+		}
+		require.Len(w, seen, 120)
+		require.Equal(w, 3, pages)
+		require.Equal(w, http.StatusUnprocessableEntity, s.get("/history?before=x").status)
 	})
 }
 

@@ -102,12 +102,3 @@ func span(seconds float64) string {
 
 // when is a time in UTC.
 func when(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") }
-
-// optional is a time, or nil for none.
-func optional(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	t = t.UTC()
-	return &t
-}

@@ -111,7 +111,7 @@ func operate(ctx context.Context, pool *pgxpool.Pool) error {
 	if err := admin.Drop(ctx, by); err != nil {
 		return err
 	}
-	if _, err := admin.History(ctx, "", 10); err != nil {
+	if _, _, err := admin.History(ctx, "", 0, 10); err != nil {
 		return err
 	}
 	_, err = admin.Purge(ctx, time.Minute)

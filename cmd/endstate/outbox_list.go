@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/outbox"
@@ -46,43 +44,6 @@ func filterFlags(cmd *cobra.Command, filter *relay.Filter) {
 	cmd.Flags().DurationVar(&filter.OlderThan, "older-than", 0, "only events created longer ago than this `DURATION`")
 }
 
-// eventResult is an event in JSON.
-type eventResult struct {
-	Seq           int64             `json:"seq"`
-	ID            uuid.UUID         `json:"id"`
-	Type          string            `json:"type"`
-	AggregateType string            `json:"aggregate_type"`
-	AggregateID   string            `json:"aggregate_id"`
-	Partition     int               `json:"partition"`
-	CreatedAt     time.Time         `json:"created_at"`
-	OccurredAt    time.Time         `json:"occurred_at"`
-	DedupKey      string            `json:"dedup_key,omitempty"`
-	SchemaVersion int               `json:"schema_version"`
-	ContentType   string            `json:"content_type"`
-	Headers       map[string]string `json:"headers"`
-}
-
-// deliveryResult is what became of an event in one subscription, in JSON.
-type deliveryResult struct {
-	Subscription  string      `json:"subscription"`
-	State         relay.State `json:"state"`
-	Attempts      int         `json:"attempts"`
-	Crashes       int         `json:"crashes"`
-	NextAttemptAt *time.Time  `json:"next_attempt_at"`
-	LastError     string      `json:"last_error,omitempty"`
-	ParkedAt      *time.Time  `json:"parked_at"`
-	DeadAt        *time.Time  `json:"dead_at"`
-	PublishedBy   *time.Time  `json:"published_by,omitempty"`
-}
-
-func newEventResult(e outbox.Event, seq int64, partition int, created time.Time) eventResult {
-	return eventResult{seq, e.ID, e.Type, e.AggregateType, e.AggregateID, partition, created.UTC(), e.OccurredAt.UTC(), e.DedupKey, e.SchemaVersion, e.ContentType, e.Headers}
-}
-
-func newDeliveryResult(d relay.Delivery) deliveryResult {
-	return deliveryResult{d.Subscription, d.State, d.Attempts, d.Crashes, optional(d.NextAttemptAt), d.LastError, optional(d.ParkedAt), optional(d.DeadAt), optional(d.PublishedBy)}
-}
-
 func (a *app) outboxList(ctx context.Context, writer *outbox.Writer, filter relay.Filter) error {
 	admin, db, err := a.admin(ctx, reads, writer)
 	if err != nil {
@@ -93,17 +54,10 @@ func (a *app) outboxList(ctx context.Context, writer *outbox.Writer, filter rela
 	if err != nil {
 		return err
 	}
-	type recordResult struct {
-		eventResult
-		deliveryResult
-	}
 	result := struct {
-		Events []recordResult `json:"events"`
+		Events []relay.Record `json:"events"`
 		Next   int64          `json:"next"` // for --after; 0: there are no more
-	}{[]recordResult{}, page.Next}
-	for _, r := range page.Records {
-		result.Events = append(result.Events, recordResult{newEventResult(r.Event, r.Seq, r.Partition, r.CreatedAt), newDeliveryResult(r.Delivery)})
-	}
+	}{append([]relay.Record{}, page.Records...), page.Next}
 	return a.print(result, func(w io.Writer) {
 		if len(page.Records) == 0 {
 			fmt.Fprintln(w, "No events.")

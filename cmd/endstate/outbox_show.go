@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
 	"io"
 	"maps"
 	"slices"
 	"strings"
-	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -34,30 +31,6 @@ func newOutboxShow(a *app, writer *outbox.Writer) *cobra.Command {
 	}
 }
 
-type interventionResult struct {
-	At           time.Time  `json:"at"`
-	Subscription string     `json:"subscription"`
-	Action       string     `json:"action"`
-	EventID      *uuid.UUID `json:"event_id"` // null: of the subscription as a whole
-	By           string     `json:"by"`
-	Reason       string     `json:"reason"`
-	Attempts     int        `json:"attempts"`
-	LastError    string     `json:"last_error,omitempty"`
-	Detail       string     `json:"detail,omitempty"`
-}
-
-func newInterventionResults(list []relay.Intervention) []interventionResult {
-	results := []interventionResult{}
-	for _, i := range list {
-		var id *uuid.UUID
-		if i.EventID != uuid.Nil {
-			id = &i.EventID
-		}
-		results = append(results, interventionResult{i.At.UTC(), i.Subscription, i.Action, id, i.Who, i.Why, i.Attempts, i.LastError, i.Detail})
-	}
-	return results
-}
-
 func (a *app) outboxShow(ctx context.Context, writer *outbox.Writer, id uuid.UUID) error {
 	admin, db, err := a.admin(ctx, reads, writer)
 	if err != nil {
@@ -68,23 +41,7 @@ func (a *app) outboxShow(ctx context.Context, writer *outbox.Writer, id uuid.UUI
 	if err != nil {
 		return err
 	}
-	result := struct {
-		eventResult
-		// Payload is the text of one that is UTF-8, PayloadBase64 the bytes of any other.
-		Payload       *string              `json:"payload,omitempty"`
-		PayloadBase64 string               `json:"payload_base64,omitempty"`
-		Deliveries    []deliveryResult     `json:"deliveries"`
-		History       []interventionResult `json:"history"`
-	}{eventResult: newEventResult(s.Event, s.Seq, s.Partition, s.CreatedAt), Deliveries: []deliveryResult{}, History: newInterventionResults(s.History)}
-	if text := string(s.Payload); utf8.ValidString(text) {
-		result.Payload = &text
-	} else {
-		result.PayloadBase64 = base64.StdEncoding.EncodeToString(s.Payload)
-	}
-	for _, d := range s.Deliveries {
-		result.Deliveries = append(result.Deliveries, newDeliveryResult(d))
-	}
-	return a.print(result, func(w io.Writer) { writeEvent(w, s) })
+	return a.print(s, func(w io.Writer) { writeEvent(w, s) })
 }
 
 func writeEvent(w io.Writer, s relay.Shown) {

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/outbox"
@@ -28,38 +27,6 @@ Exit status: 0 nothing is dead or blocked, 1 something is, 2 could not look.`,
 	}
 }
 
-// statsResult is relay.Stats in JSON. Ages are in seconds, rates in events a second.
-type statsResult struct {
-	Subscription string          `json:"subscription"`
-	Destination  string          `json:"destination,omitempty"`
-	Types        []string        `json:"types"` // empty: all
-	Pending      int64           `json:"pending"`
-	Retrying     int64           `json:"retrying"`
-	Dead         int64           `json:"dead"`
-	AtLeast      bool            `json:"at_least"` // a count was broken off at relay.StatsLimit
-	OldestAge    float64         `json:"oldest_age"`
-	Rate         float64         `json:"rate"`
-	Unowned      int             `json:"unowned_partitions"`
-	Relays       []relayResult   `json:"relays"`
-	Blocked      []blockedResult `json:"blocked"`
-}
-
-type relayResult struct {
-	ID         uuid.UUID `json:"id"`
-	Name       string    `json:"name"`
-	StartedAt  time.Time `json:"started_at"`
-	Partitions int       `json:"partitions"`
-	Published  int64     `json:"published"`
-	Rate       float64   `json:"rate"`
-}
-
-type blockedResult struct {
-	Partition int       `json:"partition"`
-	Since     time.Time `json:"since"`
-	EventID   uuid.UUID `json:"event_id"`
-	Why       string    `json:"why"`
-}
-
 func (a *app) outboxStats(ctx context.Context, writer *outbox.Writer) error {
 	admin, db, err := a.admin(ctx, reads, writer)
 	if err != nil {
@@ -71,12 +38,16 @@ func (a *app) outboxStats(ctx context.Context, writer *outbox.Writer) error {
 		return err
 	}
 	found := false
+	type figures struct {
+		relay.Stats
+		OldestSeconds float64 `json:"oldest_seconds"`
+	}
 	result := struct {
-		Subscriptions []statsResult `json:"subscriptions"`
-	}{[]statsResult{}}
+		Subscriptions []figures `json:"subscriptions"`
+	}{[]figures{}}
 	for _, s := range list {
 		found = found || s.Dead > 0 || len(s.Blocked) > 0
-		result.Subscriptions = append(result.Subscriptions, newStatsResult(s))
+		result.Subscriptions = append(result.Subscriptions, figures{s, s.OldestAge.Seconds()})
 	}
 	if err := a.print(result, func(w io.Writer) {
 		for i, s := range list {
@@ -95,18 +66,6 @@ func (a *app) outboxStats(ctx context.Context, writer *outbox.Writer) error {
 		return errFound
 	}
 	return nil
-}
-
-func newStatsResult(s relay.Stats) statsResult {
-	result := statsResult{s.Subscription, s.Destination, append([]string{}, s.Types...), s.Pending, s.Retrying, s.Dead, s.AtLeast, s.OldestAge.Seconds(), s.Rate, s.Unowned,
-		[]relayResult{}, []blockedResult{}}
-	for _, r := range s.Relays {
-		result.Relays = append(result.Relays, relayResult{r.ID, r.Name, r.StartedAt, r.Partitions, r.Published, r.Rate})
-	}
-	for _, b := range s.Blocked {
-		result.Blocked = append(result.Blocked, blockedResult{b.Partition, b.Since, b.EventID, b.Why})
-	}
-	return result
 }
 
 func writeStats(w io.Writer, s relay.Stats) {

@@ -117,6 +117,7 @@ Exit status: 0 done, 2 could not run to its end.`,
 // newOutboxHistory is the command that lists what people did.
 func newOutboxHistory(a *app, writer *outbox.Writer) *cobra.Command {
 	var subscription string
+	var before int64
 	var limit int
 	cmd := &cobra.Command{
 		Use:   "history",
@@ -131,22 +132,31 @@ func newOutboxHistory(a *app, writer *outbox.Writer) *cobra.Command {
 				return err
 			}
 			defer db.close()
-			history, err := admin.History(cmd.Context(), subscription, limit)
-			if err != nil {
-				return err
+			result := struct {
+				History []relay.Intervention `json:"history"`
+				Next    int64                `json:"next"` // for --before; 0: there are no more
+			}{[]relay.Intervention{}, before}
+			for first := true; first || result.Next != 0 && len(result.History) < limit; first = false {
+				var list []relay.Intervention
+				if list, result.Next, err = admin.History(cmd.Context(), subscription, result.Next, min(limit-len(result.History), 1000)); err != nil {
+					return err
+				}
+				result.History = append(result.History, list...)
 			}
-			return a.print(struct {
-				History []interventionResult `json:"history"`
-			}{newInterventionResults(history)}, func(w io.Writer) {
-				if len(history) == 0 {
+			return a.print(result, func(w io.Writer) {
+				if len(result.History) == 0 {
 					fmt.Fprintln(w, "Nobody did anything.")
 					return
 				}
-				writeHistory(w, history)
+				writeHistory(w, result.History)
+				if result.Next != 0 {
+					fmt.Fprintf(w, "There may be more: --before %d\n", result.Next)
+				}
 			})
 		},
 	}
 	cmd.Flags().StringVar(&subscription, "subscription", "", "only of this `SUBSCRIPTION`")
+	cmd.Flags().Int64Var(&before, "before", 0, "go on before this `NUMBER`, for the next page")
 	cmd.Flags().IntVar(&limit, "limit", 100, "list `N` entries")
 	return cmd
 }

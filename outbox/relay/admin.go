@@ -106,9 +106,9 @@ var (
 
 // By is who does something to a subscription, and why. All fields are required; they are recorded for good.
 type By struct {
-	Subscription string // whose events are meant
-	Who          string // such as a user's name; at most 1,000 bytes
-	Why          string // at most 1,000 bytes
+	Subscription string `json:"subscription"` // whose events are meant
+	Who          string `json:"by"`           // such as a user's name; at most 1,000 bytes
+	Why          string `json:"reason"`       // at most 1,000 bytes
 }
 
 // maxReason is the limit on By's fields, in bytes.

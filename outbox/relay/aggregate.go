@@ -148,7 +148,7 @@ LEFT JOIN %s p ON p.subscription = s.name AND p.partition = e.partition AND p.se
 		return err
 	}
 	list, _ := json.Marshal(ids) // can't fail
-	history, err := a.interventions(ctx, fmt.Sprintf("WHERE event_id IN (%s) LIMIT %d", a.store.elements("$1", a.store.uuidType()), looked), string(list))
+	history, err := a.interventions(ctx, fmt.Sprintf("%s WHERE event_id IN (%s) LIMIT %d", a.store.audit, a.store.elements("$1", a.store.uuidType()), looked), string(list))
 	slices.SortStableFunc(history, func(a, b Intervention) int { return a.At.Compare(b.At) })
 	for _, i := range history {
 		if e := byID[i.EventID]; e != nil {

@@ -359,7 +359,7 @@ func (m *moment) Scan(value any) (err error) {
 	return err
 }
 
-// leniently is a moment that is invalid where it can't be scanned.
+// leniently is a moment that is zero, and invalid, where it can't be scanned, or where RFC 3339 can't write it.
 type leniently struct {
 	moment
 	valid bool
@@ -367,6 +367,8 @@ type leniently struct {
 
 // Scan implements sql.Scanner.
 func (l *leniently) Scan(value any) error {
-	l.valid = l.moment.Scan(value) == nil && !l.IsZero() && l.Year() >= 1 && l.Year() <= 9999
+	if l.valid = l.moment.Scan(value) == nil && !l.IsZero() && l.Year() >= 1 && l.Year() <= 9999; !l.valid {
+		l.Time = time.Time{}
+	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -11,17 +12,19 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/outbox"
 )
 
 // Intervention is what somebody did with a dead letter, or with a subscription.
 type Intervention struct {
+	Number int64     `json:"number"` // later ones have higher numbers
+	At     time.Time `json:"at"`
 	By
-	At        time.Time
-	Action    string    // "retry", "discard", "replay" or "drop"
-	EventID   uuid.UUID // zero: of the subscription as a whole
-	Attempts  int       // of the event, until then
-	LastError string    // of the event, until then; a very long one is cut
-	Detail    string    // what else there is to know, such as how far a replay went back
+	Action    string    `json:"action"`               // "retry", "discard", "replay" or "drop"
+	EventID   uuid.UUID `json:"event_id,omitzero"`    // zero: of the subscription as a whole
+	Attempts  int       `json:"attempts"`             // of the event, until then
+	LastError string    `json:"last_error,omitempty"` // of the event, until then; a very long one is cut
+	Detail    string    `json:"detail,omitempty"`     // what else there is to know, such as how far a replay went back
 }
 
 // Retry makes dead letters of a subscription pending again, with their attempts counted anew. It returns the ids of those that
@@ -102,23 +105,45 @@ SELECT subscription, CAST($1 AS text), event_id, CAST($2 AS text), CAST($3 AS te
 	return done, rows.Err()
 }
 
-// History returns what people did, the latest first: at most limit entries, and only of that subscription unless it is empty.
-func (a *Admin) History(ctx context.Context, subscription string, limit int) ([]Intervention, error) {
-	list, err := a.interventions(ctx, "WHERE CAST($1 AS text) IN ('', subscription) ORDER BY number DESC LIMIT CAST($2 AS bigint)", subscription, limit)
-	if err != nil {
-		return nil, fmt.Errorf("relay: history: %w", err)
+// History returns what people did, the latest first: at most limit entries, only those whose numbers are below before unless that is
+// 0, and only of that subscription unless it is empty. Next is the before with which the history goes on; 0 if this was its end. A
+// subscription's entries are looked for among some thousand at a time, so that fewer than limit may come with a next, or none.
+func (a *Admin) History(ctx context.Context, subscription string, before int64, limit int) (list []Intervention, next int64, err error) {
+	if limit < 1 || limit > looked {
+		return nil, 0, fmt.Errorf("%w: history: limit is %d; it goes from 1 to %d", outbox.ErrConfig, limit, looked)
 	}
-	return list, nil
+	if before == 0 {
+		before = math.MaxInt64
+	}
+	window := fmt.Sprintf("SELECT * FROM %s WHERE number < CAST($1 AS bigint) ORDER BY number DESC LIMIT %d", a.store.audit, looked)
+	if subscription != "" {
+		var n int
+		err = a.rows(ctx, fmt.Sprintf("SELECT count(*), coalesce(min(number), 0) FROM (%s) endstate_window", window), []any{before}, func(row pgx.Rows) error { return row.Scan(&n, &next) })
+		if n < looked {
+			next = 0
+		}
+	}
+	if err == nil {
+		list, err = a.interventions(ctx, fmt.Sprintf("(%s) endstate_window WHERE CAST($2 AS text) IN ('', subscription) ORDER BY number DESC LIMIT CAST($3 AS bigint)", window), before, subscription, limit)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("relay: history: %w", err)
+	}
+	if len(list) == limit {
+		next = list[limit-1].Number
+	}
+	return list, next, nil
 }
 
-func (a *Admin) interventions(ctx context.Context, which string, args ...any) ([]Intervention, error) {
+// interventions reads those that stand in a source, with its condition and order.
+func (a *Admin) interventions(ctx context.Context, source string, args ...any) ([]Intervention, error) {
 	var list []Intervention
-	err := a.rows(ctx, fmt.Sprintf("SELECT at, subscription, action, coalesce(CAST(event_id AS text), ''), by_whom, reason, coalesce(attempts, 0), %s, coalesce(detail, '') FROM %s ",
-		cut("coalesce(last_error, '')"), a.store.audit)+which, args, func(row pgx.Rows) error {
+	err := a.rows(ctx, fmt.Sprintf("SELECT number, at, subscription, action, coalesce(CAST(event_id AS text), ''), by_whom, reason, coalesce(attempts, 0), %s, coalesce(detail, '') FROM ",
+		cut("coalesce(last_error, '')"))+source, args, func(row pgx.Rows) error {
 		var i Intervention
 		var at moment
 		var id string
-		if err := row.Scan(&at, &i.Subscription, &i.Action, &id, &i.Who, &i.Why, &i.Attempts, &i.LastError, &i.Detail); err != nil {
+		if err := row.Scan(&i.Number, &at, &i.Subscription, &i.Action, &id, &i.Who, &i.Why, &i.Attempts, &i.LastError, &i.Detail); err != nil {
 			return err
 		}
 		i.At = at.Time

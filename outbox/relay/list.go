@@ -26,7 +26,7 @@ const (
 	Published State = "published" // done, or older than the subscription
 )
 
-// Record is an event with what became of it in one subscription. Times that don't apply are zero.
+// Record is an event with what became of it in one subscription.
 type Record struct {
 	outbox.Event
 	Seq       int64
@@ -35,19 +35,19 @@ type Record struct {
 	Delivery
 }
 
-// Delivery is an event's way through one subscription.
+// Delivery is an event's way through one subscription. Times that don't apply are zero, and left out of JSON.
 type Delivery struct {
-	Subscription  string
-	State         State
-	Attempts      int // failed publications
-	Crashes       int // relays that died while they published this event alone
-	NextAttemptAt time.Time
-	LastError     string
-	ParkedAt      time.Time // when it failed first, or came to wait behind one that failed
-	DeadAt        time.Time
+	Subscription  string    `json:"subscription"`
+	State         State     `json:"state"`
+	Attempts      int       `json:"attempts"` // failed publications
+	Crashes       int       `json:"crashes"`  // relays that died while they published this event alone
+	NextAttemptAt time.Time `json:"next_attempt_at,omitzero"`
+	LastError     string    `json:"last_error,omitempty"`
+	ParkedAt      time.Time `json:"parked_at,omitzero"` // when it failed first, or came to wait behind one that failed
+	DeadAt        time.Time `json:"dead_at,omitzero"`
 	// PublishedBy is when it was published at the latest, as far as the cursor's samples tell: they are some seconds apart.
 	// Show has it; List leaves it zero.
-	PublishedBy time.Time
+	PublishedBy time.Time `json:"published_by,omitzero"`
 }
 
 // Filter says which events to list. Zero fields match all.

@@ -80,7 +80,7 @@ func TestReplaySetsTheCursorsBack(t *testing.T) {
 		position, _ = db.cursor(t, "7")
 		require.Zero(t, position)
 
-		log, err := admin.History(ctx, "default", 10)
+		log, _, err := admin.History(ctx, "default", 0, 10)
 		require.NoError(t, err)
 		require.Len(t, log, 4)
 		require.Equal(t, "replay", log[3].Action)
@@ -192,7 +192,7 @@ func TestDropASubscriptionThatIsGone(t *testing.T) {
 		stats, err := admin.Stats(ctx)
 		require.NoError(t, err)
 		require.Empty(t, stats)
-		log, err := admin.History(ctx, "default", 10)
+		log, _, err := admin.History(ctx, "default", 0, 10)
 		require.NoError(t, err)
 		require.Len(t, log, 1, "a refused one isn't recorded")
 	})

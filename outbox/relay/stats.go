@@ -13,43 +13,45 @@ import (
 
 // Stats are the figures of a subscription.
 type Stats struct {
-	Subscription string
-	Destination  string   // where its relays publish, as they say
-	Types        []string // what it is for; empty: all
+	Subscription string   `json:"subscription"`
+	Destination  string   `json:"destination,omitempty"` // where its relays publish, as they say
+	Types        []string `json:"types,omitempty"`       // what it is for; empty: all
 	// Pending counts the events that no relay has come to yet; Retrying those that failed and wait for their next attempt, or
 	// wait behind one that did; Dead the dead letters.
-	Pending, Retrying, Dead int64
+	Pending  int64 `json:"pending"`
+	Retrying int64 `json:"retrying"`
+	Dead     int64 `json:"dead"`
 	// AtLeast reports whether a count was broken off at StatsLimit, so that there are that many or more.
-	AtLeast bool
+	AtLeast bool `json:"at_least"`
 	// OldestAge is the age of the oldest event that is neither published nor dead, zero if there is none: the subscription's lag.
-	OldestAge time.Duration
+	OldestAge time.Duration `json:"-"`
 	// Rate is how many events a second the subscription's relays published lately, together.
-	Rate float64
+	Rate float64 `json:"rate"`
 	// Relays are the running ones.
-	Relays []RelayInfo
+	Relays []RelayInfo `json:"relays,omitempty"`
 	// Unowned counts the partitions that no running relay owns. It is 0 while a relay runs, but for the seconds in which
 	// partitions change hands.
-	Unowned int
+	Unowned int `json:"unowned_partitions"`
 	// Blocked are the partitions whose events the destination doesn't take.
-	Blocked []Blocked
+	Blocked []Blocked `json:"blocked,omitempty"`
 }
 
 // RelayInfo is what a running relay reports of itself.
 type RelayInfo struct {
-	ID         uuid.UUID // of its lease
-	Name       string
-	StartedAt  time.Time
-	Partitions int
-	Published  int64 // since StartedAt
-	Rate       float64
+	ID         uuid.UUID `json:"id"` // of its lease
+	Name       string    `json:"name"`
+	StartedAt  time.Time `json:"started_at"`
+	Partitions int       `json:"partitions"`
+	Published  int64     `json:"published"` // since StartedAt
+	Rate       float64   `json:"rate"`
 }
 
 // Blocked is a partition that waits for its destination. No attempts are counted meanwhile.
 type Blocked struct {
-	Partition int
-	Since     time.Time
-	EventID   uuid.UUID // the event that it was tried with
-	Why       string
+	Partition int       `json:"partition"`
+	Since     time.Time `json:"since"`
+	EventID   uuid.UUID `json:"event_id,omitzero"` // the event that it was tried with
+	Why       string    `json:"why"`
 }
 
 // StatsLimit is where Stats stops counting, lest it take longer the worse the backlog is.
@@ -142,8 +144,8 @@ FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER B
 }
 
 func (a *Admin) blocked(ctx context.Context, _ types, s *Stats) error {
-	rows, err := a.store.Query(ctx, fmt.Sprintf(`SELECT partition, blocked_since, coalesce(CAST(blocked_by AS text), ''), coalesce(blocked_why, '')
-FROM %s WHERE subscription = CAST($1 AS text) AND blocked_since IS NOT NULL ORDER BY partition`, a.store.cursors), s.Subscription)
+	rows, err := a.store.Query(ctx, fmt.Sprintf(`SELECT partition, blocked_since, coalesce(CAST(blocked_by AS text), ''), %s
+FROM %s WHERE subscription = CAST($1 AS text) AND blocked_since IS NOT NULL ORDER BY partition`, cut("coalesce(blocked_why, '')"), a.store.cursors), s.Subscription)
 	if err != nil {
 		return err
 	}
