@@ -21,20 +21,22 @@ func NewLocal() *Local { return &Local{} }
 
 // Do implements Locker.
 func (l *Local) Do(ctx context.Context, key string, fn func(context.Context) error) error {
-	return lease.Do(ctx, key, fn, func() (*lease.Lease, error) { return l.acquire(ctx, key, true) })
+	return l.do(ctx, key, fn, true)
 }
 
 // Try implements Locker.
 func (l *Local) Try(ctx context.Context, key string, fn func(context.Context) error) error {
-	return lease.Do(ctx, key, fn, func() (*lease.Lease, error) { return l.acquire(ctx, key, false) })
+	return l.do(ctx, key, fn, false)
 }
 
-func (l *Local) acquire(ctx context.Context, key string, wait bool) (*lease.Lease, error) {
-	leave, err := inLine(ctx, &l.queues, key, wait)
-	if err != nil {
-		return nil, err
+func (l *Local) do(ctx context.Context, key string, fn func(context.Context) error, wait bool) error {
+	if err := lease.Check(ctx, key, fn); err != nil {
+		return err
 	}
-	held := lease.New(ctx, l.tokens.Add(1), leave)
+	if err := inLine(ctx, &l.queues, key, wait); err != nil {
+		return err
+	}
+	held := lease.New(ctx, l.tokens.Add(1), &l.queues, key)
 	held.Release = func() error { return nil }
-	return held, nil
+	return held.Run(fn)
 }

@@ -86,15 +86,15 @@ func Token(ctx context.Context) (token int64, ok bool) {
 }
 
 // inLine waits for a key within this process.
-func inLine(ctx context.Context, queues *lease.Queues, key string, wait bool) (leave func(), err error) {
-	leave, holder := queues.Enter(ctx, key, wait)
+func inLine(ctx context.Context, queues *lease.Queues, key string, wait bool) error {
+	entered, holder := queues.Enter(ctx, key, wait)
 	switch held := (&HeldError{key, holder}); {
-	case leave != nil:
-		return leave, nil
+	case entered:
+		return nil
 	case wait:
-		return nil, gaveUp(ctx, held)
+		return gaveUp(ctx, held)
 	default:
-		return nil, held
+		return held
 	}
 }
 

@@ -92,29 +92,39 @@ func NewPostgres(pool *pgxpool.Pool, cfg *PostgresConfig) (*Postgres, error) {
 
 // Do implements Locker.
 func (p *Postgres) Do(ctx context.Context, key string, fn func(context.Context) error) error {
-	return lease.Do(ctx, key, fn, func() (*lease.Lease, error) { return p.acquire(ctx, key, true) })
+	return p.do(ctx, key, fn, true)
 }
 
 // Try implements Locker. It waits for a connection, though not for the lock.
 func (p *Postgres) Try(ctx context.Context, key string, fn func(context.Context) error) error {
-	return lease.Do(ctx, key, fn, func() (*lease.Lease, error) { return p.acquire(ctx, key, false) })
+	return p.do(ctx, key, fn, false)
+}
+
+func (p *Postgres) do(ctx context.Context, key string, fn func(context.Context) error, wait bool) error {
+	if err := lease.Check(ctx, key, fn); err != nil {
+		return err
+	}
+	held, err := p.acquire(ctx, key, wait)
+	if err != nil {
+		return err
+	}
+	return held.Run(fn)
 }
 
 // acquire waits for the key within this process, then at the server.
 func (p *Postgres) acquire(ctx context.Context, key string, wait bool) (_ *lease.Lease, err error) {
-	leave, err := inLine(ctx, &p.queues, key, wait)
-	if err != nil {
+	if err := inLine(ctx, &p.queues, key, wait); err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			leave()
+			p.queues.Leave(key)
 		}
 	}()
 	polls := backoff.NewExponentialBackOff()
 	polls.InitialInterval, polls.MaxInterval = p.cfg.MinPoll, p.cfg.MaxPoll
 	for seen := false; ; seen = true {
-		l, err := p.ask(ctx, key, leave)
+		l, err := p.ask(ctx, key)
 		switch {
 		case seen && err != nil && ctx.Err() != nil:
 			return nil, gaveUp(ctx, &HeldError{Key: key})
@@ -132,7 +142,7 @@ const tryLock = `SELECT pg_backend_pid() = $2::int4,
 	CASE WHEN pg_backend_pid() = $2::int4 AND pg_try_advisory_lock($1::int8) THEN (extract(epoch FROM clock_timestamp()) * 1000000)::int8 END`
 
 // ask asks the server once, on a connection that becomes the lease's.
-func (p *Postgres) ask(ctx context.Context, key string, leave func()) (*lease.Lease, error) {
+func (p *Postgres) ask(ctx context.Context, key string) (*lease.Lease, error) {
 	select {
 	case p.places <- struct{}{}:
 	case <-ctx.Done():
@@ -173,7 +183,7 @@ func (p *Postgres) ask(ctx context.Context, key string, leave func()) (*lease.Le
 		return nil, &HeldError{Key: key}
 	}
 	done = true
-	return p.hold(ctx, key, id, *token, conn, leave), nil
+	return p.hold(ctx, key, id, *token, conn), nil
 }
 
 var errPooler = errors.New("a pooler such as PgBouncer is between the pool and the server; advisory locks belong to a session, so connect to the server itself")
@@ -185,8 +195,8 @@ func (p *Postgres) id(key string) int64 {
 }
 
 // hold makes a lease, which watches its connection until it is released.
-func (p *Postgres) hold(ctx context.Context, key string, id, token int64, conn *pgxpool.Conn, leave func()) *lease.Lease {
-	l := lease.New(ctx, token, leave)
+func (p *Postgres) hold(ctx context.Context, key string, id, token int64, conn *pgxpool.Conn) *lease.Lease {
+	l := lease.New(ctx, token, &p.queues, key)
 	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
 	watched := make(chan error, 1)
 	go func() {

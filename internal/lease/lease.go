@@ -23,14 +23,15 @@ type Lease struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	token  int64
-	leave  func()
+	queues *Queues
+	key    string
 	left   sync.Once
 }
 
-// New makes a lease for a caller's context. Leave lets the next one of this process have the key: it runs once, when the
-// lease ends or as soon as it is lost.
-func New(ctx context.Context, token int64, leave func()) *Lease {
-	l := &Lease{token: token, leave: leave}
+// New makes a lease for a caller's context. The next caller of this process has the key when the lease ends, or as soon as it
+// is lost.
+func New(ctx context.Context, token int64, queues *Queues, key string) *Lease {
+	l := &Lease{token: token, queues: queues, key: key}
 	l.ctx, l.cancel = context.WithCancelCause(context.WithValue(ctx, tokenKey{}, l))
 	return l
 }
@@ -41,10 +42,10 @@ func (l *Lease) Lose(err error) {
 	l.free()
 }
 
-func (l *Lease) free() { l.left.Do(l.leave) }
+func (l *Lease) free() { l.left.Do(func() { l.queues.Leave(l.key) }) }
 
-// run runs fn under the lease and ends it, however fn ends.
-func (l *Lease) run(fn func(context.Context) error) (err error) {
+// Run runs fn under the lease and ends it, however fn ends.
+func (l *Lease) Run(fn func(context.Context) error) (err error) {
 	defer func() {
 		defer l.free()
 		if lost := l.Release(); lost != nil && !errors.Is(err, lost) {
@@ -55,8 +56,8 @@ func (l *Lease) run(fn func(context.Context) error) (err error) {
 	return fn(l.ctx)
 }
 
-// Do is Do and Try of every kind of lock: acquire is what differs.
-func Do(ctx context.Context, key string, fn func(context.Context) error, acquire func() (*Lease, error)) error {
+// Check refuses a call whose key or function is wrong, or whose context has ended.
+func Check(ctx context.Context, key string, fn func(context.Context) error) error {
 	switch {
 	case key == "":
 		return fmt.Errorf("%w: it is empty", ErrInvalidKey)
@@ -64,14 +65,8 @@ func Do(ctx context.Context, key string, fn func(context.Context) error, acquire
 		return fmt.Errorf("%w: it is %d bytes long, the limit is %d", ErrInvalidKey, len(key), MaxKey)
 	case fn == nil:
 		return fmt.Errorf("lock: key %q: fn is nil", key)
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
 	}
-	l, err := acquire()
-	if err != nil {
-		return err
-	}
-	return l.run(fn)
+	return context.Cause(ctx)
 }
 
 type tokenKey struct{}

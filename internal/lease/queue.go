@@ -25,9 +25,9 @@ type ticket struct {
 	turn   chan struct{} // closed when the key is handed over
 }
 
-// Enter waits for the key, and returns the function that hands it on, which must be called once. Without wait, or when ctx
-// ends first, that is nil, and holder is the name of who has the key.
-func (q *Queues) Enter(ctx context.Context, key string, wait bool) (leave func(), holder string) {
+// Enter waits for the key, which Leave hands on. Without wait, or when ctx ends first, the caller doesn't have it, and holder is
+// the name of who does.
+func (q *Queues) Enter(ctx context.Context, key string, wait bool) (entered bool, holder string) {
 	me := Holder(ctx)
 	q.mu.Lock()
 	at := q.byKey[key]
@@ -37,11 +37,11 @@ func (q *Queues) Enter(ctx context.Context, key string, wait bool) (leave func()
 		}
 		q.byKey[key] = &queue{holder: me}
 		q.mu.Unlock()
-		return func() { q.leave(key) }, ""
+		return true, ""
 	}
 	if !wait {
 		defer q.mu.Unlock()
-		return nil, at.holder
+		return false, at.holder
 	}
 	turn := make(chan struct{})
 	place := at.waiting.PushBack(&ticket{me, turn})
@@ -49,7 +49,7 @@ func (q *Queues) Enter(ctx context.Context, key string, wait bool) (leave func()
 
 	select {
 	case <-turn:
-		return func() { q.leave(key) }, ""
+		return true, ""
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
@@ -57,16 +57,16 @@ func (q *Queues) Enter(ctx context.Context, key string, wait bool) (leave func()
 	select {
 	case <-turn: // it was handed over meanwhile
 		q.mu.Unlock()
-		q.leave(key)
+		q.Leave(key)
 	default:
 		at.waiting.Remove(place)
 		q.mu.Unlock()
 	}
-	return nil, holder
+	return false, holder
 }
 
-// leave hands the key on to the first who waits, or forgets it.
-func (q *Queues) leave(key string) {
+// Leave hands the key on to the first who waits, or forgets it. Whoever entered calls it once.
+func (q *Queues) Leave(key string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	at := q.byKey[key]

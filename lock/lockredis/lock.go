@@ -85,26 +85,28 @@ func (l *Lock) Try(ctx context.Context, key string, fn func(context.Context) err
 }
 
 func (l *Lock) do(ctx context.Context, key string, fn func(context.Context) error, wait bool) error {
-	return lease.Do(ctx, key, fn, func() (*lease.Lease, error) {
-		l.mu.Lock()
-		if l.closed {
-			l.mu.Unlock()
-			return nil, fmt.Errorf("%w: it is closed", lock.ErrUnavailable)
-		}
-		l.running.Add(1)
+	if err := lease.Check(ctx, key, fn); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	if l.closed {
 		l.mu.Unlock()
-		held, err := l.acquire(ctx, key, wait)
-		if err != nil {
-			l.running.Done()
-		}
-		return held, err
-	})
+		return fmt.Errorf("%w: it is closed", lock.ErrUnavailable)
+	}
+	l.running.Add(1)
+	l.mu.Unlock()
+	defer l.running.Done()
+	held, err := l.acquire(ctx, key, wait)
+	if err != nil {
+		return err
+	}
+	return held.Run(fn)
 }
 
 // acquire waits for the key within this process, then at Redis.
 func (l *Lock) acquire(ctx context.Context, key string, wait bool) (_ *lease.Lease, err error) {
-	leave, holder := l.queues.Enter(ctx, key, wait)
-	if leave == nil {
+	entered, holder := l.queues.Enter(ctx, key, wait)
+	if !entered {
 		held := &lock.HeldError{Key: key, Holder: holder}
 		if wait {
 			return nil, gaveUp(ctx, held)
@@ -113,7 +115,7 @@ func (l *Lock) acquire(ctx context.Context, key string, wait bool) (_ *lease.Lea
 	}
 	defer func() {
 		if err != nil {
-			leave()
+			l.queues.Leave(key)
 		}
 	}()
 	a := &attempt{lock: l, key: key, name: l.cfg.Prefix + key, holder: lease.Holder(ctx), listens: wait && l.wakeUps != nil}
@@ -124,7 +126,7 @@ func (l *Lock) acquire(ctx context.Context, key string, wait bool) (_ *lease.Lea
 	if err != nil {
 		return nil, err
 	}
-	return a.hold(ctx, leave), nil
+	return a.hold(ctx), nil
 }
 
 // await asks again and again until nobody else holds the lock.
@@ -208,40 +210,54 @@ func (a *attempt) obtain(ctx context.Context) error {
 	return fmt.Errorf("%w: key %q: %w", lock.ErrAmbiguous, a.key, err)
 }
 
+// holding is a lock that was taken, until it is given back.
+type holding struct {
+	attempt *attempt
+	lease   *lease.Lease
+	caller  context.Context // for the log
+	keeper  keeper
+}
+
 // hold makes a lease of a lock that was taken, which renews itself until it is released.
-func (a *attempt) hold(ctx context.Context, leave func()) *lease.Lease {
-	l := a.lock
-	held := lease.New(ctx, a.fence, leave)
-	k := keep(ctx, a.asked, &keeper{
-		ttl: l.cfg.TTL, margin: l.cfg.TTL / 10, again: l.cfg.MinPoll,
-		renew: func(ctx context.Context) error {
-			err := a.trip(ctx, (*attempt).extend, false)
-			if errors.Is(err, errNotHeld) {
-				err = fmt.Errorf("%w: key %q: %w", lock.ErrLost, a.key, err)
-			}
-			return err
-		},
-		lose: func(err error) {
-			l.cfg.Logger.WarnContext(ctx, "lease lost", "key", a.key, "error", err)
-			held.Lose(err)
-		},
-	})
-	held.Release = func() error {
-		defer l.running.Done()
-		lost := k.end()
-		// Also when the lease is lost: should it be there still, others needn't wait for its end.
-		err := a.trip(context.WithoutCancel(ctx), (*attempt).giveBack, true)
-		switch {
-		case lost != nil:
-			return lost
-		case errors.Is(err, errNotHeld):
-			err = fmt.Errorf("%w: key %q: when it was to be given back: %w", lock.ErrLost, a.key, err)
-			l.cfg.Logger.WarnContext(ctx, "lease lost", "key", a.key, "error", err)
-			return err
-		case err != nil:
-			l.cfg.Logger.WarnContext(ctx, "lock not given back, it ends with its TTL at the latest", "key", a.key, "error", err)
-		}
-		return nil
+func (a *attempt) hold(ctx context.Context) *lease.Lease {
+	h := &holding{attempt: a, lease: lease.New(ctx, a.fence, &a.lock.queues, a.key), caller: ctx}
+	h.lease.Release = h.release
+	cfg := &a.lock.cfg
+	h.keeper = keeper{ttl: cfg.TTL, margin: cfg.TTL / 10, again: cfg.MinPoll, lease: h}
+	h.keeper.start(ctx, a.asked)
+	return h.lease
+}
+
+func (h *holding) renew(ctx context.Context) error {
+	err := h.attempt.trip(ctx, (*attempt).extend, false)
+	if errors.Is(err, errNotHeld) {
+		err = h.lost("", err)
 	}
-	return held
+	return err
+}
+
+func (h *holding) lose(err error) {
+	h.attempt.lock.cfg.Logger.WarnContext(h.caller, "lease lost", "key", h.attempt.key, "error", err)
+	h.lease.Lose(err)
+}
+
+func (h *holding) release() error {
+	lost := h.keeper.end()
+	// Also when the lease is lost: should it be there still, others needn't wait for its end.
+	err := h.attempt.trip(context.WithoutCancel(h.caller), (*attempt).giveBack, true)
+	switch log := h.attempt.lock.cfg.Logger; {
+	case lost != nil:
+		return lost
+	case errors.Is(err, errNotHeld):
+		err = h.lost("when it was to be given back: ", err)
+		log.WarnContext(h.caller, "lease lost", "key", h.attempt.key, "error", err)
+		return err
+	case err != nil:
+		log.WarnContext(h.caller, "lock not given back, it ends with its TTL at the latest", "key", h.attempt.key, "error", err)
+	}
+	return nil
+}
+
+func (h *holding) lost(when string, err error) error {
+	return fmt.Errorf("%w: key %q: %s%w", lock.ErrLost, h.attempt.key, when, err)
 }

@@ -15,8 +15,7 @@ import (
 // renewal it asks for the next, and again after each failure, until the lease may have ended at the service.
 type keeper struct {
 	ttl, margin, again time.Duration
-	renew              func(context.Context) error // lock.ErrLost is the service's word that the lease is gone
-	lose               func(error)
+	lease              renewable
 
 	timer    *time.Timer
 	renewing sync.WaitGroup // until the renewals, if they ever began, have ended
@@ -27,9 +26,15 @@ type keeper struct {
 	lost     error
 }
 
-// keep starts a keeper for a lease that was asked for at a time. A lease that is given back before its first renewal costs
-// no goroutine, and no context.
-func keep(ctx context.Context, asked time.Time, k *keeper) *keeper {
+// renewable is the lease of a keeper.
+type renewable interface {
+	renew(context.Context) error // lock.ErrLost is the service's word that the lease is gone
+	lose(error)
+}
+
+// start begins with a lease that was asked for at a time. One that is given back before its first renewal costs no goroutine,
+// and no context.
+func (k *keeper) start(ctx context.Context, asked time.Time) {
 	k.extend(asked)
 	k.renewing.Add(1)
 	k.timer = time.AfterFunc(time.Until(asked.Add(k.ttl/3)), func() {
@@ -44,10 +49,9 @@ func keep(ctx context.Context, asked time.Time, k *keeper) *keeper {
 			return
 		}
 		if k.lost = k.renewals(ctx); k.lost != nil {
-			k.lose(k.lost)
+			k.lease.lose(k.lost)
 		}
 	})
-	return k
 }
 
 // extend takes note of a renewal that was asked for at a time: the service's TTL began no earlier.
@@ -60,7 +64,7 @@ func (k *keeper) renewals(ctx context.Context) error {
 		if time.Now().Before(k.ends) {
 			asked := time.Now()
 			trip, cancel := context.WithDeadline(ctx, k.ends)
-			err := k.renew(trip)
+			err := k.lease.renew(trip)
 			cancel()
 			switch {
 			case ctx.Err() != nil:

@@ -12,18 +12,27 @@ import (
 	"github.com/endstate-go/endstate/lock"
 )
 
+// answers is a lease whose renewals a test answers.
+type answers struct {
+	renewal func(context.Context) error
+	onLoss  func(error)
+}
+
+func (a answers) renew(ctx context.Context) error { return a.renewal(ctx) }
+func (a answers) lose(err error)                  { a.onLoss(err) }
+
 // keeping starts a keeper of a lease of nine seconds whose renewals a test answers, and notes when they came.
 func keeping(answer func(n int) error) (k *keeper, asked *[]time.Duration, lost *error) {
 	asked, lost = new([]time.Duration), new(error)
 	start := time.Now()
-	k = keep(context.Background(), start, &keeper{
-		ttl: 9 * time.Second, margin: 900 * time.Millisecond, again: time.Second,
-		renew: func(context.Context) error {
+	k = &keeper{ttl: 9 * time.Second, margin: 900 * time.Millisecond, again: time.Second, lease: answers{
+		renewal: func(context.Context) error {
 			*asked = append(*asked, time.Since(start))
 			return answer(len(*asked))
 		},
-		lose: func(err error) { *lost = err },
-	})
+		onLoss: func(err error) { *lost = err },
+	}}
+	k.start(context.Background(), start)
 	return k, asked, lost
 }
 
@@ -59,11 +68,11 @@ func TestLostBeforeTheTTLEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start, away := time.Now(), errors.New("away")
 		var lostAfter time.Duration
-		k := keep(t.Context(), start, &keeper{
-			ttl: 9 * time.Second, margin: 900 * time.Millisecond, again: time.Second,
-			renew: func(ctx context.Context) error { <-ctx.Done(); return errors.Join(away, ctx.Err()) }, // it hangs
-			lose:  func(error) { lostAfter = time.Since(start) },
-		})
+		k := &keeper{ttl: 9 * time.Second, margin: 900 * time.Millisecond, again: time.Second, lease: answers{
+			renewal: func(ctx context.Context) error { <-ctx.Done(); return errors.Join(away, ctx.Err()) }, // it hangs
+			onLoss:  func(error) { lostAfter = time.Since(start) },
+		}}
+		k.start(t.Context(), start)
 		time.Sleep(9 * time.Second)
 		synctest.Wait()
 		require.Equal(t, 8100*time.Millisecond, lostAfter)
@@ -86,8 +95,12 @@ func TestLostByTheServicesWord(t *testing.T) {
 
 // A process that was stopped finds its lease over when it goes on, and asks for nothing.
 func TestLostWhileNobodyLooked(t *testing.T) {
-	k := &keeper{ttl: 9 * time.Second, margin: time.Second, renew: func(context.Context) error { panic("asked") }, lose: func(error) {}}
-	require.ErrorIs(t, keep(t.Context(), time.Now().Add(-time.Minute), k).end(), lock.ErrLost)
+	k := &keeper{ttl: 9 * time.Second, margin: time.Second, lease: answers{
+		renewal: func(context.Context) error { panic("asked") },
+		onLoss:  func(error) {},
+	}}
+	k.start(t.Context(), time.Now().Add(-time.Minute))
+	require.ErrorIs(t, k.end(), lock.ErrLost)
 }
 
 func TestBreaker(t *testing.T) {
