@@ -3,6 +3,8 @@
 .PHONY: help test test-console test-postgres-all plans models soak bench bench-quick lint release-check tidy fmt bin
 
 DURATION ?= 10m
+FINALIZATIONS ?= 1000000
+SEED ?= 1
 
 help:
 	@echo "make test   lint, then every module's tests with the race detector against real servers:"
@@ -14,8 +16,9 @@ help:
 	@echo "make test-console   the console in a headless Chromium, which is installed like the servers, with axe-core from npm"
 	@echo "make plans  the plans of a relay's readings with ten million events, and of as many of one aggregate"
 	@echo "make models  has Spin exhaust the models in docs/models, and find the bugs that are seeded in them"
-	@echo "make soak   recorded histories of four processes under faults, checked for an order of the calls, again and"
-	@echo "            again for DURATION=$(DURATION): cut COMMITs, kill -9, terminated backends, a server that stops"
+	@echo "make soak   producers, relays and consumers over PostgreSQL, Redis, NATS and Kafka under faults, in rounds, until"
+	@echo "            FINALIZATIONS=$(FINALIZATIONS) are done, or DURATION=$(DURATION) has passed: then the next make soak goes on."
+	@echo "            SEED=$(SEED) is for a run that begins, the summary is docs/soak.md, and rm soak/.run.json begins another run"
 	@echo "make bench  the library beside hand-written pgx, River, Watermill-SQL, DBOS and redislock, on servers of its own:"
 	@echo "            tables of rates, allocations and latencies, into bench/results and docs/performance.md; about an hour."
 	@echo "            The machine should have nothing else to do. ARGS='-only relay' runs less and leaves the others' results,"
@@ -45,8 +48,9 @@ models: bin
 	bin/models -table docs/models/results.md $(ARGS)
 
 soak:
-	cd soak && ENDSTATE_TEST_REQUIRE=1 ENDSTATE_TEST_SOAK=$(DURATION) \
-		go test -buildvcs=false -race -count=1 -timeout 0 -v -run '^TestHistories$$' .
+	cd soak && ENDSTATE_TEST_REQUIRE=1 ENDSTATE_TEST_SOAK_STATE=.run.json ENDSTATE_TEST_SOAK_PAGE=../docs/soak.md \
+		ENDSTATE_TEST_SOAK_FINALIZATIONS=$(FINALIZATIONS) ENDSTATE_TEST_SOAK_DURATION=$(DURATION) ENDSTATE_TEST_SOAK_SEED=$(SEED) \
+		go test -buildvcs=false -count=1 -timeout 0 -v -run '^TestHistories$$' .
 
 bench:
 	@mkdir -p bench/results

@@ -3,6 +3,7 @@ package soak
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"strings"
 
 	"github.com/jackc/pgx/v5"
@@ -23,7 +24,7 @@ type broken struct {
 	how  string
 }
 
-func (b broken) call(ctx context.Context, r *record) {
+func (b broken) call(ctx context.Context, _ *rand.Rand, r *record) {
 	receipt, err := b.attempt(ctx, r)
 	if b.how == blindRetry && errors.Is(err, finalize.ErrOutcomeUnknown) {
 		receipt, err = b.attempt(ctx, r) // it may have committed, and is found final

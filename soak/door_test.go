@@ -21,7 +21,7 @@ import (
 // door is what workers call: the library, or something that is broken on purpose.
 type door interface {
 	// call finalizes a key, or tries to, and fills in what came of it.
-	call(ctx context.Context, r *record)
+	call(ctx context.Context, dice *rand.Rand, r *record)
 }
 
 // group is the keys that are finalized in one way.
@@ -46,15 +46,18 @@ func groupOf(key int64) int { return int(max(key, -key)) % len(groups()) }
 
 // library calls the library in each of its ways.
 type library struct {
-	pool *pgxpool.Pool
-	pgx  []*finalize.Finalizer[pgx.Tx]
-	sql  []*finalize.Finalizer[*sql.Tx]
+	pool     *pgxpool.Pool
+	pgx      []*finalize.Finalizer[pgx.Tx]
+	sql      []*finalize.Finalizer[*sql.Tx]
+	sweepers []*finalize.Sweeper[pgx.Tx]
 }
 
-func newLibrary(pool *pgxpool.Pool, db *sql.DB) (*library, error) {
+// newLibrary makes finalizers whose DoPrepared uses a lock, if there is one.
+func newLibrary(pool *pgxpool.Pool, db *sql.DB, locker finalize.Locker) (*library, error) {
 	l := &library{pool: pool}
 	for _, g := range groups() {
-		cfg := &finalize.Config{Aggregate: g.name, Guard: g.guard, Logger: discard()}
+		cfg := &finalize.Config{Aggregate: g.name, Guard: g.guard, Logger: discard(), Trace: tellSwept(),
+			Lock: finalize.LockConfig{Locker: locker, Timeout: 10 * time.Second}}
 		onPGX, err := finalize.New(pool, cfg)
 		if err != nil {
 			return nil, err
@@ -63,7 +66,11 @@ func newLibrary(pool *pgxpool.Pool, db *sql.DB) (*library, error) {
 		if err != nil {
 			return nil, err
 		}
-		l.pgx, l.sql = append(l.pgx, onPGX), append(l.sql, onSQL)
+		sweeper, err := finalize.NewSweeper(onPGX, sweepOne, &finalize.SweeperConfig{Due: due})
+		if err != nil {
+			return nil, err
+		}
+		l.pgx, l.sql, l.sweepers = append(l.pgx, onPGX), append(l.sql, onSQL), append(l.sweepers, sweeper)
 	}
 	return l, nil
 }
@@ -79,16 +86,16 @@ func causes() []string { return []string{notReady, callbackFailed, deadlinePasse
 
 var errCallback = errors.New("the callback fails on purpose")
 
-func (l *library) call(ctx context.Context, r *record) {
+func (l *library) call(ctx context.Context, dice *rand.Rand, r *record) {
 	n := groupOf(r.Key)
 	key, trigger, out := guard.Int(r.Key), finalize.Trigger(r.Call), outcome(r)
-	if rand.IntN(50) == 0 {
+	if dice.IntN(50) == 0 {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, time.Duration(rand.IntN(3000))*time.Microsecond)
+		ctx, cancel = context.WithTimeout(ctx, time.Duration(dice.IntN(3000))*time.Microsecond)
 		defer cancel()
 	}
 	callback := func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
-		switch n := rand.IntN(100); {
+		switch n := dice.IntN(100); {
 		case n < 8:
 			return finalize.Outcome{}, finalize.ErrNotReady
 		case n < 12:
@@ -107,7 +114,7 @@ func (l *library) call(ctx context.Context, r *record) {
 	}
 	var receipt finalize.Receipt
 	var err error
-	switch rand.IntN(10) {
+	switch dice.IntN(10) {
 	case 0, 1:
 		receipt, err = l.pgx[n].Do(ctx, key, trigger, onPGX)
 	case 2:
@@ -195,6 +202,9 @@ func (r *record) told(receipt finalize.Receipt, err error) {
 		r.Result, r.Cause = failed, deadlinePassed
 	default:
 		r.Result = failed
+	}
+	if said, ok := errors.AsType[*pgconn.PgError](err); ok {
+		r.Code = said.Code
 	}
 	r.Why = err.Error()
 	r.Why = r.Why[:min(len(r.Why), 1000)]

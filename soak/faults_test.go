@@ -2,6 +2,7 @@ package soak
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"strings"
@@ -11,42 +12,40 @@ import (
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate/internal/pgfault"
-	"github.com/endstate-go/endstate/internal/testserver"
 )
 
-// fault is a kind of fault, which strikes again and again.
+// fault is a kind of fault at a place, which strikes again and again.
 type fault struct {
 	name  string
 	every time.Duration // about how often
 	// strike makes it happen, or returns false if there was nothing to strike.
-	strike func(ctx context.Context) bool
+	strike func(ctx context.Context, dice *rand.Rand) bool
 	struck atomic.Int64
 }
 
 // run strikes until ctx ends.
-func (f *fault) run(ctx context.Context) {
-	for {
-		wait := f.every/2 + time.Duration(rand.Int64N(int64(f.every)))
+func (f *fault) run(ctx context.Context, dice *rand.Rand) {
+	wait := time.Duration(dice.Int64N(int64(f.every)))
+	for ; ; wait = f.every/2 + time.Duration(dice.Int64N(int64(f.every))) {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(wait):
 		}
-		if f.strike(ctx) {
+		if f.strike(ctx, dice) {
 			f.struck.Add(1)
 		}
 	}
 }
 
 // cut is a place at which the proxy cuts a connection. Whoever comes by first after each strike is cut.
-func cut(proxy *pgfault.Proxy, name string, at func(sql string) bool, do pgfault.Action) *fault {
+func cut(proxy *pgfault.Proxy, place string, at func(sql string) bool, do pgfault.Action) *fault {
 	var due atomic.Bool
-	f := &fault{name: name + ": " + do.String(), every: 300 * time.Millisecond}
-	f.strike = func(context.Context) bool {
+	f := &fault{name: fmt.Sprintf("connection cut at %s: %s", place, do), every: 500 * time.Millisecond}
+	f.strike = func(context.Context, *rand.Rand) bool {
 		due.Store(true)
 		return false // it is counted where it happens
 	}
@@ -67,66 +66,170 @@ func settles(sql string) bool {
 	return strings.HasPrefix(sql, "WITH") && strings.Contains(sql, "settle0 AS")
 }
 
-func cuts(proxy *pgfault.Proxy) []*fault {
-	var faults []*fault
-	for _, do := range []pgfault.Action{pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply} {
-		faults = append(faults, cut(proxy, "connection at COMMIT", commits, do), cut(proxy, "connection at a settle", settles, do))
-	}
-	return faults
+// moves tells a statement that moves cursors.
+func moves(sql string) bool {
+	return strings.HasPrefix(sql, "UPDATE") && strings.Contains(sql, "SET token = m.next")
 }
 
-// application is the name of the workers' connections.
-const application = "soak-worker"
+var cutActions = []pgfault.Action{pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply}
+
+// faults are the kinds, each at its places. Those of processes and sessions are of each role.
+func (r *round) faults() []*fault {
+	var all []*fault
+	for _, do := range cutActions {
+		all = append(all,
+			cut(r.proxies[producing], "a producer's COMMIT", commits, do), cut(r.proxies[producing], "a settle", settles, do),
+			cut(r.proxies[relaying], "a relay's move", moves, do),
+			cut(r.proxies[consuming], "a consumer's move", moves, do), cut(r.proxies[consuming], "a consumer's COMMIT", commits, do))
+	}
+	for _, role := range []string{producing, relaying, consuming} {
+		all = append(all, r.terminate(role), r.kill(role), r.pause(role))
+	}
+	all = append(all,
+		r.server("PostgreSQL: stopped without a shutdown", 30*time.Second, func() bool { r.servers.restart(); return true }),
+		r.server("PostgreSQL: fail-over to the synchronous standby", 30*time.Second, r.failOver),
+		r.statementTimeout(), r.clock(),
+		r.broker("NATS: kill -9", 10*time.Second, func() bool { r.brokers.killNATS(); return true }),
+		r.broker("Kafka: leaders move", 3*time.Second, func() bool { r.brokers.kafka.ShufflePartitionLeaders(); return true }),
+		r.broker("Kafka: a broker is replaced", 10*time.Second, r.brokers.replaceBroker),
+		r.broker("Kafka: a group's coordinator moves", 10*time.Second, func() bool { r.brokers.kafka.RehashCoordinators(); return true }),
+		r.broker("Redis: kill -9", 10*time.Second, func() bool { r.brokers.redis.Kill(); return r.started(r.brokers.redis.Start()) }),
+		r.broker("Redis: hangs", 10*time.Second, func() bool {
+			r.brokers.redis.Pause()
+			time.Sleep(1500 * time.Millisecond) // longer than clients wait
+			r.brokers.redis.Resume()
+			return true
+		}))
+	if r.servers.disk != "" {
+		all = append(all, r.server("PostgreSQL: disk full", 30*time.Second, func() bool { return r.servers.fillDisk(300 * time.Millisecond) }))
+	}
+	return all
+}
+
+func (r *round) started(err error) bool {
+	if err != nil {
+		r.t.Error(err)
+	}
+	return err == nil
+}
+
+// server is a fault that stops servers: no other strikes them at the same time.
+func (r *round) server(name string, every time.Duration, strike func() bool) *fault {
+	return &fault{name: name, every: every, strike: func(context.Context, *rand.Rand) bool {
+		r.servers.mu.Lock()
+		defer r.servers.mu.Unlock()
+		return strike()
+	}}
+}
+
+// broker is a fault of a broker's.
+func (r *round) broker(name string, every time.Duration, strike func() bool) *fault {
+	var mu sync.Mutex
+	return &fault{name: name, every: every, strike: func(context.Context, *rand.Rand) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return strike()
+	}}
+}
 
 // terminate ends one of the sessions that are at work.
-func terminate(direct *pgxpool.Pool) *fault {
-	return &fault{name: "pg_terminate_backend", every: 250 * time.Millisecond, strike: func(ctx context.Context) bool {
-		tag, err := direct.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-			WHERE application_name = $1 AND state <> 'idle' ORDER BY random() LIMIT 1`, application)
-		return err == nil && tag.RowsAffected() == 1 // the server may be away
+func (r *round) terminate(role string) *fault {
+	return &fault{name: "pg_terminate_backend: " + role, every: 500 * time.Millisecond, strike: func(ctx context.Context, _ *rand.Rand) bool {
+		r.servers.mu.RLock()
+		defer r.servers.mu.RUnlock()
+		tag, err := r.servers.direct.Exec(ctx, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+			WHERE application_name = $1 AND state <> 'idle' ORDER BY random() LIMIT 1`, role)
+		return err == nil && tag.RowsAffected() == 1
 	}}
 }
 
-// kill kills a worker in the middle of calls, and starts another one.
-func kill(workers *workers) *fault {
-	return &fault{name: "kill -9 of a process", every: 3 * time.Second, strike: func(context.Context) bool {
-		return workers.replace(rand.IntN(processes)) > 0
-	}}
-}
-
-// pause stops a worker for longer than idle_in_transaction_session_timeout.
-func pause(workers *workers) *fault {
-	return &fault{name: "SIGSTOP of a process", every: 10 * time.Second, strike: func(ctx context.Context) bool {
-		n := rand.IntN(processes)
-		workers.signal(n, syscall.SIGSTOP)
-		select {
-		case <-ctx.Done():
-		case <-time.After(idleTimeout + 200*time.Millisecond):
-		}
-		workers.signal(n, syscall.SIGCONT)
-		return true
+// kill kills a process, a producer in the middle of calls, and starts another one.
+func (r *round) kill(role string) *fault {
+	return &fault{name: "kill -9: " + role, every: 10 * time.Second, strike: func(_ context.Context, dice *rand.Rand) bool {
+		posts := r.workers.of(role)
+		died := r.workers.kill(posts[dice.IntN(len(posts))])
+		return died > 0 || role != producing
 	}}
 }
 
 const idleTimeout = 200 * time.Millisecond
 
-// stop stops the server without a shutdown, and starts it again.
-func stop(t *testing.T, server *testserver.Postgres) *fault {
-	return &fault{name: "server stopped immediately", every: 15 * time.Second, strike: func(context.Context) bool {
-		server.Stop(true)
-		if err := server.Start(); err != nil {
-			t.Error(err)
+// pause stops a process for longer than idle_in_transaction_session_timeout, and than a lease lasts.
+func (r *round) pause(role string) *fault {
+	return &fault{name: "SIGSTOP past the lease: " + role, every: 20 * time.Second, strike: func(ctx context.Context, dice *rand.Rand) bool {
+		posts := r.workers.of(role)
+		n := posts[dice.IntN(len(posts))]
+		r.workers.signal(n, syscall.SIGSTOP)
+		select {
+		case <-ctx.Done():
+		case <-time.After(max(leaseTTL, lockTTL) + 500*time.Millisecond):
 		}
+		r.workers.signal(n, syscall.SIGCONT)
 		return true
 	}}
 }
 
-// strikeAll lets the faults strike while f runs.
-func strikeAll(ctx context.Context, faults []*fault, f func()) {
+// failOver promotes the standby, to which the proxies then lead.
+func (r *round) failOver() bool {
+	if !r.servers.failOver() {
+		return false
+	}
+	for _, proxy := range r.proxies {
+		if err := proxy.Lead(r.servers.primary.URL()); err != nil {
+			r.t.Error(err)
+		}
+	}
+	return true
+}
+
+// statementTimeout has the server break off all statements that take more than a moment, for a while.
+func (r *round) statementTimeout() *fault {
+	return &fault{name: "PostgreSQL: statement_timeout", every: 10 * time.Second, strike: func(context.Context, *rand.Rand) bool {
+		r.servers.mu.RLock()
+		defer r.servers.mu.RUnlock()
+		const text = "canceling statement due to statement timeout"
+		before := r.servers.logged(text)
+		r.tell("ALTER SYSTEM SET statement_timeout = '3ms'")
+		r.tell("SELECT pg_reload_conf()")
+		time.Sleep(300 * time.Millisecond)
+		r.tell("ALTER SYSTEM RESET statement_timeout")
+		r.tell("SELECT pg_reload_conf()")
+		return r.servers.logged(text) > before
+	}}
+}
+
+// clock moves the database's clock, which is the one that counts, by more than a lease lasts, and back.
+func (r *round) clock() *fault {
+	return &fault{name: "PostgreSQL: its clock moves", every: 10 * time.Second, strike: func(_ context.Context, dice *rand.Rand) bool {
+		r.servers.mu.RLock()
+		defer r.servers.mu.RUnlock()
+		r.tell(fmt.Sprintf("UPDATE moved.clock SET by = '%d seconds'", []int{-4, 4}[dice.IntN(2)]))
+		time.Sleep(500 * time.Millisecond)
+		r.tell("UPDATE moved.clock SET by = '0'")
+		return true
+	}}
+}
+
+// tell has the server do something, however often its session is ended.
+func (r *round) tell(statement string) {
+	for began := time.Now(); ; {
+		_, err := r.servers.direct.Exec(context.Background(), statement)
+		if err == nil {
+			return
+		}
+		if time.Since(began) > time.Minute {
+			r.t.Errorf("%s: %v", statement, err)
+			return
+		}
+	}
+}
+
+// strikeAll lets the faults strike while f runs. The seed says when, and whom.
+func strikeAll(ctx context.Context, seed uint64, faults []*fault, f func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
-	for _, fault := range faults {
-		group.Go(func() { fault.run(ctx) })
+	for i, fault := range faults {
+		group.Go(func() { fault.run(ctx, rand.New(rand.NewPCG(seed, uint64(i)))) })
 	}
 	defer group.Wait()
 	defer cancel()

@@ -29,6 +29,7 @@ type record struct {
 	// Why is the error, if there was one, and Cause is what the worker did itself to get it.
 	Why   string `json:",omitempty"`
 	Cause string `json:",omitempty"`
+	Code  string `json:",omitempty"` // the error's SQLSTATE
 }
 
 // state is the terminal state that a call wants. No two want the same, so that a state tells who won without a ledger too.
@@ -57,10 +58,11 @@ type history struct {
 	operations []operation
 	results    map[string]int // how many operations have which result
 	causes     map[string]int // how many operations the workers themselves spoilt, by how
+	codes      map[string]int // how many operations ended with an error of the server's, by SQLSTATE
 }
 
 func newHistory() *history {
-	return &history{pending: map[string]record{}, results: map[string]int{}, causes: map[string]int{}}
+	return &history{pending: map[string]record{}, results: map[string]int{}, causes: map[string]int{}, codes: map[string]int{}}
 }
 
 // add takes what a worker said.
@@ -84,6 +86,9 @@ func (h *history) end(r record, at int64) {
 	h.results[r.Result]++
 	if r.Cause != "" {
 		h.causes[r.Cause]++
+	}
+	if r.Code != "" {
+		h.codes[r.Code]++
 	}
 }
 

@@ -2,20 +2,18 @@ package soak
 
 import (
 	"fmt"
-	"net/url"
 	"os"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/pgfault"
-	"github.com/endstate-go/endstate/internal/testserver"
+	"github.com/endstate-go/endstate/outbox/inbox"
 )
 
 func TestMain(m *testing.M) {
@@ -29,91 +27,115 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// durationEnv is how long to go on, in rounds; unset: one round.
-const durationEnv = "ENDSTATE_TEST_SOAK"
+// callsPerKey is how many calls a key gets, about.
+const callsPerKey = 10
 
-const (
-	operationsPerRound = 100_000
-	callsPerKey        = 10
-)
-
+// TestHistories goes on, in rounds, for as long as it is told to, or for one short round.
 func TestHistories(t *testing.T) {
-	var duration time.Duration
-	if text := os.Getenv(durationEnv); text != "" {
-		var err error
-		duration, err = time.ParseDuration(text)
-		require.NoError(t, err, durationEnv)
-	}
+	run := newRun(t)
 	s := newService(t)
-	for began, round := time.Now(), 1; ; round++ {
-		s.round(t, round, operationsPerRound)
-		if t.Failed() || time.Since(began) >= duration {
+	for began := time.Now(); !run.done(time.Since(began)); {
+		s.round(t, run)
+		if t.Failed() {
 			return
 		}
 	}
 }
 
 // service is what the workers have in common.
-type service struct {
-	server *testserver.Postgres
-	direct *pgxpool.Pool // past the proxy
-	url    string
-}
+type service struct{ servers *servers }
 
 func newService(t *testing.T) *service {
 	t.Helper()
-	// What the kernel has survives the server's processes: with fsync off, only a crash of the machine would lose commits.
-	server := dbtest.StartPostgres(t, "fsync=off", "full_page_writes=off", fmt.Sprintf("idle_in_transaction_session_timeout=%d", idleTimeout.Milliseconds()))
-	s := &service{server: server, url: server.URL()}
-	s.direct = dbtest.PoolOn(t, s.url)
-	_, err := s.direct.Exec(t.Context(), schema)
-	require.NoError(t, err)
-	library, err := newLibrary(s.direct, dbtest.SQLOn(t, s.url))
+	s := &service{startServers(t)}
+	ctx := t.Context()
+	// The clock that the library asks can be moved.
+	pool := dbtest.PoolOn(t, s.servers.primary.URL())
+	for _, statement := range []string{schema, clock, "ALTER DATABASE postgres SET search_path = moved, public, pg_catalog"} {
+		_, err := pool.Exec(ctx, statement)
+		require.NoError(t, err)
+	}
+	pool.Reset()
+	library, err := newLibrary(pool, dbtest.SQLOn(t, s.servers.primary.URL()), nil)
 	require.NoError(t, err)
 	for _, f := range library.pgx {
-		require.NoError(t, f.Migrate(t.Context()))
+		require.NoError(t, f.Migrate(ctx))
 	}
+	table, err := inbox.NewTable(pool, &inbox.TableConfig{Consumer: toNATS})
+	require.NoError(t, err)
+	require.NoError(t, table.Migrate(ctx))
+	pool.Close()
 	return s
 }
 
-// round runs so many operations under faults, and checks what they were told and what is there.
-func (s *service) round(t *testing.T, number, operations int) {
-	t.Run(fmt.Sprintf("round %d", number), func(t *testing.T) {
-		openKeys(t, s.direct, operations)
-		proxy := pgfault.New(t, s.url)
-		h := newHistory()
-		workers := startWorkers(t, h, worker{}, withApplication(t, proxy.URL()), withApplication(t, s.url))
-		faults := append(cuts(proxy), terminate(s.direct), kill(workers), pause(workers), stop(t, s.server))
-		began := time.Now()
-		strikeAll(t.Context(), faults, func() { drive(t, h, workers, operations, faults) })
-		workers.end()
-		t.Logf("%d operations in %v: %s", h.effective(), time.Since(began).Round(time.Millisecond), counts(h.results))
-		for _, f := range faults {
-			t.Logf("%6d × %s", f.struck.Load(), f.name)
-		}
-		for _, cause := range causes() {
-			t.Logf("%6d × %s", h.causes[cause], cause)
-		}
-		requireStruck(t, faults, h)
-		require.Greater(t, h.results[won], operations/callsPerKey/2, "won calls: most keys are to be finalized by somebody who is told so")
+// round is one round: so many operations under faults, and then a check of what everybody was told and what is there.
+type round struct {
+	t       *testing.T
+	servers *servers
+	brokers *brokers
+	workers *workers
+	proxies map[string]*pgfault.Proxy // by role
+}
 
-		began = time.Now()
-		s.direct.Reset() // of connections that the server's stops broke
-		readRows(t, s.direct, h)
+func (s *service) round(t *testing.T, run *run) {
+	number := len(run.Rounds) + 1
+	t.Run(fmt.Sprintf("round %d", number), func(t *testing.T) {
+		began := time.Now()
+		r := &round{t: t, servers: s.servers, proxies: map[string]*pgfault.Proxy{}}
+		r.servers.addStandby()
+		openKeys(t, r.servers.direct, run.keys)
+		r.brokers = startBrokers(t)
+		seed := run.Seed + uint64(number)<<32
+		h := newHistory()
+		r.workers = startWorkers(t, h, seed, func(post) worker { return worker{addresses: r.brokers.addresses()} }, r.posts()...)
+		faults := r.faults()
+		strikeAll(t.Context(), seed, faults, func() { drive(t, h, r.workers, run, faults) })
+		r.workers.end(producing)
+		calling := time.Since(began)
+		t.Logf("%d operations in %v: %s", h.effective(), calling.Round(time.Millisecond), counts(h.results))
+		r.servers.direct.Reset() // of connections that the server's stops broke
+		r.requireDrained()
+		r.workers.end("")
+		r.servers.direct.Reset()
+		t.Logf("drained after another %v", (time.Since(began) - calling).Round(time.Millisecond))
+
+		requireStruck(t, faults, h)
+		require.Greater(t, h.results[won], run.keys/2, "won calls: most keys are to be finalized by somebody who is told so")
+		readRows(t, r.servers.direct, h)
 		requireLegal(t, h)
-		requireInvariants(t, s.direct)
-		t.Logf("the calls of every key have an order, checked in %v", time.Since(began).Round(time.Millisecond))
+		finalized := requireInvariants(t, r)
+		r.requireSteps(t)
+		events := r.requireDelivered(t)
+		r.requireNothingHeld(t)
+		r.brokers.requireNothingHeld(t)
+		run.add(r, h, faults, finalized, events, time.Since(began))
 	})
 }
 
+// posts are four producers, of whom two go past the proxy, two relays and two consumers.
+func (r *round) posts() (posts []post) {
+	for _, role := range []string{producing, relaying, consuming} {
+		proxy := pgfault.New(r.t, with(r.t, r.servers.primary.URL(), "application_name", role))
+		r.proxies[role] = proxy
+		for range 2 {
+			posts = append(posts, post{role, proxy.URL()})
+			if role == producing {
+				posts = append(posts, post{role, with(r.t, r.servers.url(), "application_name", role)})
+			}
+		}
+	}
+	return posts
+}
+
 // drive lets the workers call until there are so many operations and every fault has struck, and says how far they are.
-func drive(t *testing.T, h *history, workers *workers, operations int, faults []*fault) {
+func drive(t *testing.T, h *history, workers *workers, run *run, faults []*fault) {
 	t.Helper()
 	began, said := time.Now(), time.Now()
+	operations := run.keys * run.callsPerKey
 	due := func(f *fault) bool { return f.struck.Load() == 0 }
 	for done := 0; (done < operations || slices.ContainsFunc(faults, due)) && !t.Failed(); done = h.effective() {
-		workers.move(int64(min(done, operations) / callsPerKey))
-		if time.Since(said) >= 5*time.Second {
+		workers.move(int64(min(done, operations) / run.callsPerKey))
+		if time.Since(said) >= 10*time.Second {
 			said = time.Now()
 			t.Logf("%4.0f s: %d of %d operations, %.0f a second", time.Since(began).Seconds(), done, operations, float64(done)/time.Since(began).Seconds())
 		}
@@ -129,32 +151,24 @@ func counts(results map[string]int) string {
 	return strings.Join(parts, ", ")
 }
 
-func withApplication(t *testing.T, database string) string {
-	t.Helper()
-	u, err := url.Parse(database)
-	require.NoError(t, err)
-	q := u.Query()
-	q.Set("application_name", application)
-	u.RawQuery = q.Encode()
-	return u.String()
-}
-
 // The check notices what is wrong.
 func TestCheckCatchesBrokenFinalizers(t *testing.T) {
-	s := newService(t)
+	servers := newService(t).servers
+	servers.addStandby()
 	for _, how := range []string{checkThenAct, blindRetry} {
 		t.Run(how, func(t *testing.T) {
-			const operations = 3000
-			openKeys(t, s.direct, operations)
-			proxy := pgfault.New(t, s.url)
+			run := &run{keys: 300, callsPerKey: callsPerKey}
+			openKeys(t, servers.direct, run.keys)
+			proxy := pgfault.New(t, servers.primary.URL())
 			h := newHistory()
-			workers := startWorkers(t, h, worker{Broken: how}, withApplication(t, proxy.URL()))
-			lostReply := cut(proxy, "connection at COMMIT", commits, pgfault.CutAfterReply)
+			called := post{producing, proxy.URL()}
+			workers := startWorkers(t, h, 1, func(post) worker { return worker{Broken: how} }, called, called, called, called)
+			lostReply := cut(proxy, "COMMIT", commits, pgfault.CutAfterReply)
 			lostReply.every = 10 * time.Millisecond
 			faults := []*fault{lostReply}
-			strikeAll(t.Context(), faults, func() { drive(t, h, workers, operations, faults) })
-			workers.end()
-			readRows(t, s.direct, h)
+			strikeAll(t.Context(), 1, faults, func() { drive(t, h, workers, run, faults) })
+			workers.end("")
+			readRows(t, servers.direct, h)
 			keys := h.byKey()
 			bad := illegal(t, keys)
 			require.NotEmpty(t, bad, "nothing was noticed in %d operations", len(h.operations))

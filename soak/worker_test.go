@@ -17,19 +17,34 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/endstate-go/endstate/finalize"
+	"github.com/endstate-go/endstate/lock/lockredis"
 )
 
-// workerEnv tells a worker what to do: a process of its own, which calls until its input ends.
+// workerEnv tells a worker what to do: a process of its own, which works until its input ends.
 const workerEnv = "ENDSTATE_TEST_SOAK_WORKER"
 
 type worker struct {
+	Role   string
 	Name   string // begins the ids of its calls
 	URL    string
+	Seed   uint64
 	Broken string // how the door is broken, or ""
+	addresses
 }
 
+// The roles of processes.
 const (
-	goroutines = 6  // of a worker
+	producing = "producer" // calls the library
+	relaying  = "relay"    // publishes to the brokers
+	consuming = "consumer" // applies what the brokers deliver, and what it reads from the log
+	serving   = "nats"     // is a broker
+)
+
+const (
+	goroutines = 6  // of a producer
 	windowSize = 60 // how many keys are called at a time
 )
 
@@ -39,16 +54,31 @@ func work(text string) error {
 	if err := json.Unmarshal([]byte(text), &w); err != nil {
 		return err
 	}
+	if w.Role == serving {
+		return serve(w)
+	}
 	config, err := pgxpool.ParseConfig(w.URL)
 	if err != nil {
 		return err
 	}
 	config.MaxConns = goroutines
+	if w.Role != producing {
+		config.MaxConns = 24
+	}
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
+	switch w.Role {
+	case relaying:
+		return w.relay(untilInputEnds(), pool)
+	case consuming:
+		return w.consume(untilInputEnds(), pool)
+	}
+	if w.Broken != "" {
+		return w.callUntilEnd(broken{pool, w.Broken})
+	}
 	db, err := sql.Open("pgx", w.URL)
 	if err != nil {
 		return err
@@ -56,13 +86,32 @@ func work(text string) error {
 	defer db.Close()
 	db.SetMaxOpenConns(goroutines)
 	db.SetMaxIdleConns(goroutines)
-	var door door = broken{pool, w.Broken}
-	if w.Broken == "" {
-		if door, err = newLibrary(pool, db); err != nil {
-			return err
-		}
+	client := w.redis()
+	defer client.Close()
+	locker, err := lockredis.New(client, &lockredis.Config{TTL: lockTTL, Logger: discard()})
+	if err != nil {
+		return err
 	}
-	return w.callUntilEnd(door)
+	defer locker.Close()
+	library, err := newLibrary(pool, db, finalize.Locker(locker))
+	if err != nil {
+		return err
+	}
+	return w.callUntilEnd(library)
+}
+
+func (w worker) redis() *redis.Client {
+	return redis.NewClient(&redis.Options{Addr: w.Redis, DialTimeout: time.Second, ReadTimeout: time.Second, WriteTimeout: time.Second})
+}
+
+// untilInputEnds returns a context that ends when the parent closes the pipe.
+func untilInputEnds() context.Context {
+	ctx, stop := context.WithCancel(context.Background())
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		stop()
+	}()
+	return ctx
 }
 
 // callUntilEnd calls for the keys of the window, which moves on as the parent says, until the parent closes the pipe.
@@ -82,13 +131,19 @@ func (w worker) callUntilEnd(door door) error {
 	var group sync.WaitGroup
 	for g := range goroutines {
 		group.Go(func() {
-			ctx := context.Background()
+			ctx, dice := context.Background(), rand.New(rand.NewPCG(w.Seed, uint64(g)))
 			for n := 0; !ended.Load(); n++ {
 				id, window := fmt.Sprintf("%s.%d.%d", w.Name, g, n), window.Load()
-				if library, ok := door.(*library); ok && rand.IntN(40) == 0 {
-					sweep(ctx, library, id, window)
-				} else {
-					call(ctx, door, id, pick(window))
+				library, whole := door.(*library)
+				switch n := dice.IntN(240); {
+				case whole && n < 16:
+					several(id, window, windowSize, dice, func(records []*record) { library.sweep(ctx, records) })
+				case whole && n < 19:
+					several(id, window, windowSize/3, dice, func(records []*record) { library.runSweeper(ctx, records) })
+				case whole && n < 27:
+					step(ctx, library.pool, dice)
+				default:
+					call(ctx, door, dice, id, pick(dice, window))
 				}
 			}
 		})
@@ -108,18 +163,18 @@ func (w worker) callUntilEnd(door door) error {
 const hot = 500
 
 // pick chooses a key: one of the window, or now and then the hot one, whose number is negative.
-func pick(window int64) int64 {
-	if rand.IntN(5) == 0 {
+func pick(dice *rand.Rand, window int64) int64 {
+	if dice.IntN(10) == 0 {
 		return -1 - window/hot
 	}
-	return window + rand.Int64N(windowSize)
+	return window + dice.Int64N(windowSize)
 }
 
 // call calls once. What it says reaches the parent though the process is killed in the next moment.
-func call(ctx context.Context, door door, id string, key int64) {
+func call(ctx context.Context, door door, dice *rand.Rand, id string, key int64) {
 	r := record{Call: id, Key: key, At: now()}
 	say(r)
-	door.call(ctx, &r)
+	door.call(ctx, dice, &r)
 	r.At = now()
 	say(r)
 	if r.Result == failed {
@@ -127,15 +182,16 @@ func call(ctx context.Context, door door, id string, key int64) {
 	}
 }
 
-// sweep calls once for all keys of the window that are in one group.
-func sweep(ctx context.Context, library *library, id string, window int64) {
+// several calls once for all keys of a part of the window that are in one group.
+func several(id string, window int64, size int, dice *rand.Rand, call func([]*record)) {
 	var records []*record
-	for n := range int64(windowSize / len(groups())) {
-		r := &record{Call: fmt.Sprintf("%s.%d", id, n), Key: window + n*int64(len(groups())), At: now()}
+	first := window + dice.Int64N(int64(len(groups())))
+	for n := range int64(size / len(groups())) {
+		r := &record{Call: fmt.Sprintf("%s.%d", id, n), Key: first + n*int64(len(groups())), At: now()}
 		say(*r)
 		records = append(records, r)
 	}
-	library.sweep(ctx, records)
+	call(records)
 	for _, r := range records {
 		r.At = now()
 		say(*r)

@@ -75,7 +75,8 @@ func (l *link) run() {
 // dial connects to the server, and reports whether there is something to forward to it.
 func (l *link) dial() bool {
 	var dialer net.Dialer
-	server, err := dialer.DialContext(l.cuts, l.proxy.network, l.proxy.address)
+	network, address := l.proxy.server()
+	server, err := dialer.DialContext(l.cuts, network, address)
 	if err != nil {
 		return false
 	}

@@ -15,14 +15,15 @@ import (
 
 // Proxy forwards connections to a PostgreSQL server. It is safe for concurrent use.
 type Proxy struct {
-	listener         net.Listener
-	network, address string // of the server
-	url              string
+	listener net.Listener
+	url      string
 	trips            atomic.Pointer[trips] // nil while nobody counts
 
 	group sync.WaitGroup // the goroutine that accepts, and one a link
 
 	mu        sync.Mutex
+	network   string // of the server
+	address   string
 	faults    []*Fault
 	links     map[*link]bool
 	refuse    bool
@@ -38,16 +39,15 @@ func New(t testing.TB, database string) *Proxy {
 	if err != nil || u.Scheme == "" {
 		t.Fatal("pgfault: the database isn't given by a URL") // which may hold a password, and err holds the URL
 	}
-	config, err := pgconn.ParseConfig(database)
-	if err != nil {
-		t.Fatalf("pgfault: the database's URL: %v", err)
-	}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatalf("pgfault: %v", err)
 	}
 	p := &Proxy{listener: listener, links: map[*link]bool{}}
-	p.network, p.address = pgconn.NetworkAddress(config.Host, config.Port)
+	if err := p.Lead(database); err != nil {
+		listener.Close()
+		t.Fatalf("pgfault: the database's URL: %v", err)
+	}
 	u.Host = listener.Addr().String()
 	// The other parameters stay as they are written: pgx decodes them in its own way.
 	u.RawQuery = strings.Join(slices.DeleteFunc(strings.Split(u.RawQuery, "&"), func(parameter string) bool {
@@ -60,6 +60,25 @@ func New(t testing.TB, database string) *Proxy {
 		p.requireFired(t)
 	})
 	return p
+}
+
+// Lead has new connections go to the server of a database's URL, as a name does after a fail-over.
+func (p *Proxy) Lead(database string) error {
+	config, err := pgconn.ParseConfig(database)
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.network, p.address = pgconn.NetworkAddress(config.Host, config.Port)
+	return nil
+}
+
+// server is where new connections go.
+func (p *Proxy) server() (network, address string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.network, p.address
 }
 
 // URL is the database's URL through the proxy.

@@ -146,6 +146,26 @@ func TestURL(t *testing.T) {
 }
 
 // A password passes, by the challenge and response that PostgreSQL uses today.
+// New connections go where a proxy leads, and those that are there stay.
+func TestLead(t *testing.T) {
+	name := func(conn *pgx.Conn) (name string) {
+		require.NoError(t, conn.QueryRow(t.Context(), "SELECT inet_server_port()::text").Scan(&name))
+		return name
+	}
+	connect := func(url string) *pgx.Conn {
+		conn, err := pgx.Connect(t.Context(), url)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close(context.Background()) })
+		return conn
+	}
+	one, other := dbtest.StartPostgres(t), dbtest.StartPostgres(t)
+	proxy := pgfault.New(t, one.URL())
+	before := connect(proxy.URL())
+	require.NoError(t, proxy.Lead(other.URL()))
+	require.Equal(t, name(connect(one.URL())), name(before))
+	require.Equal(t, name(connect(other.URL())), name(connect(proxy.URL())))
+}
+
 func TestPasswordsPass(t *testing.T) {
 	ctx := t.Context()
 	server := dbtest.StartPostgres(t)
