@@ -53,7 +53,7 @@ func startBrokers(t *testing.T) *brokers {
 	b := &brokers{t: t, nodes: 3}
 	b.redis = dbtest.StartRedis(t, "--appendonly", "yes", "--appendfsync", "no")
 	var err error
-	b.kafka, err = kfake.NewCluster(kfake.NumBrokers(int(b.nodes)), kfake.SeedTopics(8, kafka.DefaultTopic), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+	b.kafka, err = kfake.NewCluster(kfake.NumBrokers(int(b.nodes)), kfake.SeedTopics(16, kafka.DefaultTopic), kfake.GroupMinSessionTimeout(100*time.Millisecond))
 	require.NoError(t, err)
 	t.Cleanup(b.kafka.Close)
 	port, claim, err := testserver.ClaimPort()

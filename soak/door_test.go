@@ -35,9 +35,9 @@ type group struct {
 func groups() []group {
 	status := guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: guard.Prefixes("COMPLETE")}
 	return []group{
-		{"status", status, []string{"completed", "result"}},
+		{"status", status, []string{"completed", resultType}},
 		{"ledger", guard.Ledger{}, []string{"completed"}},
-		{"all", guard.All(status, guard.Ledger{}), []string{"completed", "result"}},
+		{"all", guard.All(status, guard.Ledger{}), []string{"completed", resultType}},
 		{"quiet", status, nil}, // nothing tells a winner whose acknowledgement got lost that it won
 	}
 }

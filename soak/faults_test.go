@@ -145,7 +145,7 @@ func (r *round) terminate(role string) *fault {
 
 // kill kills a process, a producer in the middle of calls, and starts another one.
 func (r *round) kill(role string) *fault {
-	return &fault{name: "kill -9: " + role, every: 10 * time.Second, strike: func(_ context.Context, dice *rand.Rand) bool {
+	return &fault{name: "kill -9: " + role, every: 20 * time.Second, strike: func(_ context.Context, dice *rand.Rand) bool {
 		posts := r.workers.of(role)
 		died := r.workers.kill(posts[dice.IntN(len(posts))])
 		return died > 0 || role != producing
@@ -156,7 +156,7 @@ const idleTimeout = 200 * time.Millisecond
 
 // pause stops a process for longer than idle_in_transaction_session_timeout, and than a lease lasts.
 func (r *round) pause(role string) *fault {
-	return &fault{name: "SIGSTOP past the lease: " + role, every: 20 * time.Second, strike: func(ctx context.Context, dice *rand.Rand) bool {
+	return &fault{name: "SIGSTOP past the lease: " + role, every: 30 * time.Second, strike: func(ctx context.Context, dice *rand.Rand) bool {
 		posts := r.workers.of(role)
 		n := posts[dice.IntN(len(posts))]
 		r.workers.signal(n, syscall.SIGSTOP)

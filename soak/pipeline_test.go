@@ -22,7 +22,7 @@ import (
 	"github.com/endstate-go/endstate/outbox/relay"
 )
 
-// The subscriptions. All get every event but toRedis, which is for steps.
+// The subscriptions. toNATS and toKafka get every event, toRedis steps, and inside steps and results.
 const (
 	toNATS  = "nats"
 	toKafka = "kafka"
@@ -34,8 +34,9 @@ func subscriptions() []string { return []string{toNATS, toKafka, toRedis, inside
 
 // stepType is the type of the events that tell of an aggregate that isn't final: each is one of many, in an order.
 const (
-	stepType = "step"
-	steps    = 20 // how many such aggregates there are
+	stepType   = "step"
+	resultType = "result"
+	steps      = 20 // how many such aggregates there are
 )
 
 const (
@@ -62,11 +63,15 @@ func step(ctx context.Context, pool *pgxpool.Pool, dice *rand.Rand) {
 
 // subscribed configures a relay, or a consumer, of a subscription.
 func (w worker) subscribed(subscription string) *relay.Config {
-	cfg := &relay.Config{Name: w.Name, Subscription: subscription, Destination: "soak://" + subscription, LeaseTTL: leaseTTL, PollInterval: 200 * time.Millisecond, BatchSize: 100,
+	cfg := &relay.Config{Name: w.Name, Subscription: subscription, Destination: "soak://" + subscription, LeaseTTL: leaseTTL, PollInterval: 200 * time.Millisecond,
+		BatchSize:      50, // after a death so many of each partition go out one by one
 		PublishTimeout: 10 * time.Second, MinBackoff: 20 * time.Millisecond, MaxBackoff: time.Second,
 		MaxCrashes: 1000, Logger: discard()} // no event is to blame for the processes that are killed
-	if subscription == toRedis {
+	switch subscription {
+	case toRedis:
 		cfg.Types = []string{stepType}
+	case inside:
+		cfg.Types = []string{stepType, resultType}
 	}
 	return cfg
 }

@@ -43,10 +43,10 @@ type run struct {
 
 // result is what came of a round.
 type result struct {
-	Finalized, Operations, Events int
-	Results, Faults, Codes        map[string]int
-	Seconds                       float64
-	Ended                         time.Time
+	Finalized, Operations, Events  int
+	Results, Faults, Causes, Codes map[string]int
+	Seconds                        float64
+	Ended                          time.Time
 }
 
 func newRun(t *testing.T) *run {
@@ -74,8 +74,13 @@ func newRun(t *testing.T) *run {
 	return r
 }
 
-// done reports whether the run, or this piece of it, is at its end.
-func (r *run) done(after time.Duration) bool {
+// done reports whether the run, or this piece of it, is at its end. In a whole one each kind of fault has struck.
+func (r *run) done(t *testing.T, after time.Duration) bool {
+	if total := r.Total(); r.state != "" && total.Finalized >= r.finalizations {
+		for name, n := range total.Faults {
+			require.NotZero(t, n, "%s did not strike", name)
+		}
+	}
 	return r.Total().Finalized >= r.finalizations || r.state != "" && after >= r.duration
 }
 
@@ -83,7 +88,7 @@ func (r *run) done(after time.Duration) bool {
 func (r *run) add(of *round, h *history, faults []*fault, finalized, events int, took time.Duration) {
 	t := of.t
 	t.Helper()
-	one := result{Finalized: finalized, Operations: len(h.operations), Events: events, Results: h.results, Faults: maps.Clone(h.causes), Codes: h.codes,
+	one := result{Finalized: finalized, Operations: len(h.operations), Events: events, Results: h.results, Faults: map[string]int{}, Causes: h.causes, Codes: h.codes,
 		Seconds: took.Seconds(), Ended: time.Now().UTC().Truncate(time.Second)}
 	for _, f := range faults {
 		one.Faults[f.name] += int(f.struck.Load())
@@ -110,10 +115,10 @@ func (r *run) add(of *round, h *history, faults []*fault, finalized, events int,
 
 // Total adds the rounds up.
 func (r *run) Total() (sum result) {
-	sum.Results, sum.Faults, sum.Codes = map[string]int{}, map[string]int{}, map[string]int{}
+	sum.Results, sum.Faults, sum.Causes, sum.Codes = map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}
 	for _, one := range r.Rounds {
 		sum.Finalized, sum.Operations, sum.Events, sum.Seconds, sum.Ended = sum.Finalized+one.Finalized, sum.Operations+one.Operations, sum.Events+one.Events, sum.Seconds+one.Seconds, one.Ended
-		for _, m := range []struct{ into, from map[string]int }{{sum.Results, one.Results}, {sum.Faults, one.Faults}, {sum.Codes, one.Codes}} {
+		for _, m := range []struct{ into, from map[string]int }{{sum.Results, one.Results}, {sum.Faults, one.Faults}, {sum.Causes, one.Causes}, {sum.Codes, one.Codes}} {
 			for name, n := range m.from {
 				m.into[name] += n
 			}

@@ -6,7 +6,7 @@ Written by `make soak`, which `soak/doc.go` describes. One run in rounds, with s
 | --- | --- |
 | finalizations | {{.Finalized}} |
 | calls | {{.Operations}} |
-| events, each published to two or three brokers and applied by three or four consumers | {{.Events}} |
+| events, each published to two or three brokers and applied by two to four consumers | {{.Events}} |
 | faults that struck | {{.AllFaults}} |
 | finalizations or events lost | 0 |
 | finalizations, events or effects doubled | 0 |
@@ -27,6 +27,7 @@ A round that finds anything else ends the run, and is in no sum.
 | result | calls |
 | --- | --- |
 {{range $name, $n := .Results}}| {{$name}} | {{$n}} |
+{{end}}{{range $cause, $n := .Causes}}| {{$cause}} | {{$n}} |
 {{end}}{{range $code, $n := .Codes}}| failed with SQLSTATE {{$code}} | {{$n}} |
 {{end}}{{end}}
 ## Versions

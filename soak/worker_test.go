@@ -136,11 +136,11 @@ func (w worker) callUntilEnd(door door) error {
 				id, window := fmt.Sprintf("%s.%d.%d", w.Name, g, n), window.Load()
 				library, whole := door.(*library)
 				switch n := dice.IntN(240); {
-				case whole && n < 16:
+				case whole && n < 24:
 					several(id, window, windowSize, dice, func(records []*record) { library.sweep(ctx, records) })
-				case whole && n < 19:
-					several(id, window, windowSize/3, dice, func(records []*record) { library.runSweeper(ctx, records) })
 				case whole && n < 27:
+					several(id, window, windowSize/3, dice, func(records []*record) { library.runSweeper(ctx, records) })
+				case whole && n < 35:
 					step(ctx, library.pool, dice)
 				default:
 					call(ctx, door, dice, id, pick(dice, window))

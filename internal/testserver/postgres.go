@@ -25,6 +25,11 @@ func StartPostgres(settings ...string) (*Postgres, error) {
 	if err != nil {
 		return nil, err
 	}
+	return StartPostgresOf(bin, settings...)
+}
+
+// StartPostgresOf is StartPostgres with the binaries of a folder, such as PostgresBins returns.
+func StartPostgresOf(bin string, settings ...string) (*Postgres, error) {
 	place, err := newPlace("postgres", false)
 	if err != nil {
 		return nil, err

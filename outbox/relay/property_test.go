@@ -124,7 +124,7 @@ func TestRandomTransactions(t *testing.T) {
 	require.Len(t, r.published(), db.count(t), "each once, seed %d", seed)
 }
 
-// A long transaction delays nobody, and more than 64 savepoints, which overflow what the server keeps of each backend.
+// F35: a long transaction delays nobody, and more than 64 savepoints, which overflow what the server keeps of each backend.
 func TestManySavepoints(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")

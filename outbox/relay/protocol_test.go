@@ -116,7 +116,7 @@ func (s *script) requirePublished(types ...string) {
 	require.Equal(s.t, want, s.published)
 }
 
-// A row whose transaction was in progress is in the snapshot's list of those.
+// F35: a row whose transaction was in progress is in the snapshot's list of those.
 func TestALateRowInTheList(t *testing.T) {
 	t.Parallel()
 	s := newScript(t, nil)
@@ -135,7 +135,7 @@ func TestALateRowInTheList(t *testing.T) {
 	s.requirePublished("1", "2", "late")
 }
 
-// A row whose transaction has an id that the snapshot takes for one to come: xmax is one past the last that has completed.
+// F35: a row whose transaction has an id that the snapshot takes for one to come: xmax is one past the last that has completed.
 func TestALateRowBeyondXmax(t *testing.T) {
 	t.Parallel()
 	s := newScriptOn(t, dbtest.PoolOn(t, dbtest.StartPostgres(t).URL()), nil) // on a server where nobody else moves xmax
@@ -152,7 +152,7 @@ func TestALateRowBeyondXmax(t *testing.T) {
 	s.requirePublished("2", "late")
 }
 
-// prior_position is the position that the reading's snapshot showed, which bounds where such rows may be.
+// F35: prior_position is the position that the reading's snapshot showed, which bounds where such rows may be.
 func TestPriorPositionIsWhatTheSnapshotShowed(t *testing.T) {
 	t.Parallel()
 	s := newScript(t, nil)
@@ -210,7 +210,7 @@ func TestAReadingTakesNoTransactionID(t *testing.T) {
 	require.NoError(t, tx.Rollback(t.Context()))
 }
 
-// A move is of the incarnation of its reading: in between, commits may have been lost, and their numbers given out again.
+// F35: a move is of the incarnation of its reading: in between, commits may have been lost, and their numbers given out again.
 func TestAMoveIsOfItsReadingsIncarnation(t *testing.T) {
 	t.Parallel()
 	s := newScript(t, nil)
@@ -308,7 +308,7 @@ func TestASubscriptionAtTheEndGetsNoHalves(t *testing.T) {
 	s.requirePublished("after 1", "after 2", "new")
 }
 
-// More late rows than a batch go out in pieces, and nothing fresh of the partition before the last; who takes over in between
+// F35: more late rows than a batch go out in pieces, and nothing fresh of the partition before the last; who takes over in between
 // goes on where they ended.
 func TestLateRowsGoOutInPieces(t *testing.T) {
 	t.Parallel()
