@@ -64,7 +64,7 @@ func step(ctx context.Context, pool *pgxpool.Pool, dice *rand.Rand) {
 // subscribed configures a relay, or a consumer, of a subscription.
 func (w worker) subscribed(subscription string) *relay.Config {
 	cfg := &relay.Config{Name: w.Name, Subscription: subscription, Destination: "soak://" + subscription, LeaseTTL: leaseTTL, PollInterval: 200 * time.Millisecond,
-		BatchSize:      50, // after a death so many of each partition go out one by one
+		BatchSize:      20, // after a death so many of each partition go out one by one
 		PublishTimeout: 10 * time.Second, MinBackoff: 20 * time.Millisecond, MaxBackoff: time.Second,
 		MaxCrashes: 1000, Logger: discard()} // no event is to blame for the processes that are killed
 	switch subscription {
