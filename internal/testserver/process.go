@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// patience is how long a server may take to start or to stop.
-const patience = time.Minute
+// patience is how long a server may take to start or to stop. On a busy machine RabbitMQ has taken more than a minute.
+const patience = 3 * time.Minute
 
 // process is a running server, which dies with us.
 type process struct {
