@@ -1,10 +1,11 @@
 # The commands of this project. make test needs only Go, make and Debian's packages: it installs what it lacks.
 
-.PHONY: help test test-console test-postgres-all plans models soak bench bench-quick lint release-check tidy fmt bin
+.PHONY: help test test-console test-postgres-all plans models mutation soak bench bench-quick lint release-check tidy fmt bin
 
 DURATION ?= 10m
 FINALIZATIONS ?= 1000000
 SEED ?= 1
+N ?= 100
 
 help:
 	@echo "make test   lint, then every module's tests with the race detector against real servers:"
@@ -16,6 +17,8 @@ help:
 	@echo "make test-console   the console in a headless Chromium, which is installed like the servers, with axe-core from npm"
 	@echo "make plans  the plans of a relay's readings with ten million events, and of as many of one aggregate"
 	@echo "make models  has Spin exhaust the models in docs/models, and find the bugs that are seeded in them"
+	@echo "make mutation  changes the code in N=100 places that SEED=1 draws, and expects a test to fail at each; a run that is"
+	@echo "            interrupted goes on. docs/mutation.md has what was found. ARGS='guard outbox' is for fewer packages"
 	@echo "make soak   producers, relays and consumers over PostgreSQL, Redis, NATS and Kafka under faults, in rounds, until"
 	@echo "            FINALIZATIONS=$(FINALIZATIONS) are done, or DURATION=$(DURATION) has passed: then the next make soak goes on."
 	@echo "            SEED=$(SEED) is for a run that begins, the summary is docs/soak.md, and rm soak/.run.json begins another run"
@@ -46,6 +49,10 @@ plans: bin
 
 models: bin
 	bin/models -table docs/models/results.md $(ARGS)
+
+mutation:
+	@go build -buildvcs=false -o bin/ ./tools/mutation
+	bin/mutation -seed $(SEED) -n $(N) $(ARGS)
 
 soak:
 	cd soak && ENDSTATE_TEST_REQUIRE=1 ENDSTATE_TEST_SOAK_STATE=.run.json ENDSTATE_TEST_SOAK_PAGE=../docs/soak.md \

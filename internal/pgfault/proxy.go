@@ -17,7 +17,7 @@ import (
 type Proxy struct {
 	listener net.Listener
 	url      string
-	trips            atomic.Pointer[trips] // nil while nobody counts
+	trips    atomic.Pointer[trips] // nil while nobody counts
 
 	group sync.WaitGroup // the goroutine that accepts, and one a link
 
