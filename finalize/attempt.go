@@ -29,10 +29,13 @@ type attempt struct {
 	ref    guard.Ref
 	shown  string             // the key as events have it
 	events []outbox.Event     // the outcome's, as they are inserted: with their defaults, and what Outbox.Headers adds
+	first  [1]outbox.Event    // room for what a call with one event asks for
+	one    [1]*sqlplan.Event  // and for Call.Events then
 	size   int                // about how many bytes these carry
 	at     pgtype.Timestamptz // when it settled the aggregate, if a ledger says so
 	xid    string
 	number int
+	look   bool // read the record first
 	start  time.Time
 	lost   error // of a COMMIT for many that got no answer, with which it may have been settled
 }
@@ -98,7 +101,7 @@ func (f *core) prepare(ctx context.Context, a *attempt, out Outcome) error {
 		return err
 	}
 	a.State, a.size = out.State, 0
-	asked := slices.Clone(out.Events)
+	asked := append(a.first[:0], out.Events...)
 	for i := range asked {
 		e := &asked[i]
 		if e.ID == uuid.Nil {
@@ -121,8 +124,11 @@ func (f *core) prepare(ctx context.Context, a *attempt, out Outcome) error {
 	if a.events, err = f.cfg.Outbox.Prepare(ctx, asked); err != nil {
 		return fmt.Errorf("finalize: %v: Outcome.Events: %w", a.ref, err)
 	}
+	a.Events = a.one[:0]
 	for i := range a.events {
-		a.size += (*sqlplan.Event)(&a.events[i]).Size()
+		e := (*sqlplan.Event)(&a.events[i])
+		a.Events = append(a.Events, e)
+		a.size += e.Size()
 	}
 	if f.digests {
 		a.Digest = digest(a.State, a.events, asked)
@@ -221,7 +227,7 @@ func conflict(ctx context.Context, w outbox.Writer, q endstate.Querier, a *attem
 			return &EventConflictError{Ref: a.ref, Type: a.events[i].Type, DedupKey: a.events[i].DedupKey, HeldBy: holder}
 		}
 	}
-	return fmt.Errorf("no event is in the way: it was deleted meanwhile, or the unique index is one of your own, on the outbox or in a trigger's table: %w", cause)
+	return fmt.Errorf("no event is in the way: it was deleted meanwhile, or the key is that of two rows, or the unique index is one of your own, on the outbox or in a trigger's table: %w", cause)
 }
 
 // allStored checks that the events are in the outbox, of whose inserts the server said that they wrote so many rows. A trigger

@@ -29,19 +29,26 @@ const bulkPatience = 10 * time.Millisecond
 
 // bulk is the SQL for many aggregates at a time.
 type bulk struct {
-	settle, careful func() sqlplan.BulkStatement
-	read            func() sqlplan.BulkStatement // what the tables say of those that weren't moved
-	again           func() sqlplan.BulkStatement // a look at what was settled, for tables whose triggers may have changed it since
+	any, each bulkSettle                   // for calls with any events, and with one usual event each
+	read      func() sqlplan.BulkStatement // what the tables say of those that weren't moved
+	again     func() sqlplan.BulkStatement // a look at what was settled, for tables whose triggers may have changed it since
 }
 
+type bulkSettle struct{ hopeful, careful func() sqlplan.BulkStatement }
+
 func (j *joined) newBulk() bulk {
-	settle := func(careful bool) func() sqlplan.BulkStatement {
+	settle := func(each, careful bool) func() sqlplan.BulkStatement {
 		return sync.OnceValue(func() sqlplan.BulkStatement {
-			return sqlplan.BuildBulk(sqlplan.ColumnCount, bulkPatience, func(b *sqlplan.Bulk) ([]string, string) { return j.settleMany(b, careful) })
+			given := sqlplan.ColumnCount
+			if each {
+				given = 0
+			}
+			return sqlplan.BuildBulk(given, bulkPatience, func(b *sqlplan.Bulk) ([]string, string) { return j.settleMany(b, each, careful) })
 		})
 	}
 	return bulk{
-		settle: settle(false), careful: settle(true),
+		any:   bulkSettle{settle(false, false), settle(false, true)},
+		each:  bulkSettle{settle(true, false), settle(true, true)},
 		read:  sync.OnceValue(func() sqlplan.BulkStatement { return sqlplan.BuildBulk(0, 0, j.readMany) }),
 		again: sync.OnceValue(func() sqlplan.BulkStatement { return sqlplan.BuildBulk(0, 0, j.stillWonMany) }),
 	}
@@ -52,7 +59,7 @@ const moved = "endstate.moved"
 
 // settleMany returns one row: the places of those that it moved, or NULL if that are all; the same as the setting moved, as text
 // that is empty for all; and when, if there is a ledger.
-func (j *joined) settleMany(b *sqlplan.Bulk, careful bool) (clauses []string, query string) {
+func (j *joined) settleMany(b *sqlplan.Bulk, each, careful bool) (clauses []string, query string) {
 	var kept []string
 	from := sqlplan.Item
 	for i, plan := range j.plans {
@@ -71,7 +78,11 @@ func (j *joined) settleMany(b *sqlplan.Bulk, careful bool) (clauses []string, qu
 		}
 		from = name
 	}
-	clauses = append(clauses, j.outbox.ClauseMany("endstate_events", from))
+	if each {
+		clauses = append(clauses, j.outbox.ClauseEach(b, "endstate_events", from))
+	} else {
+		clauses = append(clauses, j.outbox.ClauseMany("endstate_events", from))
+	}
 	at := ""
 	if j.ledger >= 0 {
 		at = ", " + sqlplan.At
@@ -136,8 +147,6 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
-	defer cancel()
 	defer func() { err = d.release(ctx, pooled, attempts[0], err) }()
 	s := &bulkSession{pgxDB: d, joined: d.plan(attempts[0]), conn: pooled.Conn(), attempts: attempts, calls: make([]*sqlplan.Call, len(attempts))}
 	if s.watch, err = d.watch(ctx, s.conn, s.joined); err == nil && s.watch.Apart {
@@ -174,12 +183,14 @@ type bulkSession struct {
 const bulkAgain = 5
 
 func (s *bulkSession) settle(ctx, sending context.Context) error {
-	events := make([][]sqlplan.Event, len(s.attempts))
 	for i, a := range s.attempts {
-		s.calls[i], events[i] = &a.Call, a.rows()
+		s.calls[i] = &a.Call
 	}
-	columns := sqlplan.ColumnsMany(events)
-	st := s.bulk.settle
+	forms, columns := s.bulk.each, []any(nil)
+	if !sqlplan.Each(s.calls) {
+		forms, columns = s.bulk.any, sqlplan.ColumnsMany(s.calls)
+	}
+	st := forms.hopeful
 	for again, careful := 0, false; ; {
 		err := s.once(sending, st(), columns)
 		state := sqltx.State(err)
@@ -187,7 +198,7 @@ func (s *bulkSession) settle(ctx, sending context.Context) error {
 		case ctx.Err() != nil:
 			return err
 		case !careful && (state == sqltx.LockNotAvailable || state == sqltx.DeadlockDetected || s.raised(err)):
-			careful, st = true, s.bulk.careful
+			careful, st = true, forms.careful
 		case sqltx.Conflicted(err) && again < bulkAgain:
 			again++
 		default:

@@ -2,15 +2,19 @@ package finalize
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sleep"
+	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 // CacheConfig says how many terminal aggregates a Finalizer remembers, and for how long. The zero value remembers the last
@@ -225,6 +229,7 @@ func (f *Finalizer[Tx]) inTurn(ctx context.Context, a *attempt, fn Func[Tx]) (r 
 			f.turns.give(a.ref)
 		}
 	}()
+	a.look = f.losses.prevail()
 	r, err = f.retry(ctx, a, fn)
 	if final = err == nil; final {
 		f.losses.note(!r.Won)
@@ -232,3 +237,72 @@ func (f *Finalizer[Tx]) inTurn(ctx context.Context, a *attempt, fn Func[Tx]) (r 
 	}
 	return r, err
 }
+
+// retry runs a whole transaction again for as long as the database breaks it off and it is known not to have committed.
+func (f *Finalizer[Tx]) retry(ctx context.Context, a *attempt, fn Func[Tx]) (Receipt, error) {
+	var pause backoff.BackOff
+	var began time.Time
+	for {
+		a.number++
+		r, err := f.once(ctx, a, fn)
+		if err == nil || !(sqltx.Conflicted(err) || errors.Is(err, errGone) || errors.Is(err, errStale)) || errors.Is(err, ErrOutcomeUnknown) {
+			return r, err
+		}
+		if ctx.Err() != nil {
+			return r, withCause(ctx, err)
+		}
+		if pause == nil {
+			pause, began = f.backoff(), time.Now()
+		}
+		if sqltx.Busy(err) {
+			// That is a wait for whoever writes, as others wait for a row's lock.
+			if time.Since(began) >= f.cfg.ClaimTimeout {
+				return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w: %w", a.ref, a.number, errSQLiteBusy, err)
+			}
+		} else if a.number >= f.cfg.MaxAttempts {
+			return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w", a.ref, a.number, err)
+		}
+		wait := pause.NextBackOff()
+		f.retrying(ctx, a, err, wait)
+		if sleep.For(ctx, wait) != nil {
+			return Receipt{}, errors.Join(context.Cause(ctx), err)
+		}
+	}
+}
+
+// once is one transaction of a call, or one statement.
+func (f *Finalizer[Tx]) once(ctx context.Context, a *attempt, fn Func[Tx]) (Receipt, error) {
+	if lost := a.lost; lost != nil {
+		a.lost = nil // if it turns out that it wasn't settled, it is from the start
+		return f.db.(bulkSettler).resume(ctx, f.core, a, lost)
+	}
+	if fn == nil {
+		if joined, ok := f.db.(settler); ok {
+			if r, handled, err := joined.settle(ctx, f.core, a); handled {
+				return r, err
+			}
+		}
+	}
+	return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, fn)
+}
+
+// A loser that writes first finds nothing to write, and reads the winner's record by a second statement, or rolls back what it began
+// as well. One that looks first is done with a SELECT, but a winner that looks first pays for it. So calls look first while most of
+// the finalizer's latest ones that asked the database have lost.
+
+// losses are the share of losing calls among the latest.
+type losses struct{ share atomic.Int32 } // of allLost; each call counts for a sixteenth of what was before
+
+const allLost = 1 << 12
+
+// note counts a call. What calls at the same moment overwrite of each other matters to nobody.
+func (l *losses) note(lost bool) {
+	share, to := l.share.Load(), int32(0)
+	if lost {
+		to = allLost
+	}
+	l.share.Store(share + (to-share)/16)
+}
+
+// prevail reports whether most calls lose.
+func (l *losses) prevail() bool { return l.share.Load() > allLost/2 }

@@ -1,6 +1,7 @@
 package finalize
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,42 +79,18 @@ func (c *Config) withDefaults() (Config, error) {
 	}
 	cfg := *c
 	cfg.guards = guard.All(cfg.Guard).(guards)
-	if cfg.ClaimTimeout == 0 {
-		cfg.ClaimTimeout = 30 * time.Second
-	}
-	if cfg.IdleWarning == 0 {
-		cfg.IdleWarning = 10 * time.Second
-	}
-	if cfg.MaxAttempts == 0 {
-		cfg.MaxAttempts = 10
-	}
-	if cfg.ResolveTimeout == 0 {
-		cfg.ResolveTimeout = 10 * time.Second
-	}
-	if cfg.Cache.Size == 0 {
-		cfg.Cache.Size = 10_000
-	}
-	if cfg.Cache.MaxAge == 0 {
-		cfg.Cache.MaxAge = 10 * time.Minute
-	}
-	if cfg.Hot.Count == 0 {
-		cfg.Hot.Count = 30
-	}
-	if cfg.Hot.Window == 0 {
-		cfg.Hot.Window = time.Minute
-	}
-	if cfg.Lock.Timeout == 0 {
-		cfg.Lock.Timeout = time.Minute
-	}
-	if cfg.Group.From == 0 {
-		cfg.Group.From = 16
-	}
-	if cfg.Group.Max == 0 {
-		cfg.Group.Max = 256
-	}
-	if cfg.Group.Writers == 0 {
-		cfg.Group.Writers = 2
-	}
+	cfg.ClaimTimeout = cmp.Or(cfg.ClaimTimeout, 30*time.Second)
+	cfg.IdleWarning = cmp.Or(cfg.IdleWarning, 10*time.Second)
+	cfg.MaxAttempts = cmp.Or(cfg.MaxAttempts, 10)
+	cfg.ResolveTimeout = cmp.Or(cfg.ResolveTimeout, 10*time.Second)
+	cfg.Cache.Size = cmp.Or(cfg.Cache.Size, 10_000)
+	cfg.Cache.MaxAge = cmp.Or(cfg.Cache.MaxAge, 10*time.Minute)
+	cfg.Hot.Count = cmp.Or(cfg.Hot.Count, 30)
+	cfg.Hot.Window = cmp.Or(cfg.Hot.Window, time.Minute)
+	cfg.Lock.Timeout = cmp.Or(cfg.Lock.Timeout, time.Minute)
+	cfg.Group.From = cmp.Or(cfg.Group.From, 16)
+	cfg.Group.Max = cmp.Or(cfg.Group.Max, 256)
+	cfg.Group.Writers = cmp.Or(cfg.Group.Writers, 2)
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
@@ -139,44 +116,30 @@ func (c *Config) validate() error {
 	if err := c.Outbox.Validate(); err != nil {
 		return fmt.Errorf("%w: Outbox: %w", ErrConfig, err)
 	}
-	if c.ClaimTimeout < 0 {
-		return fail("ClaimTimeout", "is negative")
-	}
-	if c.IdleWarning < 0 {
-		return fail("IdleWarning", "is negative")
-	}
-	if c.MaxAttempts < 0 {
-		return fail("MaxAttempts", "is negative")
-	}
-	if c.ResolveTimeout < 0 {
-		return fail("ResolveTimeout", "is negative")
-	}
-	if c.Cache.Size < 0 {
-		return fail("Cache.Size", "is negative; to turn the cache off, set Cache.Off")
-	}
-	if c.Cache.MaxAge < 0 {
-		return fail("Cache.MaxAge", "is negative")
-	}
-	if c.Hot.Count < 0 {
-		return fail("Hot.Count", "is negative")
-	}
-	if c.Hot.Window < 0 {
-		return fail("Hot.Window", "is negative")
+	for _, f := range []struct {
+		name    string
+		value   int64
+		instead string
+	}{
+		{"ClaimTimeout", int64(c.ClaimTimeout), ""},
+		{"IdleWarning", int64(c.IdleWarning), ""},
+		{"MaxAttempts", int64(c.MaxAttempts), ""},
+		{"ResolveTimeout", int64(c.ResolveTimeout), ""},
+		{"Cache.Size", int64(c.Cache.Size), "; to turn the cache off, set Cache.Off"},
+		{"Cache.MaxAge", int64(c.Cache.MaxAge), ""},
+		{"Hot.Count", int64(c.Hot.Count), ""},
+		{"Hot.Window", int64(c.Hot.Window), ""},
+		{"Group.Max", int64(c.Group.Max), "; to turn grouping off, set Group.Off"},
+		{"Group.From", int64(c.Group.From), ""},
+		{"Group.Writers", int64(c.Group.Writers), ""},
+		{"Group.Wait", int64(c.Group.Wait), ""},
+	} {
+		if f.value < 0 {
+			return fail(f.name, "is negative"+f.instead)
+		}
 	}
 	if field, why := c.Lock.check(); field != "" {
 		return fail("Lock."+field, why)
-	}
-	if c.Group.Max < 0 {
-		return fail("Group.Max", "is negative; to turn grouping off, set Group.Off")
-	}
-	if c.Group.From < 0 {
-		return fail("Group.From", "is negative")
-	}
-	if c.Group.Writers < 0 {
-		return fail("Group.Writers", "is negative")
-	}
-	if c.Group.Wait < 0 {
-		return fail("Group.Wait", "is negative")
 	}
 	switch sqltx.Dialect(c.Dialect) {
 	case "", sqltx.Postgres, sqltx.SQLite:

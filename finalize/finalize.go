@@ -10,13 +10,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
-	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -228,59 +226,6 @@ func (f *Finalizer[Tx]) run(ctx context.Context, a *attempt, fn Func[Tx]) (Recei
 	r, err := f.inTurn(ctx, a, fn)
 	r.Differs = fn == nil && err == nil && !r.Won && f.differs(a, r)
 	return f.end(ctx, a, r, err)
-}
-
-// retry runs a whole transaction again for as long as the database breaks it off and it is known not to have committed.
-func (f *Finalizer[Tx]) retry(ctx context.Context, a *attempt, fn Func[Tx]) (Receipt, error) {
-	var pause backoff.BackOff
-	var began time.Time
-	for {
-		a.number++
-		r, err := f.once(ctx, a, fn)
-		if err == nil || !(sqltx.Conflicted(err) || errors.Is(err, errGone) || errors.Is(err, errStale)) || errors.Is(err, ErrOutcomeUnknown) {
-			return r, err
-		}
-		if ctx.Err() != nil {
-			return r, withCause(ctx, err)
-		}
-		if pause == nil {
-			pause, began = f.backoff(), time.Now()
-		}
-		if sqltx.Busy(err) {
-			// That is a wait for whoever writes, as others wait for a row's lock.
-			if time.Since(began) >= f.cfg.ClaimTimeout {
-				return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w: %w", a.ref, a.number, errSQLiteBusy, err)
-			}
-		} else if a.number >= f.cfg.MaxAttempts {
-			return r, fmt.Errorf("finalize: %v: gave up after %d attempts: %w", a.ref, a.number, err)
-		}
-		wait := pause.NextBackOff()
-		f.retrying(ctx, a, err, wait)
-		if sleep.For(ctx, wait) != nil {
-			return Receipt{}, errors.Join(context.Cause(ctx), err)
-		}
-	}
-}
-
-// once is one transaction of a call, or one statement.
-func (f *Finalizer[Tx]) once(ctx context.Context, a *attempt, fn Func[Tx]) (Receipt, error) {
-	if lost := a.lost; lost != nil {
-		a.lost = nil // if it turns out that it wasn't settled, it is from the start
-		return f.db.(bulkSettler).resume(ctx, f.core, a, lost)
-	}
-	if a.number == 1 && f.losses.prevail() {
-		if r, handled, err := f.lookFirst(ctx, a); handled {
-			return r, err
-		}
-	}
-	if fn == nil {
-		if joined, ok := f.db.(settler); ok {
-			if r, handled, err := joined.settle(ctx, f.core, a); handled {
-				return r, err
-			}
-		}
-	}
-	return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, fn)
 }
 
 // database is one of the two ways to a database.

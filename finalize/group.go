@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sleep"
 )
 
@@ -40,39 +39,6 @@ type GroupConfig struct {
 // groupPatience is how long a statement keeps others waiting: when it takes longer, perhaps because its aggregate is held by
 // another transaction, the next group goes.
 const groupPatience = 20 * time.Millisecond
-
-// groups are the tenants' groups, while they have calls under way. What a connection of the pool shows may depend on who it was
-// taken for, so a statement is for one tenant's calls only.
-type groups struct {
-	mu       sync.Mutex
-	byTenant map[string]*group
-}
-
-// enter returns the tenant's group, and how many of its calls are under way with this one.
-func (gs *groups) enter(tenant string) (g *group, calls int) {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	g = gs.byTenant[tenant]
-	if g == nil {
-		if gs.byTenant == nil {
-			gs.byTenant = map[string]*group{}
-		}
-		g = &group{}
-		gs.byTenant[tenant] = g
-	}
-	g.calls++
-	return g, g.calls
-}
-
-// leave forgets the tenant's group after its last call.
-func (gs *groups) leave(tenant string) {
-	gs.mu.Lock()
-	defer gs.mu.Unlock()
-	g := gs.byTenant[tenant]
-	if g.calls--; g.calls == 0 {
-		delete(gs.byTenant, tenant)
-	}
-}
 
 // group gathers one tenant's calls for keys of one shape. The goroutine of one of the calls, the leader, does the work for all
 // of them, so there is none to look after.
@@ -121,25 +87,6 @@ func (p *place) pass() {
 	next := g.queue[0]
 	g.queue = g.queue[1:]
 	next.wake <- true
-}
-
-// settleGrouped settles one attempt, alone or with others that are waiting.
-func (d *pgxDB) settleGrouped(ctx context.Context, j *joined, a *attempt) (guard.Record, bool, error) {
-	cfg := &d.cfg.Group
-	if cfg.Off {
-		return d.settleOnce(ctx, j, a)
-	}
-	g, calls := j.groups.enter(a.ref.Tenant)
-	defer j.groups.leave(a.ref.Tenant)
-	if calls <= cfg.From && cfg.Wait == 0 {
-		return d.settleOnce(ctx, j, a)
-	}
-	m := &member{a: a}
-	err := d.join(ctx, g, m)
-	if err != nil || m.got.done {
-		return m.got.rec, m.got.won, err
-	}
-	return d.settleOnce(ctx, j, a)
 }
 
 // join leads a group, or waits for one to take m along. Afterwards m has got what that learnt of it, unless it must go alone.

@@ -144,19 +144,23 @@ func (j *joined) write(a *sqlplan.Args, form sqlplan.Form, otherwise func() stri
 		fmt.Fprintf(&cases, "WHEN %[1]s.endstate_said IS DISTINCT FROM %[2]s THEN %[3]s || '_%[4]s_' || coalesce(%[5]s, '') ",
 			name, outcome(a), signal(a), noteState, sqltx.Note(name+".endstate_said"))
 	}
-	// Looked at once, before an event goes in. Two rows of one key, which isn't unique then, are an error.
-	moved := fmt.Sprintf("(SELECT %s FROM %s)", sqltx.Unless(fmt.Sprintf("CASE %sELSE 'true' END", cases.String())), from)
+	right := sqltx.Unless(fmt.Sprintf("CASE %sELSE 'true' END", cases.String()))
+	if form.Rows() != 1 || otherwise != nil || j.outbox.Columns != nil {
+		// Looked at once, before an event goes in. Two rows of one key, which isn't unique then, are an error; one event of theirs in a
+		// table of the library's is one by its id.
+		right, from = fmt.Sprintf("(SELECT %s FROM %s)", right, from), ""
+	}
 	if otherwise != nil {
-		moved = fmt.Sprintf("CASE WHEN %s THEN true ELSE %s END", moved, otherwise())
+		right = fmt.Sprintf("CASE WHEN %s THEN true ELSE %s END", right, otherwise())
 	}
 	at := ""
 	if j.ledger >= 0 {
 		at = fmt.Sprintf("(SELECT at FROM %s)", settleName(j.ledger))
 	}
 	if form == 0 {
-		return fmt.Sprintf("%s\nSELECT %s WHERE %s", with, at, moved)
+		return fmt.Sprintf("%s\nSELECT %s WHERE %s", with, at, right)
 	}
-	insert := j.outbox.Insert(a, form, moved)
+	insert := j.outbox.Insert(a, form, from, right)
 	if at != "" {
 		insert += "\nRETURNING " + at
 	}

@@ -36,15 +36,15 @@ type Result struct {
 // When ctx ends, the rest of the items fail with its error.
 func (f *Finalizer[Tx]) SettleMany(ctx context.Context, trigger Trigger, items []Item) ([]Result, error) {
 	m := &many[Tx]{Finalizer: f, forgets: f.cache.forgets.Load(), results: make([]Result, len(items))}
-	seen := make(map[guard.Key]bool, len(items))
-	var jobs []*job
+	seen := make(map[guard.Key]struct{}, len(items))
+	jobs := make([]*job, 0, len(items))
 	var repeats []int
 	for i, item := range items {
-		if seen[item.Key] {
+		if _, repeated := seen[item.Key]; repeated {
 			repeats = append(repeats, i)
 			continue
 		}
-		seen[item.Key] = true
+		seen[item.Key] = struct{}{}
 		a, r, err := f.ready(ctx, item.Key, trigger, item.Outcome)
 		if a == nil {
 			m.results[i] = Result{r, err}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -24,10 +23,12 @@ type pgxDB struct {
 	cfg     Config
 	plans   sync.Map // of a key's shape to its *joined, nil where the guard has no plan
 	watcher watcher
+
+	interrupts sync.Pool
 }
 
 func newPgxDB(pool *pgxpool.Pool, cfg Config) *pgxDB {
-	return &pgxDB{pool: pool, cfg: cfg, watcher: watcher{every: watchEvery}}
+	return &pgxDB{pool: pool, cfg: cfg, watcher: watcher{every: watchEvery}, interrupts: sync.Pool{New: newInterrupt}}
 }
 
 func (d *pgxDB) query(ctx context.Context, fn func(endstate.Querier) error) error {
@@ -70,8 +71,6 @@ func (d *pgxDB) claim(ctx context.Context, a *attempt) (session[pgx.Tx], guard.R
 	if err != nil {
 		return nil, guard.Record{}, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
-	defer cancel()
 	s := &pgxSession{db: d, plan: d.plan(a), conn: pooled.Conn(), pooled: pooled, commit: "commit", undo: undoAll}
 	rec, err := claimed(ctx, s, s.claim, a)
 	return s, rec, s.stale(ctx, a, err)
@@ -97,8 +96,6 @@ func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx
 	if err := usable(conn); err != nil {
 		return nil, guard.Record{}, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
-	defer cancel()
 	s := &pgxSession{
 		db: d, plan: d.plan(a), conn: conn, cb: sqltx.Lend(tx, ErrTxOwned),
 		commit: "release savepoint " + savepoint,
@@ -126,6 +123,11 @@ func usable(conn *pgx.Conn) error {
 }
 
 func (s *pgxSession) claim(ctx context.Context, a *attempt) (guard.Record, error) {
+	if a.look && s.plan != nil {
+		if rec, err := s.db.lookFirst(ctx, s.conn, s.plan, a); err != nil || rec.Final {
+			return rec, err
+		}
+	}
 	batch := &pgx.Batch{}
 	if s.pooled != nil {
 		// READ COMMITTED is what looks at a row again after waiting for its lock.
@@ -160,12 +162,14 @@ func (s *pgxSession) claim(ctx context.Context, a *attempt) (guard.Record, error
 
 // claimOwn is claim for a guard of the user's own.
 func (s *pgxSession) claimOwn(ctx context.Context, begin *pgx.Batch, a *attempt) (guard.Record, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, s.db.cfg.ClaimTimeout, ErrBusy)
+	defer cancel()
 	if err := s.send(ctx, begin, func(pgx.BatchResults) error { return nil }); err != nil {
-		return guard.Record{}, fmt.Errorf("begin: %w", err)
+		return guard.Record{}, withCause(ctx, fmt.Errorf("begin: %w", err))
 	}
 	rec, err := s.db.cfg.Guard.Claim(ctx, s.cb, a.ref)
 	if err != nil {
-		return guard.Record{}, fmt.Errorf("claim: %w", err)
+		return guard.Record{}, withCause(ctx, fmt.Errorf("claim: %w", err))
 	}
 	return rec, nil
 }
@@ -195,12 +199,15 @@ func (s *pgxSession) readAndRollBack(ctx context.Context, a *attempt) (guard.Rec
 		batch.Queue(undo)
 	}
 	seen := s.plan.answer()
-	results := s.conn.SendBatch(ctx, batch)
-	rows, err := results.Query()
-	if err == nil {
-		err = seen.scan(rows)
-	}
-	if err := errors.Join(err, results.Close()); err != nil {
+	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+		results := s.conn.SendBatch(ctx, batch)
+		rows, err := results.Query()
+		if err == nil {
+			err = seen.scan(rows)
+		}
+		return errors.Join(err, results.Close())
+	})
+	if err != nil {
 		return guard.Record{}, fmt.Errorf("read the winner's record: %w", err)
 	}
 	s.ended = true
@@ -237,7 +244,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if a.size > pieceBytes {
 		return s.finishInPieces(ctx, a)
 	}
-	st := s.plan.finish[a.batch()]()
+	st := s.plan.finish[a.Form()]()
 	batch := &pgx.Batch{}
 	batch.Queue(st.SQL, st.Args(&a.Call)...)
 	if s.again {
@@ -352,9 +359,3 @@ func (s *pgxSession) rollback(ctx context.Context) {
 		s.pooled.Release()
 	}
 }
-
-// interruptGrace is how long the server has to answer a cancel request, before the connection is given up.
-const interruptGrace = 2 * time.Second
-
-// interruptInterval is how long it has before it is asked again.
-const interruptInterval = 50 * time.Millisecond

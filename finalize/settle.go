@@ -21,7 +21,7 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 	if j == nil || a.size > pieceBytes {
 		return Receipt{}, false, nil
 	}
-	rec, won, err := d.settleGrouped(ctx, j, a)
+	rec, won, err := d.settleAmong(ctx, j, a)
 	switch {
 	case errors.Is(err, errApart):
 		return Receipt{}, false, nil
@@ -33,6 +33,54 @@ func (d *pgxDB) settle(ctx context.Context, f *core, a *attempt) (r Receipt, han
 		return Receipt{}, true, err
 	}
 	return receiptOf(rec, won), true, nil
+}
+
+// settleAmong settles one attempt: alone, or with others, if many are under way.
+func (d *pgxDB) settleAmong(ctx context.Context, j *joined, a *attempt) (guard.Record, bool, error) {
+	if cfg := &d.cfg.Group; !cfg.Off {
+		g, calls := j.groups.enter(a.ref.Tenant)
+		defer j.groups.leave(a.ref.Tenant)
+		if calls > cfg.From || cfg.Wait > 0 {
+			m := &member{a: a}
+			if err := d.join(ctx, g, m); err != nil || m.got.done {
+				return m.got.rec, m.got.won, err
+			}
+		}
+	}
+	return d.settleOnce(ctx, j, a)
+}
+
+// groups are the tenants' groups, while they have calls under way. What a connection of the pool shows may depend on who it was
+// taken for, so a statement is for one tenant's calls only.
+type groups struct {
+	mu       sync.Mutex
+	byTenant map[string]*group
+}
+
+// enter returns the tenant's group, and how many of its calls are under way with this one.
+func (gs *groups) enter(tenant string) (g *group, calls int) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g = gs.byTenant[tenant]
+	if g == nil {
+		if gs.byTenant == nil {
+			gs.byTenant = map[string]*group{}
+		}
+		g = &group{}
+		gs.byTenant[tenant] = g
+	}
+	g.calls++
+	return g, g.calls
+}
+
+// leave forgets the tenant's group after its last call.
+func (gs *groups) leave(tenant string) {
+	gs.mu.Lock()
+	defer gs.mu.Unlock()
+	g := gs.byTenant[tenant]
+	if g.calls--; g.calls == 0 {
+		delete(gs.byTenant, tenant)
+	}
 }
 
 // receiptOf makes a receipt of a record.
@@ -71,8 +119,6 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	if err != nil {
 		return rec, false, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
-	defer cancel()
 	defer func() {
 		if err != nil {
 			err = d.release(ctx, pooled, a, withCause(ctx, err))
@@ -81,12 +127,17 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 		pooled.Release()
 	}()
 	conn := pooled.Conn()
+	if a.look {
+		if rec, err = d.lookFirst(ctx, conn, j, a); err != nil || rec.Final {
+			return rec, false, err
+		}
+	}
 	if w, err := d.watch(ctx, conn, j); err != nil {
 		return rec, false, err
 	} else if w.Again {
 		return rec, false, errApart
 	}
-	st := j.settle[a.batch()]()
+	st := j.settle[a.Form()]()
 	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
 		rows, err := conn.Query(ctx, st.SQL, st.Args(&a.Call)...)
 		if err != nil {
@@ -121,20 +172,6 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	return rec, false, err
 }
 
-// batch puts the events' arguments into the attempt, and returns the form of their insert.
-func (a *attempt) batch() (form sqlplan.Form) {
-	var few [sqlplan.FewEvents]*sqlplan.Event
-	events := few[:0]
-	if len(a.events) > len(few) {
-		events = make([]*sqlplan.Event, 0, len(a.events))
-	}
-	for i := range a.events {
-		events = append(events, (*sqlplan.Event)(&a.events[i]))
-	}
-	form, a.Events = sqlplan.Batch(events)
-	return form
-}
-
 // scanWritten reads the answer of a statement that settles, and reports whether it wrote. The time is the attempt's then, if there
 // is a ledger.
 func (j *joined) scanWritten(rows pgx.Rows, a *attempt) (won bool, err error) {
@@ -148,22 +185,6 @@ func (j *joined) scanWritten(rows pgx.Rows, a *attempt) (won bool, err error) {
 	return rows.CommandTag().RowsAffected() > 0, rows.Err()
 }
 
-// read reads the record in one statement, and so in one snapshot.
-func (d *pgxDB) read(ctx context.Context, conn *pgx.Conn, j *joined, a *attempt) (rec guard.Record, err error) {
-	seen := j.answer()
-	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
-		rows, err := conn.Query(ctx, j.read.SQL, j.read.Args(&a.Call)...)
-		if err != nil {
-			return err
-		}
-		return seen.scan(rows)
-	})
-	if err != nil {
-		return rec, fmt.Errorf("read the record: %w", err)
-	}
-	return d.cfg.guards.Record(a.ref, j.plans, seen.rows)
-}
-
 // settled is the record of an aggregate that this attempt finalized.
 func (j *joined) settled(a *attempt) guard.Record {
 	rec := guard.Record{Final: true, State: a.State}
@@ -171,61 +192,6 @@ func (j *joined) settled(a *attempt) guard.Record {
 		rec.Provenance = &guard.Provenance{Trigger: a.Trigger, At: a.at.Time, Token: a.Token, Digest: a.Digest}
 	}
 	return rec
-}
-
-// answer is what a statement returns that reads.
-type answer struct {
-	*joined
-	rows []sqlplan.Row // by plan
-	dest []any
-}
-
-func (j *joined) answer() *answer {
-	return &answer{joined: j, rows: make([]sqlplan.Row, len(j.plans)), dest: make([]any, 0, 8)}
-}
-
-// scan reads the row of a read, if there is one, and closes rows.
-func (r *answer) scan(rows pgx.Rows) error {
-	for i, plan := range r.plans {
-		r.dest = plan.Dest(r.dest, &r.rows[i])
-	}
-	_, err := scanRow(rows, r.dest)
-	return err
-}
-
-// scanRow reads the first row, if there is one, and closes rows.
-func scanRow(rows pgx.Rows, dest []any) (found bool, err error) {
-	defer rows.Close()
-	if found = rows.Next(); found && len(dest) > 0 {
-		if err := rows.Scan(dest...); err != nil {
-			return found, err
-		}
-	}
-	rows.Close()
-	return found, rows.Err()
-}
-
-// scanClaims reads the results of each plan's claim. The aggregate is held if every plan holds it; xid is the
-// transaction's.
-func scanClaims(results pgx.BatchResults, claims [][]sqlplan.Statement) (xid string, held bool, err error) {
-	held = true
-	for _, statements := range claims {
-		for range statements[:len(statements)-1] {
-			if _, err := results.Exec(); err != nil {
-				return "", false, err
-			}
-		}
-		rows, err := results.Query()
-		if err != nil {
-			return "", false, err
-		}
-		holds, err := scanRow(rows, []any{&xid})
-		if err != nil {
-			return "", false, err
-		}
-		held = held && holds
-	}
-	return xid, held, nil
 }
 
 // plan returns the joined SQL for a's key, which fits the guards, or nil.
@@ -275,46 +241,82 @@ func withCause(ctx context.Context, err error) error {
 	return err
 }
 
-// interruptibly runs statements that may wait for locks. When ctx ends it asks the server to cancel and waits for the
-// server's word, so that the outcome is known; pgx alone would close the connection and leave a backend behind that goes on
-// waiting, and a single statement might still take effect.
+// interruptGrace is how long the server has to answer a cancel request, before the connection is given up.
+const interruptGrace = 2 * time.Second
+
+// interruptInterval is how long it has before it is asked again.
+const interruptInterval = 50 * time.Millisecond
+
+// interrupt ends statements that wait too long. It is kept for the next ones, with its timer, unless it was needed.
+type interrupt struct {
+	conn      *pgx.Conn
+	detached  context.Context
+	timer     *time.Timer
+	once      sync.Once
+	finished  chan struct{} // the statements have ended
+	over      chan struct{} // and so has the interruption
+	busy      bool          // it was for the time
+	delivered bool
+}
+
+func newInterrupt() any {
+	i := &interrupt{finished: make(chan struct{}), over: make(chan struct{})}
+	i.timer = time.AfterFunc(time.Hour, func() { i.run(true) })
+	i.timer.Stop()
+	return i
+}
+
+// interruptibly runs statements that may wait for locks. When ctx ends, or ClaimTimeout is over, it asks the server to cancel and
+// waits for the server's word, so that the outcome is known; pgx alone would close the connection and leave a backend behind that
+// goes on waiting, and a single statement might still take effect.
 func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(context.Context) error) (err error) {
+	i := d.interrupts.Get().(*interrupt)
 	// The statements get a context that never ends, which spares pgx a goroutine for each: giving up is setting a deadline.
-	detached := context.WithoutCancel(ctx)
-	finished, interrupted := make(chan struct{}), make(chan struct{})
-	delivered := true
-	stop := context.AfterFunc(ctx, func() {
-		defer close(interrupted)
+	i.conn, i.detached = conn, context.WithoutCancel(ctx)
+	i.timer.Reset(d.cfg.ClaimTimeout)
+	stop := context.AfterFunc(ctx, func() { i.run(false) })
+	defer func() { // also on a panic in a tracer of the pool's
+		inTime, onItsOwn := i.timer.Stop(), stop()
+		if inTime && onItsOwn {
+			i.conn, i.detached = nil, nil
+			d.interrupts.Put(i)
+			return
+		}
+		close(i.finished)
+		<-i.over
+		if !i.delivered || sqltx.State(err) != sqltx.QueryCanceled {
+			// A cancel request that came too late must not hit the connection's next user.
+			_ = conn.Close(ctx)
+		}
+		if i.busy && err != nil {
+			err = fmt.Errorf("%w: %w", ErrBusy, err)
+		}
+	}()
+	return run(i.detached)
+}
+
+// run asks the server to cancel, again and again, since it ignores a request that comes before the statement, or between two.
+func (i *interrupt) run(busy bool) {
+	i.once.Do(func() {
+		defer close(i.over)
+		i.busy, i.delivered = busy, true
 		// A request is seen to its end though the statement has ended meanwhile: on its way it could hit the next one.
-		grace, cancel := context.WithTimeout(detached, interruptGrace)
+		grace, cancel := context.WithTimeout(i.detached, interruptGrace)
 		defer cancel()
 		for {
-			// Again and again, since the server ignores a request that comes before the statement, or between two.
-			if conn.PgConn().CancelRequest(grace) != nil || grace.Err() != nil {
-				delivered = false
+			if i.conn.PgConn().CancelRequest(grace) != nil || grace.Err() != nil {
+				i.delivered = false
 			}
 			select {
-			case <-finished:
+			case <-i.finished:
 				return
 			case <-grace.Done():
-				_ = conn.PgConn().Conn().SetDeadline(time.Now())
+				_ = i.conn.PgConn().Conn().SetDeadline(time.Now())
 				return
 			case <-time.After(interruptInterval):
 			}
 		}
 	})
-	defer func() { // also on a panic in a tracer of the pool's
-		if stop() {
-			return
-		}
-		close(finished)
-		<-interrupted
-		if !delivered || sqltx.State(err) != sqltx.QueryCanceled {
-			// A cancel request that came too late must not hit the connection's next user.
-			_ = conn.Close(ctx)
-		}
-	}()
-	return run(detached)
 }
 
 // watchEvery is how old what the catalog said of the tables' triggers and rules may be.

@@ -47,8 +47,10 @@ func TestJoinedStatements(t *testing.T) {
 					f.Add("Settle with "+title, j.settle[form]().SQL)
 				}
 			}
-			f.Add("SettleMany, and Settles that are gathered", j.bulk.settle().SQL)
-			f.Add("SettleMany: where a row was held elsewhere", j.bulk.careful().SQL)
+			f.Add("SettleMany, and Settles that are gathered, with one usual event each", j.bulk.each.hopeful().SQL)
+			f.Add("SettleMany with one usual event each: where a row was held elsewhere", j.bulk.each.careful().SQL)
+			f.Add("SettleMany, and Settles that are gathered, with any events", j.bulk.any.hopeful().SQL)
+			f.Add("SettleMany with any events: where a row was held elsewhere", j.bulk.any.careful().SQL)
 			f.Add("SettleMany: read the winners' records", j.bulk.read().SQL)
 			f.Add("SettleMany: look again", j.bulk.again().SQL)
 			f.Require(t, name)

@@ -42,6 +42,9 @@ func (g all) Plans(shape string) []sqlplan.Guard {
 
 // Record makes one record of what the tables of Plans say.
 func (g all) Record(ref Ref, plans []sqlplan.Guard, rows []sqlplan.Row) (Record, error) {
+	if len(plans) == 1 {
+		return planRecord(plans[0], &rows[0])
+	}
 	records := make([]Record, len(plans))
 	for i, plan := range plans {
 		rec, err := planRecord(plan, &rows[i])

@@ -149,38 +149,32 @@ func received(arrays []string) string {
 		same("headers", 6), "coalesce(endstate_event.occurred_at, clock_timestamp())", "endstate_event.dedup_key", same("schema_version", 9), "endstate_event.partition"}, ", ")
 }
 
-// Insert returns an INSERT of events to join with a guard's statement; its arguments are those of a Batch of this form. The
-// events go in if the condition holds. A taken dedup key or id is an error there.
-func (o Outbox) Insert(a *Args, form Form, condition string) string {
-	next := 0
-	param := func(int) string {
-		i := next
-		next++
-		return a.Add(func(c *Call) any { return c.Events[i] })
-	}
+// Insert returns an INSERT of a call's events, of this form, to join with a guard's statement. The events go in if the condition
+// holds. A single one may be taken with each row of from, a WITH clause's, unless that is empty, which costs the server less than a
+// look at the row ahead. A taken dedup key or id is an error there.
+func (o Outbox) Insert(a *Args, form Form, from, condition string) string {
 	if form == many {
-		return o.Bulk(param, " WHERE "+condition)
+		return o.Bulk(func(column int) string { return a.Add(func(c *Call) any { return c.arrays[column] }) }, " WHERE "+condition)
 	}
-	usual := form <= FewEvents
-	if !usual {
-		form -= FewEvents
-	}
-	rows := make([]string, form)
+	rows := make([]string, form.Rows())
 	for i := range rows {
 		values := make([]string, len(columnTypes))
-		for j, t := range columnTypes {
-			if values[j] = usualConstants[j]; values[j] != "" && usual {
+		for column, t := range columnTypes {
+			if values[column] = usualConstants[column]; values[column] != "" && form.usual() {
 				continue
 			}
-			values[j] = param(j) + "::" + t
-			if j == occurredAt {
-				values[j] = "coalesce(" + values[j] + ", clock_timestamp())"
+			values[column] = a.Add(eventArg(i, column)) + "::" + t
+			if column == occurredAt {
+				values[column] = "coalesce(" + values[column] + ", clock_timestamp())"
 			}
 		}
 		rows[i] = strings.Join(values, ", ")
 	}
 	if len(rows) == 1 {
-		return o.insertInto(fmt.Sprintf("SELECT %s WHERE %s", rows[0], condition))
+		if from != "" {
+			from = " FROM " + from
+		}
+		return o.insertInto(fmt.Sprintf("SELECT %s%s WHERE %s", rows[0], from, condition))
 	}
 	return o.insertInto(fmt.Sprintf("SELECT * FROM (VALUES (%s)) AS endstate_values WHERE %s", strings.Join(rows, "), ("), condition))
 }
@@ -210,12 +204,14 @@ func (o Outbox) ClauseMany(name, prev string) string {
 type uuids = pgtype.FlatArray[pgtype.UUID]
 
 // ColumnsMany are the arguments of ClauseMany for the events of several calls. Where each has one event, no owners are sent.
-func ColumnsMany(calls [][]Event) []any {
-	events := slices.Concat(calls...)
+func ColumnsMany(calls []*Call) []any {
+	var events []Event
 	var owners []int64
-	if slices.ContainsFunc(calls, func(its []Event) bool { return len(its) != 1 }) {
-		for n, its := range calls {
-			for range its {
+	several := slices.ContainsFunc(calls, func(c *Call) bool { return len(c.Events) != 1 })
+	for n, c := range calls {
+		for _, e := range c.Events {
+			events = append(events, *e)
+			if several {
 				owners = append(owners, int64(n)+1)
 			}
 		}
@@ -227,4 +223,40 @@ func ColumnsMany(calls [][]Event) []any {
 	columns := Arrays(events)
 	columns[0] = ids
 	return append(columns, owners)
+}
+
+// Each reports whether each call has one event, and a usual one, so that ClauseEach takes them.
+func Each(calls []*Call) bool {
+	return !slices.ContainsFunc(calls, func(c *Call) bool {
+		return len(c.Events) != 1 || !c.Events[0].usual() || c.Events[0].DedupKey == ""
+	})
+}
+
+// ClauseEach is ClauseMany for calls that each have one event: it is a part of its call's row in Item, and so in prev, which spares the
+// server a second relation and the search for those that go in.
+func (o Outbox) ClauseEach(b *Bulk, name, prev string) string {
+	text := func(name string, get func(*Event) string) string {
+		return b.text("event_"+name, func(c *Call) string { return get(c.Events[0]) })
+	}
+	same := func(name string, get func(*Event) string) string {
+		return b.same("event_"+name, func(c *Call) string { return get(c.Events[0]) })
+	}
+	values := [len(columnTypes)]string{
+		b.column("event_id", "uuid", false, func(calls []*Call) any {
+			return uuids(each(calls, func(c *Call) pgtype.UUID { return pgtype.UUID{Bytes: c.Events[0].ID, Valid: true} }))
+		}),
+		same("aggregate_type", func(e *Event) string { return e.AggregateType }),
+		text("aggregate_id", func(e *Event) string { return e.AggregateID }),
+		same("type", func(e *Event) string { return e.Type }),
+		b.column("event_payload", "bytea", false, func(calls []*Call) any { return each(calls, func(c *Call) []byte { return c.Events[0].Payload }) }),
+		usualConstants[5],
+		b.column("event_headers", "jsonb", true, func(calls []*Call) any {
+			return alike(each(calls, func(c *Call) string { return c.Events[0].headers() }))
+		}),
+		usualConstants[occurredAt],
+		text("dedup_key", func(e *Event) string { return e.DedupKey }),
+		usualConstants[9],
+		b.column("event_partition", "int2", false, func(calls []*Call) any { return each(calls, func(c *Call) int16 { return c.Events[0].partition() }) }),
+	}
+	return fmt.Sprintf("%s AS (\n\t%s)", name, o.insertInto(fmt.Sprintf("SELECT %s FROM %s", strings.Join(values[:], ", "), prev)))
 }

@@ -4,77 +4,7 @@
 // A plan's text is built once and its arguments are taken from each Call, so that a finalization builds no SQL.
 package sqlplan
 
-import (
-	"strconv"
-
-	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgtype"
-)
-
-// Call is what the arguments of one finalization are taken from.
-type Call struct {
-	Aggregate string
-	Key       string // the key's canonical encoding
-	Parts     []any  // the key's parts, each as its SQL type wants it
-	Shape     string // their kinds, a letter each
-	State     string
-	Trigger   string
-	Token     uuid.UUID
-	Signal    string // what the statement raises when it must not be committed, random for each attempt
-	Digest    []byte
-	Events    []any // the outbox's arguments, in its own order
-}
-
-// Arg takes one argument from a call.
-type Arg func(*Call) any
-
-// Args collects a statement's arguments while its text is written. Each costs time on both sides, so what several parts of
-// a statement want is passed once.
-type Args struct {
-	list  []Arg
-	named map[string]string
-}
-
-// Add adds an argument and returns its placeholder.
-func (a *Args) Add(arg Arg) string {
-	a.list = append(a.list, arg)
-	return "$" + strconv.Itoa(len(a.list))
-}
-
-// Named is Add for an argument that is added once under its name, and found under it after that.
-func (a *Args) Named(name string, arg Arg) string {
-	placeholder, ok := a.named[name]
-	if !ok {
-		if a.named == nil {
-			a.named = map[string]string{}
-		}
-		placeholder = a.Add(arg)
-		a.named[name] = placeholder
-	}
-	return placeholder
-}
-
-// Statement is a finished text with its arguments.
-type Statement struct {
-	SQL  string
-	args []Arg
-}
-
-// Build writes a statement.
-func Build(write func(*Args) string) Statement {
-	var a Args
-	sql := write(&a)
-	return Statement{sql, a.list}
-}
-
-// Args evaluates the statement's arguments for c.
-func (s Statement) Args(c *Call) []any {
-	values := make([]any, len(s.args))
-	for i, arg := range s.args {
-		values[i] = arg(c)
-	}
-	return values
-}
+import "github.com/jackc/pgx/v5/pgtype"
 
 // Row is what a guard's table says of an aggregate. Its types are those that pgx scans into without looking for a way.
 type Row struct {

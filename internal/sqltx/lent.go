@@ -12,35 +12,40 @@ import (
 // Lent is the pgx.Tx that callbacks get: a transaction which only its owner may end, and which refuses to work once that has
 // called Close, since its connection then belongs to others.
 type Lent struct {
-	tx     pgx.Tx
-	closed *atomic.Bool
-	used   *atomic.Int64 // when, in nanoseconds
-	owned  error         // what Commit and Rollback return; nil for a savepoint, which its beginner may end
+	tx    pgx.Tx
+	loan  *loan
+	owned error // what Commit and Rollback return; nil for a savepoint, which its beginner may end
+}
+
+// loan is what a transaction and its savepoints share.
+type loan struct {
+	closed atomic.Bool
+	used   atomic.Int64 // when, in nanoseconds
 }
 
 var _ pgx.Tx = (*Lent)(nil)
 
 // Lend lends a transaction to a callback. owned is the error that its Commit and Rollback return.
 func Lend(tx pgx.Tx, owned error) *Lent {
-	t := &Lent{tx, new(atomic.Bool), new(atomic.Int64), owned}
+	t := &Lent{tx: tx, loan: &loan{}, owned: owned}
 	t.use()
 	return t
 }
 
 // LastUse is when the transaction was last used.
-func (t *Lent) LastUse() time.Time { return time.Unix(0, t.used.Load()) }
+func (t *Lent) LastUse() time.Time { return time.Unix(0, t.loan.used.Load()) }
 
-func (t *Lent) use() { t.used.Store(time.Now().UnixNano()) }
+func (t *Lent) use() { t.loan.used.Store(time.Now().UnixNano()) }
 
 // Close takes the transaction back.
-func (t *Lent) Close() { t.closed.Store(true) }
+func (t *Lent) Close() { t.loan.closed.Store(true) }
 
 // Owner returns the transaction itself.
 func (t *Lent) Owner() pgx.Tx { return t.tx }
 
 // Begin starts a savepoint, which the callback may end as any pgx transaction.
 func (t *Lent) Begin(ctx context.Context) (pgx.Tx, error) {
-	if t.closed.Load() {
+	if t.loan.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
 	t.use()
@@ -49,7 +54,7 @@ func (t *Lent) Begin(ctx context.Context) (pgx.Tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Lent{tx, t.closed, t.used, nil}, nil
+	return &Lent{tx: tx, loan: t.loan}, nil
 }
 
 func (t *Lent) Commit(ctx context.Context) error   { return t.end(ctx, t.tx.Commit) }
@@ -57,7 +62,7 @@ func (t *Lent) Rollback(ctx context.Context) error { return t.end(ctx, t.tx.Roll
 
 func (t *Lent) end(ctx context.Context, end func(context.Context) error) error {
 	switch {
-	case t.closed.Load():
+	case t.loan.closed.Load():
 		return pgx.ErrTxClosed
 	case t.owned != nil:
 		return t.owned
@@ -66,7 +71,7 @@ func (t *Lent) end(ctx context.Context, end func(context.Context) error) error {
 }
 
 func (t *Lent) Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
-	if t.closed.Load() {
+	if t.loan.closed.Load() {
 		return pgconn.CommandTag{}, pgx.ErrTxClosed
 	}
 	t.use()
@@ -75,7 +80,7 @@ func (t *Lent) Exec(ctx context.Context, sql string, args ...any) (pgconn.Comman
 }
 
 func (t *Lent) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error) {
-	if t.closed.Load() {
+	if t.loan.closed.Load() {
 		return closedRows{}, pgx.ErrTxClosed
 	}
 	t.use()
@@ -84,7 +89,7 @@ func (t *Lent) Query(ctx context.Context, sql string, args ...any) (pgx.Rows, er
 }
 
 func (t *Lent) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
-	if t.closed.Load() {
+	if t.loan.closed.Load() {
 		return closedRows{}
 	}
 	t.use()
@@ -93,7 +98,7 @@ func (t *Lent) QueryRow(ctx context.Context, sql string, args ...any) pgx.Row {
 }
 
 func (t *Lent) CopyFrom(ctx context.Context, table pgx.Identifier, columns []string, src pgx.CopyFromSource) (int64, error) {
-	if t.closed.Load() {
+	if t.loan.closed.Load() {
 		return 0, pgx.ErrTxClosed
 	}
 	t.use()
@@ -102,7 +107,7 @@ func (t *Lent) CopyFrom(ctx context.Context, table pgx.Identifier, columns []str
 }
 
 func (t *Lent) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
-	if t.closed.Load() {
+	if t.loan.closed.Load() {
 		return pgx.FailedBatchResults(b, pgx.ErrTxClosed)
 	}
 	t.use()
@@ -111,7 +116,7 @@ func (t *Lent) SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults {
 }
 
 func (t *Lent) Prepare(ctx context.Context, name, sql string) (*pgconn.StatementDescription, error) {
-	if t.closed.Load() {
+	if t.loan.closed.Load() {
 		return nil, pgx.ErrTxClosed
 	}
 	t.use()
@@ -120,7 +125,7 @@ func (t *Lent) Prepare(ctx context.Context, name, sql string) (*pgconn.Statement
 }
 
 func (t *Lent) LargeObjects() pgx.LargeObjects {
-	if t.closed.Load() {
+	if t.loan.closed.Load() {
 		var b pgx.Batch
 		b.BeginTx(pgx.TxOptions{})
 		return pgx.FailedBatchResults(&b, pgx.ErrTxClosed).Tx().LargeObjects() // pgx's own closed transaction

@@ -185,9 +185,8 @@ endstate_settle0 AS (
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', $13::jsonb, clock_timestamp(), $14::text, 1, $15::int2
-WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0)
+FROM endstate_settle0
+WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 RETURNING (SELECT at FROM endstate_settle0);
 
 -- Settle with two usual events
@@ -233,9 +232,8 @@ endstate_settle0 AS (
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, $13::text, $14::jsonb, coalesce($15::timestamptz, clock_timestamp()), $16::text, $17::int4, $18::int2
-WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0)
+FROM endstate_settle0
+WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 RETURNING (SELECT at FROM endstate_settle0);
 
 -- Settle with many events
@@ -266,7 +264,83 @@ WHERE (
 	FROM endstate_settle0)
 RETURNING (SELECT at FROM endstate_settle0);
 
--- SettleMany, and Settles that are gathered
+-- SettleMany, and Settles that are gathered, with one usual event each
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, endstate_key, coalesce(endstate_state, ($3::text[])[1]) AS endstate_state, coalesce(endstate_trigger, ($4::text[])[1]) AS endstate_trigger, endstate_token, endstate_digest, endstate_event_id, coalesce(endstate_event_aggregate_type, ($8::text[])[1]) AS endstate_event_aggregate_type, endstate_event_aggregate_id, coalesce(endstate_event_type, ($10::text[])[1]) AS endstate_event_type, endstate_event_payload, coalesce(endstate_event_headers, ($12::jsonb[])[1]) AS endstate_event_headers, endstate_event_dedup_key, endstate_event_partition
+	FROM endstate_patience
+	CROSS JOIN unnest($2::text[], $3::text[], $4::text[], $5::uuid[], $6::bytea[], $7::uuid[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::jsonb[], $13::text[], $14::int2[]) WITH ORDINALITY AS endstate_calls (endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, endstate_event_headers, endstate_event_dedup_key, endstate_event_partition, endstate_n)),
+endstate_hold0_open AS MATERIALIZED (
+	SELECT endstate_item.*
+	FROM endstate_item
+	LEFT JOIN LATERAL (
+		SELECT true
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_entry (there) ON true
+	WHERE endstate_entry.there IS NULL),
+endstate_hold0 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_hold0_open
+	WHERE pg_try_advisory_xact_lock(hashtextextended($1::text || '/' || endstate_key, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))),
+endstate_settle0_entry AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, (SELECT endstate_at FROM endstate_time)
+	FROM endstate_hold0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING "key", state COLLATE "C" AS endstate_said),
+endstate_settle0 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_hold0
+	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle0_entry)) IS TRUE),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, 'application/json', endstate_event_headers, clock_timestamp(),
+	endstate_event_dedup_key, 1, endstate_event_partition
+	FROM endstate_settle0)
+SELECT CASE WHEN count(*) < $16::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $16::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $15::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany with one usual event each: where a row was held elsewhere
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, endstate_key, coalesce(endstate_state, ($3::text[])[1]) AS endstate_state, coalesce(endstate_trigger, ($4::text[])[1]) AS endstate_trigger, endstate_token, endstate_digest, endstate_event_id, coalesce(endstate_event_aggregate_type, ($8::text[])[1]) AS endstate_event_aggregate_type, endstate_event_aggregate_id, coalesce(endstate_event_type, ($10::text[])[1]) AS endstate_event_type, endstate_event_payload, coalesce(endstate_event_headers, ($12::jsonb[])[1]) AS endstate_event_headers, endstate_event_dedup_key, endstate_event_partition
+	FROM endstate_patience
+	CROSS JOIN unnest($2::text[], $3::text[], $4::text[], $5::uuid[], $6::bytea[], $7::uuid[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::jsonb[], $13::text[], $14::int2[]) WITH ORDINALITY AS endstate_calls (endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, endstate_event_headers, endstate_event_dedup_key, endstate_event_partition, endstate_n)),
+endstate_hold0_open AS MATERIALIZED (
+	SELECT endstate_item.*
+	FROM endstate_item
+	LEFT JOIN LATERAL (
+		SELECT true
+		FROM "endstate_ledger"
+		WHERE aggregate = $1::text
+		AND "key" = endstate_item.endstate_key LIMIT 1) AS endstate_entry (there) ON true
+	WHERE endstate_entry.there IS NULL),
+endstate_hold0 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_hold0_open
+	WHERE pg_try_advisory_xact_lock(hashtextextended($1::text || '/' || endstate_key, 1701733491 + '"endstate_ledger"'::regclass::oid::int8))),
+endstate_settle0_entry AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $1::text, endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, (SELECT endstate_at FROM endstate_time)
+	FROM endstate_hold0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING "key", state COLLATE "C" AS endstate_said),
+endstate_settle0 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_hold0
+	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle0_entry)) IS TRUE),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, 'application/json', endstate_event_headers, clock_timestamp(),
+	endstate_event_dedup_key, 1, endstate_event_partition
+	FROM endstate_settle0)
+SELECT CASE WHEN count(*) < $16::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $16::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $15::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany, and Settles that are gathered, with any events
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
 endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
 endstate_item AS (
@@ -308,7 +382,7 @@ endstate_events AS (
 SELECT CASE WHEN count(*) < $20::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $20::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
 FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $19::text END)::pg_catalog.json IS NOT NULL;
 
--- SettleMany: where a row was held elsewhere
+-- SettleMany with any events: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
 endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
 endstate_item AS (

@@ -197,7 +197,72 @@ FROM (
 		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 		FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
 
--- SettleMany, and Settles that are gathered
+-- SettleMany, and Settles that are gathered, with one usual event each
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, coalesce(endstate_place, ($2::int4[])[1]) AS endstate_place, endstate_part0, endstate_part1, coalesce(endstate_state, ($5::text[])[1]) AS endstate_state, endstate_event_id, coalesce(endstate_event_aggregate_type, ($7::text[])[1]) AS endstate_event_aggregate_type, endstate_event_aggregate_id, coalesce(endstate_event_type, ($9::text[])[1]) AS endstate_event_type, endstate_event_payload, coalesce(endstate_event_headers, ($11::jsonb[])[1]) AS endstate_event_headers, endstate_event_dedup_key, endstate_event_partition
+	FROM endstate_patience
+	CROSS JOIN unnest($2::int4[], $3::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $4), $5::text[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::jsonb[], $12::text[], $13::int2[]) WITH ORDINALITY AS endstate_calls (endstate_place, endstate_part0, endstate_part1, endstate_state, endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, endstate_event_headers, endstate_event_dedup_key, endstate_event_partition, endstate_n)),
+endstate_settle0 AS (
+	UPDATE "billing"."charges" AS endstate_row
+	SET "state" = (
+		SELECT array_cat(ARRAY(SELECT "state" FROM "billing"."charges" WHERE false), $1))[endstate_call.endstate_place]
+	FROM endstate_item AS endstate_call
+	WHERE endstate_row."id" = endstate_call.endstate_part0::int8
+	AND endstate_row."created_at" = endstate_call.endstate_part1
+	AND (endstate_row."created_at" - endstate_row."created_at") = interval '0'
+	AND (endstate_row."state" IS NULL OR NOT (starts_with(endstate_row."state"::text COLLATE "C", 'DONE_')))
+	RETURNING endstate_call.*, endstate_row."state"::text COLLATE "C" = endstate_call.endstate_state AS endstate_settle0_said),
+endstate_events AS (
+	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+	FROM (
+		SELECT endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, 'application/json', endstate_event_headers, clock_timestamp(),
+		endstate_event_dedup_key, 1, endstate_event_partition
+		FROM endstate_settle0) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
+FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $14::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany with one usual event each: where a row was held elsewhere
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, endstate_part0, endstate_part1, coalesce(endstate_place, ($4::int4[])[1]) AS endstate_place, coalesce(endstate_state, ($5::text[])[1]) AS endstate_state, endstate_event_id, coalesce(endstate_event_aggregate_type, ($7::text[])[1]) AS endstate_event_aggregate_type, endstate_event_aggregate_id, coalesce(endstate_event_type, ($9::text[])[1]) AS endstate_event_type, endstate_event_payload, coalesce(endstate_event_headers, ($11::jsonb[])[1]) AS endstate_event_headers, endstate_event_dedup_key, endstate_event_partition
+	FROM endstate_patience
+	CROSS JOIN unnest($1::int8[], array_cat(ARRAY(SELECT "created_at" FROM "billing"."charges" WHERE false), $2), $4::int4[], $5::text[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::jsonb[], $12::text[], $13::int2[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_part1, endstate_place, endstate_state, endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, endstate_event_headers, endstate_event_dedup_key, endstate_event_partition, endstate_n)),
+endstate_hold0 AS MATERIALIZED (
+	SELECT endstate_item.*
+	FROM endstate_item
+	CROSS JOIN LATERAL (
+		SELECT
+		FROM "billing"."charges" AS endstate_row
+		WHERE endstate_row."id" = endstate_item.endstate_part0::int8
+		AND endstate_row."created_at" = endstate_item.endstate_part1
+		AND (endstate_row."created_at" - endstate_row."created_at") = interval '0'
+		AND (endstate_row."state" IS NULL OR NOT (starts_with(endstate_row."state"::text COLLATE "C", 'DONE_')))
+		FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found),
+endstate_settle0 AS (
+	UPDATE "billing"."charges" AS endstate_row
+	SET "state" = (
+		SELECT array_cat(ARRAY(SELECT "state" FROM "billing"."charges" WHERE false), $3))[endstate_call.endstate_place]
+	FROM endstate_hold0 AS endstate_call
+	WHERE endstate_row."id" = endstate_call.endstate_part0::int8
+	AND endstate_row."created_at" = endstate_call.endstate_part1
+	AND (endstate_row."created_at" - endstate_row."created_at") = interval '0'
+	AND (endstate_row."state" IS NULL OR NOT (starts_with(endstate_row."state"::text COLLATE "C", 'DONE_')))
+	RETURNING endstate_call.*, endstate_row."state"::text COLLATE "C" = endstate_call.endstate_state AS endstate_settle0_said),
+endstate_events AS (
+	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
+	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
+	FROM (
+		SELECT endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, 'application/json', endstate_event_headers, clock_timestamp(),
+		endstate_event_dedup_key, 1, endstate_event_partition
+		FROM endstate_settle0) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
+SELECT CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
+FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $14::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany, and Settles that are gathered, with any events
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
 endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
 endstate_item AS (
@@ -228,7 +293,7 @@ endstate_events AS (
 SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
 FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL;
 
--- SettleMany: where a row was held elsewhere
+-- SettleMany with any events: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
 endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
 endstate_item AS (

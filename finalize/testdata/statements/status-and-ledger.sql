@@ -230,10 +230,9 @@ endstate_settle1 AS (
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', $16::jsonb, clock_timestamp(), $17::text, 1, $18::int2
-WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0
-	LEFT JOIN endstate_settle1 ON true)
+FROM endstate_settle0
+LEFT JOIN endstate_settle1 ON true
+WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 RETURNING (SELECT at FROM endstate_settle1);
 
 -- Settle with two usual events
@@ -290,10 +289,9 @@ endstate_settle1 AS (
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, $16::text, $17::jsonb, coalesce($18::timestamptz, clock_timestamp()), $19::text, $20::int4, $21::int2
-WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0
-	LEFT JOIN endstate_settle1 ON true)
+FROM endstate_settle0
+LEFT JOIN endstate_settle1 ON true
+WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 RETURNING (SELECT at FROM endstate_settle1);
 
 -- Settle with many events
@@ -330,7 +328,92 @@ WHERE (
 	LEFT JOIN endstate_settle1 ON true)
 RETURNING (SELECT at FROM endstate_settle1);
 
--- SettleMany, and Settles that are gathered
+-- SettleMany, and Settles that are gathered, with one usual event each
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, coalesce(endstate_place, ($2::int4[])[1]) AS endstate_place, coalesce(endstate_trigger, ($3::text[])[1]) AS endstate_trigger, endstate_part0, coalesce(endstate_state, ($5::text[])[1]) AS endstate_state, endstate_key, endstate_token, endstate_digest, endstate_event_id, coalesce(endstate_event_aggregate_type, ($11::text[])[1]) AS endstate_event_aggregate_type, endstate_event_aggregate_id, coalesce(endstate_event_type, ($13::text[])[1]) AS endstate_event_type, endstate_event_payload, coalesce(endstate_event_headers, ($15::jsonb[])[1]) AS endstate_event_headers, endstate_event_dedup_key, endstate_event_partition
+	FROM endstate_patience
+	CROSS JOIN unnest($2::int4[], $3::text[], array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $4), $5::text[], $7::text[], $8::uuid[], $9::bytea[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::jsonb[], $16::text[], $17::int2[]) WITH ORDINALITY AS endstate_calls (endstate_place, endstate_trigger, endstate_part0, endstate_state, endstate_key, endstate_token, endstate_digest, endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, endstate_event_headers, endstate_event_dedup_key, endstate_event_partition, endstate_n)),
+endstate_settle0 AS (
+	UPDATE "orders" AS endstate_row
+	SET "status" = (SELECT array_cat(ARRAY(SELECT "status" FROM "orders" WHERE false), $1))[endstate_call.endstate_place], "completed_at" = clock_timestamp(), "completed_by" = endstate_call.endstate_trigger
+	FROM endstate_item AS endstate_call
+	WHERE endstate_row."id" = endstate_call.endstate_part0
+	AND octet_length(endstate_call.endstate_part0) = octet_length(translate(endstate_row."id", '', ''))
+	AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	RETURNING endstate_call.*, endstate_row."status"::text COLLATE "C" = endstate_call.endstate_state AS endstate_settle0_said),
+endstate_settle1_entry AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $6::text, endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, (SELECT endstate_at FROM endstate_time)
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING "key", state COLLATE "C" AS endstate_said),
+endstate_settle1 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_settle0
+	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle1_entry)) IS TRUE),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, 'application/json', endstate_event_headers, clock_timestamp(),
+	endstate_event_dedup_key, 1, endstate_event_partition
+	FROM endstate_settle1)
+SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
+FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany with one usual event each: where a row was held elsewhere
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, endstate_part0, endstate_key, coalesce(endstate_place, ($5::int4[])[1]) AS endstate_place, coalesce(endstate_trigger, ($6::text[])[1]) AS endstate_trigger, coalesce(endstate_state, ($7::text[])[1]) AS endstate_state, endstate_token, endstate_digest, endstate_event_id, coalesce(endstate_event_aggregate_type, ($11::text[])[1]) AS endstate_event_aggregate_type, endstate_event_aggregate_id, coalesce(endstate_event_type, ($13::text[])[1]) AS endstate_event_type, endstate_event_payload, coalesce(endstate_event_headers, ($15::jsonb[])[1]) AS endstate_event_headers, endstate_event_dedup_key, endstate_event_partition
+	FROM endstate_patience
+	CROSS JOIN unnest(array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $1), $3::text[], $5::int4[], $6::text[], $7::text[], $8::uuid[], $9::bytea[], $10::uuid[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::jsonb[], $16::text[], $17::int2[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_key, endstate_place, endstate_trigger, endstate_state, endstate_token, endstate_digest, endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, endstate_event_headers, endstate_event_dedup_key, endstate_event_partition, endstate_n)),
+endstate_hold0 AS MATERIALIZED (
+	SELECT endstate_item.*
+	FROM endstate_item
+	CROSS JOIN LATERAL (
+		SELECT
+		FROM "orders" AS endstate_row
+		WHERE endstate_row."id" = endstate_item.endstate_part0
+		AND octet_length(endstate_item.endstate_part0) = octet_length(translate(endstate_row."id", '', ''))
+		AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+		FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found),
+endstate_hold1 AS MATERIALIZED (
+	SELECT endstate_hold0.*
+	FROM endstate_hold0
+	LEFT JOIN LATERAL (
+		SELECT true
+		FROM "endstate_ledger"
+		WHERE aggregate = $2::text
+		AND "key" = endstate_hold0.endstate_key LIMIT 1) AS endstate_entry (there) ON true
+	WHERE endstate_entry.there IS NULL),
+endstate_settle0 AS (
+	UPDATE "orders" AS endstate_row
+	SET "status" = (SELECT array_cat(ARRAY(SELECT "status" FROM "orders" WHERE false), $4))[endstate_call.endstate_place], "completed_at" = clock_timestamp(), "completed_by" = endstate_call.endstate_trigger
+	FROM endstate_hold1 AS endstate_call
+	WHERE endstate_row."id" = endstate_call.endstate_part0
+	AND octet_length(endstate_call.endstate_part0) = octet_length(translate(endstate_row."id", '', ''))
+	AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	RETURNING endstate_call.*, endstate_row."status"::text COLLATE "C" = endstate_call.endstate_state AS endstate_settle0_said),
+endstate_settle1_entry AS (
+	INSERT INTO "endstate_ledger" (aggregate, "key", state, "trigger", token, digest, at)
+	SELECT $2::text, endstate_key, endstate_state, endstate_trigger, endstate_token, endstate_digest, (SELECT endstate_at FROM endstate_time)
+	FROM endstate_settle0
+	ON CONFLICT (aggregate, "key") DO NOTHING
+	RETURNING "key", state COLLATE "C" AS endstate_said),
+endstate_settle1 AS MATERIALIZED (
+	SELECT *
+	FROM endstate_settle0
+	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle1_entry)) IS TRUE),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, 'application/json', endstate_event_headers, clock_timestamp(),
+	endstate_event_dedup_key, 1, endstate_event_partition
+	FROM endstate_settle1)
+SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
+FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany, and Settles that are gathered, with any events
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
 endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
 endstate_item AS (
@@ -368,7 +451,7 @@ endstate_events AS (
 SELECT CASE WHEN count(*) < $23::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $23::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
 FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $22::text END)::pg_catalog.json IS NOT NULL;
 
--- SettleMany: where a row was held elsewhere
+-- SettleMany with any events: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
 endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
 endstate_item AS (

@@ -107,9 +107,8 @@ WITH endstate_settle0 AS (
 	RETURNING "status"::text COLLATE "C" AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2
-WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0);
+FROM endstate_settle0
+WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL;
 
 -- Settle with two usual events
 WITH endstate_settle0 AS (
@@ -135,9 +134,8 @@ WITH endstate_settle0 AS (
 	RETURNING "status"::text COLLATE "C" AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
-WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0);
+FROM endstate_settle0
+WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL;
 
 -- Settle with many events
 WITH endstate_settle0 AS (
@@ -157,7 +155,60 @@ WHERE (
 	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 	FROM endstate_settle0);
 
--- SettleMany, and Settles that are gathered
+-- SettleMany, and Settles that are gathered, with one usual event each
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, coalesce(endstate_place, ($2::int4[])[1]) AS endstate_place, coalesce(endstate_trigger, ($3::text[])[1]) AS endstate_trigger, endstate_part0, coalesce(endstate_state, ($5::text[])[1]) AS endstate_state, endstate_event_id, coalesce(endstate_event_aggregate_type, ($7::text[])[1]) AS endstate_event_aggregate_type, endstate_event_aggregate_id, coalesce(endstate_event_type, ($9::text[])[1]) AS endstate_event_type, endstate_event_payload, coalesce(endstate_event_headers, ($11::jsonb[])[1]) AS endstate_event_headers, endstate_event_dedup_key, endstate_event_partition
+	FROM endstate_patience
+	CROSS JOIN unnest($2::int4[], $3::text[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::jsonb[], $12::text[], $13::int2[]) WITH ORDINALITY AS endstate_calls (endstate_place, endstate_trigger, endstate_part0, endstate_state, endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, endstate_event_headers, endstate_event_dedup_key, endstate_event_partition, endstate_n)),
+endstate_settle0 AS (
+	UPDATE "orders" AS endstate_row
+	SET "status" = (SELECT array_cat(ARRAY(SELECT "status" FROM "orders" WHERE false), $1))[endstate_call.endstate_place], "completed_at" = clock_timestamp(), "completed_by" = endstate_call.endstate_trigger
+	FROM endstate_item AS endstate_call
+	WHERE endstate_row."id" = endstate_call.endstate_part0::uuid
+	AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	RETURNING endstate_call.*, endstate_row."status"::text COLLATE "C" = endstate_call.endstate_state AS endstate_settle0_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, 'application/json', endstate_event_headers, clock_timestamp(),
+	endstate_event_dedup_key, 1, endstate_event_partition
+	FROM endstate_settle0)
+SELECT CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
+FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $14::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany with one usual event each: where a row was held elsewhere
+WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
+endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
+endstate_item AS (
+	SELECT endstate_n, endstate_part0, coalesce(endstate_place, ($3::int4[])[1]) AS endstate_place, coalesce(endstate_trigger, ($4::text[])[1]) AS endstate_trigger, coalesce(endstate_state, ($5::text[])[1]) AS endstate_state, endstate_event_id, coalesce(endstate_event_aggregate_type, ($7::text[])[1]) AS endstate_event_aggregate_type, endstate_event_aggregate_id, coalesce(endstate_event_type, ($9::text[])[1]) AS endstate_event_type, endstate_event_payload, coalesce(endstate_event_headers, ($11::jsonb[])[1]) AS endstate_event_headers, endstate_event_dedup_key, endstate_event_partition
+	FROM endstate_patience
+	CROSS JOIN unnest($1::text[], $3::int4[], $4::text[], $5::text[], $6::uuid[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::jsonb[], $12::text[], $13::int2[]) WITH ORDINALITY AS endstate_calls (endstate_part0, endstate_place, endstate_trigger, endstate_state, endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, endstate_event_headers, endstate_event_dedup_key, endstate_event_partition, endstate_n)),
+endstate_hold0 AS MATERIALIZED (
+	SELECT endstate_item.*
+	FROM endstate_item
+	CROSS JOIN LATERAL (
+		SELECT
+		FROM "orders" AS endstate_row
+		WHERE endstate_row."id" = endstate_item.endstate_part0::uuid
+		AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+		FOR NO KEY UPDATE SKIP LOCKED) AS endstate_found),
+endstate_settle0 AS (
+	UPDATE "orders" AS endstate_row
+	SET "status" = (SELECT array_cat(ARRAY(SELECT "status" FROM "orders" WHERE false), $2))[endstate_call.endstate_place], "completed_at" = clock_timestamp(), "completed_by" = endstate_call.endstate_trigger
+	FROM endstate_hold0 AS endstate_call
+	WHERE endstate_row."id" = endstate_call.endstate_part0::uuid
+	AND (endstate_row."status" IS NULL OR NOT (endstate_row."status"::text COLLATE "C" IN ('PAID', 'FAILED')))
+	RETURNING endstate_call.*, endstate_row."status"::text COLLATE "C" = endstate_call.endstate_state AS endstate_settle0_said),
+endstate_events AS (
+	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	SELECT endstate_event_id, endstate_event_aggregate_type, endstate_event_aggregate_id, endstate_event_type, endstate_event_payload, 'application/json', endstate_event_headers, clock_timestamp(),
+	endstate_event_dedup_key, 1, endstate_event_partition
+	FROM endstate_settle0)
+SELECT CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
+FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $14::text END)::pg_catalog.json IS NOT NULL;
+
+-- SettleMany, and Settles that are gathered, with any events
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
 endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
 endstate_item AS (
@@ -184,7 +235,7 @@ endstate_events AS (
 SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
 FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL;
 
--- SettleMany: where a row was held elsewhere
+-- SettleMany with any events: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
 endstate_time AS MATERIALIZED (SELECT clock_timestamp() AS endstate_at),
 endstate_item AS (

@@ -6,10 +6,89 @@ import (
 	"iter"
 	"maps"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgtype"
 )
+
+// Call is what the arguments of one finalization are taken from.
+type Call struct {
+	Aggregate string
+	Key       string // the key's canonical encoding
+	Parts     []any  // the key's parts, each as its SQL type wants it
+	Shape     string // their kinds, a letter each
+	State     string
+	Trigger   string
+	Token     uuid.UUID
+	Signal    string // what the statement raises when it must not be committed, random for each attempt
+	Digest    []byte
+	Events    []*Event
+	arrays    []any // of many events
+}
+
+// Text is a string as an argument for pgx, as a pointer, which an interface holds without another allocation.
+type Text string
+
+// TextValue implements pgtype.TextValuer.
+func (t *Text) TextValue() (pgtype.Text, error) {
+	return pgtype.Text{String: string(*t), Valid: true}, nil
+}
+
+// String is for tracers, which show arguments.
+func (t *Text) String() string { return string(*t) }
+
+// Arg takes one argument from a call.
+type Arg func(*Call) any
+
+// Args collects a statement's arguments while its text is written. Each costs time on both sides, so what several parts of
+// a statement want is passed once.
+type Args struct {
+	list  []Arg
+	named map[string]string
+}
+
+// Add adds an argument and returns its placeholder.
+func (a *Args) Add(arg Arg) string {
+	a.list = append(a.list, arg)
+	return "$" + strconv.Itoa(len(a.list))
+}
+
+// Named is Add for an argument that is added once under its name, and found under it after that.
+func (a *Args) Named(name string, arg Arg) string {
+	placeholder, ok := a.named[name]
+	if !ok {
+		if a.named == nil {
+			a.named = map[string]string{}
+		}
+		placeholder = a.Add(arg)
+		a.named[name] = placeholder
+	}
+	return placeholder
+}
+
+// Statement is a finished text with its arguments.
+type Statement struct {
+	SQL  string
+	args []Arg
+}
+
+// Build writes a statement.
+func Build(write func(*Args) string) Statement {
+	var a Args
+	sql := write(&a)
+	return Statement{sql, a.list}
+}
+
+// Args evaluates the statement's arguments for c.
+func (s Statement) Args(c *Call) []any {
+	values := make([]any, len(s.args))
+	for i, arg := range s.args {
+		values[i] = arg(c)
+	}
+	return values
+}
 
 // Event is an outbox.Event that is prepared. The two have the same fields, so that one converts into the other.
 type Event struct {
@@ -189,29 +268,67 @@ const Forms = 2*FewEvents + 2
 
 const many Form = Forms - 1
 
-// Batch returns the arguments of an insert of events that are to go in together, and which form of it takes them.
-func Batch(events []*Event) (form Form, args []any) {
-	if len(events) > FewEvents {
-		values := make([]Event, len(events))
-		for i, e := range events {
+// Rows is how many events an insert of this form takes; more than FewEvents: any number.
+func (f Form) Rows() int {
+	if f > FewEvents && f != many {
+		return int(f) - FewEvents
+	}
+	return int(f)
+}
+
+func (f Form) usual() bool { return f <= FewEvents }
+
+// Form returns which form of an insert takes c's events.
+func (c *Call) Form() Form {
+	if len(c.Events) > FewEvents {
+		values := make([]Event, len(c.Events))
+		for i, e := range c.Events {
 			values[i] = *e
 		}
-		return many, Arrays(values)
+		c.arrays = Arrays(values)
+		return many
 	}
-	usual := true
-	for i := range events {
-		usual = usual && events[i].usual()
-	}
-	if form = Form(len(events)); !usual {
-		form += FewEvents
-	}
-	args = make([]any, 0, len(events)*len(columnTypes))
-	for i := range events {
-		for column, value := range events[i].row() {
-			if usualConstants[column] == "" || !usual {
-				args = append(args, value)
-			}
+	form := Form(len(c.Events))
+	for _, e := range c.Events {
+		if !e.usual() {
+			return form + FewEvents
 		}
 	}
-	return form, args
+	return form
+}
+
+// eventArg takes an argument from the event at i.
+func eventArg(i, column int) Arg { return func(c *Call) any { return c.Events[i].arg(column) } }
+
+// arg is e's value in one of InsertColumns, as pgx takes it.
+func (e *Event) arg(column int) any {
+	switch column {
+	case 0:
+		return pgtype.UUID{Bytes: e.ID, Valid: true}
+	case 1:
+		return (*Text)(&e.AggregateType)
+	case 2:
+		return (*Text)(&e.AggregateID)
+	case 3:
+		return (*Text)(&e.Type)
+	case 4:
+		return e.Payload
+	case 5:
+		return (*Text)(&e.ContentType)
+	case 6:
+		return e.headers()
+	case occurredAt:
+		if e.OccurredAt.IsZero() {
+			return nil
+		}
+		return e.OccurredAt
+	case 8:
+		if e.DedupKey == "" {
+			return nil
+		}
+		return (*Text)(&e.DedupKey)
+	case 9:
+		return int32(e.SchemaVersion)
+	}
+	return e.partition()
 }

@@ -5,9 +5,52 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5/pgconn"
 )
+
+// maxIdent is PostgreSQL's limit in bytes; it cuts longer names off silently, so that two could become one.
+const maxIdent = 63
+
+// CheckIdent says why name can't be an identifier. Every other name can: it is always quoted.
+func CheckIdent(name string) error {
+	switch {
+	case name == "":
+		return errors.New("is empty")
+	case len(name) > maxIdent:
+		return fmt.Errorf("is %d bytes long, PostgreSQL takes %d", len(name), maxIdent)
+	}
+	return CheckText(name)
+}
+
+// CheckText says why s can't be stored as text.
+func CheckText(s string) error {
+	if !utf8.ValidString(s) {
+		return errors.New("is not valid UTF-8")
+	}
+	if strings.IndexByte(s, 0) >= 0 {
+		return errors.New("contains a NUL byte")
+	}
+	return nil
+}
+
+// Quote quotes an identifier, qualified by schema unless that is empty. Both dialects quote alike.
+func Quote(schema, name string) string {
+	q := `"` + strings.ReplaceAll(name, `"`, `""`) + `"`
+	if schema != "" {
+		q = `"` + strings.ReplaceAll(schema, `"`, `""`) + `".` + q
+	}
+	return q
+}
+
+// Literal quotes a PostgreSQL string constant so that it means the same whatever standard_conforming_strings says.
+func Literal(s string) string {
+	if strings.IndexByte(s, '\\') >= 0 {
+		return `E'` + strings.NewReplacer(`\`, `\\`, `'`, `''`).Replace(s) + `'`
+	}
+	return `'` + strings.ReplaceAll(s, `'`, `''`) + `'`
+}
 
 // Signal is what a statement of ours raises when its transaction must not commit: on a pipelined connection COMMIT is on its
 // way before the client could look at a result. It is random, and a cast carries it into the error's detail, so that no
@@ -15,7 +58,12 @@ import (
 type Signal string
 
 // NewSignal returns the Signal of a random id that nobody else has.
-func NewSignal(id [16]byte) Signal { return Signal(hex.AppendEncode([]byte("endstate_"), id[:])) }
+func NewSignal(id [16]byte) Signal {
+	var buffer [len(signalPrefix) + 2*len(id)]byte
+	return Signal(hex.AppendEncode(append(buffer[:0], signalPrefix...), id[:]))
+}
+
+const signalPrefix = "endstate_"
 
 // Unless is an SQL condition that holds if verdict, an expression of type text, is 'true', is unknown if that is NULL, and
 // raises the signal if verdict is the signal itself with a note of letters, digits and underscores behind it. Verdict must
