@@ -50,8 +50,8 @@ func (f *core) resolve(ctx context.Context, a *attempt, look func(context.Contex
 	for {
 		seen, err := look(ctx, a)
 		switch {
-		case errors.Is(err, ErrEventConflict):
-			// The statement was run again and refused: the aggregate is open, and the first run can't have taken effect.
+		case errors.Is(err, ErrEventConflict), errors.Is(err, errUnmoved), errors.Is(err, guard.ErrRewritten):
+			// It was run again and refused: the aggregate is open, and the first run can't have taken effect.
 			return Receipt{}, fmt.Errorf("%w (%w)", err, cause)
 		case errors.Is(err, guard.ErrNotFound), errors.Is(err, guard.ErrAnomaly):
 			return Receipt{}, fmt.Errorf("%w: %w: %w", ErrOutcomeUnknown, err, cause)

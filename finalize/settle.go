@@ -13,6 +13,7 @@ import (
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/outbox"
 )
 
 // settle is Settle in one statement, one round trip; handled is false where the guard has no plan.
@@ -97,20 +98,47 @@ func receiptOf(rec guard.Record, won bool) Receipt {
 // it returned; or it moved nothing though the aggregate is open, and who holds it is told why.
 var errApart = errors.New("settle apart")
 
-// resume finds out what became of a settle whose statement got no answer: it runs once more with the same token, and the row
-// lock waits the first run out.
+// resume finds out what became of a settle whose statement got no answer: it runs once more with the same token. The row lock waits
+// the first run out; if that hasn't come to the row yet, it will find it final.
 func (d *pgxDB) resume(ctx context.Context, f *core, a *attempt, cause error) (Receipt, error) {
 	j := d.plan(a)
 	return f.resolve(ctx, a, func(ctx context.Context, a *attempt) (sighting, error) {
 		rec, won, err := d.settleOnce(ctx, j, a)
 		if errors.Is(err, errApart) {
-			return d.lookByClaim(ctx, a)
+			return d.settleApart(ctx, a)
 		}
 		if err != nil || won {
 			return sighting{rec, wonIt}, err
 		}
 		return judge(ctx, d.cfg.Outbox, d.pool, a, rec, "")
 	}, cause)
+}
+
+// settleApart is settleOnce in a transaction that claims first. A look at what is open wouldn't do: the first run may still
+// come. The transaction's id is not noted, since it tells nothing of the first run.
+func (d *pgxDB) settleApart(ctx context.Context, a *attempt) (sighting, error) {
+	s, rec, err := d.claim(ctx, a)
+	if s != nil {
+		defer s.rollback(ctx)
+	}
+	if err != nil {
+		return sighting{}, err
+	}
+	if rec.Final {
+		if s != nil {
+			s.rollback(ctx) // a pool of one connection has no other to ask on
+		}
+		return judge(ctx, d.cfg.Outbox, d.pool, a, rec, "")
+	}
+	rec, err = s.finish(ctx, a)
+	if err == nil {
+		return sighting{rec, wonIt}, nil
+	}
+	s.rollback(ctx)
+	if outbox.Taken(err) && errors.Is(err, errEvents) {
+		err = conflict(ctx, d.cfg.Outbox, s.outside(), a, err)
+	}
+	return sighting{}, err
 }
 
 // settleOnce is one statement, and another one if that wrote nothing.

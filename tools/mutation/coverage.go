@@ -27,6 +27,27 @@ func (t test) covers(file string, line int) bool {
 	return slices.ContainsFunc(t.Blocks[file], func(b [2]int) bool { return b[0] <= line && line <= b[1] })
 }
 
+// coverage is what is known of the packages' tests. It is safe for concurrent use.
+type coverage struct {
+	mu    sync.Mutex
+	tests map[string][]test
+}
+
+// of measures a package when it is asked for the first time.
+func (c *coverage) of(ctx context.Context, o options, dir string) ([]test, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tests, known := c.tests[dir]
+	if !known {
+		var err error
+		if tests, err = measure(ctx, o, dir); err != nil {
+			return nil, err
+		}
+		c.tests[dir] = tests
+	}
+	return tests, nil
+}
+
 // measure runs each test of a package by itself, or reads what came of it before. The shortest is the first; those that are too
 // long, or fail, are left out.
 func measure(ctx context.Context, o options, dir string) (tests []test, err error) {

@@ -41,7 +41,7 @@ func main() {
 	flag.IntVar(&o.atOnce, "at-once", 1, "how many mutants are tested at a time")
 	flag.DurationVar(&o.longest, "longest", 15*time.Second, "a test that takes longer isn't used")
 	flag.StringVar(&o.cache, "cache", ".mutation", "the folder for what is kept")
-	flag.StringVar(&o.only, "only", "", "try only mutants whose description contains this, again")
+	flag.StringVar(&o.only, "only", "", "only mutants whose description contains this, again if no test failed before")
 	flag.Parse()
 	if o.packages = flag.Args(); len(o.packages) == 0 {
 		o.packages = []string{"guard", "finalize", "outbox", "outbox/relay", "outbox/inbox"}
@@ -99,12 +99,6 @@ func run(ctx context.Context, o options) (survived int, err error) {
 	if err := os.MkdirAll(o.cache, 0o755); err != nil {
 		return 0, err
 	}
-	tests := map[string][]test{}
-	for _, dir := range o.packages {
-		if tests[dir], err = measure(ctx, o, dir); err != nil {
-			return 0, fmt.Errorf("%s: %w", dir, err)
-		}
-	}
 	known := map[string]verdict{}
 	path := filepath.Join(o.cache, fmt.Sprintf("verdicts-%d.json", o.seed))
 	if text, err := os.ReadFile(path); err == nil {
@@ -112,7 +106,7 @@ func run(ctx context.Context, o options) (survived int, err error) {
 			return 0, err
 		}
 	}
-	counts, valid := map[string]int{}, 0
+	counts, valid, covered := map[string]int{}, 0, &coverage{tests: map[string][]test{}}
 	var mu sync.Mutex
 	var group sync.WaitGroup
 	next := 0
@@ -132,8 +126,12 @@ func run(ctx context.Context, o options) (survived int, err error) {
 					continue
 				}
 				mu.Unlock()
-				if !done || o.only != "" {
-					v = try(ctx, o, m, tests[m.Package])
+				if !done || o.only != "" && v.Outcome != "killed" && v.Outcome != "invalid" {
+					if tests, failed := covered.of(ctx, o, m.Package); failed != nil {
+						v = verdict{Outcome: "invalid", By: failed.Error()}
+					} else {
+						v = try(ctx, o, m, tests)
+					}
 				}
 				mu.Lock()
 				if v.Outcome == "invalid" {
