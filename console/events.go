@@ -93,7 +93,7 @@ func (r *request) names() ([]string, error) {
 
 // listed goes on until it has a page's rows, or has looked at enough.
 func (r *request) listed(filter relay.Filter) (events []relay.Record, next int64, err error) {
-	const looks = 4
+	const looks = 1
 	ctx, cancel := r.within()
 	defer cancel()
 	events = []relay.Record{}

@@ -83,7 +83,7 @@ func (s States) openIn(d sqltx.Dialect, column string) string {
 
 // openSQLite is open for SQLite.
 func (s States) openSQLite(column string) string {
-	literal := func(text string) string { return "'" + strings.ReplaceAll(text, "'", "''") + "'" }
+	literal := sqltx.SQLite.Literal
 	var terminal []string
 	for _, name := range s.names {
 		terminal = append(terminal, fmt.Sprintf("%s = %s COLLATE BINARY", column, literal(name)))

@@ -159,13 +159,11 @@ func (c Condition) sql(dialect sqltx.Dialect) string {
 	var values []string
 	for _, v := range c.values {
 		switch {
-		case dialect == sqltx.Postgres:
-			// Without a cast it has the column's type, where a cast would cut it to the column's length.
-			values = append(values, sqltx.Literal(v.text))
-		case v.bare && (number.MatchString(v.text) || strings.EqualFold(v.text, "true") || strings.EqualFold(v.text, "false")):
+		case dialect == sqltx.SQLite && v.bare && (number.MatchString(v.text) || strings.EqualFold(v.text, "true") || strings.EqualFold(v.text, "false")):
 			values = append(values, v.text)
 		default:
-			values = append(values, "'"+strings.ReplaceAll(v.text, "'", "''")+"'")
+			// Without a cast it has, on PostgreSQL, the column's type, where a cast would cut it to the column's length.
+			values = append(values, dialect.Literal(v.text))
 		}
 	}
 	switch c.op {

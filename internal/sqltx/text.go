@@ -44,6 +44,14 @@ func Quote(schema, name string) string {
 	return q
 }
 
+// Literal quotes a string constant of the dialect. SQLite knows no escapes.
+func (d Dialect) Literal(s string) string {
+	if d == SQLite {
+		return `'` + strings.ReplaceAll(s, `'`, `''`) + `'`
+	}
+	return Literal(s)
+}
+
 // Literal quotes a PostgreSQL string constant so that it means the same whatever standard_conforming_strings says.
 func Literal(s string) string {
 	if strings.IndexByte(s, '\\') >= 0 {

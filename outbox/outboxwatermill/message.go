@@ -98,6 +98,9 @@ func Decode(msg *message.Message) (outbox.Event, error) {
 		if err := json.Unmarshal([]byte(text), &headers); err != nil {
 			return fail("metadata "+metaHeaders, err)
 		}
+		if headers == nil { // of the text null
+			headers = map[string]string{}
+		}
 	}
 	for name, value := range msg.Metadata {
 		if name != metaType && !strings.HasPrefix(name, prefix) {

@@ -179,16 +179,16 @@ func (t types) matches(eventType string) bool {
 }
 
 // condition is that in SQL, of a column.
-func (t types) condition(column string) string {
+func (t types) condition(d sqltx.Dialect, column string) string {
 	if len(t) == 0 {
 		return column + " IS NOT NULL"
 	}
 	terms := make([]string, len(t))
 	for i, pattern := range t {
 		if prefix, any := strings.CutSuffix(pattern, "*"); any {
-			terms[i] = fmt.Sprintf("substr(%s, 1, %d) = %s", column, utf8.RuneCountInString(prefix), sqltx.Literal(prefix))
+			terms[i] = fmt.Sprintf("substr(%s, 1, %d) = %s", column, utf8.RuneCountInString(prefix), d.Literal(prefix))
 		} else {
-			terms[i] = column + " = " + sqltx.Literal(pattern)
+			terms[i] = column + " = " + d.Literal(pattern)
 		}
 	}
 	return "(" + strings.Join(terms, " OR ") + ")"

@@ -73,8 +73,12 @@ type Page struct {
 	Next int64
 }
 
-// looked is how many events of each partition a filtered List looks at.
-const looked = 5_000
+// listed is how many events of each partition a filtered List looks at, and looked how many one look at a single partition, or at
+// what people did.
+const (
+	listed = 2_000
+	looked = 5_000
+)
 
 const eventColumns = `CAST(e.id AS text), e.aggregate_type, e.aggregate_id, e.type, e.content_type, CAST(e.headers AS text), e.occurred_at, coalesce(e.dedup_key, ''), e.schema_version,
 	e.seq, e.partition, e.created_at`
@@ -176,16 +180,17 @@ func (f *Filter) withDefaults() (limit int, err error) {
 // listing is what a List asks for.
 type listing struct {
 	*Admin
-	source      string   // what comes next in partition %[1]d
+	parked      bool     // what is set aside is looked at, rather than the log
+	within      string   // which rows of it come next in partition %[1]d
 	conditions  []string // on the event e, the cursor c and the parked event p
 	args        []any
-	sourceArgs  int // how many of them the source has
+	sourceArgs  int // how many of them within has
 	newestFirst bool
 	columns     string // a Record's, of the event e, the cursor c and the parked event p
 }
 
 func (a *Admin) listing(f Filter, match types) *listing {
-	l := &listing{Admin: a, args: []any{f.Subscription}, newestFirst: f.Newest, columns: eventColumns + ", " + deliveryColumns}
+	l := &listing{Admin: a, args: []any{f.Subscription}, newestFirst: f.Newest, columns: eventColumns + ", " + deliveryColumns, within: "partition = %[1]d"}
 	if f.Brief {
 		l.columns = briefColumns + ", " + briefDelivery
 	}
@@ -193,31 +198,37 @@ func (a *Admin) listing(f Filter, match types) *listing {
 		l.args = append(l.args, v)
 		return fmt.Sprintf("CAST($%d AS %s)", len(l.args), cast)
 	}
-	within := "partition = %[1]d"
 	if f.AggregateType != "" && f.AggregateID != "" {
-		within += fmt.Sprintf(" AND partition = %d", outbox.Partition(f.AggregateType, f.AggregateID))
+		l.within += fmt.Sprintf(" AND partition = %d", outbox.Partition(f.AggregateType, f.AggregateID))
 	}
 	if f.After != 0 && f.Newest {
-		within += " AND seq < " + param(f.After, "bigint")
+		l.within += " AND seq < " + param(f.After, "bigint")
 	} else if f.After != 0 {
-		within += " AND seq > " + param(f.After, "bigint")
+		l.within += " AND seq > " + param(f.After, "bigint")
 	}
+	position := fmt.Sprintf("coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0)", a.store.cursors)
 	switch f.State {
-	case Retrying, Behind, Dead:
-		l.source = fmt.Sprintf("SELECT partition, seq FROM %s WHERE subscription = CAST($1 AS text) AND %s", a.store.parked, within)
 	case Pending:
-		within += fmt.Sprintf(" AND seq > coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0)", a.store.cursors)
-		fallthrough
-	default:
-		l.source = fmt.Sprintf("SELECT partition, seq FROM %s WHERE %s", a.store.events, within)
+		l.within += " AND seq > " + position
+		l.conditions = append(l.conditions, "p.seq IS NULL")
+	case Published:
+		l.within += " AND seq <= " + position
+		l.conditions = append(l.conditions, "p.seq IS NULL")
+	case Retrying:
+		l.conditions = append(l.conditions, "p.dead_at IS NULL", "p.next_attempt_at IS NOT NULL")
+	case Behind:
+		l.conditions = append(l.conditions, "p.dead_at IS NULL", "p.next_attempt_at IS NULL")
+	case Dead:
+		l.conditions = append(l.conditions, "p.dead_at IS NOT NULL")
+	}
+	if l.parked = f.State == Retrying || f.State == Behind || f.State == Dead; l.parked {
+		l.within += " AND subscription = CAST($1 AS text)"
 	}
 	l.sourceArgs = len(l.args)
 	if len(match) > 0 {
-		l.conditions = append(l.conditions, match.condition("e.type"))
+		l.conditions = append(l.conditions, match.condition(a.store.dialect, "e.type"))
 	}
-	for _, c := range []struct{ column, value string }{
-		{"e.aggregate_type", f.AggregateType}, {"e.aggregate_id", f.AggregateID}, {"e.type", f.Type}, {stateOf, string(f.State)},
-	} {
+	for _, c := range []struct{ column, value string }{{"e.aggregate_type", f.AggregateType}, {"e.aggregate_id", f.AggregateID}, {"e.type", f.Type}} {
 		if c.value != "" {
 			l.conditions = append(l.conditions, c.column+" = "+param(c.value, "text"))
 		}
@@ -238,6 +249,20 @@ func (l *listing) order() string {
 	return "seq"
 }
 
+// source asks for some columns of the next rows of each partition, up to the edge.
+func (l *listing) source(columns string, edge int64, look int) string {
+	table, within := l.store.events, l.within
+	if l.parked {
+		table = l.store.parked
+	}
+	if edge != 0 && l.newestFirst {
+		within += fmt.Sprintf(" AND seq >= %d", edge)
+	} else if edge != 0 {
+		within += fmt.Sprintf(" AND seq <= %d", edge)
+	}
+	return eachPartition(fmt.Sprintf("SELECT %s FROM %s WHERE %s ORDER BY partition, %s LIMIT %d", columns, table, within, l.order(), look))
+}
+
 // edge asks how far a list gets that looks at so many events of each partition: to where the first partition has more.
 // 0: to its end.
 func (l *listing) edge() string {
@@ -247,29 +272,24 @@ func (l *listing) edge() string {
 		ends, last = "max(last)", "min(seq)"
 	}
 	return fmt.Sprintf("SELECT coalesce(%s, 0) FROM (SELECT %s AS last, count(*) AS n FROM (%s) endstate_taken GROUP BY partition) endstate_ends WHERE n = %d AND CAST($1 AS text) <> ''",
-		ends, last, eachPartition(l.source+fmt.Sprintf(" ORDER BY partition, %s LIMIT %d", l.order(), looked)), looked)
+		ends, last, l.source("partition, seq", 0, listed), listed)
 }
 
-// statement asks for the events up to the edge.
+// statement asks for the events up to the edge. Conditions on what is looked at apply before anything is joined to it.
 func (l *listing) statement(edge int64, limit int) string {
 	look := limit
 	if len(l.conditions) > 0 {
-		look = looked
+		look = listed
 	}
-	source := l.source
-	switch {
-	case edge != 0 && l.newestFirst:
-		source += fmt.Sprintf(" AND seq >= %d", edge)
-	case edge != 0:
-		source += fmt.Sprintf(" AND seq <= %d", edge)
+	from := fmt.Sprintf("(%s) e LEFT JOIN %s p ON p.subscription = CAST($1 AS text) AND p.partition = e.partition AND p.seq = e.seq",
+		l.source("id, aggregate_type, aggregate_id, type, content_type, headers, occurred_at, dedup_key, schema_version, seq, partition, created_at", edge, look), l.store.parked)
+	order := "e." + l.order()
+	if l.parked {
+		from = fmt.Sprintf("(%s) p JOIN %s e ON e.partition = p.partition AND e.seq = p.seq", l.source("*", edge, look), l.store.events)
+		order = "p." + l.order()
 	}
-	return fmt.Sprintf(`SELECT %s
-FROM (%s) endstate_taken JOIN %s e ON e.partition = endstate_taken.partition AND e.seq = endstate_taken.seq
-LEFT JOIN %s c ON c.subscription = CAST($1 AS text) AND c.partition = e.partition
-LEFT JOIN %s p ON p.subscription = CAST($1 AS text) AND p.partition = e.partition AND p.seq = e.seq
-WHERE %s
-ORDER BY e.%s LIMIT %d`, l.columns, eachPartition(source+fmt.Sprintf(" ORDER BY partition, %s LIMIT %d", l.order(), look)),
-		l.store.events, l.store.cursors, l.store.parked, strings.Join(append([]string{"true"}, l.conditions...), " AND "), l.order(), limit)
+	return fmt.Sprintf("SELECT %s\nFROM %s\nLEFT JOIN %s c ON c.subscription = CAST($1 AS text) AND c.partition = e.partition\nWHERE %s\nORDER BY %s LIMIT %d",
+		l.columns, from, l.store.cursors, strings.Join(append([]string{"true"}, l.conditions...), " AND "), order, limit)
 }
 
 // Shown is an event, whole.

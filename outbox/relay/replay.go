@@ -102,7 +102,7 @@ func (a *Admin) before(at string) string {
 // replayed counts what a replay has published again.
 func (a *Admin) replayed(ctx context.Context, match types, subscription string, r Replay) (done Replayed, err error) {
 	perPartition := StatsLimit / outbox.Partitions
-	until, matching := "true", match.condition("type")
+	until, matching := "true", match.condition(a.store.dialect, "type")
 	args := []any{subscription, a.store.timeArg(r.From)}
 	if !r.To.IsZero() {
 		args = append(args, a.store.timeArg(r.To))
@@ -155,7 +155,7 @@ func (a *Admin) readAgain(ctx context.Context, match types, by By, r Replay) (n 
 	if err := a.store.inTx(ctx, func(tx endstate.Tx) error { return a.record(ctx, tx, "replay", by, detail) }); err != nil {
 		return 0, err
 	}
-	matching := match.condition("e.type")
+	matching := match.condition(a.store.dialect, "e.type")
 	revive := "DO NOTHING"
 	if r.Dead {
 		revive = fmt.Sprintf("DO UPDATE SET dead_at = NULL, attempts = 0, crashes = 0, next_attempt_at = %s WHERE %s.dead_at IS NOT NULL", a.store.clock(), a.store.parked)

@@ -83,7 +83,7 @@ func (a *Admin) backlog(ctx context.Context, match types, s *Stats) error {
 	ahead := eachPartition(fmt.Sprintf(`SELECT type, created_at, partition FROM %s WHERE partition = %%[1]d
 		AND seq > coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0) ORDER BY partition, seq LIMIT %d`,
 		a.store.events, a.store.cursors, perPartition))
-	matching := match.condition("type")
+	matching := match.condition(a.store.dialect, "type")
 	return a.rows(ctx, fmt.Sprintf(`SELECT count(*), count(*) FILTER (WHERE %[1]s), coalesce(%[2]s, 0) FROM (%[3]s) endstate_ahead GROUP BY partition`,
 		matching, a.store.age("min(created_at) FILTER (WHERE "+matching+")"), ahead), []any{s.Subscription}, func(rows pgx.Rows) error {
 		var looked, pending int64
