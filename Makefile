@@ -1,21 +1,25 @@
 # The commands of this project. make test needs only Go, make and Debian's packages: it installs what it lacks.
 
-.PHONY: help test test-console test-postgres-all plans models mutation soak bench bench-quick lint release-check tidy fmt bin
+.PHONY: help test fuzz test-console test-postgres-all plans models mutation soak bench bench-quick lint release-check tidy fmt bin
 
 DURATION ?= 10m
 FINALIZATIONS ?= 1000000
 SEED ?= 1
 N ?= 100
+FUZZTIME ?= 1m
 
 help:
-	@echo "make test   lint, then every module's tests with the race detector against real servers:"
+	@echo "make test   lint, fuzz for a moment, then every module's tests with the race detector against real servers:"
 	@echo "            PostgreSQL, Redis, PgBouncer and RabbitMQ are found or installed, and private instances started."
 	@echo "            ENDSTATE_TEST_INSTALL=0 forbids installing; ENDSTATE_TEST_POSTGRES_URL and"
 	@echo "            ENDSTATE_TEST_REDIS_URL name servers to use instead. ARGS='-run Race ./finalize' runs less."
+	@echo "make fuzz   each fuzz target for FUZZTIME=$(FUZZTIME), guided by coverage; make test gives each 2,000 inputs. ARGS=Decode runs"
+	@echo "            those whose names have it; what is found is written below the package's testdata/fuzz"
 	@echo "make test-postgres-all   the same without the race detector, on PostgreSQL 14 to 18, by npm's packages: for releases. It"
 	@echo "            writes the results into docs/compatibility.md. VERSIONS='17 18' and ARGS='./guard ./outbox' run less"
 	@echo "make test-console   the console in a headless Chromium, which is installed like the servers, with axe-core from npm"
-	@echo "make plans  the plans of a relay's readings with ten million events, and of as many of one aggregate"
+	@echo "make plans  the plans of a relay's readings with ten million events, and of as many of one aggregate; and those of the"
+	@echo "            console's pages with a million, whose costs it writes into docs/console.md"
 	@echo "make models  has Spin exhaust the models in docs/models, and find the bugs that are seeded in them"
 	@echo "make mutation  changes the code in N=100 places that SEED=1 draws, and expects a test to fail at each; a run that is"
 	@echo "            interrupted goes on. docs/mutation.md has what was found. ARGS='guard outbox' is for fewer packages"
@@ -36,7 +40,11 @@ help:
 test: bin
 	@rm -f .test.json
 	bin/lint
+	$(if $(ARGS),,bin/fuzz -time 2000x)
 	bin/testall $(ARGS)
+
+fuzz: bin
+	bin/fuzz -guided -time $(FUZZTIME) $(ARGS)
 
 test-postgres-all: bin
 	.ci/postgres-all $(ARGS)
@@ -46,6 +54,7 @@ test-console: bin
 
 plans: bin
 	ENDSTATE_TEST_PLAN_ROWS=10000000 bin/testall -race=false -run 'TestPlansOfReadings|TestManyEventsOfOneAggregateLetOthersPass' ./outbox/relay
+	ENDSTATE_TEST_PLAN_ROWS=1000000 ENDSTATE_TEST_PLAN_WRITE=1 bin/testall -race=false -run TestPlansOfPages ./console
 
 models: bin
 	bin/models -table docs/models/results.md $(ARGS)
@@ -80,4 +89,4 @@ fmt:
 
 # Built rather than run by go run, which keeps signals and exit statuses to itself, and without a look at git.
 bin:
-	@go build -buildvcs=false -o bin/ ./tools/lint ./tools/testall ./tools/release ./tools/tidy ./tools/walk ./tools/models
+	@go build -buildvcs=false -o bin/ ./tools/lint ./tools/testall ./tools/release ./tools/tidy ./tools/walk ./tools/models ./tools/fuzz

@@ -121,7 +121,7 @@ func (c *Console) readLedger(ctx context.Context, v *aggregateView) error {
 			return err
 		}
 		for _, e := range found {
-			v.Entries = append(v.Entries, entryView{e.Aggregate, e.Key.String(), e.Key.Encode(), e.State, e.Provenance.Trigger, e.Provenance.At.UTC(), e.Provenance.Token, hex.EncodeToString(e.Provenance.Digest)})
+			v.Entries = append(v.Entries, entryView{e.Aggregate, e.Key.String(), e.Key.Encode(), cut(e.State, shownLength), cut(e.Provenance.Trigger, shownLength), e.Provenance.At.UTC(), e.Provenance.Token, hex.EncodeToString(e.Provenance.Digest)})
 		}
 		switch kinds := v.kinds(); {
 		case v.Type == "" && kinds == 1:
@@ -184,7 +184,7 @@ func (c *Console) readState(ctx context.Context, v *aggregateView) {
 			return err
 		})
 	}
-	v.State = &stateView{State: record.State, Final: record.Final}
+	v.State = &stateView{State: cut(record.State, shownLength), Final: record.Final}
 	if errors.Is(err, guard.ErrNotFound) {
 		v.State.Problem = "There is no such row."
 	} else if err != nil {
@@ -220,7 +220,7 @@ func (c *Console) readInbox(ctx context.Context, v *aggregateView) error {
 		}
 		found, err := inbox.Find(ctx, q, c.cfg.InboxSchema, c.cfg.InboxTable, ids...)
 		for _, f := range found {
-			v.Inbox = append(v.Inbox, inboxView{f.Consumer, f.Key, f.EventID, f.State, f.Attempts, f.At.UTC(), f.Err})
+			v.Inbox = append(v.Inbox, inboxView{f.Consumer, f.Key, f.EventID, f.State, f.Attempts, f.At.UTC(), cut(f.Err, shownLength)})
 		}
 		return err
 	})

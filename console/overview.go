@@ -99,6 +99,7 @@ func finalizations(now time.Time, minutes map[time.Time]map[string]int64) []fina
 			continue
 		}
 		for trigger, n := range counts {
+			trigger = cut(trigger, shownLength)
 			if byTrigger[trigger] == nil {
 				byTrigger[trigger] = &finalizedView{Trigger: trigger, Minutes: make([]int64, 60)}
 			}

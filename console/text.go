@@ -46,8 +46,9 @@ func cut(text string, most int) string {
 
 // The lengths at which texts are cut, in bytes: in a line, and where one stands alone.
 const (
-	lineLength = 300
-	longLength = 64 << 10
+	lineLength  = 300
+	shownLength = 2000 // within JSON
+	longLength  = 64 << 10
 )
 
 // line is a text within a page.

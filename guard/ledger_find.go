@@ -34,7 +34,7 @@ func (l Ledger) Find(ctx context.Context, q endstate.Querier, aggregate, key str
 	aggregates := []string{aggregate}
 	if aggregate == "" {
 		var err error
-		if aggregates, err = l.Aggregates(ctx, q); err != nil {
+		if aggregates, err = l.Aggregates(ctx, q); err != nil || len(aggregates) == 0 {
 			return nil, err
 		}
 	}

@@ -32,6 +32,11 @@ func TestLedgerFindsWhatPeopleWrite(t *testing.T) {
 			"date":      {Aggregate: "order", Key: guard.Date(day)},
 			"bytes":     {Aggregate: "order", Key: guard.Bytes([]byte{1, 255})},
 		}
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
+			none, err := l.Find(ctx, tx, "", "42")
+			require.NoError(t, err, "of an empty ledger")
+			require.Empty(t, none)
+		})
 		for name, ref := range refs {
 			_, err := db.settle(t, l, ref, "STATE_"+name)
 			require.NoError(t, err)

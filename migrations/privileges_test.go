@@ -1,9 +1,14 @@
 package migrations_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -17,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate/console"
 	"github.com/endstate-go/endstate/finalize"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
@@ -69,6 +75,90 @@ func singly(t *testing.T, statements []string) (single []string) {
 type program struct {
 	check func(ctx context.Context, pool *pgxpool.Pool) error
 	work  func(t *testing.T, pool *pgxpool.Pool)
+}
+
+// visit looks at every page of a console, and fails for the first that can't be shown.
+func visit(pages *console.Console, paths ...string) error {
+	for _, path := range paths {
+		answer := httptest.NewRecorder()
+		request := httptest.NewRequest(http.MethodGet, path, nil)
+		request.Header.Set("Accept", "application/json")
+		pages.ServeHTTP(answer, request)
+		if answer.Code != http.StatusOK || strings.Contains(answer.Body.String(), `"problem"`) {
+			return fmt.Errorf("%s: %d %s", path, answer.Code, answer.Body.String())
+		}
+	}
+	return nil
+}
+
+// look visits all pages of a console; actions say whether it may act.
+func look(ctx context.Context, pool *pgxpool.Pool, actions bool) (*console.Console, error) {
+	pages, err := console.New(pool, &console.Config{Actions: actions, User: func(*http.Request) string { return "ada" }, Key: bytes.Repeat([]byte("k"), 32), Logger: slog.New(slog.DiscardHandler), Every: time.Nanosecond})
+	if err != nil {
+		return nil, err
+	}
+	admin, err := relay.NewAdmin(pool, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := admin.Check(ctx); err != nil {
+		return nil, err
+	}
+	letters, err := admin.List(ctx, relay.Filter{State: relay.Dead})
+	if err != nil {
+		return nil, err
+	}
+	if len(letters.Records) == 0 {
+		return nil, errors.New("there are no dead letters")
+	}
+	event := letters.Records[0]
+	return pages, visit(pages, "/", "/events", "/dead", "/history", "/audit", "/subscription?name=default", "/aggregate?key=a", "/events/"+event.ID.String(),
+		"/aggregate?type="+event.AggregateType+"&key="+event.AggregateID)
+}
+
+// act does all that a console does.
+func act(ctx context.Context, pool *pgxpool.Pool) error {
+	pages, err := look(ctx, pool, true)
+	if err != nil {
+		return err
+	}
+	admin, err := relay.NewAdmin(pool, nil)
+	if err != nil {
+		return err
+	}
+	stats, err := admin.Stats(ctx)
+	if err != nil {
+		return err
+	}
+	gone := stats[len(stats)-1].Subscription
+	from, to := time.Now().Add(-24*time.Hour).UTC().Format(time.RFC3339), time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	for _, form := range []url.Values{
+		{"": {"/dead"}, "action": {"retry"}}, {"": {"/dead"}, "action": {"discard"}},
+		{"": {"/replay"}, "name": {"default"}, "from": {to}}, {"": {"/replay"}, "name": {"default"}, "from": {from}, "to": {to}},
+		{"": {"/drop"}, "name": {gone}},
+	} {
+		if form.Has("action") {
+			letters, err := admin.List(ctx, relay.Filter{State: relay.Dead})
+			if err != nil {
+				return err
+			}
+			form.Set("id", letters.Records[0].ID.String())
+		}
+		path := form.Get("")
+		form.Set("reason", "because")
+		asked, answer := httptest.NewRequest(http.MethodGet, "/audit", nil), httptest.NewRecorder()
+		asked.Header.Set("Accept", "application/json")
+		pages.ServeHTTP(answer, asked)
+		form.Set("token", answer.Header().Get("X-Endstate-Token"))
+		request := httptest.NewRequest(http.MethodPost, path, strings.NewReader(form.Encode()))
+		request.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		answer = httptest.NewRecorder()
+		pages.ServeHTTP(answer, request)
+		if answer.Code != http.StatusOK {
+			return fmt.Errorf("%s: %d %s", path, answer.Code, answer.Body.String())
+		}
+	}
+	return nil
 }
 
 // operate is an operator's whole work. It has no check: the server's refusal says it.
@@ -193,6 +283,24 @@ var programs = map[string]program{
 			require.ErrorContains(t, err, "permission denied")
 		},
 	},
+	"Console": {
+		func(ctx context.Context, pool *pgxpool.Pool) error {
+			_, err := look(ctx, pool, false)
+			return err
+		},
+		func(t *testing.T, pool *pgxpool.Pool) {
+			admin, err := relay.NewAdmin(pool, nil)
+			require.NoError(t, err)
+			require.ErrorContains(t, admin.Drop(t.Context(), relay.By{Subscription: "default", Who: "ada", Why: "because"}), "permission denied")
+		},
+	},
+	"Console with actions": {
+		act,
+		func(t *testing.T, pool *pgxpool.Pool) {
+			_, err := pool.Exec(t.Context(), "DELETE FROM endstate_outbox")
+			require.ErrorContains(t, err, "permission denied")
+		},
+	},
 	"Consumer": {
 		func(ctx context.Context, pool *pgxpool.Pool) error {
 			table, err := inbox.NewTable(pool, &inbox.TableConfig{Consumer: "c"})
@@ -226,19 +334,21 @@ func TestLeastPrivileges(t *testing.T) {
 			url := dbtest.Postgres(t)
 			owner := dbtest.PoolOn(t, url)
 			require.NoError(t, migrations.Apply(t.Context(), owner))
+			called := strings.ReplaceAll(strings.ToLower(section), " ", "_")
+			operates := section == "Operator" || strings.HasPrefix(section, "Console")
 			for _, statement := range []string{"CREATE TABLE batches (id text PRIMARY KEY, status text)", "INSERT INTO batches VALUES ('a'), ('b'), ('c'), ('d')"} {
 				_, err := owner.Exec(t.Context(), statement)
 				require.NoError(t, err)
 			}
 			require.NoError(t, pgx.BeginFunc(t.Context(), owner, func(tx pgx.Tx) error {
 				events := []outbox.Event{{AggregateType: "batch", AggregateID: "r", Type: "before", Payload: []byte("{}")}}
-				if section == "Operator" { // who uses up dead letters
+				if operates { // who uses up dead letters
 					events = slices.Repeat(events, 50)
 				}
 				_, err := outbox.Put(t.Context(), tx, events...)
 				return err
 			}))
-			if section == "Operator" {
+			if operates {
 				for _, statement := range []string{
 					"INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) VALUES ('default', '[]', '', 'begin')",
 					"INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) SELECT 'gone ' || n, '[]', '', 'begin' FROM generate_series(1, 50) AS n",
@@ -251,12 +361,12 @@ SELECT 'default', partition, seq, id, aggregate_type, aggregate_id, now() FROM e
 				}
 			}
 			grants := singly(t, documented(t, section))
-			version := "GRANT SELECT ON endstate_migrations TO " + strings.ToLower(section)
-			require.Regexp(t, `TO .*\b`+strings.ToLower(section)+`\b`, documented(t, "For everybody")[0])
+			version := "GRANT SELECT ON endstate_migrations TO " + called
+			require.Regexp(t, `TO .*\b`+called+`\b`, documented(t, "For everybody")[0])
 			as := func(grants []string) *pgxpool.Pool {
 				role := newRole(t, owner)
 				for _, g := range append(slices.Clone(grants), version) {
-					_, err := owner.Exec(t.Context(), strings.Replace(g, " TO "+strings.ToLower(section), " TO "+role, 1))
+					_, err := owner.Exec(t.Context(), strings.Replace(g, " TO "+called, " TO "+role, 1))
 					require.NoError(t, err, g)
 				}
 				return as(t, url, role)
@@ -265,8 +375,7 @@ SELECT 'default', partition, seq, id, aggregate_type, aggregate_id, now() FROM e
 				without := as(slices.Delete(slices.Clone(grants), i, i+1))
 				err := p.check(t.Context(), without)
 				require.Error(t, err, "it isn't missed: %s", left)
-				if section == "Operator" {
-					require.ErrorContains(t, err, "permission denied", left)
+				if operates { // whose check doesn't say all of it: the server does
 					continue
 				}
 				require.ErrorContains(t, err, "lacks a privilege: GRANT ", left)

@@ -27,6 +27,11 @@ func (a *app) readConfig(cmd *cobra.Command, path string) ([]*subscribed, error)
 	if err != nil {
 		return nil, fmt.Errorf("--config: %w", err)
 	}
+	return a.parseConfig(cmd, path, content)
+}
+
+// parseConfig reads what a configuration file has in it.
+func (a *app) parseConfig(cmd *cobra.Command, path string, content []byte) ([]*subscribed, error) {
 	fail := func(err error) error { return fmt.Errorf("--config %s: %w", path, err) }
 	var document yaml.Node
 	if err := yaml.Unmarshal(content, &document); err != nil {
@@ -36,10 +41,11 @@ func (a *app) readConfig(cmd *cobra.Command, path string) ([]*subscribed, error)
 		return nil, fail(errors.New("it is empty; it needs subscriptions"))
 	}
 	f := &configFile{app: a}
-	if err := f.program(cmd, document.Content[0]); err != nil {
+	err := f.program(cmd, document.Content[0])
+	a.secrets = newRedactor(append(slices.Clone(os.Args[1:]), f.values...)) // for what is wrong with the file, too
+	if err != nil {
 		return nil, fail(err)
 	}
-	a.secrets = newRedactor(append(slices.Clone(os.Args[1:]), f.values...))
 	return f.subscriptions, nil
 }
 
@@ -159,8 +165,8 @@ func (f *configFile) set(cmd *cobra.Command, key, value *yaml.Node) error {
 		if err != nil {
 			return err
 		}
-		if err := flag.Value.Set(text); err != nil {
-			return at(one, "%s is not what it takes: %v", key.Value, errors.Unwrap(err))
+		if flag.Value.Set(text) != nil { // whose text may have the value in it, a secret perhaps
+			return at(one, "%s is not what it takes, which is a value such as %s", key.Value, flag.DefValue)
 		}
 	}
 	return nil

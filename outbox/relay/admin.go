@@ -62,9 +62,6 @@ func newAdmin(db database, err error, cfg *AdminConfig) (*Admin, error) {
 	return &Admin{newStore(db, &c)}, nil
 }
 
-// Check says which of the tables that an Admin and its relays need are missing.
-func (a *Admin) Check(ctx context.Context) error { return Check(ctx, a.store, a.store.cfg.Outbox) }
-
 // Purge deletes events that every subscription has published longer than olderThan ago, in bounded batches that stop no relay
 // and no other purge, and returns how many. Their dedup keys are free again: what must be deduplicated for longer is the
 // ledger's task.

@@ -31,6 +31,21 @@ func Check(ctx context.Context, q endstate.Querier, w outbox.Writer) error {
 	if sqltx.Of(q) == sqltx.Postgres {
 		needs = append(needs, migrate.Need{Table: w.Name() + "_incarnation", Select: all, Insert: all, Update: all})
 	}
+	return checkNeeds(ctx, q, w, needs)
+}
+
+// Check says what the database lacks for an Admin that looks: as for a relay, but of privileges those to read. What an Admin does
+// needs more, which docs/privileges.md lists, and which the server says if it is missing.
+func (a *Admin) Check(ctx context.Context) error {
+	w := a.store.cfg.Outbox
+	needs := []migrate.Need{{Table: w.Name(), Select: migrate.All}}
+	for _, table := range []string{"_subscriptions", "_cursors", "_parked", "_relays", "_samples", "_audit"} {
+		needs = append(needs, migrate.Need{Table: w.Name() + table, Select: migrate.All})
+	}
+	return checkNeeds(ctx, a.store, w, needs)
+}
+
+func checkNeeds(ctx context.Context, q endstate.Querier, w outbox.Writer, needs []migrate.Need) error {
 	files, err := w.Migrations(string(sqltx.Of(q)))
 	if err == nil {
 		err = migrate.Check(ctx, q, w.Schema, w.Name(), files, needs...)

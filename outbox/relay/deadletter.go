@@ -138,8 +138,8 @@ func (a *Admin) History(ctx context.Context, subscription string, before int64, 
 // interventions reads those that stand in a source, with its condition and order.
 func (a *Admin) interventions(ctx context.Context, source string, args ...any) ([]Intervention, error) {
 	var list []Intervention
-	err := a.rows(ctx, fmt.Sprintf("SELECT number, at, subscription, action, coalesce(CAST(event_id AS text), ''), by_whom, reason, coalesce(attempts, 0), %s, coalesce(detail, '') FROM ",
-		cut("coalesce(last_error, '')"))+source, args, func(row pgx.Rows) error {
+	err := a.rows(ctx, fmt.Sprintf("SELECT number, at, subscription, action, coalesce(CAST(event_id AS text), ''), %s, %s, coalesce(attempts, 0), %s, %s FROM ",
+		cut("by_whom"), cut("reason"), cut("coalesce(last_error, '')"), cut("coalesce(detail, '')"))+source, args, func(row pgx.Rows) error {
 		var i Intervention
 		var at moment
 		var id string

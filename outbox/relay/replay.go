@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
@@ -19,7 +20,7 @@ type subscription struct {
 }
 
 func (a *Admin) subscriptionList(ctx context.Context, q endstate.Querier) ([]subscription, error) {
-	rows, err := q.Query(ctx, "SELECT name, destination, types FROM "+a.store.subscriptions+" ORDER BY name")
+	rows, err := q.Query(ctx, "SELECT name, "+cut("destination")+", types FROM "+a.store.subscriptions+" ORDER BY name")
 	if err != nil {
 		return nil, err
 	}
@@ -112,8 +113,8 @@ func (a *Admin) replayed(ctx context.Context, match types, subscription string, 
 		AND seq <= coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0) ORDER BY partition, seq LIMIT %d`,
 		a.store.events, a.before("$2"), a.store.cursors, perPartition))
 	var most int64
-	err = a.store.QueryRow(ctx, fmt.Sprintf("SELECT coalesce(sum(matching), 0), coalesce(max(n), 0) FROM (SELECT count(*) FILTER (WHERE %s AND %s) AS matching, count(*) AS n FROM (%s) endstate_again GROUP BY partition) endstate_counts",
-		matching, until, again), args...).Scan(&done.Events, &most)
+	err = a.rows(ctx, fmt.Sprintf("SELECT coalesce(sum(matching), 0), coalesce(max(n), 0) FROM (SELECT count(*) FILTER (WHERE %s AND %s) AS matching, count(*) AS n FROM (%s) endstate_again GROUP BY partition) endstate_counts",
+		matching, until, again), args, func(row pgx.Rows) error { return row.Scan(&done.Events, &most) })
 	done.AtLeast = most == int64(perPartition)
 	return done, err
 }

@@ -118,8 +118,8 @@ func (a *Admin) waiting(ctx context.Context, _ types, s *Stats) error {
 }
 
 func (a *Admin) running(ctx context.Context, _ types, s *Stats) error {
-	rows, err := a.store.Query(ctx, fmt.Sprintf(`SELECT CAST(r.id AS text), r.name, r.started_at, (SELECT count(*) FROM %s c WHERE c.subscription = r.subscription AND c.owner = r.id), r.published, r.rate
-FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER BY r.started_at, r.id`, a.store.cursors, a.store.relays, a.store.clock()), s.Subscription)
+	rows, err := a.store.Query(ctx, fmt.Sprintf(`SELECT CAST(r.id AS text), %s, r.started_at, (SELECT count(*) FROM %s c WHERE c.subscription = r.subscription AND c.owner = r.id), r.published, r.rate
+FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER BY r.started_at, r.id`, cut("r.name"), a.store.cursors, a.store.relays, a.store.clock()), s.Subscription)
 	if err != nil {
 		return err
 	}
