@@ -29,8 +29,7 @@ type attempt struct {
 	ref    guard.Ref
 	shown  string             // the key as events have it
 	events []outbox.Event     // the outcome's, as they are inserted: with their defaults, and what Outbox.Headers adds
-	first  [1]outbox.Event    // room for what a call with one event asks for
-	one    [1]*sqlplan.Event  // and for Call.Events then
+	one    [1]*sqlplan.Event  // room for Call.Events, where there is one
 	size   int                // about how many bytes these carry
 	at     pgtype.Timestamptz // when it settled the aggregate, if a ledger says so
 	xid    string
@@ -101,7 +100,8 @@ func (f *core) prepare(ctx context.Context, a *attempt, out Outcome) error {
 		return err
 	}
 	a.State, a.size = out.State, 0
-	asked := append(a.first[:0], out.Events...)
+	var one [1]outbox.Event
+	asked := append(one[:0], out.Events...)
 	for i := range asked {
 		e := &asked[i]
 		if e.ID == uuid.Nil {

@@ -42,10 +42,18 @@ type CacheConfig struct {
 // cache remembers terminal aggregates. It is golang-lru's plain cache with an age for each entry: that package's own expiring
 // one starts a goroutine which nothing can stop.
 type cache struct {
-	entries *lru.Cache[guard.Ref, *terminal] // nil: off
+	entries *lru.Cache[entryID, *terminal] // nil: off
 	maxAge  time.Duration
 	forgets atomic.Uint64
 }
+
+// entryID tells the aggregates of one finalizer apart, in less than a guard.Ref takes to hash.
+type entryID struct {
+	tenant string
+	key    guard.Key
+}
+
+func idOf(ref guard.Ref) entryID { return entryID{ref.Tenant, ref.Key} }
 
 // terminal is what is known of a terminal aggregate: the receipt of a loser.
 type terminal struct {
@@ -60,7 +68,7 @@ func newCache(cfg CacheConfig) (*cache, error) {
 		return c, nil
 	}
 	var err error
-	c.entries, err = lru.New[guard.Ref, *terminal](cfg.Size)
+	c.entries, err = lru.New[entryID, *terminal](cfg.Size)
 	return c, err
 }
 
@@ -69,7 +77,7 @@ func (c *cache) get(ref guard.Ref, now time.Duration) *terminal {
 	if c.entries == nil {
 		return nil
 	}
-	known, ok := c.entries.Get(ref)
+	known, ok := c.entries.Get(idOf(ref))
 	if !ok || now-known.since >= c.maxAge {
 		return nil
 	}
@@ -84,9 +92,9 @@ func (c *cache) put(ref guard.Ref, r Receipt, now time.Duration, forgets uint64)
 	}
 	r.Won, r.Differs = false, false
 	known := &terminal{receipt: r, since: now}
-	c.entries.Add(ref, known)
+	c.entries.Add(idOf(ref), known)
 	if c.forgets.Load() != forgets {
-		c.entries.Remove(ref)
+		c.entries.Remove(idOf(ref))
 	}
 }
 
@@ -108,7 +116,7 @@ func (f *Finalizer[Tx]) Forget(ctx context.Context, key guard.Key) error {
 	}
 	f.cache.forgets.Add(1)
 	if f.cache.entries != nil {
-		f.cache.entries.Remove(ref)
+		f.cache.entries.Remove(idOf(ref))
 	}
 	return nil
 }

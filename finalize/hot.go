@@ -44,7 +44,7 @@ const (
 
 // hot counts losing calls by key.
 type hot struct {
-	keys   *lru.Cache[guard.Ref, *heat] // nil: off
+	keys   *lru.Cache[entryID, *heat] // nil: off
 	count  int
 	window time.Duration
 }
@@ -64,7 +64,7 @@ func newHot(cfg HotConfig) (*hot, error) {
 		return h, nil
 	}
 	var err error
-	h.keys, err = lru.New[guard.Ref, *heat](hotKeys)
+	h.keys, err = lru.New[entryID, *heat](hotKeys)
 	return h, err
 }
 
@@ -73,11 +73,11 @@ func (h *hot) of(ref guard.Ref) *heat {
 	if h.keys == nil {
 		return nil
 	}
-	if counter, ok := h.keys.Get(ref); ok {
+	if counter, ok := h.keys.Get(idOf(ref)); ok {
 		return counter
 	}
 	counter := new(heat)
-	if earlier, ok, _ := h.keys.PeekOrAdd(ref, counter); ok {
+	if earlier, ok, _ := h.keys.PeekOrAdd(idOf(ref), counter); ok {
 		return earlier
 	}
 	return counter
