@@ -149,13 +149,13 @@ func (d *pgxDB) settleBulk(ctx context.Context, attempts []*attempt) (results []
 	}
 	defer func() { err = d.release(ctx, pooled, attempts[0], err) }()
 	s := &bulkSession{pgxDB: d, joined: d.plan(attempts[0]), conn: pooled.Conn(), attempts: attempts, calls: make([]*sqlplan.Call, len(attempts))}
-	if s.watch, err = d.watch(ctx, s.conn, s.joined); err == nil && s.watch.Apart {
+	if s.watch, err = d.watch(ctx, d.cfg.ClaimTimeout, s.conn, s.joined); err == nil && s.watch.Apart {
 		err = errApart
 	}
 	if err != nil {
 		return nil, withCause(ctx, err)
 	}
-	err = d.interruptibly(ctx, s.conn, func(sending context.Context) error { return s.settle(ctx, sending) })
+	err = d.interruptibly(ctx, d.cfg.ClaimTimeout, s.conn, func(sending context.Context) error { return s.settle(ctx, sending) })
 	if err == nil {
 		return s.results, nil
 	}

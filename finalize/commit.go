@@ -150,7 +150,7 @@ func (d *pgxDB) look(ctx context.Context, a *attempt) (sighting, error) {
 	if err != nil || !ended {
 		return sighting{}, err
 	}
-	rec, err := d.read(ctx, conn.Conn(), j, a)
+	rec, err := d.read(ctx, patient, conn.Conn(), j, a)
 	if err != nil {
 		return sighting{}, err
 	}

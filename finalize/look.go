@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -16,7 +17,7 @@ import (
 // attempt itself.
 func (d *pgxDB) lookFirst(ctx context.Context, conn *pgx.Conn, j *joined, a *attempt) (rec guard.Record, err error) {
 	a.look = false
-	rec, err = d.read(ctx, conn, j, a)
+	rec, err = d.read(ctx, d.cfg.ClaimTimeout, conn, j, a)
 	switch {
 	case err == nil && rec.Final:
 		return rec, nil
@@ -29,9 +30,9 @@ func (d *pgxDB) lookFirst(ctx context.Context, conn *pgx.Conn, j *joined, a *att
 }
 
 // read reads the record in one statement, and so in one snapshot.
-func (d *pgxDB) read(ctx context.Context, conn *pgx.Conn, j *joined, a *attempt) (rec guard.Record, err error) {
+func (d *pgxDB) read(ctx context.Context, limit time.Duration, conn *pgx.Conn, j *joined, a *attempt) (rec guard.Record, err error) {
 	seen := j.answer()
-	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
+	err = d.interruptibly(ctx, limit, conn, func(ctx context.Context) error {
 		rows, err := conn.Query(ctx, j.read.SQL, j.read.Args(&a.Call)...)
 		if err != nil {
 			return err

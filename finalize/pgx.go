@@ -145,7 +145,7 @@ func (s *pgxSession) claim(ctx context.Context, a *attempt) (guard.Record, error
 	}
 	var xid string
 	var held bool
-	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+	err := s.db.interruptibly(ctx, s.db.cfg.ClaimTimeout, s.conn, func(ctx context.Context) error {
 		return s.send(ctx, batch, func(results pgx.BatchResults) (err error) {
 			xid, held, err = scanClaims(results, s.plan.claim)
 			return err
@@ -199,7 +199,7 @@ func (s *pgxSession) readAndRollBack(ctx context.Context, a *attempt) (guard.Rec
 		batch.Queue(undo)
 	}
 	seen := s.plan.answer()
-	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+	err := s.db.interruptibly(ctx, s.db.cfg.ClaimTimeout, s.conn, func(ctx context.Context) error {
 		results := s.conn.SendBatch(ctx, batch)
 		rows, err := results.Query()
 		if err == nil {
@@ -234,7 +234,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 		return guard.Record{}, err
 	}
 	s.cb.Close()
-	w, err := s.db.watch(ctx, s.conn, s.plan)
+	w, err := s.db.watch(ctx, patient, s.conn, s.plan)
 	if err != nil {
 		return guard.Record{}, err
 	}
@@ -251,7 +251,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 		batch.Queue(s.plan.again.SQL, s.plan.again.Args(&a.Call)...)
 	}
 	batch.Queue(s.commit)
-	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+	err = s.db.interruptibly(ctx, patient, s.conn, func(ctx context.Context) error {
 		results := s.conn.SendBatch(ctx, batch)
 		rows, err := results.Query()
 		if err == nil {
@@ -298,7 +298,7 @@ func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, e
 	}
 	batch := &pgx.Batch{}
 	batch.Queue(s.commit)
-	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error { return s.committed(s.conn.SendBatch(ctx, batch)) })
+	err = s.db.interruptibly(ctx, patient, s.conn, func(ctx context.Context) error { return s.committed(s.conn.SendBatch(ctx, batch)) })
 	return rec, s.stale(ctx, a, s.unanswered(err))
 }
 

@@ -13,7 +13,7 @@ import (
 // finishInPieces is finish for more events than one message should carry.
 func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Record, error) {
 	st := s.plan.finish[0]()
-	err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+	err := s.db.interruptibly(ctx, patient, s.conn, func(ctx context.Context) error {
 		rows, err := s.conn.Query(ctx, st.SQL, st.Args(&a.Call)...)
 		if err == nil {
 			_, err = s.plan.scanWritten(rows, a)
@@ -31,7 +31,7 @@ func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Reco
 		batch.Queue(s.plan.again.SQL, s.plan.again.Args(&a.Call)...)
 	}
 	batch.Queue(s.commit)
-	err = s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+	err = s.db.interruptibly(ctx, patient, s.conn, func(ctx context.Context) error {
 		results := s.conn.SendBatch(ctx, batch)
 		if s.again {
 			if _, err := results.Exec(); err != nil {
@@ -48,7 +48,7 @@ func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Reco
 func (s *pgxSession) insertFirst(ctx context.Context, a *attempt) error {
 	var stored int64
 	for query, args := range outboxSQL(s.db.cfg.Outbox).Inserts(sqltx.Postgres, a.rows()) {
-		err := s.db.interruptibly(ctx, s.conn, func(ctx context.Context) error {
+		err := s.db.interruptibly(ctx, patient, s.conn, func(ctx context.Context) error {
 			tag, err := s.conn.Exec(ctx, query, args...)
 			stored += tag.RowsAffected()
 			return err

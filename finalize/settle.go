@@ -160,13 +160,13 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 			return rec, false, err
 		}
 	}
-	if w, err := d.watch(ctx, conn, j); err != nil {
+	if w, err := d.watch(ctx, d.cfg.ClaimTimeout, conn, j); err != nil {
 		return rec, false, err
 	} else if w.Again {
 		return rec, false, errApart
 	}
 	st := j.settle[a.Form()]()
-	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
+	err = d.interruptibly(ctx, d.cfg.ClaimTimeout, conn, func(ctx context.Context) error {
 		rows, err := conn.Query(ctx, st.SQL, st.Args(&a.Call)...)
 		if err != nil {
 			return unsent(conn, err)
@@ -180,7 +180,7 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	case err == nil:
 		// Nothing was in the statement's way but the state. Its snapshot may be older than the winner's commit, for which it
 		// waited: another one reads the record.
-		rec, err = d.read(ctx, conn, j, a)
+		rec, err = d.read(ctx, d.cfg.ClaimTimeout, conn, j, a)
 		won = a.ours(rec) // a new trigger may keep the events out unseen, which are the rows that are counted
 		if err == nil && !rec.Final {
 			err = errApart
@@ -294,17 +294,22 @@ func newInterrupt() any {
 	return i
 }
 
-// interruptibly runs statements that may wait for locks. When ctx ends, or ClaimTimeout is over, it asks the server to cancel and
-// waits for the server's word, so that the outcome is known; pgx alone would close the connection and leave a backend behind that
-// goes on waiting, and a single statement might still take effect.
-func (d *pgxDB) interruptibly(ctx context.Context, conn *pgx.Conn, run func(context.Context) error) (err error) {
+// patient is the limit of statements that wait for no other call, such as a COMMIT.
+const patient time.Duration = 0
+
+// interruptibly runs statements that may wait for locks. When ctx ends, or the limit is over, it asks the server to cancel and waits
+// for the server's word, so that the outcome is known; pgx alone would close the connection and leave a backend behind that goes on
+// waiting, and a single statement might still take effect. Who was stopped by the limit gets ErrBusy.
+func (d *pgxDB) interruptibly(ctx context.Context, limit time.Duration, conn *pgx.Conn, run func(context.Context) error) (err error) {
 	i := d.interrupts.Get().(*interrupt)
 	// The statements get a context that never ends, which spares pgx a goroutine for each: giving up is setting a deadline.
 	i.conn, i.detached = conn, context.WithoutCancel(ctx)
-	i.timer.Reset(d.cfg.ClaimTimeout)
+	if limit != patient {
+		i.timer.Reset(limit)
+	}
 	stop := context.AfterFunc(ctx, func() { i.run(false) })
 	defer func() { // also on a panic in a tracer of the pool's
-		inTime, onItsOwn := i.timer.Stop(), stop()
+		inTime, onItsOwn := limit == patient || i.timer.Stop(), stop()
 		if inTime && onItsOwn {
 			i.conn, i.detached = nil, nil
 			d.interrupts.Put(i)
@@ -389,14 +394,14 @@ func (w *watcher) look(ctx context.Context, q interface {
 }
 
 // watch says what j's statements don't return of what becomes of their rows. A guard without a plan is always asked again.
-func (d *pgxDB) watch(ctx context.Context, conn *pgx.Conn, j *joined) (w sqlplan.Watch, err error) {
+func (d *pgxDB) watch(ctx context.Context, limit time.Duration, conn *pgx.Conn, j *joined) (w sqlplan.Watch, err error) {
 	if j == nil {
 		return sqlplan.Watch{Again: true}, nil
 	}
 	if w, known := d.watcher.known(); known {
 		return w, nil
 	}
-	err = d.interruptibly(ctx, conn, func(ctx context.Context) error {
+	err = d.interruptibly(ctx, limit, conn, func(ctx context.Context) error {
 		w, err = d.watcher.look(ctx, conn, tables(j.plans, d.cfg.Outbox))
 		return err
 	})

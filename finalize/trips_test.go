@@ -116,7 +116,8 @@ func TestCallsLookFirstWhereMostLose(t *testing.T) {
 			_, err := direct.Exec(ctx, `CREATE TABLE batches (id text PRIMARY KEY, status text, note text); INSERT INTO batches SELECT n, 'PENDING' FROM generate_series(1, 100) n`)
 			require.NoError(t, err)
 			proxy := pgfault.New(t, url)
-			fin, err := finalize.New(dbtest.PoolOn(t, proxy.URL(), unpinged), &finalize.Config{Aggregate: "batch", Guard: g, Logger: discard(), Cache: finalize.CacheConfig{Off: true}})
+			pool := dbtest.PoolOn(t, proxy.URL(), unpinged)
+			fin, err := finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: g, Logger: discard(), Cache: finalize.CacheConfig{Off: true}})
 			require.NoError(t, err)
 			require.NoError(t, fin.Migrate(ctx))
 			out := finalize.Outcome{State: "COMPLETE", Events: []outbox.Event{{Type: "a", Payload: []byte(`1`)}}}
@@ -137,8 +138,10 @@ func TestCallsLookFirstWhereMostLose(t *testing.T) {
 			}
 			require.Len(t, proxy.Trips(func() { settle(1, false) }), 1)
 			require.Len(t, proxy.Trips(func() { do(2, false) }), 1)
+			acquired := pool.Stat().AcquireCount()
 			require.Len(t, proxy.Trips(func() { settle(3, true) }), 2, "a winner pays")
 			require.Len(t, proxy.Trips(func() { do(4, true) }), 3)
+			require.Equal(t, acquired+2, pool.Stat().AcquireCount(), "who has looked goes on with the same connection")
 			for n := range 30 {
 				settle(10+n, true)
 			}
