@@ -85,16 +85,16 @@
 // On pgx with guard.Status and one event, as BenchmarkLosses counts it, the driver's allocations included:
 //
 //	call                                 round trips   allocations   by hand
-//	Settle, wins                                   1            48   23 (one statement)
-//	Settle, loses                                  2            67
-//	Settle or Do, loses, looked first              1            43
-//	Do, wins                                       2           126   92 (pipelined)
-//	Do, loses                                      2           107
+//	Settle, wins                                   1            29   23 (one statement)
+//	Settle, loses                                  2            44
+//	Settle or Do, loses, looked first              1            30
+//	Do, wins                                       2           104   92 (pipelined)
+//	Do, loses                                      2            93
 //	a repeat from the cache                        0             1
 //
-// What is beyond the driver's: some for the attempt (its key, token and signal), as many for the events (copies with their defaults, a
-// dedup key), one for each argument that goes to the driver as an interface, and about two dozen for two time limits and for asking
-// the server to cancel. An event in JSON of version 1 without a time of its own is passed as eight arguments; any other takes eleven,
+// What is beyond the driver's: some for the attempt (its key and signal), as many for the events (a copy with their defaults, a dedup
+// key), and about ten for the wait for a connection and for asking the server to cancel. Arguments are pointers into the attempt, where
+// they can be. An event in JSON of version 1 without a time of its own is passed as eight arguments; any other takes eleven,
 // which costs the server more.
 //
 // The cost doesn't grow with what is finished: beside 10 million finalized keys and 5 million published events, wins of both ran
