@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
-
-	"github.com/google/uuid"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/migrate"
@@ -90,79 +87,6 @@ func (c *Columns) occurredAtType() string {
 		return "timestamptz"
 	}
 	return c.OccurredAtType
-}
-
-// id is the column of an event's id.
-func (w Writer) id() string {
-	if w.Columns == nil {
-		return "id"
-	}
-	return sqltx.Quote("", w.Columns.ID)
-}
-
-// mappedHolders is Holders on a service's own table, where the aggregate and the type may be what is unique. The arguments'
-// types are left to the server, which takes them from the columns, so that an index over these serves.
-func (w Writer) mappedHolders(ctx context.Context, q endstate.Querier, events []Event) ([]uuid.UUID, error) {
-	c := w.Columns
-	kind, dedup := "''", "''"
-	if c.AggregateType != "" {
-		kind = "CAST(" + sqltx.Quote("", c.AggregateType) + " AS text)"
-	}
-	if c.DedupKey != "" {
-		dedup = "coalesce(CAST(" + sqltx.Quote("", c.DedupKey) + " AS text), '')"
-	}
-	var args []any
-	param := func(v any) string {
-		args = append(args, v)
-		return fmt.Sprintf("$%d", len(args))
-	}
-	var ids, pairs, keys []string
-	for _, e := range events {
-		ids = append(ids, param(e.ID.String()))
-		pairs = append(pairs, fmt.Sprintf("(%s, %s)", param(e.AggregateID), param(e.Type)))
-		if c.DedupKey != "" && e.DedupKey != "" {
-			keys = append(keys, param(e.DedupKey))
-		}
-	}
-	query := fmt.Sprintf("SELECT CAST(%[1]s AS text), %[2]s, CAST(%[3]s AS text), CAST(%[4]s AS text), %[5]s FROM %[6]s WHERE %[1]s IN (%[7]s) OR (%[3]s, %[4]s) IN (%[8]s)",
-		w.id(), kind, sqltx.Quote("", c.AggregateID), sqltx.Quote("", c.Type), dedup, w.table(), strings.Join(ids, ", "), strings.Join(pairs, ", "))
-	if len(keys) > 0 {
-		query += fmt.Sprintf(" OR %s IN (%s)", sqltx.Quote("", c.DedupKey), strings.Join(keys, ", "))
-	}
-	rows, err := q.Query(ctx, query, args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	type aggregate struct{ kind, id, eventType string }
-	byID, byKey, byAggregate := map[string]string{}, map[string]string{}, map[aggregate]string{}
-	for rows.Next() {
-		var id, key string
-		var a aggregate
-		if err := rows.Scan(&id, &a.kind, &a.id, &a.eventType, &key); err != nil {
-			return nil, err
-		}
-		byID[id], byKey[key], byAggregate[a] = id, id, id
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	holders := make([]uuid.UUID, len(events))
-	for i, e := range events {
-		a := aggregate{id: e.AggregateID, eventType: e.Type}
-		if c.AggregateType != "" {
-			a.kind = e.AggregateType
-		}
-		holder := byAggregate[a]
-		if id := byKey[e.DedupKey]; id != "" && e.DedupKey != "" {
-			holder = id
-		}
-		if byID[e.ID.String()] != "" {
-			holder = e.ID.String() // it went in: so a winner whose COMMIT was lost knows that it won
-		}
-		holders[i], _ = uuid.Parse(holder) // an older event's id may be anything
-	}
-	return holders, nil
 }
 
 // checkMapped is Check on a service's own table: it has the columns, of types that take an event, and a unique index that keeps a

@@ -95,7 +95,7 @@ func (w Writer) explainPut(ctx context.Context, q endstate.Querier) error {
 		return err
 	}
 	query, args := w.sql().Values(sqltx.Postgres, rows(sample))
-	rows, err := q.Query(ctx, "EXPLAIN "+query+" ON CONFLICT DO NOTHING RETURNING "+w.id(), args...)
+	rows, err := q.Query(ctx, "EXPLAIN "+query+" ON CONFLICT DO NOTHING RETURNING "+sqltx.Quote("", w.Columns.ID), args...)
 	if err == nil {
 		rows.Close()
 		err = rows.Err()

@@ -60,6 +60,7 @@ const (
 func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
 	prepared := append(make([]Event, 0, len(events)), events...)
 	var carried map[string]string
+	checked := false // whether carried alone can be stored
 	if w.Headers != nil && len(events) > 0 {
 		carried = w.Headers(ctx)
 	}
@@ -71,7 +72,11 @@ func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
 		if err := e.validate(cmp.Or(w.MaxPayload, DefaultMaxPayload)); err != nil {
 			return nil, err
 		}
-		if len(e.Headers) > 0 || len(carried) > 0 {
+		switch {
+		case len(e.Headers) == 0 && checked:
+			e.Headers = carried
+		case len(e.Headers) > 0 || len(carried) > 0:
+			checked = checked || len(e.Headers) == 0
 			if err := e.carry(carried); err != nil {
 				return nil, err
 			}

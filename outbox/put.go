@@ -169,7 +169,7 @@ func (w Writer) insert(ctx context.Context, tx endstate.Tx, chunk []sqlplan.Even
 		}
 		return err
 	}
-	rows, err := tx.Query(ctx, query+" RETURNING CAST("+w.id()+" AS text)", args...)
+	rows, err := tx.Query(ctx, query+" RETURNING CAST("+sqltx.Quote("", w.columns().ID)+" AS text)", args...)
 	if err != nil {
 		return err
 	}
@@ -195,10 +195,12 @@ func (w Writer) Validate() error {
 			return fmt.Errorf("%w: Writer.Schema %w", ErrConfig, err)
 		}
 	}
-	if err := sqltx.CheckIdent(w.Name()); err != nil {
-		return fmt.Errorf("%w: Writer.Table %w", ErrConfig, err)
+	if w.Table != "" {
+		if err := sqltx.CheckIdent(w.Table); err != nil {
+			return fmt.Errorf("%w: Writer.Table %w", ErrConfig, err)
+		}
 	}
-	if n := len(w.Name()); n > maxTable {
+	if n := len(w.Table); n > maxTable {
 		return fmt.Errorf("%w: Writer.Table is %d bytes long, the limit is %d, so that the names of its indexes and companions fit into 63", ErrConfig, n, maxTable)
 	}
 	if w.MaxPayload < 0 || w.MaxPayload > maxMaxPayload {
@@ -237,6 +239,14 @@ func (w Writer) sql() sqlplan.Outbox {
 	return sqlplan.Outbox{Table: w.table(), Columns: (*sqlplan.Columns)(w.Columns)}
 }
 
+// columns are where fields are that tell events apart.
+func (w Writer) columns() *Columns {
+	if w.Columns == nil {
+		return &Columns{ID: "id", DedupKey: "dedup_key"}
+	}
+	return w.Columns
+}
+
 // rows are prepared events as statements take them.
 func rows(events []Event) []sqlplan.Event {
 	list := make([]sqlplan.Event, len(events))
@@ -247,65 +257,79 @@ func rows(events []Event) []sqlplan.Event {
 }
 
 // Holders returns, for each event, the id of the event in the table that holds its dedup key or its id; uuid.Nil where
-// there is none.
+// there is none. On a service's own table the aggregate and the type may be what is unique.
 func (w Writer) Holders(ctx context.Context, q endstate.Querier, events []Event) ([]uuid.UUID, error) {
-	if w.Columns != nil {
-		holders, err := w.mappedHolders(ctx, q, events)
-		if err != nil {
-			return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
-		}
-		return holders, nil
-	}
+	c := w.columns()
 	var args []any
-	param := func(v any, cast string) string {
-		args = append(args, v)
-		if sqltx.Of(q) == sqltx.SQLite {
-			return "?" // see values
+	params := func(of func(e *Event) []string) (list []string) {
+		for i := range events {
+			var row []string
+			for _, value := range of(&events[i]) {
+				if args = append(args, value); sqltx.Of(q) == sqltx.SQLite {
+					row = append(row, "?")
+				} else { // the types are left to the server, which takes them from the columns, so that an index over these serves
+					row = append(row, fmt.Sprintf("$%d", len(args)))
+				}
+			}
+			if len(row) > 0 {
+				list = append(list, "("+strings.Join(row, ", ")+")")
+			}
 		}
-		return fmt.Sprintf("$%d::%s", len(args), cast)
+		return list
 	}
-	var keys, ids []string
-	for _, e := range events {
-		ids = append(ids, param(e.ID.String(), "uuid"))
+	text := func(column string) string { // empty where there is none
+		if column == "" {
+			return "''"
+		}
+		return "coalesce(CAST(" + sqltx.Quote("", column) + " AS text), '')"
 	}
-	for _, e := range events {
-		if e.DedupKey != "" {
-			keys = append(keys, param(e.DedupKey, "text"))
+	where := sqltx.Quote("", c.ID) + " IN (" + strings.Join(params(func(e *Event) []string { return []string{e.ID.String()} }), ", ") + ")"
+	if c.AggregateID != "" {
+		where += fmt.Sprintf(" OR (%s, %s) IN (%s)", sqltx.Quote("", c.AggregateID), sqltx.Quote("", c.Type), strings.Join(params(func(e *Event) []string { return []string{e.AggregateID, e.Type} }), ", "))
+	}
+	if c.DedupKey != "" {
+		keys := params(func(e *Event) []string {
+			if e.DedupKey == "" {
+				return nil
+			}
+			return []string{e.DedupKey}
+		})
+		if len(keys) > 0 {
+			where += fmt.Sprintf(" OR %s IN (%s)", sqltx.Quote("", c.DedupKey), strings.Join(keys, ", "))
 		}
 	}
-	query := fmt.Sprintf("SELECT CAST(id AS text), coalesce(dedup_key, '') FROM %s WHERE id IN (%s)", w.table(), strings.Join(ids, ", "))
-	if len(keys) > 0 {
-		query += fmt.Sprintf(" OR dedup_key IN (%s)", strings.Join(keys, ", "))
-	}
-	byKey, byID := map[string]uuid.UUID{}, map[uuid.UUID]uuid.UUID{}
-	rows, err := q.Query(ctx, query, args...)
+	rows, err := q.Query(ctx, fmt.Sprintf("SELECT %s, %s, %s, %s, %s FROM %s WHERE %s", text(c.ID), text(c.AggregateType), text(c.AggregateID), text(c.Type), text(c.DedupKey), w.table(), where), args...)
 	if err != nil {
 		return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
 	}
 	defer rows.Close()
+	type aggregate struct{ kind, id, eventType string }
+	byID, byKey, byAggregate := map[string]string{}, map[string]string{}, map[aggregate]string{}
 	for rows.Next() {
-		var text, key string
-		if err := rows.Scan(&text, &key); err != nil {
+		var id, key string
+		var a aggregate
+		if err := rows.Scan(&id, &a.kind, &a.id, &a.eventType, &key); err != nil {
 			return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
 		}
-		id, err := uuid.Parse(text)
-		if err != nil {
-			return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
-		}
-		byID[id] = id
-		if key != "" {
-			byKey[key] = id
-		}
+		byID[id], byKey[key], byAggregate[a] = id, id, id
 	}
 	if err := rows.Err(); err != nil {
 		return nil, fmt.Errorf("outbox: look up earlier events: %w", err)
 	}
 	holders := make([]uuid.UUID, len(events))
 	for i, e := range events {
-		holders[i] = byID[e.ID]
-		if id, ok := byKey[e.DedupKey]; ok && e.DedupKey != "" {
-			holders[i] = id
+		a := aggregate{id: e.AggregateID, eventType: e.Type}
+		if c.AggregateType != "" {
+			a.kind = e.AggregateType
 		}
+		holder := byAggregate[a]
+		if id := byKey[e.DedupKey]; id != "" && e.DedupKey != "" {
+			holder = id
+		}
+		if byID[e.ID.String()] != "" && (w.Columns != nil || holder == "") {
+			holder = e.ID.String() // it went in: so a winner whose COMMIT was lost knows that it won
+		}
+		holders[i], _ = uuid.Parse(holder) // an older event's id may be anything
 	}
 	return holders, nil
 }

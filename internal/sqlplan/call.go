@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"iter"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"time"
@@ -147,7 +148,7 @@ const occurredAt = 7 // among InsertColumns
 
 // row are e's values in the order of InsertColumns.
 func (e *Event) row() [len(columnTypes)]any {
-	row := [len(columnTypes)]any{e.ID.String(), e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, e.dedupKey(), int32(e.SchemaVersion), e.partition()}
+	row := [len(columnTypes)]any{pgtype.UUID{Bytes: e.ID, Valid: true}, e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, e.dedupKey(), int32(e.SchemaVersion), e.partition()}
 	if !e.OccurredAt.IsZero() {
 		row[occurredAt] = e.OccurredAt
 	}
@@ -214,15 +215,17 @@ func Partition(aggregateType, aggregateID string) int {
 // have in half of the columns, it is sent once: see received.
 func Arrays(events []Event) []any {
 	n := len(events)
-	ids, aggregateTypes, aggregateIDs, types := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	ids, dedup := make(uuids, n), make(pgtype.FlatArray[pgtype.Text], n) // which pgx encodes without looking for a way
+	aggregateTypes, aggregateIDs, types := make([]string, n), make([]string, n), make([]string, n)
 	payloads, contentTypes, headers := make([][]byte, n), make([]string, n), make([]string, n)
-	occurred, dedup, versions, partitions := make([]*time.Time, n), make([]*string, n), make([]int32, n), make([]int16, n)
+	occurred, versions, partitions := make([]*time.Time, n), make([]int32, n), make([]int16, n)
 	for i := range events {
 		e := &events[i]
-		ids[i], aggregateTypes[i], aggregateIDs[i], types[i] = e.ID.String(), e.AggregateType, e.AggregateID, e.Type
+		ids[i], dedup[i] = pgtype.UUID{Bytes: e.ID, Valid: true}, pgtype.Text{String: e.DedupKey, Valid: e.DedupKey != ""}
+		aggregateTypes[i], aggregateIDs[i], types[i] = e.AggregateType, e.AggregateID, e.Type
 		payloads[i], contentTypes[i] = e.Payload, e.ContentType
 		before := i - 1 // what events of one call share is made once
-		if i > 0 && maps.Equal(e.Headers, events[before].Headers) {
+		if i > 0 && same(e.Headers, events[before].Headers) {
 			headers[i] = headers[before]
 		} else {
 			headers[i] = e.headers()
@@ -235,15 +238,17 @@ func Arrays(events []Event) []any {
 		if !e.OccurredAt.IsZero() {
 			occurred[i] = &e.OccurredAt
 		}
-		if e.DedupKey != "" {
-			dedup[i] = &e.DedupKey
-		}
 		versions[i] = int32(e.SchemaVersion)
 	}
 	if !slices.ContainsFunc(occurred, func(t *time.Time) bool { return t != nil }) {
 		occurred = nil
 	}
 	return []any{ids, alike(aggregateTypes), aggregateIDs, alike(types), payloads, alike(contentTypes), alike(headers), occurred, dedup, alike(versions), partitions}
+}
+
+// same reports whether two maps are one, as those that Writer.Headers adds are, or equal.
+func same(a, b map[string]string) bool {
+	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer() || maps.Equal(a, b)
 }
 
 // alike returns the first of values if all are the same, else values.

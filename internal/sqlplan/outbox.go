@@ -126,17 +126,9 @@ func (o Outbox) Inserts(d sqltx.Dialect, events []Event) iter.Seq2[string, []any
 func (o Outbox) Bulk(param func(column int) string, where string) string {
 	arrays := make([]string, len(columnTypes))
 	for i, t := range columnTypes {
-		arrays[i] = param(i) + "::" + sent(t) + "[]"
+		arrays[i] = param(i) + "::" + t + "[]"
 	}
 	return o.insertInto(fmt.Sprintf("\nSELECT %s\nFROM unnest(%s) AS endstate_event %s%s", received(arrays), strings.Join(arrays, ", "), InsertColumns, where))
-}
-
-// sent is the type as which values of an array are sent: text where a driver that isn't told the types couldn't.
-func sent(t string) string {
-	if t == "uuid" {
-		return "text"
-	}
-	return t
 }
 
 // received are InsertColumns of the arrays' relation, endstate_event. In what all events share, an unnest gives NULL from the
@@ -145,7 +137,7 @@ func received(arrays []string) string {
 	same := func(name string, i int) string {
 		return fmt.Sprintf("coalesce(endstate_event.%s, (%s)[1])", name, arrays[i])
 	}
-	return strings.Join([]string{"endstate_event.id::uuid", same("aggregate_type", 1), "endstate_event.aggregate_id", same("type", 3), "endstate_event.payload", same("content_type", 5),
+	return strings.Join([]string{"endstate_event.id", same("aggregate_type", 1), "endstate_event.aggregate_id", same("type", 3), "endstate_event.payload", same("content_type", 5),
 		same("headers", 6), "coalesce(endstate_event.occurred_at, clock_timestamp())", "endstate_event.dedup_key", same("schema_version", 9), "endstate_event.partition"}, ", ")
 }
 
@@ -188,9 +180,8 @@ const ColumnCount = len(columnTypes) + 1
 func (o Outbox) ClauseMany(name, prev string) string {
 	arrays := make([]string, len(columnTypes))
 	for i, t := range columnTypes {
-		arrays[i] = fmt.Sprintf("$%d::%s[]", i+1, sent(t))
+		arrays[i] = fmt.Sprintf("$%d::%s[]", i+1, t)
 	}
-	arrays[0] = "$1::uuid[]"
 	owners := fmt.Sprintf("$%d::int8[]", ColumnCount)
 	columns := strings.TrimSuffix(InsertColumns, ")")
 	// An unnest gives its rows in the arrays' order, so seq follows it. IS TRUE keeps the look into prev a hashed one: a join of
@@ -216,13 +207,7 @@ func ColumnsMany(calls []*Call) []any {
 			}
 		}
 	}
-	ids := make(uuids, len(events))
-	for i := range events {
-		ids[i] = pgtype.UUID{Bytes: events[i].ID, Valid: true}
-	}
-	columns := Arrays(events)
-	columns[0] = ids
-	return append(columns, owners)
+	return append(Arrays(events), owners)
 }
 
 // Each reports whether each call has one event, and a usual one, so that ClauseEach takes them.

@@ -132,12 +132,12 @@ endstate_settle0 AS (
 	AND "key" = $2::text
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
+SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
 endstate_event.aggregate_id, coalesce(endstate_event.type, ($11::text[])[1]),
 endstate_event.payload, coalesce(endstate_event.content_type, ($13::text[])[1]), coalesce(endstate_event.headers, ($14::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($17::int4[])[1]),
 endstate_event.partition
-FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::jsonb[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+FROM unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::jsonb[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE CASE WHEN (
 	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
@@ -253,12 +253,12 @@ endstate_settle0 AS (
 	AND "key" = $2::text
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
+SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
 endstate_event.aggregate_id, coalesce(endstate_event.type, ($11::text[])[1]),
 endstate_event.payload, coalesce(endstate_event.content_type, ($13::text[])[1]), coalesce(endstate_event.headers, ($14::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($17::int4[])[1]),
 endstate_event.partition
-FROM unnest($8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::jsonb[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+FROM unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::jsonb[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE (
 	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 	FROM endstate_settle0)
@@ -372,7 +372,7 @@ endstate_settle0 AS MATERIALIZED (
 	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle0_entry)) IS TRUE),
 endstate_events AS (
 	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+	SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
 	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
@@ -414,7 +414,7 @@ endstate_settle0 AS MATERIALIZED (
 	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle0_entry)) IS TRUE),
 endstate_events AS (
 	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+	SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
 	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),

@@ -95,12 +95,12 @@ WITH endstate_settle0 AS (
 INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
 SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 FROM (
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
+	SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
 	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
 	endstate_event.partition
-	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::jsonb[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	FROM unnest($6::uuid[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::jsonb[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 	WHERE CASE WHEN (
 		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 		FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("state"::text, '') AS endstate_state FROM "billing"."charges" WHERE "id" = $2::int8 AND "created_at" = $3 AND ("created_at" - "created_at") = interval '0') AS endstate_row), ''))::pg_catalog.json IS NOT NULL END) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
@@ -187,12 +187,12 @@ WITH endstate_settle0 AS (
 INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
 SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 FROM (
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
+	SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($7::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($9::text[])[1]),
 	endstate_event.payload, coalesce(endstate_event.content_type, ($11::text[])[1]), coalesce(endstate_event.headers, ($12::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[1]),
 	endstate_event.partition
-	FROM unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::jsonb[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+	FROM unnest($6::uuid[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::jsonb[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 	WHERE (
 		SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 		FROM endstate_settle0)) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition);
@@ -283,7 +283,7 @@ endstate_events AS (
 	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
 	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 	FROM (
-		SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+		SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 		endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
 		endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
@@ -325,7 +325,7 @@ endstate_events AS (
 	INSERT INTO "event_outbox" ("event_id", "aggregate_id", "event_type", "event_data")
 	SELECT endstate_event.id, endstate_event.aggregate_id, endstate_event.type, convert_from(endstate_event.payload, 'UTF8')::json
 	FROM (
-		SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+		SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 		endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
 		endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 		endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),

@@ -165,12 +165,12 @@ endstate_settle1 AS (
 	AND "key" = $2::text
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
+SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
 endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
 endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
 endstate_event.partition
-FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::jsonb[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+FROM unnest($11::uuid[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::jsonb[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE CASE WHEN (
 	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 	FROM endstate_settle0
@@ -316,12 +316,12 @@ endstate_settle1 AS (
 	AND "key" = $2::text
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
+SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
 endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
 endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
 endstate_event.partition
-FROM unnest($11::text[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::jsonb[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+FROM unnest($11::uuid[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::jsonb[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE (
 	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
 	FROM endstate_settle0
@@ -441,7 +441,7 @@ endstate_settle1 AS MATERIALIZED (
 	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle1_entry)) IS TRUE),
 endstate_events AS (
 	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+	SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
 	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
@@ -498,7 +498,7 @@ endstate_settle1 AS MATERIALIZED (
 	WHERE ((endstate_key, endstate_state) IN (SELECT "key", endstate_said FROM endstate_settle1_entry)) IS TRUE),
 endstate_events AS (
 	INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-	SELECT endstate_event.id::uuid, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
+	SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($2::text[])[1]),
 	endstate_event.aggregate_id, coalesce(endstate_event.type, ($4::text[])[1]),
 	endstate_event.payload, coalesce(endstate_event.content_type, ($6::text[])[1]), coalesce(endstate_event.headers, ($7::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
 	endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($10::int4[])[1]),
