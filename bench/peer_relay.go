@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 
@@ -84,4 +85,29 @@ func drainByHand(ctx context.Context, pool *pgxpool.Pool, publisher outbox.Publi
 		}
 	}
 	return nil
+}
+
+// bareSelect is the floor under any reader: it reads an outbox's events by position, a relay's batch at a time, and makes nothing of them.
+func (b *bencher) bareSelect(ctx context.Context) (sample, error) {
+	if err := b.fill(ctx, drainEvents); err != nil {
+		return sample{}, err
+	}
+	return b.sample(ctx, func() (float64, error) {
+		for p := range outbox.Partitions {
+			for seq, n := int64(0), handBatch; n == handBatch; {
+				rows, err := b.pool.Query(ctx, `SELECT seq, id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version
+FROM endstate_outbox WHERE partition = $1 AND seq > $2 ORDER BY partition, seq LIMIT $3`, p, seq, handBatch)
+				if err != nil {
+					return 0, err
+				}
+				for n = 0; rows.Next(); n++ {
+					seq = int64(binary.BigEndian.Uint64(rows.RawValues()[0]))
+				}
+				if err := rows.Err(); err != nil {
+					return 0, err
+				}
+			}
+		}
+		return drainEvents, nil
+	})
 }

@@ -24,6 +24,7 @@ func (b *bencher) relays(r *riverPeer) []bcase {
 		{name: "relay-vs-river", peer: "River, a worker that does nothing, 2,000 goroutines", must: 10, ours: b.drain(), theirs: r.drain(drainEvents)},
 		{name: "relay-vs-watermill", peer: "Watermill's SQL subscriber, 500 at a time", must: 5, ours: b.drain(), theirs: b.watermillDrain(drainEvents)},
 	}
+	cases = append(cases, bcase{name: "relay-vs-bare-select", peer: "SELECT of the same columns, 1,000 at a time, of which nothing is made", ours: b.drain(), theirs: b.bareSelect})
 	if !b.quick {
 		slow := func(relays int) way { return b.drainBy(relays, slowEvents, 100, 5*time.Millisecond) }
 		cases = append(append(cases, b.snapshots(r)...),
