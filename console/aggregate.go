@@ -146,13 +146,13 @@ func (v *aggregateView) kinds() int {
 
 // readEvents looks for the aggregate's events among the latest, and about the time when it was finalized.
 func (c *Console) readEvents(ctx context.Context, r *request, v *aggregateView, before int64) error {
-	events, further, since, err := c.admin.Aggregate(ctx, v.Type, v.Key, before)
+	events, further, since, err := c.admin.Aggregate(ctx, v.Type, v.Key, before, time.Time{})
 	if err != nil {
 		return err
 	}
 	v.Before, v.Since = further, since
 	if len(v.Entries) > 0 && before == 0 && further != 0 && v.Entries[0].At.Before(since) {
-		near, _, _, err := c.admin.AggregateNear(ctx, v.Type, v.Key, v.Entries[0].At)
+		near, _, _, err := c.admin.Aggregate(ctx, v.Type, v.Key, 0, v.Entries[0].At)
 		if err != nil {
 			return err
 		}

@@ -164,7 +164,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Console, error) {
 	if pool == nil {
 		return nil, fmt.Errorf("%w: pool is nil", ErrConfig)
 	}
-	admin, err := relay.NewAdmin(pool, &relay.AdminConfig{Outbox: c.Outbox})
+	admin, err := relay.NewAdmin(pool, &relay.Config{Outbox: c.Outbox})
 	return newConsole(c, admin, database{pool: pool, dialect: sqltx.Postgres}, err)
 }
 
@@ -181,7 +181,7 @@ func NewSQL(db *sql.DB, cfg *Config) (*Console, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: Config.%w", ErrConfig, err)
 	}
-	admin, err := relay.NewAdminSQL(db, &relay.AdminConfig{Outbox: c.Outbox, Dialect: string(dialect)})
+	admin, err := relay.NewAdminSQL(db, &relay.Config{Outbox: c.Outbox, Dialect: string(dialect)})
 	return newConsole(c, admin, database{sql: db, dialect: dialect}, err)
 }
 

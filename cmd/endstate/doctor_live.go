@@ -18,7 +18,7 @@ import (
 )
 
 func (d *doctor) admin() (*relay.Admin, error) {
-	cfg := &relay.AdminConfig{Outbox: d.writer}
+	cfg := &relay.Config{Outbox: d.writer}
 	if d.db.pool != nil {
 		return relay.NewAdmin(d.db.pool, cfg)
 	}

@@ -57,7 +57,7 @@ func (a *app) admin(ctx context.Context, access access, writer *outbox.Writer) (
 		return nil, nil, err
 	}
 	var admin *relay.Admin
-	cfg := &relay.AdminConfig{Outbox: *writer}
+	cfg := &relay.Config{Outbox: *writer}
 	if db.pool != nil {
 		admin, err = relay.NewAdmin(db.pool, cfg)
 	} else {

@@ -1,8 +1,10 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -10,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate"
@@ -24,42 +27,20 @@ type Admin struct {
 	store *store // named, lest its statements become methods of an Admin's
 }
 
-// AdminConfig says which outbox an Admin is for.
-type AdminConfig struct {
-	// Outbox names the table. The zero Writer is endstate_outbox.
-	Outbox outbox.Writer
-	// Dialect is "postgres" or "sqlite", for NewAdminSQL. Empty: told by the driver.
-	Dialect string
-}
-
 // NewAdmin returns an Admin on a pgx pool; a nil cfg is for the default outbox. It sends nothing.
-func NewAdmin(pool *pgxpool.Pool, cfg *AdminConfig) (*Admin, error) {
-	db, err := openPool(pool)
-	return newAdmin(db, err, cfg)
+func NewAdmin(pool *pgxpool.Pool, cfg *Config) (*Admin, error) {
+	return newAdmin(database{pool: pool}, cfg)
 }
 
 // NewAdminSQL is NewAdmin on database/sql, for PostgreSQL and SQLite.
-func NewAdminSQL(db *sql.DB, cfg *AdminConfig) (*Admin, error) {
-	var dialect string
-	if cfg != nil {
-		dialect = cfg.Dialect
-	}
-	opened, err := openSQL(db, dialect)
-	return newAdmin(opened, err, cfg)
-}
+func NewAdminSQL(db *sql.DB, cfg *Config) (*Admin, error) { return newAdmin(database{sql: db}, cfg) }
 
-func newAdmin(db database, err error, cfg *AdminConfig) (*Admin, error) {
+func newAdmin(db database, cfg *Config) (*Admin, error) {
+	s, err := newStore(db, cfg)
 	if err != nil {
 		return nil, err
 	}
-	if cfg == nil {
-		cfg = &AdminConfig{}
-	}
-	c, err := (&Config{Outbox: cfg.Outbox}).withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	return &Admin{newStore(db, &c)}, nil
+	return &Admin{s}, nil
 }
 
 // Purge deletes events that every subscription has published longer than olderThan ago, in bounded batches that stop no relay
@@ -82,11 +63,15 @@ func (a *Admin) Subscriptions(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("relay: subscriptions: %w", err)
 	}
+	return namesOf(list), nil
+}
+
+func namesOf(list []subscription) []string {
 	names := make([]string, len(list))
 	for i, s := range list {
 		names[i] = s.Name
 	}
-	return names, nil
+	return names
 }
 
 // Errors of an Admin. They arrive wrapped.
@@ -133,6 +118,28 @@ VALUES (CAST($1 AS text), CAST($2 AS text), CAST($3 AS text), CAST($4 AS text), 
 	return err
 }
 
+// subscription is a row of the subscriptions' table.
+type subscription struct {
+	Name, Destination string
+	types             types
+}
+
+func (a *Admin) subscriptionList(ctx context.Context, q endstate.Querier) (list []subscription, err error) {
+	err = each(ctx, q, func(row pgx.Row) error {
+		var s subscription
+		var patterns string
+		if err := row.Scan(&s.Name, &s.Destination, &patterns); err != nil {
+			return err
+		}
+		if err := json.Unmarshal([]byte(patterns), &s.types); err != nil {
+			return fmt.Errorf("types of subscription %q: %w", s.Name, err)
+		}
+		list = append(list, s)
+		return nil
+	}, "SELECT name, "+cut("destination")+", types FROM "+a.store.subscriptions+" ORDER BY name")
+	return list, err
+}
+
 // subscribed returns the types that a subscription is for, or ErrNoSubscription.
 func (a *Admin) subscribed(ctx context.Context, q endstate.Querier, name string) (types, error) {
 	all, err := a.subscriptionList(ctx, q)
@@ -144,15 +151,7 @@ func (a *Admin) subscribed(ctx context.Context, q endstate.Querier, name string)
 			return s.types, nil
 		}
 	}
-	names := make([]string, len(all))
-	for i, s := range all {
-		names[i] = s.Name
-	}
-	there := "none"
-	if len(names) > 0 {
-		there = strings.Join(names, ", ")
-	}
-	return nil, fmt.Errorf("%w: %q; there are %s", ErrNoSubscription, name, there)
+	return nil, fmt.Errorf("%w: %q; there are %s", ErrNoSubscription, name, cmp.Or(strings.Join(namesOf(all), ", "), "none"))
 }
 
 // eachPartition joins, by UNION ALL, a subselect for each partition, whose number stands in its text as %[1]d.

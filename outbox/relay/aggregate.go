@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
@@ -17,43 +16,32 @@ import (
 // aggregateEvents bounds the events that one look returns.
 const aggregateEvents = 100
 
-// Aggregate looks for the latest events of an aggregate, or those before a number, with what became of each in every subscription
-// that is for it and what people did with it: the latest first, at most 100, without payloads, and with long texts cut. Before is
-// what to call it with to look further back, 0 if there is nothing; since is when the oldest event was written that it looked at.
+// Aggregate looks for the latest events of an aggregate, or those before the number from, or, where near isn't zero, those that were
+// written at about that time, such as a finalization's. With each comes what became of it in every subscription that is for it and
+// what people did with it: the latest first, at most 100, without payloads, and with long texts cut. Before is what to call it with
+// to look further back, 0 if there is nothing; since is when the oldest event was written that it looked at.
 //
 // An outbox has no index by aggregate, for which each Put would pay: the log of the aggregate's partition is looked through, some
 // thousand events at a time. Where somebody has made such an index, it is used.
-func (a *Admin) Aggregate(ctx context.Context, aggregateType, aggregateID string, from int64) (events []Shown, before int64, since time.Time, err error) {
-	return a.aggregate(ctx, aggregateType, aggregateID, from, time.Time{})
-}
-
-// AggregateNear is Aggregate for events that were written at about a time, such as a finalization's.
-func (a *Admin) AggregateNear(ctx context.Context, aggregateType, aggregateID string, at time.Time) (events []Shown, before int64, since time.Time, err error) {
-	return a.aggregate(ctx, aggregateType, aggregateID, 0, at)
-}
-
-func (a *Admin) aggregate(ctx context.Context, aggregateType, aggregateID string, from int64, at time.Time) ([]Shown, int64, time.Time, error) {
+func (a *Admin) Aggregate(ctx context.Context, aggregateType, aggregateID string, from int64, near time.Time) (events []Shown, before int64, since time.Time, err error) {
 	if aggregateType == "" || aggregateID == "" {
 		return nil, 0, time.Time{}, fmt.Errorf("%w: aggregate: type and id are required", outbox.ErrConfig)
 	}
-	events, before, since, err := a.look(ctx, aggregateType, aggregateID, from, at)
+	indexed, err := a.indexed(ctx)
+	partition := outbox.Partition(aggregateType, aggregateID)
+	if err == nil && !near.IsZero() && !indexed {
+		from, err = a.near(ctx, partition, near)
+	}
+	if err == nil {
+		events, before, since, err = a.look(ctx, aggregateType, aggregateID, partition, from, indexed)
+	}
 	if err != nil {
 		return nil, 0, time.Time{}, fmt.Errorf("relay: aggregate: %w", err)
 	}
 	return events, before, since, nil
 }
 
-func (a *Admin) look(ctx context.Context, aggregateType, aggregateID string, from int64, at time.Time) (events []Shown, before int64, since time.Time, err error) {
-	indexed, err := a.indexed(ctx)
-	if err != nil {
-		return nil, 0, since, err
-	}
-	partition := outbox.Partition(aggregateType, aggregateID)
-	if !at.IsZero() && !indexed {
-		if from, err = a.near(ctx, partition, at); err != nil {
-			return nil, 0, since, err
-		}
-	}
+func (a *Admin) look(ctx context.Context, aggregateType, aggregateID string, partition int, from int64, indexed bool) (events []Shown, before int64, since time.Time, err error) {
 	seq, args := "true", []any{aggregateType, aggregateID}
 	if from != 0 {
 		seq, args = "seq < CAST($3 AS bigint)", append(args, from)
@@ -66,16 +54,21 @@ func (a *Admin) look(ctx context.Context, aggregateType, aggregateID string, fro
 		var oldest moment
 		var n int
 		// The arguments are named, so that they have types where the window needs fewer.
-		err := a.rows(ctx, fmt.Sprintf("SELECT coalesce(min(seq), 0), min(created_at), count(*) FROM (%s) e WHERE CAST($1 AS text) <> '' AND CAST($2 AS text) <> ''", window), args,
-			func(row pgx.Rows) error { return row.Scan(&before, &oldest, &n) })
-		if err != nil {
+		if err := a.store.rows(ctx, func(row pgx.Row) error { return row.Scan(&before, &oldest, &n) },
+			fmt.Sprintf("SELECT coalesce(min(seq), 0), min(created_at), count(*) FROM (%s) e WHERE CAST($1 AS text) <> '' AND CAST($2 AS text) <> ''", window), args...); err != nil {
 			return nil, 0, since, err
 		}
 		if since = oldest.Time; n < looked {
 			before, since = 0, time.Time{}
 		}
 	}
-	if events, err = a.shownList(ctx, fmt.Sprintf("SELECT %s, length(e.payload) FROM %s LIMIT %d", briefColumns, source, aggregateEvents), args); err != nil {
+	err = a.store.rows(ctx, func(row pgx.Row) error {
+		var s Shown
+		err := scanEvent(row, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.PayloadSize)
+		events = append(events, s)
+		return err
+	}, fmt.Sprintf("SELECT %s, length(e.payload) FROM %s LIMIT %d", briefColumns, source, aggregateEvents), args...)
+	if err != nil {
 		return nil, 0, since, err
 	}
 	if len(events) == aggregateEvents {
@@ -83,17 +76,6 @@ func (a *Admin) look(ctx context.Context, aggregateType, aggregateID string, fro
 		before, since = last.Seq, last.CreatedAt
 	}
 	return events, before, since, a.complete(ctx, events)
-}
-
-// shownList reads events, the payload's size in place of the payload.
-func (a *Admin) shownList(ctx context.Context, query string, args []any) (list []Shown, err error) {
-	err = a.rows(ctx, query, args, func(row pgx.Rows) error {
-		var s Shown
-		err := scanEvent(row, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.PayloadSize)
-		list = append(list, s)
-		return err
-	})
-	return list, err
 }
 
 // complete adds to events what became of them in each subscription that is for them, and what people did with them.
@@ -105,16 +87,12 @@ func (a *Admin) complete(ctx context.Context, events []Shown) error {
 	if err != nil {
 		return err
 	}
-	match, at := map[string]types{}, map[int64]*Shown{}
+	match := map[string]types{}
 	for _, s := range subscriptions {
 		match[s.Name] = s.types
 	}
-	type place struct {
-		Partition int   `json:"partition"`
-		Seq       int64 `json:"seq"`
-	}
 	places, ids := make([]place, len(events)), make([]uuid.UUID, len(events))
-	byID := map[uuid.UUID]*Shown{}
+	at, byID := map[int64]*Shown{}, map[uuid.UUID]*Shown{}
 	for i := range events {
 		e := &events[i]
 		places[i], ids[i] = place{e.Partition, e.Seq}, e.ID
@@ -122,33 +100,26 @@ func (a *Admin) complete(ctx context.Context, events []Shown) error {
 	}
 	// Samples have the positions at which a cursor stood: at the first one that isn't before the event, it was past it. None is
 	// older than the event itself.
-	query := fmt.Sprintf(`SELECT e.seq, s.name, %s, CASE WHEN p.seq IS NULL AND c.position >= e.seq THEN (SELECT x.at FROM %s x
+	err = a.store.rows(ctx, func(row pgx.Row) error {
+		var seq int64
+		var d Delivery
+		var by moment
+		err := scanDelivery(func(dest ...any) error { return row.Scan(append([]any{&seq, &d.Subscription}, dest...)...) }, &d, &by)
+		d.PublishedBy = by.Time
+		if e := at[seq]; e != nil && match[d.Subscription].matches(e.Type) {
+			e.Deliveries = append(e.Deliveries, d)
+		}
+		return err
+	}, fmt.Sprintf(`SELECT e.seq, s.name, %s, CASE WHEN p.seq IS NULL AND c.position >= e.seq THEN (SELECT x.at FROM %s x
 	WHERE x.subscription = s.name AND x.partition = e.partition AND x.at >= e.created_at AND x.position >= e.seq ORDER BY x.at LIMIT 1) END
 FROM %s JOIN %s e ON e.partition = endstate_at.partition AND e.seq = endstate_at.seq CROSS JOIN %s s
 LEFT JOIN %s c ON c.subscription = s.name AND c.partition = e.partition
 LEFT JOIN %s p ON p.subscription = s.name AND p.partition = e.partition AND p.seq = e.seq ORDER BY s.name`, briefDelivery, a.store.samples,
-		a.store.records("$1", "endstate_at", [2]string{"partition", "smallint"}, [2]string{"seq", "bigint"}), a.store.events, a.store.subscriptions, a.store.cursors, a.store.parked)
-	if err := a.store.pinned(ctx, query, []any{toJSON(places)}, func(rows pgx.Rows) error {
-		for rows.Next() {
-			var seq int64
-			var d Delivery
-			var by moment
-			if err := scanDelivery(func(dest ...any) error {
-				return rows.Scan(append([]any{&seq, &d.Subscription}, dest...)...)
-			}, &d, &by); err != nil {
-				return err
-			}
-			d.PublishedBy = by.Time
-			if e := at[seq]; e != nil && match[d.Subscription].matches(e.Type) {
-				e.Deliveries = append(e.Deliveries, d)
-			}
-		}
-		return rows.Err()
-	}); err != nil {
+		a.store.records("$1", "endstate_at", "partition smallint", "seq bigint"), a.store.events, a.store.subscriptions, a.store.cursors, a.store.parked), toJSON(places))
+	if err != nil {
 		return err
 	}
-	list, _ := json.Marshal(ids) // can't fail
-	history, err := a.interventions(ctx, fmt.Sprintf("%s WHERE event_id IN (%s) LIMIT %d", a.store.audit, a.store.elements("$1", a.store.uuidType()), looked), string(list))
+	history, err := a.interventions(ctx, fmt.Sprintf("%s WHERE event_id IN (%s) LIMIT %d", a.store.audit, a.store.elements("$1", "uuid"), looked), toJSON(ids))
 	slices.SortStableFunc(history, func(a, b Intervention) int { return a.At.Compare(b.At) })
 	for _, i := range history {
 		if e := byID[i.EventID]; e != nil {

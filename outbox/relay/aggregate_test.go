@@ -41,7 +41,7 @@ func TestAnAggregatesEvents(t *testing.T) {
 		_, err := admin.Retry(t.Context(), relay.By{Subscription: "default", Who: "ada", Why: "fixed"}, paid)
 		require.NoError(t, err)
 
-		events, before, since, err := admin.Aggregate(t.Context(), "order", "7", 0)
+		events, before, since, err := admin.Aggregate(t.Context(), "order", "7", 0, time.Time{})
 		require.NoError(t, err)
 		require.Zero(t, before, "all was looked at")
 		require.Zero(t, since)
@@ -56,9 +56,9 @@ func TestAnAggregatesEvents(t *testing.T) {
 		require.Len(t, first.History, 1)
 		require.Equal(t, "fixed", first.History[0].Why)
 
-		_, _, _, err = admin.Aggregate(t.Context(), "order", "", 0)
+		_, _, _, err = admin.Aggregate(t.Context(), "order", "", 0, time.Time{})
 		require.ErrorIs(t, err, outbox.ErrConfig)
-		events, _, _, err = admin.Aggregate(t.Context(), "order", "none", 0)
+		events, _, _, err = admin.Aggregate(t.Context(), "order", "none", 0, time.Time{})
 		require.NoError(t, err)
 		require.Empty(t, events)
 	})
@@ -80,7 +80,7 @@ func TestAnAggregatesEventsAmongMany(t *testing.T) {
 		var found []uuid.UUID
 		looks := 0
 		for {
-			events, further, since, err := admin.Aggregate(t.Context(), "order", "7", before)
+			events, further, since, err := admin.Aggregate(t.Context(), "order", "7", before, time.Time{})
 			require.NoError(t, err)
 			looks++
 			for _, e := range events {
@@ -100,17 +100,17 @@ func TestAnAggregatesEventsAmongMany(t *testing.T) {
 		db.exec(t, fmt.Sprintf(update, "2024-01-01T00:00:00.000Z", fmt.Sprint("< ", shown.Seq)))
 		db.exec(t, fmt.Sprintf(update, "2024-01-02T00:00:00.000Z", fmt.Sprint("= ", shown.Seq)))
 		db.exec(t, fmt.Sprintf(update, "2024-01-03T00:00:00.000Z", fmt.Sprint("> ", shown.Seq)))
-		events, further, _, err := admin.AggregateNear(t.Context(), "order", "7", time.Date(2024, 1, 2, 0, 0, 0, 0, time.UTC))
+		events, further, _, err := admin.Aggregate(t.Context(), "order", "7", 0, time.Date(2024, 1, 2, 0, 0, 0, 0, time.UTC))
 		require.NoError(t, err)
 		require.Len(t, events, 1)
 		require.NotZero(t, further, "there is more further back")
 
 		db.exec(t, "CREATE INDEX by_aggregate ON endstate_outbox (aggregate_type, aggregate_id, seq)")
-		events, further, _, err = admin.Aggregate(t.Context(), "order", "7", 0)
+		events, further, _, err = admin.Aggregate(t.Context(), "order", "7", 0, time.Time{})
 		require.NoError(t, err)
 		require.Len(t, events, 1)
 		require.Zero(t, further, "by the index")
-		events, further, _, err = admin.Aggregate(t.Context(), "order", "other", 0)
+		events, further, _, err = admin.Aggregate(t.Context(), "order", "other", 0, time.Time{})
 		require.NoError(t, err)
 		require.Len(t, events, 100)
 		require.True(t, slices.IsSortedFunc(events, func(a, b relay.Shown) int { return int(b.Seq - a.Seq) }))

@@ -55,22 +55,11 @@ func (t *term) suspect(ctx context.Context, partitions []int, limit int) error {
 		return t.timedOut(ctx, err)
 	}
 	b := t.newBatch(cursors, rows, limit, math.MaxInt) // payloads aren't wanted
-	waiting := map[name]bool{}
 	var moves []move
 	var parks []park
 	for i := range b.cursors {
-		c := &b.cursors[i]
-		for _, r := range b.parts[c.Partition] {
-			if r.state != todo {
-				continue
-			}
-			r.state = failed
-			if waiting[r.aggregate()] && !t.cfg.Unordered {
-				r.state = held
-			}
-			waiting[r.aggregate()] = true
-		}
-		m, mine, _ := b.moveOf(c, false, false)
+		b.hold(b.cursors[i].Partition)
+		m, mine, _ := b.moveOf(&b.cursors[i], false, false)
 		if m.Mode == moveAll {
 			m.Careful = 2
 		}
@@ -100,7 +89,8 @@ func (t *term) tryAlone(ctx context.Context, r *row) error {
 		}
 		return t.settle([]*row{r}, &tries{blocked: map[name]bool{}})
 	}
-	if ok, err := t.store.accuse(ctx, t.lease.id, r); err != nil || !ok {
+	// If r kills this relay, that counts as a crash.
+	if ok, err := t.store.setCrashes(ctx, t.lease.id, r, r.crashes, r.crashes+1, ""); err != nil || !ok {
 		return err
 	}
 	p, err := t.retry(ctx, []row{*r})
@@ -108,31 +98,26 @@ func (t *term) tryAlone(ctx context.Context, r *row) error {
 		return err
 	}
 	// It is no suspect any more: what it failed with isn't the relay's death.
-	return t.persist("acquit a suspect", func(ctx context.Context) error { return t.store.acquit(ctx, t.lease.id, r, t.cfg.MinBackoff) })
+	return t.persist("acquit a suspect", func(ctx context.Context) error {
+		wait := t.store.later(fmt.Sprint(t.cfg.MinBackoff.Seconds()))
+		_, err := t.store.setCrashes(ctx, t.lease.id, r, r.crashes+1, r.crashes, ", suspect = (1 = 0), next_attempt_at = "+wait)
+		return err
+	})
 }
 
 // suspectDue makes suspects of the parked events that a dead owner may have been publishing: those that are due, and those
 // behind them.
 func (s *store) suspectDue(ctx context.Context, owner string, partitions []int) error {
-	_, err := s.Exec(ctx, fmt.Sprintf(`UPDATE %[1]s AS p SET suspect = (1 = 1) WHERE %[2]s AND p.partition IN (%[3]s) AND p.dead_at IS NULL AND (p.next_attempt_at <= %[4]s OR p.next_attempt_at IS NULL
+	return s.run(ctx, fmt.Sprintf(`UPDATE %[1]s AS p SET suspect = (1 = 1) WHERE %[2]s AND p.partition IN (%[3]s) AND p.dead_at IS NULL AND (p.next_attempt_at <= %[4]s OR p.next_attempt_at IS NULL
 	AND EXISTS (SELECT 1 FROM %[1]s w WHERE w.subscription = p.subscription AND w.partition = p.partition AND w.aggregate_type = p.aggregate_type AND w.aggregate_id = p.aggregate_id
 		AND w.dead_at IS NULL AND w.next_attempt_at <= %[4]s))`, s.parked, s.mine("p."), s.elements("$3", "smallint"), s.clock()), s.cfg.Subscription, owner, toJSON(partitions))
-	return err
 }
 
-// accuse counts the crash that there will be if r kills this relay; ok is false if somebody else changed the row.
-func (s *store) accuse(ctx context.Context, owner string, r *row) (ok bool, err error) {
-	tag, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s AS p SET crashes = p.crashes + 1 WHERE %s AND p.partition = CAST($3 AS integer) AND p.seq = CAST($4 AS bigint) AND p.crashes = CAST($5 AS integer) AND p.dead_at IS NULL",
-		s.parked, s.mine("p.")), s.cfg.Subscription, owner, r.partition, r.seq, r.crashes)
+// setCrashes changes how many relays a parked event has killed; ok is false if somebody else changed the row.
+func (s *store) setCrashes(ctx context.Context, owner string, r *row, from, to int, more string) (ok bool, err error) {
+	tag, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s AS p SET crashes = CAST($6 AS integer)%s WHERE %s AND p.partition = CAST($3 AS integer) AND p.seq = CAST($4 AS bigint) AND p.crashes = CAST($5 AS integer) AND p.dead_at IS NULL",
+		s.parked, more, s.mine("p.")), s.cfg.Subscription, owner, r.partition, r.seq, from, to)
 	return err == nil && tag.RowsAffected() == 1, err
-}
-
-// acquit takes an accusation back.
-func (s *store) acquit(ctx context.Context, owner string, r *row, wait time.Duration) error {
-	_, err := s.Exec(ctx, fmt.Sprintf(`UPDATE %s AS p SET crashes = p.crashes - 1, suspect = (1 = 0), next_attempt_at = %s
-WHERE %s AND p.partition = CAST($3 AS integer) AND p.seq = CAST($4 AS bigint) AND p.crashes = CAST($5 AS integer) + 1 AND p.dead_at IS NULL`,
-		s.parked, s.later("CAST($6 AS double precision)"), s.mine("p.")), s.cfg.Subscription, owner, r.partition, r.seq, r.crashes, wait.Seconds())
-	return err
 }
 
 // trust ends the care: the suspects that are left wait behind others, and for those there is a reason.
@@ -141,8 +126,7 @@ func (s *store) trust(ctx context.Context, owner string, batch int) error {
 		if _, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s AS p SET suspect = (1 = 0) WHERE %s AND p.suspect", s.parked, s.mine("p.")), s.cfg.Subscription, owner); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET careful = 0, batch = CAST($3 AS integer) WHERE subscription = CAST($1 AS text) AND owner = %s AND careful = 2",
-			s.cursors, s.uuid("CAST($2 AS text)")), s.cfg.Subscription, owner, batch)
+		_, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET careful = 0, batch = CAST($3 AS integer) WHERE %s AND careful = 2", s.cursors, s.owned()), s.cfg.Subscription, owner, batch)
 		return err
 	})
 }

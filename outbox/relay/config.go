@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -15,11 +16,12 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// Config says how a Relay works. Every field has a default, and so has a nil *Config.
+// Config says how a Relay works. Every field has a default, and so has a nil *Config. An Admin and a Notifier take the same, and go
+// by Outbox and Dialect, and by Logger.
 type Config struct {
 	// Outbox names the table. The zero Writer is endstate_outbox.
 	Outbox outbox.Writer
-	// Dialect is "postgres" or "sqlite", for NewSQL. Empty: told by the driver.
+	// Dialect is "postgres" or "sqlite", for what is made on a *sql.DB. Empty: told by the driver.
 	Dialect string
 	// Name tells people which relay this is. Default: host name and process id.
 	Name string
@@ -83,6 +85,7 @@ type Config struct {
 	balanceEvery time.Duration // how often relays look whether each has its share
 	sampleEvery  time.Duration // how often a moving cursor is written down
 	alone        time.Duration // how long the only event there is may fail before it is to blame
+	pass         time.Duration // how long a pass goes on with further calls; what was published is written down first
 	types        string        // Types, as JSON
 
 	minOutage, maxOutage time.Duration // pauses while the destination takes nothing
@@ -108,57 +111,40 @@ func At(t time.Time) Start { return Start(t.UTC().Format(time.RFC3339Nano)) }
 // DefaultSubscription is the subscription of who doesn't name one.
 const DefaultSubscription = "default"
 
-func (c *Config) withDefaults() (Config, error) {
-	if c == nil {
-		c = &Config{}
+func (c *Config) withDefaults() (*Config, error) {
+	var cfg Config
+	if c != nil {
+		cfg = *c
 	}
-	cfg := *c
-	if cfg.Name == "" {
-		host, _ := os.Hostname() // only for people
-		cfg.Name = fmt.Sprintf("%s/%d", host, os.Getpid())
-	}
-	if cfg.Subscription == "" {
-		cfg.Subscription = DefaultSubscription
-	}
-	if cfg.Start == "" {
-		cfg.Start = Begin
-	}
+	host, _ := os.Hostname() // only for people
+	cfg.Name = cmp.Or(cfg.Name, fmt.Sprintf("%s/%d", host, os.Getpid()))
+	cfg.Subscription = cmp.Or(cfg.Subscription, DefaultSubscription)
+	cfg.Start = cmp.Or(cfg.Start, Begin)
 	list, _ := json.Marshal(append([]string{}, cfg.Types...)) // can't fail
 	cfg.types = string(list)
 	if u, err := url.Parse(cfg.Destination); err == nil && u.Host != "" {
 		cfg.Destination = u.Scheme + "://" + u.Host
 	}
-	for _, f := range []struct {
-		field    *time.Duration
-		fallback time.Duration
-	}{
-		{&cfg.PublishTimeout, 30 * time.Second}, {&cfg.ShutdownTimeout, 10 * time.Second}, {&cfg.PollInterval, time.Second},
-		{&cfg.LeaseTTL, 10 * time.Second}, {&cfg.MinBackoff, time.Second}, {&cfg.MaxBackoff, max(10*time.Minute, cfg.MinBackoff)},
-		{&cfg.firstPoll, 5 * time.Millisecond}, {&cfg.balanceEvery, time.Second}, {&cfg.sampleEvery, 30 * time.Second}, {&cfg.alone, 5 * time.Second},
-		{&cfg.minOutage, minOutage}, {&cfg.maxOutage, maxOutage},
-	} {
-		if *f.field == 0 {
-			*f.field = f.fallback
-		}
-	}
-	if cfg.Retention > 0 {
+	cfg.BatchSize = cmp.Or(cfg.BatchSize, 1000)
+	cfg.PublishTimeout = cmp.Or(cfg.PublishTimeout, 30*time.Second)
+	cfg.ShutdownTimeout = cmp.Or(cfg.ShutdownTimeout, 10*time.Second)
+	cfg.PollInterval = cmp.Or(cfg.PollInterval, time.Second)
+	cfg.LeaseTTL = cmp.Or(cfg.LeaseTTL, 10*time.Second)
+	cfg.MinBackoff = cmp.Or(cfg.MinBackoff, time.Second)
+	cfg.MaxBackoff = cmp.Or(cfg.MaxBackoff, max(10*time.Minute, cfg.MinBackoff))
+	cfg.MaxAttempts = cmp.Or(cfg.MaxAttempts, 100)
+	cfg.MaxCrashes = cmp.Or(cfg.MaxCrashes, 3)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.Default())
+	cfg.Trace = cmp.Or(cfg.Trace, &Trace{})
+	cfg.firstPoll = cmp.Or(cfg.firstPoll, 5*time.Millisecond)
+	cfg.balanceEvery = cmp.Or(cfg.balanceEvery, time.Second)
+	cfg.pass = cmp.Or(cfg.pass, time.Second)
+	cfg.alone = cmp.Or(cfg.alone, 5*time.Second)
+	cfg.minOutage, cfg.maxOutage = cmp.Or(cfg.minOutage, minOutage), cmp.Or(cfg.maxOutage, maxOutage)
+	if cfg.sampleEvery = 30 * time.Second; cfg.Retention > 0 {
 		cfg.sampleEvery = min(cfg.sampleEvery, max(cfg.Retention/4, 50*time.Millisecond))
 	}
-	for _, f := range []struct {
-		field    *int
-		fallback int
-	}{{&cfg.BatchSize, 1000}, {&cfg.MaxAttempts, 100}, {&cfg.MaxCrashes, 3}} {
-		if *f.field == 0 {
-			*f.field = f.fallback
-		}
-	}
-	if cfg.Logger == nil {
-		cfg.Logger = slog.Default()
-	}
-	if cfg.Trace == nil {
-		cfg.Trace = &Trace{}
-	}
-	return cfg, cfg.validate()
+	return &cfg, cfg.validate()
 }
 
 const (
@@ -167,68 +153,48 @@ const (
 )
 
 func (c *Config) validate() error {
-	fail := func(field, why string) error {
-		return fmt.Errorf("%w: relay.Config.%s %s", outbox.ErrConfig, field, why)
+	if c.Outbox.Columns != nil {
+		return fmt.Errorf("%w: Writer.Columns is set: %s is the service's own, and so is what publishes from it", outbox.ErrConfig, c.Outbox.Name())
 	}
-	if err := validateOutbox(c.Outbox); err != nil {
+	if err := c.Outbox.Validate(); err != nil {
 		return err
 	}
 	if err := validateSubscription(c.Subscription); err != nil {
 		return fmt.Errorf("%w: relay.Config.Subscription %w", outbox.ErrConfig, err)
 	}
-	if _, err := time.Parse(time.RFC3339Nano, string(c.Start)); err != nil && c.Start != Begin && c.Start != End {
-		return fail("Start", fmt.Sprintf("is %q; use Begin, End or At", c.Start))
+	if err := sqltx.CheckText(c.Name); err != nil {
+		return fmt.Errorf("%w: relay.Config.Name %w", outbox.ErrConfig, err)
+	}
+	_, notTime := time.Parse(time.RFC3339Nano, string(c.Start))
+	_, notURL := pgx.ParseConfig(c.ListenURL) // may hold a password, and so may the error
+	for _, f := range []struct {
+		wrong      bool
+		field, why string
+	}{
+		{notTime != nil && c.Start != Begin && c.Start != End, "Start", fmt.Sprintf("is %q; use Begin, End or At", c.Start)},
+		{strings.ContainsAny(c.Destination, "@\x00") || len(c.Destination) > outbox.MaxName, "Destination", "is not scheme and host"}, // and may hold a password
+		{c.BatchSize < 1 || c.BatchSize > maxBatchSize, "BatchSize", fmt.Sprintf("is %d, it goes from 1 to %d", c.BatchSize, maxBatchSize)},
+		{c.PublishTimeout < 0, "PublishTimeout", "is negative"},
+		{c.ShutdownTimeout < 0, "ShutdownTimeout", "is negative"},
+		{c.PollInterval < 0, "PollInterval", "is negative"},
+		{c.MinBackoff < 0, "MinBackoff", "is negative"},
+		{c.MaxBackoff < c.MinBackoff, "MaxBackoff", "is shorter than MinBackoff"},
+		{c.LeaseTTL < minLeaseTTL, "LeaseTTL", fmt.Sprintf("is %v, the shortest is %v", c.LeaseTTL, minLeaseTTL)},
+		{c.MaxAttempts < 1, "MaxAttempts", "is negative"},
+		{c.MaxCrashes < 1, "MaxCrashes", "is negative"},
+		{c.Retention < DeleteOnPublish, "Retention", "is negative; use KeepForever, DeleteOnPublish or a time"},
+		{c.ListenURL != "" && notURL != nil, "ListenURL", "is not a connection string"},
+	} {
+		if f.wrong {
+			return fmt.Errorf("%w: relay.Config.%s %s", outbox.ErrConfig, f.field, f.why)
+		}
 	}
 	for _, pattern := range c.Types {
 		if prefix := strings.TrimSuffix(pattern, "*"); pattern == "" || len(pattern) > outbox.MaxName || sqltx.CheckText(pattern) != nil || strings.Contains(prefix, "*") {
-			return fail("Types", fmt.Sprintf("has %q; a pattern is an event type, or a prefix and an asterisk", pattern))
-		}
-	}
-	if strings.ContainsAny(c.Destination, "@\x00") || len(c.Destination) > outbox.MaxName {
-		return fail("Destination", "is not scheme and host") // and may hold a password
-	}
-	switch sqltx.Dialect(c.Dialect) {
-	case "", sqltx.Postgres, sqltx.SQLite:
-	default:
-		return fail("Dialect", fmt.Sprintf("is %q; use postgres or sqlite", c.Dialect))
-	}
-	if err := sqltx.CheckText(c.Name); err != nil {
-		return fail("Name", err.Error())
-	}
-	if c.BatchSize < 1 || c.BatchSize > maxBatchSize {
-		return fail("BatchSize", fmt.Sprintf("is %d, it goes from 1 to %d", c.BatchSize, maxBatchSize))
-	}
-	for name, d := range map[string]time.Duration{"PublishTimeout": c.PublishTimeout, "ShutdownTimeout": c.ShutdownTimeout,
-		"PollInterval": c.PollInterval, "MinBackoff": c.MinBackoff} {
-		if d < 0 {
-			return fail(name, "is negative")
-		}
-	}
-	switch {
-	case c.LeaseTTL < minLeaseTTL:
-		return fail("LeaseTTL", fmt.Sprintf("is %v, the shortest is %v", c.LeaseTTL, minLeaseTTL))
-	case c.MaxBackoff < c.MinBackoff:
-		return fail("MaxBackoff", "is shorter than MinBackoff")
-	case c.MaxAttempts < 1:
-		return fail("MaxAttempts", "is negative")
-	case c.MaxCrashes < 1:
-		return fail("MaxCrashes", "is negative")
-	case c.Retention < DeleteOnPublish:
-		return fail("Retention", "is negative; use KeepForever, DeleteOnPublish or a time")
-	}
-	if c.ListenURL != "" {
-		if _, err := pgx.ParseConfig(c.ListenURL); err != nil {
-			return fail("ListenURL", "is not a connection string") // which may hold a password, and err holds it
+			return fmt.Errorf("%w: relay.Config.Types has %q; a pattern is an event type, or a prefix and an asterisk", outbox.ErrConfig, pattern)
 		}
 	}
 	return nil
-}
-
-func validateOutbox(w outbox.Writer) error {
-	if w.Columns == nil {
-		return w.Validate()
-	}
-	return fmt.Errorf("%w: Writer.Columns is set: %s is the service's own, and so is what publishes from it", outbox.ErrConfig, w.Name())
 }
 
 func validateSubscription(name string) error {

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -41,8 +42,7 @@ var (
 // idle_in_transaction_session_timeout is that, too. It must not end the transaction: Commit and Rollback return ErrTxOwned;
 // what it begins in it, a savepoint, it may end.
 func NewConsumer(pool *pgxpool.Pool, handler func(ctx context.Context, tx pgx.Tx, event outbox.Event) error, cfg *Config) (*Relay, error) {
-	db, err := openPool(pool)
-	return newConsumer(db, err, handler == nil, cfg, func(ctx context.Context) (*work, error) {
+	return newConsumer(database{pool: pool}, handler == nil, cfg, func(ctx context.Context, _ database) (*work, error) {
 		tx, err := pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
 		if err != nil {
 			return nil, err
@@ -75,12 +75,7 @@ func NewConsumer(pool *pgxpool.Pool, handler func(ctx context.Context, tx pgx.Tx
 // SQLite, which has one writer, a transaction keeps others waiting for as long as a batch takes, which is a second at most, plus
 // one event.
 func NewConsumerSQL(db *sql.DB, handler func(ctx context.Context, tx *sql.Tx, event outbox.Event) error, cfg *Config) (*Relay, error) {
-	var dialect string
-	if cfg != nil {
-		dialect = cfg.Dialect
-	}
-	opened, err := openSQL(db, dialect)
-	return newConsumer(opened, err, handler == nil, cfg, func(ctx context.Context) (*work, error) {
+	return newConsumer(database{sql: db}, handler == nil, cfg, func(ctx context.Context, opened database) (*work, error) {
 		conn, err := db.Conn(ctx)
 		if err != nil {
 			return nil, err
@@ -113,12 +108,8 @@ func NewConsumerSQL(db *sql.DB, handler func(ctx context.Context, tx *sql.Tx, ev
 				return tx.Commit()
 			},
 			look: func(ctx context.Context) error {
-				query := "SELECT '" + working + "'"
-				if !opened.sqlite() {
-					query = "SELECT coalesce(current_setting('endstate.consumer', true), '')"
-				}
 				var is string
-				switch err := tx.QueryRowContext(ctx, query).Scan(&is); {
+				switch err := tx.QueryRowContext(ctx, opened.either("SELECT coalesce(current_setting('endstate.consumer', true), '')", "SELECT '"+working+"'")).Scan(&is); {
 				case errors.Is(err, sql.ErrTxDone):
 					return ErrTxEnded
 				case sqltx.State(err) == sqltx.FailedTransaction:
@@ -134,10 +125,7 @@ func NewConsumerSQL(db *sql.DB, handler func(ctx context.Context, tx *sql.Tx, ev
 	})
 }
 
-func newConsumer(db database, err error, noHandler bool, cfg *Config, begin beginWork) (*Relay, error) {
-	if err != nil {
-		return nil, err
-	}
+func newConsumer(db database, noHandler bool, cfg *Config, begin beginWork) (*Relay, error) {
 	if noHandler {
 		return nil, fmt.Errorf("%w: the handler is nil", outbox.ErrConfig)
 	}
@@ -145,10 +133,8 @@ func newConsumer(db database, err error, noHandler bool, cfg *Config, begin begi
 		return nil, fmt.Errorf("%w: relay.Config.Subscription is empty; name one of the consumer's own, since whoever shares it gets a part of the events only", outbox.ErrConfig)
 	}
 	c := *cfg
-	if c.Destination == "" {
-		c.Destination = "handler" // so that a relay that joins the subscription is refused
-	}
-	r, err := newRelay(db, nil, nil, begin, &c)
+	c.Destination = cmp.Or(c.Destination, "handler") // so that a relay that joins the subscription is refused
+	r, err := newRelay(db, nil, begin, &c)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +146,7 @@ func newConsumer(db database, err error, noHandler bool, cfg *Config, begin begi
 var errCut = errors.New("relay: the transaction's connection is lost")
 
 // beginWork begins a transaction of a consumer.
-type beginWork func(ctx context.Context) (*work, error)
+type beginWork func(ctx context.Context, db database) (*work, error)
 
 // work is a transaction in which a handler works, and the cursor moves.
 type work struct {

@@ -101,8 +101,10 @@ func TestConsumerCommitsABatchAtOnce(t *testing.T) {
 	db.exec(t, "CREATE TABLE moves (txid xid8 DEFAULT pg_current_xact_id())")
 	db.exec(t, "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO moves DEFAULT VALUES; RETURN NULL; END'")
 	db.exec(t, "CREATE TRIGGER note AFTER UPDATE OF position ON endstate_outbox_cursors FOR EACH ROW WHEN (OLD.position <> NEW.position) EXECUTE FUNCTION note()")
-	db.aggregates(t, 10, 3) // few enough for a second on a busy machine, after which a batch ends
-	run(t, db.consumer(t, apply, quick()))
+	db.aggregates(t, 10, 3)
+	cfg := quick()
+	relay.SetPass(cfg, time.Minute)
+	run(t, db.consumer(t, apply, cfg))
 	db.settled(t)
 	db.requireOnce(t)
 	require.Equal(t, 1, one[int](t, db, "SELECT count(DISTINCT txid) FROM effects"))

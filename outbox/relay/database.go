@@ -30,41 +30,42 @@ type database struct {
 // then the cursors that it has locked would be nobody's.
 const abandoned = "SET LOCAL idle_in_transaction_session_timeout = '5s'"
 
-func openPool(pool *pgxpool.Pool) (database, error) {
-	if pool == nil {
-		return database{}, fmt.Errorf("%w: the database is nil", outbox.ErrConfig)
+// open completes a database of which only the pool or the *sql.DB is set.
+func (d database) open(dialect string) (database, error) {
+	switch {
+	case d.pool != nil:
+		if dialect != "" && dialect != string(sqltx.Postgres) {
+			return d, fmt.Errorf("%w: relay.Config.Dialect is %q, but a pgx pool is PostgreSQL; use a *sql.DB", outbox.ErrConfig, dialect)
+		}
+		d.Querier, d.dialect = d.pool, sqltx.Postgres
+		d.begin = func(ctx context.Context) (endstate.Tx, error) {
+			return d.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: "BEGIN ISOLATION LEVEL READ COMMITTED; " + abandoned}) // in one trip
+		}
+		return d, nil
+	case d.sql == nil:
+		return d, fmt.Errorf("%w: the database is nil", outbox.ErrConfig)
 	}
-	begin := func(ctx context.Context) (endstate.Tx, error) {
-		return pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: "BEGIN ISOLATION LEVEL READ COMMITTED; " + abandoned}) // in one trip
+	var err error
+	if d.dialect, err = sqltx.Choose(d.sql, dialect); err != nil {
+		return d, fmt.Errorf("%w: %w", outbox.ErrConfig, err)
 	}
-	return database{Querier: pool, dialect: sqltx.Postgres, begin: begin, pool: pool}, nil
+	d.Querier, d.begin = sqltx.WrapDB(d.sql, d.dialect), d.beginSQL
+	return d, nil
 }
 
-func openSQL(db *sql.DB, dialect string) (database, error) {
-	d, err := sqltx.Choose(db, dialect)
+func (d database) beginSQL(ctx context.Context) (endstate.Tx, error) {
+	if d.sqlite() {
+		tx, err := d.sql.BeginTx(ctx, nil)
+		return sqltx.Wrap(tx, d.dialect), err
+	}
+	tx, err := d.sql.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted})
 	if err != nil {
-		return database{}, fmt.Errorf("%w: %w", outbox.ErrConfig, err)
+		return nil, err
 	}
-	if db == nil {
-		return database{}, fmt.Errorf("%w: the database is nil", outbox.ErrConfig)
+	if _, err := tx.ExecContext(ctx, abandoned); err != nil {
+		return nil, errors.Join(err, tx.Rollback())
 	}
-	var options *sql.TxOptions
-	if d == sqltx.Postgres {
-		options = &sql.TxOptions{Isolation: sql.LevelReadCommitted}
-	}
-	begin := func(ctx context.Context) (endstate.Tx, error) {
-		tx, err := db.BeginTx(ctx, options)
-		if err != nil {
-			return nil, err
-		}
-		if d == sqltx.Postgres {
-			if _, err := tx.ExecContext(ctx, abandoned); err != nil {
-				return nil, errors.Join(err, tx.Rollback())
-			}
-		}
-		return sqltx.Wrap(tx, d), nil
-	}
-	return database{Querier: sqltx.WrapDB(db, d), dialect: d, begin: begin, sql: db}, nil
+	return sqltx.Wrap(tx, d.dialect), nil
 }
 
 // in is the database inside a transaction, which somebody else ends.
@@ -97,6 +98,31 @@ func (d database) inTx(ctx context.Context, f func(tx endstate.Tx) error) error 
 	return tx.Commit(ctx)
 }
 
+// run sends a statement of which nothing but its failure is of interest.
+func (d database) run(ctx context.Context, statement string, args ...any) error {
+	_, err := d.Exec(ctx, statement, args...)
+	return err
+}
+
+// each hands the rows of a query to scan, one by one.
+func each(ctx context.Context, q endstate.Querier, scan func(pgx.Row) error, query string, args ...any) error {
+	rows, err := q.Query(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	return drain(rows, scan)
+}
+
+func drain(rows pgx.Rows, scan func(pgx.Row) error) error {
+	defer rows.Close()
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
 // pins keep the planner to the indexes, whatever statistics it has, so that one plan, made on the empty table, does for a million
 // rows: making another one takes as long as reading five hundred.
 // The settings end with the transaction, so that they go through a pooler and stay out of others' statements.
@@ -110,65 +136,63 @@ const (
 	dropPins = "ROLLBACK TO SAVEPOINT endstate_pins"
 )
 
-// pinned runs a query whose plan is pinned, in a transaction that has written nothing, and hands its rows to collect.
-func (d database) pinned(ctx context.Context, query string, args []any, collect func(pgx.Rows) error) error {
+// rows hands the rows of a query whose plan is pinned to scan, one by one.
+func (d database) rows(ctx context.Context, scan func(pgx.Row) error, query string, args ...any) error {
+	return d.pinned(ctx, func(rows pgx.Rows) error { return drain(rows, scan) }, query, args...)
+}
+
+// pinned runs a query whose plan is pinned, in a transaction that has written nothing, and hands its rows to collect, which closes
+// them.
+func (d database) pinned(ctx context.Context, collect func(pgx.Rows) error, query string, args ...any) error {
 	read := func(rows pgx.Rows, err error) error {
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		if err := collect(rows); err != nil {
-			return err
-		}
-		return rows.Err()
+		return collect(rows)
 	}
-	if d.sqlite() {
+	if d.dialect == sqltx.SQLite {
 		return read(d.Query(ctx, query, args...))
 	}
 	before, after := []string{pins}, []string(nil)
 	if d.within {
 		before, after = []string{savePins, pins}, []string{dropPins}
 	}
-	if q, ok := d.Querier.(interface {
+	q, ok := d.Querier.(interface {
 		SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
-	}); ok {
-		// One trip, and one transaction: a pipeline is one up to its end.
-		var batch pgx.Batch
-		for _, statement := range before {
-			batch.Queue(statement)
-		}
-		batch.Queue(query, args...)
-		for _, statement := range after {
-			batch.Queue(statement)
-		}
-		results := q.SendBatch(ctx, &batch)
-		var err error
-		for range before {
-			if err == nil {
-				_, err = results.Exec()
-			}
-		}
-		if err == nil {
-			err = read(results.Query())
-		}
-		return errors.Join(err, results.Close())
-	}
-	return d.inTx(ctx, func(tx endstate.Tx) error {
-		for _, statement := range before {
-			if _, err := tx.Exec(ctx, statement); err != nil {
-				return err
-			}
-		}
-		if err := read(tx.Query(ctx, query, args...)); err != nil {
-			return err
-		}
-		for _, statement := range after {
-			if _, err := tx.Exec(ctx, statement); err != nil {
-				return err
-			}
-		}
-		return nil
 	})
+	if !ok {
+		return d.inTx(ctx, func(tx endstate.Tx) (err error) {
+			for _, statement := range before {
+				if _, err := tx.Exec(ctx, statement); err != nil {
+					return err
+				}
+			}
+			err = read(tx.Query(ctx, query, args...))
+			for _, statement := range after {
+				if err == nil {
+					_, err = tx.Exec(ctx, statement)
+				}
+			}
+			return err
+		})
+	}
+	// One trip, and one transaction: a pipeline is one up to its end.
+	var batch pgx.Batch
+	for _, statement := range before {
+		batch.Queue(statement)
+	}
+	batch.Queue(query, args...)
+	for _, statement := range after {
+		batch.Queue(statement)
+	}
+	results := q.SendBatch(ctx, &batch)
+	for range before {
+		if _, err := results.Exec(); err != nil {
+			return errors.Join(err, results.Close())
+		}
+	}
+	err := read(results.Query())
+	return errors.Join(err, results.Close())
 }
 
 // checkPooler says which setting a connection lacks that goes through a pooler. Such a connection has been told another process
@@ -223,152 +247,4 @@ func (d database) drop(ctx context.Context, err error) {
 		_ = conn.Raw(func(any) error { return driver.ErrBadConn }) // which closes it
 		_ = conn.Close()
 	}
-}
-
-// Dialect tells sqltx, which an embedded Querier hides it from.
-func (d database) Dialect() sqltx.Dialect { return d.dialect }
-
-func (d database) sqlite() bool { return d.dialect == sqltx.SQLite }
-
-// clock is the database's time of day.
-func (d database) clock() string { return d.dialect.Clock() }
-
-// later is the database's time of day plus a number of seconds, an expression.
-func (d database) later(seconds string) string {
-	if d.sqlite() {
-		return "strftime('%Y-%m-%dT%H:%M:%fZ', 'now', (" + seconds + ") || ' seconds')"
-	}
-	return "clock_timestamp() + make_interval(secs => " + seconds + ")"
-}
-
-// age is how many seconds ago a time was, an expression.
-func (d database) age(at string) string {
-	if d.sqlite() {
-		return "(julianday('now') - julianday(" + at + ")) * 86400"
-	}
-	return "CAST(extract(epoch FROM clock_timestamp() - " + at + ") AS double precision)"
-}
-
-// random is a new token, an expression.
-func (d database) random() string {
-	if d.sqlite() {
-		return "lower(hex(randomblob(16)))"
-	}
-	return "gen_random_uuid()"
-}
-
-// uuid casts an expression of text.
-func (d database) uuid(text string) string {
-	if d.sqlite() {
-		return text
-	}
-	return "CAST(" + text + " AS uuid)"
-}
-
-// uuidType is what the database keeps ids as.
-func (d database) uuidType() string {
-	if d.sqlite() {
-		return "text"
-	}
-	return "uuid"
-}
-
-// time is a time's argument, an expression; timeArg is what to send for it.
-func (d database) time(arg string) string {
-	if d.sqlite() {
-		return arg
-	}
-	return "CAST(" + arg + " AS timestamptz)"
-}
-
-func (d database) timeArg(t time.Time) any {
-	if d.sqlite() {
-		return t.UTC().Format("2006-01-02T15:04:05.000Z")
-	}
-	return t
-}
-
-// least is the lower of two expressions.
-func (d database) least(a, b string) string {
-	if d.sqlite() {
-		return "min(" + a + ", " + b + ")"
-	}
-	return "least(" + a + ", " + b + ")"
-}
-
-// contains reports whether a text has another in it, letter by letter, an expression.
-func (d database) contains(text, part string) string {
-	if d.sqlite() {
-		return "instr(" + text + ", " + part + ") > 0"
-	}
-	return "strpos(" + text + ", " + part + ") > 0"
-}
-
-// records are a JSON array of objects, an expression, as a relation of columns with their PostgreSQL types.
-func (d database) records(array, alias string, columns ...[2]string) string {
-	var list string
-	for i, c := range columns {
-		if i > 0 {
-			list += ", "
-		}
-		if d.sqlite() {
-			list += fmt.Sprintf("json_extract(value, '$.%s') AS %s", c[0], c[0])
-		} else {
-			list += c[0] + " " + c[1]
-		}
-	}
-	if d.sqlite() {
-		return fmt.Sprintf("(SELECT %s FROM json_each(%s)) AS %s", list, array, alias)
-	}
-	return fmt.Sprintf("json_to_recordset(CAST(%s AS json)) AS %s(%s)", array, alias, list)
-}
-
-// elements is a subselect of the elements of a JSON array, an expression, as values of an SQL type.
-func (d database) elements(array, sqlType string) string {
-	if d.sqlite() {
-		return "SELECT value FROM json_each(" + array + ")"
-	}
-	return "SELECT CAST(element AS " + sqlType + ") FROM json_array_elements_text(CAST(" + array + " AS json)) AS element"
-}
-
-// skipLocked is what a subselect ends with that another session's locks mustn't stop.
-func (d database) skipLocked() string {
-	if d.sqlite() {
-		return "" // one writer at a time
-	}
-	return " FOR UPDATE SKIP LOCKED"
-}
-
-// moment scans a time: SQLite has it as text. It stays zero for NULL.
-type moment struct{ time.Time }
-
-// Scan implements sql.Scanner.
-func (m *moment) Scan(value any) (err error) {
-	switch v := value.(type) {
-	case nil:
-		m.Time = time.Time{}
-	case time.Time:
-		m.Time = v.UTC()
-	case string:
-		m.Time, err = time.Parse(time.RFC3339Nano, v)
-	case []byte:
-		m.Time, err = time.Parse(time.RFC3339Nano, string(v))
-	default:
-		err = errors.New("a time is neither a timestamp nor text")
-	}
-	return err
-}
-
-// leniently is a moment that is zero, and invalid, where it can't be scanned, or where RFC 3339 can't write it.
-type leniently struct {
-	moment
-	valid bool
-}
-
-// Scan implements sql.Scanner.
-func (l *leniently) Scan(value any) error {
-	if l.valid = l.moment.Scan(value) == nil && !l.IsZero() && l.Year() >= 1 && l.Year() <= 9999; !l.valid {
-		l.Time = time.Time{}
-	}
-	return nil
 }

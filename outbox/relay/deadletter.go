@@ -2,7 +2,6 @@ package relay
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -67,42 +66,31 @@ func (a *Admin) intervene(ctx context.Context, action string, by By, ids []uuid.
 }
 
 func (a *Admin) interveneIn(ctx context.Context, tx endstate.Tx, action string, by By, ids []uuid.UUID, do string) ([]uuid.UUID, error) {
-	list, _ := json.Marshal(ids) // can't fail
-	lock := " FOR UPDATE"
-	if a.store.sqlite() {
-		lock = ""
-	}
+	list := toJSON(ids)
 	passed := ""
 	if action == "discard" {
 		passed = fmt.Sprintf(" AND EXISTS (SELECT 1 FROM %s c WHERE c.subscription = p.subscription AND c.partition = p.partition AND c.position >= p.seq)", a.store.cursors)
 	}
 	meant := func(list, subscription string) string {
-		return fmt.Sprintf("WHERE p.event_id IN (%s) AND p.subscription = CAST(%s AS text) AND p.dead_at IS NOT NULL%s", a.store.elements(list, a.store.uuidType()), subscription, passed)
+		return fmt.Sprintf("WHERE p.event_id IN (%s) AND p.subscription = CAST(%s AS text) AND p.dead_at IS NOT NULL%s", a.store.elements(list, "uuid"), subscription, passed)
 	}
 	// Recorded first: SQLite's write lock, or the rows' locks, are then held for both.
 	if _, err := tx.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (subscription, action, event_id, by_whom, reason, attempts, last_error)
 SELECT subscription, CAST($1 AS text), event_id, CAST($2 AS text), CAST($3 AS text), attempts, last_error FROM %s AS p %s`,
-		a.store.audit, a.store.parked, meant("$4", "$5")+lock), action, by.Who, by.Why, string(list), by.Subscription); err != nil {
+		a.store.audit, a.store.parked, meant("$4", "$5")+a.store.forUpdate("")), action, by.Who, by.Why, list, by.Subscription); err != nil {
 		return nil, err
 	}
-	rows, err := tx.Query(ctx, do+" "+meant("$1", "$2")+" RETURNING CAST(event_id AS text)", string(list), by.Subscription)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
 	var done []uuid.UUID
-	for rows.Next() {
+	err := each(ctx, tx, func(row pgx.Row) error {
 		var text string
-		if err := rows.Scan(&text); err != nil {
-			return nil, err
+		if err := row.Scan(&text); err != nil {
+			return err
 		}
 		id, err := uuid.Parse(text)
-		if err != nil {
-			return nil, err
-		}
 		done = append(done, id)
-	}
-	return done, rows.Err()
+		return err
+	}, do+" "+meant("$1", "$2")+" RETURNING CAST(event_id AS text)", list, by.Subscription)
+	return done, err
 }
 
 // History returns what people did, the latest first: at most limit entries, only those whose numbers are below before unless that is
@@ -118,7 +106,7 @@ func (a *Admin) History(ctx context.Context, subscription string, before int64, 
 	window := fmt.Sprintf("SELECT * FROM %s WHERE number < CAST($1 AS bigint) ORDER BY number DESC LIMIT %d", a.store.audit, looked)
 	if subscription != "" {
 		var n int
-		err = a.rows(ctx, fmt.Sprintf("SELECT count(*), coalesce(min(number), 0) FROM (%s) endstate_window", window), []any{before}, func(row pgx.Rows) error { return row.Scan(&n, &next) })
+		err = a.store.rows(ctx, func(row pgx.Row) error { return row.Scan(&n, &next) }, fmt.Sprintf("SELECT count(*), coalesce(min(number), 0) FROM (%s) endstate_window", window), before)
 		if n < looked {
 			next = 0
 		}
@@ -138,21 +126,18 @@ func (a *Admin) History(ctx context.Context, subscription string, before int64, 
 // interventions reads those that stand in a source, with its condition and order.
 func (a *Admin) interventions(ctx context.Context, source string, args ...any) ([]Intervention, error) {
 	var list []Intervention
-	err := a.rows(ctx, fmt.Sprintf("SELECT number, at, subscription, action, coalesce(CAST(event_id AS text), ''), %s, %s, coalesce(attempts, 0), %s, %s FROM ",
-		cut("by_whom"), cut("reason"), cut("coalesce(last_error, '')"), cut("coalesce(detail, '')"))+source, args, func(row pgx.Rows) error {
+	err := a.store.rows(ctx, func(row pgx.Row) error {
 		var i Intervention
 		var at moment
 		var id string
-		if err := row.Scan(&i.Number, &at, &i.Subscription, &i.Action, &id, &i.Who, &i.Why, &i.Attempts, &i.LastError, &i.Detail); err != nil {
-			return err
-		}
+		err := row.Scan(&i.Number, &at, &i.Subscription, &i.Action, &id, &i.Who, &i.Why, &i.Attempts, &i.LastError, &i.Detail)
 		i.At = at.Time
-		var err error
-		if i.EventID, err = uuid.Parse(id); id == "" {
-			err = nil
+		if err == nil && id != "" {
+			i.EventID, err = uuid.Parse(id)
 		}
 		list = append(list, i)
 		return err
-	})
+	}, fmt.Sprintf("SELECT number, at, subscription, action, coalesce(CAST(event_id AS text), ''), %s, %s, coalesce(attempts, 0), %s, %s FROM ",
+		cut("by_whom"), cut("reason"), cut("coalesce(last_error, '')"), cut("coalesce(detail, '')"))+source, args...)
 	return list, err
 }

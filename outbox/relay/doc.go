@@ -94,8 +94,8 @@
 //
 // # Reading this package
 //
-// relay.go and term.go are the loop; subscription.go and lease.go who works for what; postgres.go and sqlite.go the reading, pass.go
-// what is made of it, rounds.go and publish.go the publishing, outage.go whose fault it is, and move.go the cursor. parked.go is
-// about what failed, careful.go about what a dead relay left, retention.go about what may go. consumer.go, handle.go
-// and singly.go are about handlers in place of publishers.
+// relay.go, term.go and pass.go are the loop: read.go reads what postgres.go and sqlite.go ask for, publish.go publishes, outage.go says
+// whose fault it is, and move.go moves the cursors. subscription.go and lease.go are about who works for what, parked.go about what
+// failed, careful.go about what a dead relay left, retention.go about what may go. consumer.go, handle.go and singly.go are about
+// handlers in place of publishers. What operators ask is in admin.go, list.go, aggregate.go, stats.go, deadletter.go and replay.go.
 package relay

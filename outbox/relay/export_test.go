@@ -11,6 +11,9 @@ func SetBalance(cfg *Config, d time.Duration) { cfg.balanceEvery = d }
 // SetPatience has the last event of a log be to blame sooner.
 func SetPatience(cfg *Config, d time.Duration) { cfg.alone = d }
 
+// SetPass has a relay go on for longer before it moves its cursors, so that a busy machine doesn't cut a batch.
+func SetPass(cfg *Config, d time.Duration) { cfg.pass = d }
+
 // SetOutage has a relay try more often while the destination takes nothing, so that a test takes less than a day.
 func SetOutage(cfg *Config, low, high time.Duration) { cfg.minOutage, cfg.maxOutage = low, high }
 

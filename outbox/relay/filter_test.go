@@ -97,7 +97,7 @@ func FuzzFilter(f *testing.F) {
 		shown, err := admin.Show(t.Context(), e.ID)
 		require.NoError(t, err)
 		require.Equal(t, matches, len(shown.Deliveries) == 1)
-		_, _, _, err = admin.Aggregate(t.Context(), aggregateType, aggregateID, max(after, 0))
+		_, _, _, err = admin.Aggregate(t.Context(), aggregateType, aggregateID, max(after, 0), time.Time{})
 		require.NoError(t, err)
 		_, err = admin.Show(t.Context(), uuid.Nil)
 		require.True(t, errors.Is(err, relay.ErrNotFound))

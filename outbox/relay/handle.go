@@ -28,7 +28,7 @@ const maxConflicts = 5
 // the cursor's token, or the parked row, is of the same transaction.
 func (t *term) transact(run context.Context, read func(ctx context.Context, s *store) ([]*row, error), write func(ctx context.Context, s *store) (bool, error)) (committed bool, f *fault, err error) {
 	ctx := t.lease.ctx // a shutdown lets the batch finish
-	w, err := t.begin(ctx)
+	w, err := t.begin(ctx, t.store.database)
 	if err != nil {
 		return conflict(fmt.Errorf("begin: %w", err))
 	}
@@ -44,7 +44,7 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 		defer cancel()
 		w.drop(ctx)
 	}()
-	if !t.db.sqlite() {
+	if !t.store.sqlite() {
 		if err := w.limit(ctx, t.cfg.LeaseTTL/2); err != nil {
 			return false, nil, err
 		}
@@ -54,7 +54,7 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 	if err != nil {
 		return conflict(err)
 	}
-	if t.db.sqlite() && len(rows) > 0 {
+	if t.store.sqlite() && len(rows) > 0 {
 		// The one writer's lock, before a handler finds that there was another one since the reading.
 		if _, err := w.Exec(ctx, fmt.Sprintf("UPDATE %s SET token = token WHERE 1 = 0", s.cursors)); err != nil {
 			return conflict(err)
@@ -62,7 +62,7 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 	}
 	start := time.Now()
 	for i, r := range rows {
-		if i > 0 && (run.Err() != nil || time.Since(start) > maxPass) {
+		if i > 0 && (run.Err() != nil || time.Since(start) > t.cfg.pass) {
 			break
 		}
 		if f, err := t.handleOne(ctx, w, r); f != nil || err != nil {
@@ -75,7 +75,7 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 	if len(handled) == 1 {
 		only = handled[0]
 	}
-	if t.db.pool == nil && len(handled) > 0 {
+	if t.store.pool == nil && len(handled) > 0 {
 		if err := w.look(ctx); errors.Is(err, errCut) {
 			return false, nil, err
 		} else if err != nil {
@@ -133,7 +133,7 @@ func (t *term) handleOne(ctx context.Context, w *work, r *row) (*fault, error) {
 	if errs != nil && (errors.Is(errs[0], errPublishTimeout) || errors.Is(errs[0], context.DeadlineExceeded)) {
 		return &fault{r, errs[0]}, nil // it is no wonder if the connection is gone
 	}
-	if errs == nil && t.db.pool == nil {
+	if errs == nil && t.store.pool == nil {
 		return nil, nil // a look is a trip there
 	}
 	state := w.look(ctx)
@@ -167,7 +167,7 @@ func (t *term) consume(ctx context.Context) (rows int, err error) {
 			return 1, err
 		}
 		t.look(b)
-		if len(b.todo()) > 0 {
+		if len(b.in(todo)) > 0 {
 			return t.handleSingly(ctx, b, nil)
 		}
 	}
@@ -176,7 +176,7 @@ func (t *term) consume(ctx context.Context) (rows int, err error) {
 			return nil, err
 		}
 		t.look(b)
-		return b.todo(), nil
+		return b.in(todo), nil
 	}, func(ctx context.Context, s *store) (bool, error) {
 		if b == nil {
 			return false, nil
@@ -194,8 +194,10 @@ func (t *term) consume(ctx context.Context) (rows int, err error) {
 	case f == nil && b == nil:
 		return 1, nil // it was tried smaller
 	case f == nil:
-		if n := len(b.sent()); n > 0 {
-			t.recovered(t.gauge.took(n, time.Now()))
+		if n := len(b.in(sent)); n > 0 {
+			if over := t.gauge.took(n, time.Now()); over || t.gauge.told || t.blocked {
+				t.recovered()
+			}
 		}
 		return len(b.rows), nil
 	case sqltx.Conflicted(f.err):
@@ -203,7 +205,7 @@ func (t *term) consume(ctx context.Context) (rows int, err error) {
 		t.gauge.until = time.Now().Add(backoff(10*time.Millisecond, time.Second, t.conflicts))
 		return 0, nil
 	}
-	t.log.WarnContext(ctx, "outbox relay: a batch failed, its events get a transaction each", "events", len(b.todo()), "error", lastError(f.err))
+	t.log.WarnContext(ctx, "outbox relay: a batch failed, its events get a transaction each", "events", len(b.in(todo)), "error", lastError(f.err))
 	return t.handleSingly(ctx, b, f.row)
 }
 
@@ -228,18 +230,6 @@ func (t *term) moveIn(ctx context.Context, s *store, b *batch) (bool, error) {
 		t.waiting, t.nextDue = true, time.Now()
 	}
 	return err == nil, err
-}
-
-func (b *batch) todo() []*row { return b.in(todo) }
-func (b *batch) sent() []*row { return b.in(sent) }
-
-func (b *batch) in(s state) (list []*row) {
-	for _, r := range b.rows {
-		if r.state == s {
-			list = append(list, r)
-		}
-	}
-	return list
 }
 
 // cut leaves a partition its first n rows, as if no more had been read.

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/endstate-go/endstate"
 )
 
@@ -76,7 +78,7 @@ func (r *Relay) keep(l *lease, renewed time.Time) {
 		switch {
 		case err != nil:
 			r.log.DebugContext(l.ctx, "outbox relay: lease not renewed", "error", err)
-			r.db.drop(l.ctx, err)
+			r.store.drop(l.ctx, err)
 		case !alive:
 			l.cancel(errLeaseLost)
 			return
@@ -118,25 +120,18 @@ func (s *store) reap(ctx context.Context) (names []string, err error) {
 		return nil, err
 	}
 	err = s.inTx(ctx, func(tx endstate.Tx) error {
-		rows, err := tx.Query(ctx, "DELETE "+expired+" RETURNING name")
+		err := each(ctx, tx, func(row pgx.Row) error {
+			var name string
+			err := row.Scan(&name)
+			names = append(names, name)
+			return err
+		}, "DELETE "+expired+" RETURNING name")
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		for rows.Next() {
-			var name string
-			if err := rows.Scan(&name); err != nil {
-				return err
-			}
-			names = append(names, name)
-		}
-		if err := rows.Err(); err != nil {
-			return err
-		}
-		rows.Close()
 		// A consumer that is gone may still hold its cursors, until the server ends its transaction: nobody waits for that.
 		_, err = tx.Exec(ctx, fmt.Sprintf("UPDATE %[1]s SET owner = NULL, careful = 1 WHERE (subscription, partition) IN (SELECT subscription, partition FROM %[1]s WHERE %[2]s%[3]s)",
-			s.cursors, orphaned, s.skipLocked()))
+			s.cursors, orphaned, s.forUpdate(" SKIP LOCKED")))
 		return err
 	})
 	return names, err
@@ -146,34 +141,27 @@ func (s *store) reap(ctx context.Context) (names []string, err error) {
 type holdings struct{ relays, owned, unowned int }
 
 func (s *store) holdings(ctx context.Context, id string) (h holdings, err error) {
-	count := func(table, condition string) string {
-		return fmt.Sprintf("(SELECT count(*) FROM %s WHERE subscription = CAST($1 AS text) AND %s)", table, condition)
-	}
-	err = s.QueryRow(ctx, fmt.Sprintf("SELECT %s, %s, %s", count(s.relays, "0 = 0"), count(s.cursors, "owner = "+s.uuid("CAST($2 AS text)")),
-		count(s.cursors, "owner IS NULL")), s.cfg.Subscription, id).Scan(&h.relays, &h.owned, &h.unowned)
+	const count = "(SELECT count(*) FROM %s WHERE subscription = CAST($1 AS text)%s)"
+	err = s.QueryRow(ctx, fmt.Sprintf("SELECT "+count+", "+count+", "+count, s.relays, "", s.cursors, " AND owner = "+s.uuid("CAST($2 AS text)"), s.cursors, " AND owner IS NULL"),
+		s.cfg.Subscription, id).Scan(&h.relays, &h.owned, &h.unowned)
 	return h, err
 }
 
 // take takes up to n free partitions, at random, so that relays that start together don't all want the same. A cursor that
 // counts the transactions of another cluster came with a restore.
 func (s *store) take(ctx context.Context, id string, n int) error {
-	restored := ""
-	if !s.sqlite() {
-		restored = ", restored = restored OR cluster <> endstate_cluster.id, cluster = endstate_cluster.id FROM (SELECT system_identifier AS id FROM pg_control_system()) endstate_cluster"
-	}
-	_, err := s.Exec(ctx, fmt.Sprintf(`UPDATE %[1]s SET owner = %[3]s, token = %[4]s, batch = CASE WHEN careful = 0 OR batch < CAST($4 AS integer) THEN CAST($4 AS integer) ELSE batch END%[6]s
+	restored := s.either(", restored = restored OR cluster <> endstate_cluster.id, cluster = endstate_cluster.id FROM (SELECT system_identifier AS id FROM pg_control_system()) endstate_cluster", "")
+	return s.run(ctx, fmt.Sprintf(`UPDATE %[1]s SET owner = %[3]s, token = %[4]s, batch = CASE WHEN careful = 0 OR batch < CAST($4 AS integer) THEN CAST($4 AS integer) ELSE batch END%[6]s
 WHERE subscription = CAST($1 AS text) AND owner IS NULL AND EXISTS (SELECT 1 FROM %[2]s WHERE id = %[3]s)
 	AND partition IN (SELECT partition FROM %[1]s WHERE subscription = CAST($1 AS text) AND owner IS NULL ORDER BY random() LIMIT CAST($3 AS bigint)%[5]s)`,
-		s.cursors, s.relays, s.uuid("CAST($2 AS text)"), s.random(), s.skipLocked(), restored), s.cfg.Subscription, id, n, s.cfg.BatchSize)
-	return err
+		s.cursors, s.relays, s.uuid("CAST($2 AS text)"), s.random(), s.forUpdate(" SKIP LOCKED"), restored), s.cfg.Subscription, id, n, s.cfg.BatchSize)
 }
 
 // give gives n partitions back, but for those to keep.
 func (s *store) give(ctx context.Context, id string, n int, keep []int) error {
-	_, err := s.Exec(ctx, fmt.Sprintf(`UPDATE %[1]s SET owner = NULL WHERE subscription = CAST($1 AS text) AND partition IN (SELECT partition FROM %[1]s
-	WHERE subscription = CAST($1 AS text) AND owner = %[2]s AND partition NOT IN (%[3]s) ORDER BY random() LIMIT CAST($4 AS bigint)%[4]s)`,
-		s.cursors, s.uuid("CAST($2 AS text)"), s.elements("$3", "smallint"), s.skipLocked()), s.cfg.Subscription, id, toJSON(keep), n)
-	return err
+	return s.run(ctx, fmt.Sprintf(`UPDATE %[1]s SET owner = NULL WHERE subscription = CAST($1 AS text) AND partition IN (SELECT partition FROM %[1]s
+	WHERE %[2]s AND partition NOT IN (%[3]s) ORDER BY random() LIMIT CAST($4 AS bigint)%[4]s)`,
+		s.cursors, s.owned(), s.elements("$3", "smallint"), s.forUpdate(" SKIP LOCKED")), s.cfg.Subscription, id, toJSON(keep), n)
 }
 
 // balance ends expired leases of others, and takes or gives partitions until this relay owns its share.
@@ -190,65 +178,67 @@ func (t *term) balance(ctx context.Context) error {
 		return err
 	}
 	share := t.share(h)
+	taking := h.owned < share && h.unowned > 0
+	if taking || time.Since(t.sequenceChecked) > sequenceEvery {
+		if err := t.store.checkSequence(ctx); err != nil {
+			return err
+		}
+		t.sequenceChecked = time.Now()
+	}
 	switch {
+	case taking:
+		t.waiting, t.nextDue, t.freed = true, time.Now(), time.Time{}
+		err = t.store.take(ctx, t.lease.id, share-h.owned)
 	case h.owned > share:
 		// What is in memory of a partition isn't given away.
 		err = t.store.give(ctx, t.lease.id, h.owned-share, append([]int{}, slices.Collect(maps.Keys(t.sent))...))
-	case h.owned < share && h.unowned > 0:
-		t.waiting, t.nextDue, t.freed = true, time.Now(), time.Time{}
-		if err = t.store.checkSequence(ctx); err == nil {
-			err = t.store.take(ctx, t.lease.id, share-h.owned)
-		}
-	case time.Since(t.sequenceChecked) > sequenceEvery:
-		err = t.store.checkSequence(ctx)
 	default:
-		return t.note(ctx, h)
+		t.note(ctx, h)
+		return nil
 	}
 	if err != nil {
 		return err
 	}
-	t.sequenceChecked = time.Now()
-	if h, err = t.store.holdings(ctx, t.lease.id); err != nil {
-		return err
+	if h, err = t.store.holdings(ctx, t.lease.id); err == nil {
+		t.note(ctx, h)
 	}
-	return t.note(ctx, h)
+	return err
 }
 
 // share is how many partitions a relay may have.
 func (t *term) share(h holdings) int { return (t.partitions + max(h.relays, 1) - 1) / max(h.relays, 1) }
 
 // note tells when the number of partitions has changed.
-func (t *term) note(ctx context.Context, h holdings) error {
+func (t *term) note(ctx context.Context, h holdings) {
 	t.relays = h.relays
 	t.uneven = h.owned < t.partitions/max(h.relays, 1) || h.owned > t.share(h) && len(t.sent) == 0
 	if t.hurried++; !t.uneven {
 		t.hurried = 0
 	}
 	if h.owned == t.owned {
-		return nil
+		return
 	}
 	t.log.InfoContext(ctx, "outbox relay: partitions changed", "partitions", h.owned, "before", t.owned, "relays", h.relays)
 	t.owned = h.owned
 	if owns := t.cfg.Trace.Owns; owns != nil {
 		owns(ctx, h.owned)
 	}
-	return nil
 }
 
 const sequenceEvery = time.Minute
 
 // checkSequence makes sure that numbers to come are above all positions.
 func (s *store) checkSequence(ctx context.Context) error {
-	query, args := fmt.Sprintf("SELECT coalesce((SELECT max(position) FROM %s), 0), coalesce((SELECT seq FROM sqlite_sequence WHERE name = $1), 0)", s.cursors), []any{s.cfg.Outbox.Name()}
-	if !s.sqlite() {
-		query, args = fmt.Sprintf("SELECT coalesce((SELECT max(position) FROM %s), 0), coalesce(pg_sequence_last_value(pg_get_serial_sequence($1::text, 'seq')::regclass), 0)", s.cursors), []any{s.events}
+	last, name := "coalesce(pg_sequence_last_value(pg_get_serial_sequence($1::text, 'seq')::regclass), 0)", s.events
+	if s.sqlite() {
+		last, name = "coalesce((SELECT seq FROM sqlite_sequence WHERE name = $1), 0)", s.cfg.Outbox.Name()
 	}
-	var position, last int64
-	if err := s.QueryRow(ctx, query, args...).Scan(&position, &last); err != nil {
+	var position, at int64
+	if err := s.QueryRow(ctx, fmt.Sprintf("SELECT coalesce((SELECT max(position) FROM %s), 0), %s", s.cursors, last), name).Scan(&position, &at); err != nil {
 		return err
 	}
-	if last < position {
-		return fmt.Errorf("%w: the sequence of %s is at %d, a cursor at %d", ErrSequence, s.events, last, position)
+	if at < position {
+		return fmt.Errorf("%w: the sequence of %s is at %d, a cursor at %d", ErrSequence, s.events, at, position)
 	}
 	return nil
 }

@@ -1,10 +1,12 @@
 package relay
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -129,46 +131,28 @@ func (a *Admin) List(ctx context.Context, f Filter) (Page, error) {
 
 func (a *Admin) page(ctx context.Context, l *listing, limit int) (page Page, err error) {
 	if len(l.conditions) > 0 {
-		if err := a.rows(ctx, l.edge(), l.args[:l.sourceArgs], func(row pgx.Rows) error { return row.Scan(&page.Next) }); err != nil {
+		if err := a.store.rows(ctx, func(row pgx.Row) error { return row.Scan(&page.Next) }, l.edge(), l.args[:l.sourceArgs]...); err != nil {
 			return page, err
 		}
 	}
-	err = a.rows(ctx, l.statement(page.Next, limit), l.args, func(row pgx.Rows) error {
-		r, err := scanRecord(row)
+	err = a.store.rows(ctx, func(row pgx.Row) error {
+		var r Record
+		err := scanDelivery(func(dest ...any) error { return scanEvent(row, &r.Event, &r.Seq, &r.Partition, &r.CreatedAt, dest...) }, &r.Delivery)
 		page.Records = append(page.Records, r)
 		return err
-	})
+	}, l.statement(page.Next, limit), l.args...)
 	if len(page.Records) == limit {
 		page.Next = page.Records[limit-1].Seq
 	}
 	return page, err
 }
 
-// rows runs a query whose plan is pinned, and hands each of its rows to scan.
-func (a *Admin) rows(ctx context.Context, query string, args []any, scan func(pgx.Rows) error) error {
-	return a.store.pinned(ctx, query, args, func(rows pgx.Rows) error {
-		for rows.Next() {
-			if err := scan(rows); err != nil {
-				return err
-			}
-		}
-		return rows.Err()
-	})
-}
-
 func (f *Filter) withDefaults() (limit int, err error) {
-	if f.Subscription == "" {
-		f.Subscription = DefaultSubscription
-	}
-	if limit = f.Limit; limit == 0 {
-		limit = 100
-	}
-	if limit < 0 || limit > 10_000 {
+	f.Subscription = cmp.Or(f.Subscription, DefaultSubscription)
+	if limit = cmp.Or(f.Limit, 100); limit < 0 || limit > 10_000 {
 		return 0, fmt.Errorf("%w: Filter.Limit is %d; it goes to 10,000", outbox.ErrConfig, f.Limit)
 	}
-	switch f.State {
-	case "", Pending, Retrying, Behind, Dead, Published:
-	default:
+	if !slices.Contains([]State{"", Pending, Retrying, Behind, Dead, Published}, f.State) {
 		return 0, fmt.Errorf("%w: Filter.State is %q", outbox.ErrConfig, f.State)
 	}
 	if f.OlderThan < 0 {
@@ -318,7 +302,7 @@ func (a *Admin) ShowCut(ctx context.Context, id uuid.UUID, most int) (Shown, err
 func (a *Admin) show(ctx context.Context, id uuid.UUID, columns, payload string) (Shown, error) {
 	list := make([]Shown, 1)
 	s := &list[0]
-	row := a.store.QueryRow(ctx, fmt.Sprintf("SELECT %s, %s, length(e.payload) FROM %s e WHERE e.id = CAST($1 AS %s)", columns, payload, a.store.events, a.store.uuidType()), id.String())
+	row := a.store.QueryRow(ctx, fmt.Sprintf("SELECT %s, %s, length(e.payload) FROM %s e WHERE e.id = %s", columns, payload, a.store.events, a.store.uuid("CAST($1 AS text)")), id.String())
 	err := scanEvent(row, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.Payload, &s.PayloadSize)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNotFound
@@ -354,11 +338,4 @@ func scanDelivery(scan func(...any) error, d *Delivery, more ...any) error {
 	err := scan(append([]any{&state, &d.Attempts, &d.Crashes, &next, &parked, &dead, &d.LastError}, more...)...)
 	d.State, d.NextAttemptAt, d.ParkedAt, d.DeadAt = State(state), next.Time, parked.Time, dead.Time
 	return err
-}
-
-func scanRecord(row pgx.Row) (r Record, err error) {
-	err = scanDelivery(func(dest ...any) error {
-		return scanEvent(row, &r.Event, &r.Seq, &r.Partition, &r.CreatedAt, dest...)
-	}, &r.Delivery)
-	return r, err
 }

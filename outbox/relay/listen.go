@@ -48,12 +48,11 @@ func (r *Relay) listenOnce(ctx context.Context) error {
 		defer cancel()
 		_ = conn.Close(closing)
 	}()
-	channel := r.cfg.Outbox.Name()
-	if _, err := conn.Exec(connecting, "LISTEN "+sqltx.Quote("", channel)); err != nil {
+	if _, err := conn.Exec(connecting, "LISTEN "+sqltx.Quote("", r.cfg.Outbox.Name())); err != nil {
 		return err
 	}
 	r.Wake() // for what was missed until now
-	if arrived, err := r.probe(ctx, conn, channel); err != nil {
+	if arrived, err := r.probe(ctx, conn); err != nil {
 		return err
 	} else if !arrived {
 		r.log.WarnContext(ctx, "outbox relay: notifications don't arrive, only polling finds events: does relay.Config.ListenURL lead through a pooler in transaction mode, or to another database?")
@@ -81,11 +80,11 @@ func (r *Relay) listenOnce(ctx context.Context) error {
 }
 
 // probe notifies this relay through the database that events come from, and reports whether that arrives.
-func (r *Relay) probe(ctx context.Context, conn *pgx.Conn, channel string) (bool, error) {
+func (r *Relay) probe(ctx context.Context, conn *pgx.Conn) (bool, error) {
 	mine := "probe " + uuid.NewString()
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	if err := notify(ctx, r.db, channel, mine); err != nil {
+	if err := r.store.notify(ctx, mine); err != nil {
 		return false, fmt.Errorf("notify: %w", err)
 	}
 	for {
@@ -103,7 +102,6 @@ func (r *Relay) probe(ctx context.Context, conn *pgx.Conn, channel string) (bool
 	}
 }
 
-func notify(ctx context.Context, db database, channel, payload string) error {
-	_, err := db.Exec(ctx, "SELECT pg_notify(CAST($1 AS text), CAST($2 AS text))", channel, payload)
-	return err
+func (s *store) notify(ctx context.Context, payload string) error {
+	return s.run(ctx, "SELECT pg_notify(CAST($1 AS text), CAST($2 AS text))", s.cfg.Outbox.Name(), payload)
 }

@@ -2,13 +2,16 @@ package relay
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 // The ways in which a cursor moves.
@@ -60,46 +63,35 @@ func parkOf(r *row) park {
 
 // movingStatement is the one by which cursors move.
 func (s *store) movingStatement() string {
-	dialect := `prior_position = CASE m.mode WHEN 'all' THEN m.shown ELSE c.prior_position END,
+	shown := s.either(`prior_position = CASE m.mode WHEN 'all' THEN m.shown ELSE c.prior_position END,
 	snapshot = CASE m.mode WHEN 'all' THEN coalesce(c.late_snapshot, $3::text::pg_snapshot) ELSE c.snapshot END,
 	late_snapshot = CASE m.mode WHEN 'piece' THEN coalesce(c.late_snapshot, $3::text::pg_snapshot) WHEN 'hold' THEN c.late_snapshot END,
 	late_through = CASE m.mode WHEN 'piece' THEN m.late WHEN 'hold' THEN c.late_through ELSE 0 END,
-	restored_through = greatest(c.restored_through, m.foreign_through), restored = c.restored AND m.mode <> 'all', `
-	same := fmt.Sprintf("AND %s = $4::text::uuid", s.incarnated())
-	returned := "c.partition"
-	if s.sqlite() {
-		dialect, same, returned = "", "", "partition"
-	}
+	restored_through = greatest(c.restored_through, m.foreign_through), restored = c.restored AND m.mode <> 'all', `, "")
 	return fmt.Sprintf(`UPDATE %s AS c SET token = m.next, position = CASE WHEN m.mode = 'all' AND m.position > c.position THEN m.position ELSE c.position END,
 	%splacements = CASE WHEN c.placements > 0 THEN c.placements - 1 ELSE 0 END, careful = m.careful
-FROM %s WHERE c.subscription = CAST($1 AS text) AND c.partition = m.partition AND c.token = m.token %s RETURNING %s`, s.cursors, dialect,
-		s.records("$2", "m", [2]string{"partition", "smallint"}, [2]string{"token", "uuid"}, [2]string{"next", "uuid"}, [2]string{"mode", "text"}, [2]string{"shown", "bigint"},
-			[2]string{"position", "bigint"}, [2]string{"late", "bigint"}, [2]string{"foreign_through", "bigint"}, [2]string{"careful", "integer"}), same, returned)
+FROM %s WHERE c.subscription = CAST($1 AS text) AND c.partition = m.partition AND c.token = m.token%s RETURNING %s`, s.cursors, shown,
+		s.records("$2", "m", "partition smallint", "token uuid", "next uuid", "mode text", "shown bigint", "position bigint", "late bigint", "foreign_through bigint", "careful integer"),
+		s.either(fmt.Sprintf(" AND %s = $4::text::uuid", s.incarnated()), ""), s.either("c.partition", "partition"))
 }
 
 // move moves cursors and parks rows, in one transaction, which takes its id after the reading's snapshot. It returns the
 // partitions that were moved: the others have another owner, or another incarnation's database. A move whose answer was lost may
 // be sent again: its token tells.
 func (s *store) move(ctx context.Context, moves []move, now, incarnation string, parks []park) (moved []int, err error) {
-	args := []any{s.cfg.Subscription, toJSON(moves), now, incarnation}
-	if s.sqlite() {
+	list, _ := json.Marshal(moves) // can't fail
+	args := []any{s.cfg.Subscription, string(list), now, incarnation}
+	if s.dialect == sqltx.SQLite {
 		args = args[:2]
 	}
 	one := func(q endstate.Querier) error {
-		rows, err := q.Query(ctx, s.moving, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
 		moved = nil
-		for rows.Next() {
+		return each(ctx, q, func(row pgx.Row) error {
 			var p int
-			if err := rows.Scan(&p); err != nil {
-				return err
-			}
+			err := row.Scan(&p)
 			moved = append(moved, p)
-		}
-		return rows.Err()
+			return err
+		}, s.moving, args...)
 	}
 	if len(parks) == 0 {
 		err = one(s)
@@ -114,37 +106,27 @@ func (s *store) move(ctx context.Context, moves []move, now, incarnation string,
 	if err != nil || len(moved) == len(moves) {
 		return moved, err
 	}
-	rows, err := s.Query(ctx, fmt.Sprintf("SELECT partition, CAST(token AS text) FROM %s WHERE subscription = CAST($1 AS text)", s.cursors), s.cfg.Subscription)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	err = each(ctx, s, func(row pgx.Row) error {
 		var p int
 		var token string
-		if err := rows.Scan(&p, &token); err != nil {
-			return nil, err
-		}
+		err := row.Scan(&p, &token)
 		if slices.ContainsFunc(moves, func(m move) bool { return m.Partition == p && m.Next == token }) && !slices.Contains(moved, p) {
 			moved = append(moved, p) // by an attempt whose answer was lost
 		}
-	}
-	return moved, rows.Err()
+		return err
+	}, fmt.Sprintf("SELECT partition, CAST(token AS text) FROM %s WHERE subscription = CAST($1 AS text)", s.cursors), s.cfg.Subscription)
+	return moved, err
 }
 
 func (s *store) park(ctx context.Context, q endstate.Querier, parks []park) error {
 	if len(parks) == 0 {
 		return nil
 	}
-	suspect := "r.suspect"
-	if s.sqlite() {
-		suspect = "CASE WHEN r.suspect THEN 1 ELSE 0 END"
-	}
 	_, err := q.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (subscription, partition, seq, event_id, aggregate_type, aggregate_id, attempts, suspect, next_attempt_at, last_error, dead_at)
 SELECT CAST($1 AS text), r.partition, r.seq, r.id, r.kind, r.aggregate, r.attempts, %s, CASE WHEN r.delay IS NOT NULL THEN %s END, r.error, CASE WHEN r.dead THEN %s END
-FROM %s WHERE true ON CONFLICT DO NOTHING`, s.parked, suspect, s.later("r.delay"), s.clock(), s.records("$2", "r", [2]string{"partition", "smallint"}, [2]string{"seq", "bigint"},
-		[2]string{"id", "uuid"}, [2]string{"kind", "text"}, [2]string{"aggregate", "text"}, [2]string{"attempts", "integer"}, [2]string{"suspect", "boolean"},
-		[2]string{"error", "text"}, [2]string{"dead", "boolean"}, [2]string{"delay", "double precision"})), s.cfg.Subscription, toJSON(parks))
+FROM %s WHERE true ON CONFLICT DO NOTHING`, s.parked, s.either("r.suspect", "CASE WHEN r.suspect THEN 1 ELSE 0 END"), s.later("r.delay"), s.clock(),
+		s.records("$2", "r", "partition smallint", "seq bigint", "id uuid", "kind text", "aggregate text", "attempts integer", "suspect boolean", "error text", "dead boolean", "delay double precision")),
+		s.cfg.Subscription, toJSON(parks))
 	return err
 }
 
@@ -222,17 +204,8 @@ func (b *batch) moveOf(c *cursor, beyond, stopping bool) (m move, parks []park, 
 		m.Mode = movePiece
 	}
 	rows := b.parts[c.Partition]
-	if stopping && beyond || stopping && sentAfterTodo(rows) {
-		waiting := map[name]bool{}
-		for _, r := range rows {
-			if a := r.aggregate(); r.state == todo {
-				r.state = held
-				if !waiting[a] && !r.behind {
-					r.state, r.after = failed, 0 // due at once, and no attempt of it is counted
-				}
-				waiting[a] = true
-			}
-		}
+	if stopping && (beyond || sentAfterTodo(rows)) {
+		b.hold(c.Partition)
 	}
 	open, late := false, false
 	for _, r := range rows {
@@ -261,6 +234,23 @@ func (b *batch) moveOf(c *cursor, beyond, stopping bool) (m move, parks []park, 
 	// The last term is the move after a last batch: with it, idle looks needn't ask for what is newer than the snapshot.
 	needed = len(parks) > 0 || m.Mode != moveHold && late || m.Position > c.Position || c.Pieces && m.Mode == moveAll || m.Mode == moveAll && (c.Restored || c.Prior < c.Position)
 	return m, parks, needed
+}
+
+// hold has the rows of a partition that are still to be tried be parked, without an attempt: an aggregate's first one is due at once,
+// and the others wait behind it.
+func (b *batch) hold(partition int) {
+	waiting := map[name]bool{}
+	for _, r := range b.parts[partition] {
+		switch a := r.aggregate(); r.state {
+		case todo:
+			if r.state, r.after = failed, 0; waiting[a] && !b.unordered {
+				r.state = held
+			}
+			waiting[a] = true
+		case failed, held:
+			waiting[a] = true
+		}
+	}
 }
 
 func newToken() string { return uuid.NewString() }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -23,59 +22,32 @@ import (
 //	go notifier.Run(ctx)
 //	... &finalize.Trace{Won: func(context.Context, finalize.Call, finalize.Receipt) { notifier.Wake() }}
 type Notifier struct {
-	db      database
-	channel string
-	logger  *slog.Logger
-	wake    chan struct{}
-}
-
-// NotifierConfig says which outbox's relays a Notifier wakes.
-type NotifierConfig struct {
-	// Outbox names the table. The zero Writer is endstate_outbox.
-	Outbox outbox.Writer
-	// Dialect is "postgres", or empty: told by the driver.
-	Dialect string
-	// Logger gets a line at warn level when a notification couldn't be sent. Default slog.Default().
-	Logger *slog.Logger
+	store *store
+	wake  chan struct{}
 }
 
 // coalesce is the shortest time between two notifications.
 const coalesce = 5 * time.Millisecond
 
 // NewNotifier returns a Notifier, which begins with Run; a nil cfg is for the default outbox.
-func NewNotifier(pool *pgxpool.Pool, cfg *NotifierConfig) (*Notifier, error) {
-	db, err := openPool(pool)
-	return newNotifier(db, err, cfg)
+func NewNotifier(pool *pgxpool.Pool, cfg *Config) (*Notifier, error) {
+	return newNotifier(database{pool: pool}, cfg)
 }
 
 // NewNotifierSQL is NewNotifier on database/sql.
-func NewNotifierSQL(db *sql.DB, cfg *NotifierConfig) (*Notifier, error) {
-	var dialect string
-	if cfg != nil {
-		dialect = cfg.Dialect
-	}
-	opened, err := openSQL(db, dialect)
-	return newNotifier(opened, err, cfg)
+func NewNotifierSQL(db *sql.DB, cfg *Config) (*Notifier, error) {
+	return newNotifier(database{sql: db}, cfg)
 }
 
-func newNotifier(opened database, err error, cfg *NotifierConfig) (*Notifier, error) {
-	if cfg == nil {
-		cfg = &NotifierConfig{}
-	}
-	if err == nil {
-		err = validateOutbox(cfg.Outbox)
-	}
+func newNotifier(db database, cfg *Config) (*Notifier, error) {
+	s, err := newStore(db, cfg)
 	if err != nil {
 		return nil, err
 	}
-	if opened.sqlite() {
+	if s.sqlite() {
 		return nil, fmt.Errorf("%w: SQLite has no NOTIFY; use Relay.Wake", outbox.ErrConfig)
 	}
-	n := &Notifier{db: opened, channel: cfg.Outbox.Name(), logger: cfg.Logger, wake: make(chan struct{}, 1)}
-	if n.logger == nil {
-		n.logger = slog.Default()
-	}
-	return n, nil
+	return &Notifier{s, make(chan struct{}, 1)}, nil
 }
 
 // Wake has the relays woken. It never waits, and may be called by any number of goroutines; call it after the commit.
@@ -95,10 +67,10 @@ func (n *Notifier) Run(ctx context.Context) error {
 		case <-n.wake:
 		}
 		sending, cancel := context.WithTimeout(ctx, 5*time.Second)
-		err := notify(sending, n.db, n.channel, "")
+		err := n.store.notify(sending, "")
 		cancel()
 		if err != nil && ctx.Err() == nil {
-			n.logger.WarnContext(ctx, "outbox notifier: relays not woken, they find the events by polling", "error", err)
+			n.store.cfg.Logger.WarnContext(ctx, "outbox notifier: relays not woken, they find the events by polling", "error", err)
 		}
 		_ = sleep.For(ctx, coalesce)
 	}

@@ -1,9 +1,12 @@
 package relay
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -117,6 +120,140 @@ func (g *gauge) trusts(now time.Time) bool {
 	return g.failures == 0 && !g.taken.IsZero() && now.Sub(g.taken) < recently
 }
 
+// conclude sets the states of rows that weren't tried, or whose failure nobody can judge.
+func (t *term) conclude(p *tries, b *batch) {
+	names := map[name]bool{}
+	for _, r := range b.rows {
+		if r.state == todo {
+			names[r.aggregate()] = true
+		}
+	}
+	if p.taken == 0 && len(p.open) > 0 && len(names) <= few && t.gauge.isAlone(slices.MinFunc(p.open, bySeq).seq, time.Now(), t.cfg.alone) {
+		for _, r := range p.open {
+			if t.doubt[r.seq] >= 2 {
+				t.blame(p, r, true)
+				t.gauge.failures, t.gauge.until, t.gauge.taken = 0, time.Time{}, time.Time{} // which proves no more than that
+			}
+		}
+	}
+	doubt := map[int64]int{}
+	failing := map[name]bool{}
+	for _, r := range b.rows {
+		switch {
+		case r.state == failed && !t.cfg.Unordered:
+			failing[r.aggregate()] = true
+		case r.state == todo && failing[r.aggregate()]:
+			r.state = held
+		case r.state == todo && r.err != nil && !errors.Is(r.err, errPutOff):
+			doubt[r.seq] = t.doubt[r.seq] + 1
+		}
+	}
+	t.doubt = doubt
+}
+
+// report tells when the destination takes nothing, and keeps it with the cursors, for people.
+func (t *term) report(ctx context.Context, p *tries) {
+	if t.gauge.failures < 2 && time.Until(t.gauge.until) < time.Second || t.gauge.told || len(p.open) == 0 {
+		return
+	}
+	r := p.open[0]
+	t.gauge.told = true
+	t.log.WarnContext(ctx, "outbox relay: the destination takes nothing, events wait and no attempts are counted", "event", r.ID, "error", lastError(r.err))
+	if f := t.cfg.Trace.Blocked; f != nil {
+		f(ctx, r.err)
+	}
+	if err := t.store.block(ctx, t.lease.id, r.ID.String(), lastError(r.err)); err != nil {
+		t.log.WarnContext(ctx, "outbox relay: not written down", "error", err)
+	}
+}
+
+// recovered has everything that waits be due at once, when an outage is over.
+func (t *term) recovered() {
+	ctx := context.WithoutCancel(t.lease.ctx)
+	told := t.gauge.told
+	t.gauge.told, t.blocked = false, false
+	if err := t.store.unblock(ctx, t.lease.id); err != nil {
+		t.log.WarnContext(ctx, "outbox relay: not written down", "error", err)
+	}
+	t.nextDue = time.Now()
+	if told {
+		t.log.InfoContext(ctx, "outbox relay: the destination is back")
+		if f := t.cfg.Trace.Blocked; f != nil {
+			f(ctx, nil)
+		}
+	}
+}
+
+// decide says of rows that were refused, before another event was taken, that it is their own fault. One that is to come later
+// is believed once: the rate may have been too high.
+func (t *term) decide(p *tries, rows []*row) {
+	for _, r := range rows {
+		if r.state != todo || errors.Is(r.err, errPutOff) {
+			if r.state == sent {
+				delete(p.blocked, r.aggregate())
+			}
+			continue
+		}
+		if _, ok := retryAfter(r.err); ok && t.doubt[r.seq] == 0 && r.kind != parkedRow && !errors.Is(r.err, outbox.ErrPermanent) {
+			continue
+		}
+		t.blame(p, r, true)
+	}
+}
+
+// blame counts an attempt of an event that is to blame, and says what becomes of it.
+func (t *term) blame(p *tries, r *row, proven bool) {
+	t.judge(r, proven)
+	if r.state == dead {
+		delete(p.blocked, r.aggregate())
+	}
+	t.tell(r)
+}
+
+// judge is blame that isn't told yet. proven says that the destination took another event after it had refused this one; without that,
+// one Permanent isn't believed, since a receiver that is set up wrong for a moment says it of all.
+func (t *term) judge(r *row, proven bool) {
+	r.attempts++
+	if r.attempts >= t.cfg.MaxAttempts || errors.Is(r.err, outbox.ErrPermanent) && (proven || r.attempts >= 3) {
+		r.state, r.after = dead, 0
+		return
+	}
+	after, _ := retryAfter(r.err)
+	r.state, r.after = failed, max(backoff(t.cfg.MinBackoff, t.cfg.MaxBackoff, r.attempts), min(after, maxDelay)).Seconds()
+}
+
+// tell reports an event that was judged.
+func (t *term) tell(r *row) {
+	ctx := context.WithoutCancel(t.lease.ctx)
+	delay := time.Duration(r.after * float64(time.Second))
+	attrs := []any{"event", r.ID, "type", r.Type, "aggregate", r.AggregateType + "/" + r.AggregateID, "attempt", r.attempts, "error", lastError(r.err)}
+	if r.state == dead {
+		t.log.ErrorContext(ctx, "outbox relay: event is dead", attrs...)
+	} else {
+		t.log.WarnContext(ctx, "outbox relay: event failed", append(attrs, "wait", delay)...)
+	}
+	if f := t.cfg.Trace.Failed; f != nil {
+		f(ctx, r.Event, r.attempts, r.err, delay)
+	}
+	if f := t.cfg.Trace.Dead; f != nil && r.state == dead {
+		f(ctx, r.Event, r.attempts, r.err)
+	}
+}
+
+// block keeps with the cursors, for people, that the destination takes nothing.
+func (s *store) block(ctx context.Context, owner, event, why string) error {
+	return s.run(ctx, fmt.Sprintf("UPDATE %s SET blocked_since = %s, blocked_by = %s, blocked_why = CAST($4 AS text) WHERE %s AND blocked_since IS NULL",
+		s.cursors, s.clock(), s.uuid("CAST($3 AS text)"), s.owned()), s.cfg.Subscription, owner, event, why)
+}
+
+// unblock takes that back, and makes all parked events due.
+func (s *store) unblock(ctx context.Context, owner string) error {
+	if err := s.run(ctx, fmt.Sprintf("UPDATE %s SET blocked_since = NULL, blocked_by = NULL, blocked_why = NULL WHERE %s AND blocked_since IS NOT NULL", s.cursors, s.owned()), s.cfg.Subscription, owner); err != nil {
+		return err
+	}
+	return s.run(ctx, fmt.Sprintf("UPDATE %s AS p SET next_attempt_at = %s WHERE %s AND p.dead_at IS NULL AND p.next_attempt_at > %[2]s", s.parked, s.clock(), s.mine("p.")), s.cfg.Subscription, owner)
+}
+
 // retryAfter returns the pause that outbox.RetryAfter put into err; ok is false if there is none.
 func retryAfter(err error) (after time.Duration, ok bool) {
 	var r interface{ RetryAfter() time.Duration }
@@ -124,17 +261,6 @@ func retryAfter(err error) (after time.Duration, ok bool) {
 		return 0, false
 	}
 	return r.RetryAfter(), true
-}
-
-// failed says what becomes of an event that has failed for the attempt-th time, from 1: dead, or to be tried again after delay.
-// proven says that the destination took another event after it had refused this one; without that, one Permanent isn't
-// believed, since a receiver that is set up wrong for a moment says it of all.
-func (c *Config) failed(attempt int, err error, proven bool) (dead bool, delay time.Duration) {
-	if attempt >= c.MaxAttempts || errors.Is(err, outbox.ErrPermanent) && (proven || attempt >= 3) {
-		return true, 0
-	}
-	after, _ := retryAfter(err)
-	return false, max(backoff(c.MinBackoff, c.MaxBackoff, attempt), min(after, maxDelay))
 }
 
 // backoff is the pause after the attempt-th failure: low doubled each time, up to high, of which jitter takes up to a half.

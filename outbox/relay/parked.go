@@ -45,20 +45,19 @@ func (t *term) passParked(ctx context.Context) (int, error) {
 }
 
 // retry publishes parked events and writes down what became of them. Where nothing is written, nothing is known.
-func (t *term) retry(ctx context.Context, found []row) (*tries, error) {
+func (t *term) retry(ctx context.Context, found []row) (p *tries, err error) {
 	b := t.newBatch(nil, found, len(found)+1, batchBytes>>t.shrunk)
-	if err := t.store.payloads(ctx, b.rows); err != nil {
-		return &tries{}, t.timedOut(ctx, err)
+	if len(b.large) > 0 {
+		if err := t.store.payloads(ctx, b.large); err != nil {
+			return &tries{}, t.timedOut(ctx, err)
+		}
 	}
 	failures := t.gauge.failures
 	trusts := t.gauge.trusts(time.Now())
-	var p *tries
 	if t.begin == nil {
 		p = t.publishRows(ctx, b.rows)
-	} else if tried, err := t.handleParked(ctx, b.rows); err != nil {
-		return tried, err
-	} else {
-		p = tried
+	} else if p, err = t.handleParked(ctx, b.rows); err != nil {
+		return p, err
 	}
 	if trusts {
 		for _, r := range p.open {
@@ -124,44 +123,34 @@ func (t *term) settle(rows []*row, p *tries) error {
 	})
 }
 
-// mine is the condition that a parked row is of a partition that the owner has. $1 is the subscription, and $2 the owner.
-func (s *store) mine(alias string) string {
-	return fmt.Sprintf("%[1]ssubscription = CAST($1 AS text) AND %[1]spartition IN (SELECT c.partition FROM %[2]s c WHERE c.subscription = CAST($1 AS text) AND c.owner = %[3]s)",
-		alias, s.cursors, s.uuid("CAST($2 AS text)"))
-}
-
 // settle returns how many of the published ones were still parked, and this owner's.
 func (s *store) settle(ctx context.Context, owner string, published, unlucky, promoted []settlement) (removed int64, err error) {
-	mine := s.mine("")
-	key := [][2]string{{"partition", "smallint"}, {"seq", "bigint"}}
 	err = s.inTx(ctx, func(tx endstate.Tx) error {
-		removed = 0
 		if !s.sqlite() {
 			if _, err := tx.Exec(ctx, pins); err != nil {
 				return err
 			}
 		}
-		change := func(list []settlement, statement string) (int64, error) {
+		change := func(list []settlement, statement string, columns ...string) (int64, error) {
 			if len(list) == 0 {
 				return 0, nil
 			}
-			tag, err := tx.Exec(ctx, statement, s.cfg.Subscription, owner, toJSON(list))
+			records := s.records("$3", "r", append(columns, "partition smallint", "seq bigint")...)
+			tag, err := tx.Exec(ctx, fmt.Sprintf(statement, s.parked, records, s.mine("p."), s.clock(), s.later("r.delay")), s.cfg.Subscription, owner, toJSON(list))
 			return tag.RowsAffected(), err
 		}
-		if removed, err = change(published, fmt.Sprintf("DELETE FROM %s WHERE %s AND (partition, seq) IN (SELECT r.partition, r.seq FROM %s)", s.parked, mine, s.records("$3", "r", key...))); err != nil {
+		if removed, err = change(published, "DELETE FROM %[1]s AS p WHERE %[3]s AND (p.partition, p.seq) IN (SELECT r.partition, r.seq FROM %[2]s)"); err != nil {
 			return err
 		}
-		if _, err := change(unlucky, fmt.Sprintf(`UPDATE %s AS p SET attempts = r.attempts, crashes = r.crashes, suspect = (1 = 0), last_error = r.error,
-	dead_at = CASE WHEN r.dead THEN %s END, next_attempt_at = CASE WHEN NOT r.dead THEN %s END
-FROM %s WHERE %s AND p.partition = r.partition AND p.seq = r.seq AND p.attempts = r.read AND p.dead_at IS NULL`, s.parked, s.clock(), s.later("r.delay"),
-			s.records("$3", "r", append(key, [2]string{"read", "integer"}, [2]string{"attempts", "integer"}, [2]string{"crashes", "integer"}, [2]string{"error", "text"},
-				[2]string{"dead", "boolean"}, [2]string{"delay", "double precision"})...), s.mine("p."))); err != nil {
+		if _, err := change(unlucky, `UPDATE %[1]s AS p SET attempts = r.attempts, crashes = r.crashes, suspect = (1 = 0), last_error = r.error,
+	dead_at = CASE WHEN r.dead THEN %[4]s END, next_attempt_at = CASE WHEN NOT r.dead THEN %[5]s END
+FROM %[2]s WHERE %[3]s AND p.partition = r.partition AND p.seq = r.seq AND p.attempts = r.read AND p.dead_at IS NULL`,
+			"read integer", "attempts integer", "crashes integer", "error text", "dead boolean", "delay double precision"); err != nil {
 			return err
 		}
-		_, err := change(promoted, fmt.Sprintf(`UPDATE %[1]s SET next_attempt_at = %[2]s WHERE %[3]s AND dead_at IS NULL AND next_attempt_at IS NULL AND (partition, seq) IN (SELECT r.partition,
+		_, err := change(promoted, `UPDATE %[1]s AS p SET next_attempt_at = %[4]s WHERE %[3]s AND p.dead_at IS NULL AND p.next_attempt_at IS NULL AND (p.partition, p.seq) IN (SELECT r.partition,
 	(SELECT w.seq FROM %[1]s w WHERE w.subscription = CAST($1 AS text) AND w.partition = r.partition AND w.aggregate_type = r.kind AND w.aggregate_id = r.aggregate
-		AND w.dead_at IS NULL AND w.seq > r.seq ORDER BY w.seq LIMIT 1) FROM %[4]s)`, s.parked, s.clock(), mine,
-			s.records("$3", "r", append(key, [2]string{"kind", "text"}, [2]string{"aggregate", "text"})...)))
+		AND w.dead_at IS NULL AND w.seq > r.seq ORDER BY w.seq LIMIT 1) FROM %[2]s)`, "kind text", "aggregate text")
 		return err
 	})
 	return removed, err
@@ -169,21 +158,20 @@ FROM %s WHERE %s AND p.partition = r.partition AND p.seq = r.seq AND p.attempts 
 
 // nextDue returns when the next parked event is due; any is false when none waits.
 func (s *store) nextDue(ctx context.Context, owner string) (wait time.Duration, any bool, err error) {
-	var seconds *float64
+	var ago *float64
 	var waiting int
 	due := fmt.Sprintf("FROM %s p WHERE %s AND p.dead_at IS NULL", s.parked, s.mine("p."))
-	err = s.QueryRow(ctx, fmt.Sprintf("SELECT -1.0 * %s, (SELECT count(*) FROM (SELECT 1 %s LIMIT 1) one)", s.age(fmt.Sprintf("(SELECT min(p.next_attempt_at) %s)", due)), due),
-		s.cfg.Subscription, owner).Scan(&seconds, &waiting)
-	if err != nil || seconds == nil {
+	err = s.QueryRow(ctx, fmt.Sprintf("SELECT %s, (SELECT count(*) FROM (SELECT 1 %[2]s LIMIT 1) one)", s.age(fmt.Sprintf("(SELECT min(p.next_attempt_at) %s)", due)), due),
+		s.cfg.Subscription, owner).Scan(&ago, &waiting)
+	if err != nil || ago == nil {
 		return time.Second, waiting > 0, err
 	}
-	return time.Duration(max(0, *seconds) * float64(time.Second)), true, nil
+	return max(0, -seconds(*ago)), true, nil
 }
 
 // free has heads be due that nobody made so: what they were behind was discarded between a reading and its move.
 func (s *store) free(ctx context.Context, owner string) error {
-	_, err := s.Exec(ctx, fmt.Sprintf(`UPDATE %[1]s AS p SET next_attempt_at = %[2]s WHERE %[3]s AND p.dead_at IS NULL AND p.next_attempt_at IS NULL AND NOT EXISTS (SELECT 1 FROM %[1]s w
+	return s.run(ctx, fmt.Sprintf(`UPDATE %[1]s AS p SET next_attempt_at = %[2]s WHERE %[3]s AND p.dead_at IS NULL AND p.next_attempt_at IS NULL AND NOT EXISTS (SELECT 1 FROM %[1]s w
 	WHERE w.subscription = p.subscription AND w.partition = p.partition AND w.aggregate_type = p.aggregate_type AND w.aggregate_id = p.aggregate_id AND w.dead_at IS NULL AND w.seq < p.seq)`,
 		s.parked, s.clock(), s.mine("p.")), s.cfg.Subscription, owner)
-	return err
 }

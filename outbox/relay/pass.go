@@ -15,10 +15,12 @@ import (
 
 // batch is what one reading brought, by its snapshot.
 type batch struct {
-	cursors []cursor
-	rows    []*row // in the order of seq
-	parts   [outbox.Partitions][]*row
-	pieces  [outbox.Partitions]bool // partitions with more late rows than these: nothing fresh goes before the last of them
+	cursors   []cursor
+	rows      []*row // in the order of seq
+	parts     [outbox.Partitions][]*row
+	large     []*row // to be published, but their payloads aren't here yet
+	unordered bool
+	pieces    [outbox.Partitions]bool // partitions with more late rows than these: nothing fresh goes before the last of them
 }
 
 func bySeq(a, b *row) int { return cmp.Compare(a.seq, b.seq) }
@@ -28,7 +30,7 @@ const batchBytes = 8 << 20
 
 // newBatch puts a reading in order: an aggregate's events by seq, no more of them than memory shall hold, late ones first.
 func (t *term) newBatch(cursors []cursor, rows []row, limit, budget int) *batch {
-	b := &batch{cursors: cursors, rows: make([]*row, 0, len(rows))}
+	b := &batch{cursors: cursors, rows: make([]*row, 0, len(rows)), unordered: t.cfg.Unordered}
 	var late [outbox.Partitions]int
 	for i := range rows {
 		if r := &rows[i]; r.kind == lateRow {
@@ -68,9 +70,22 @@ func (t *term) newBatch(cursors []cursor, rows []row, limit, budget int) *batch 
 		if i == len(b.rows) {
 			break
 		}
+		if r.state == todo && r.size > inline {
+			b.large = append(b.large, r)
+		}
 		b.parts[r.partition] = append(b.parts[r.partition], r)
 	}
 	return b
+}
+
+// in are the rows in a state.
+func (b *batch) in(s state) (list []*row) {
+	for _, r := range b.rows {
+		if r.state == s {
+			list = append(list, r)
+		}
+	}
+	return list
 }
 
 // limit is how many rows of a partition to read: together, those that have any bring about a batch.
@@ -113,7 +128,7 @@ func (t *term) noteLimit(ctx context.Context, limit int) error {
 	if limit <= t.noted {
 		return nil
 	}
-	if err := t.store.noteBatch(ctx, t.lease.id, limit); err != nil {
+	if err := t.store.run(ctx, fmt.Sprintf("UPDATE %s SET batch = CAST($3 AS integer) WHERE %s AND batch < CAST($3 AS integer)", t.store.cursors, t.store.owned()), t.cfg.Subscription, t.lease.id, limit); err != nil {
 		return err
 	}
 	t.noted = limit
@@ -123,7 +138,7 @@ func (t *term) noteLimit(ctx context.Context, limit int) error {
 // errAssigned says that something wrote before the reading, in its transaction: then its move's id may be older than its snapshot.
 var errAssigned = errors.New("relay: the reading's transaction has an id; what wrote in it, a hook of the driver's?")
 
-// reading is one under way.
+// reading is what was read, or, until done, is being read.
 type reading struct {
 	partitions []int
 	limit      int
@@ -136,13 +151,12 @@ type reading struct {
 // startReading reads beside the caller, by a cursor that no move of this relay is under way for.
 func (t *term) startReading(ctx context.Context, partitions []int, limit int) *reading {
 	r := &reading{partitions: partitions, limit: limit, done: make(chan struct{})}
-	var into []row
 	if n := len(t.spare); n > 0 {
-		into, t.spare = t.spare[n-1], t.spare[:n-1]
+		r.rows, t.spare = t.spare[n-1], t.spare[:n-1]
 	}
 	go func() {
 		defer close(r.done)
-		r.cursors, r.rows, r.err = t.store.read(ctx, t.lease.id, partitions, limit, into)
+		r.cursors, r.rows, r.err = t.store.read(ctx, t.lease.id, partitions, limit, r.rows)
 	}()
 	return r
 }
@@ -155,26 +169,29 @@ func (t *term) forget() {
 	}
 }
 
-// read reads a batch. One that times out is tried smaller, until it is one event of one partition.
+// read reads a batch. One that times out is tried smaller, until it is one event of one partition: then there is no batch, and no
+// error.
 func (t *term) read(ctx context.Context, s *store, partitions []int, limit int) (*batch, error) {
-	cursors, rows, err := s.read(ctx, t.lease.id, partitions, limit, nil)
-	return t.arrange(ctx, s, cursors, rows, err, limit)
+	r := reading{partitions: partitions, limit: limit}
+	r.cursors, r.rows, r.err = s.read(ctx, t.lease.id, partitions, limit, nil)
+	return t.arrange(ctx, s, &r)
 }
 
 // arrange makes a batch of what was read.
-func (t *term) arrange(ctx context.Context, s *store, cursors []cursor, rows []row, err error, limit int) (*batch, error) {
-	if err != nil {
-		return nil, t.timedOut(ctx, err)
-	}
-	if len(cursors) > 0 && cursors[0].Assigned {
+func (t *term) arrange(ctx context.Context, s *store, r *reading) (*batch, error) {
+	switch {
+	case r.err != nil:
+		return nil, t.timedOut(ctx, r.err)
+	case len(r.cursors) > 0 && r.cursors[0].Assigned:
 		return nil, errAssigned
+	case len(r.cursors) > 0 && r.cursors[0].Incarnation == "":
+		return nil, t.store.incarnate(ctx, t.store) // and read again
 	}
-	if len(cursors) > 0 && !t.db.sqlite() && cursors[0].Incarnation == "" {
-		return nil, t.store.incarnate(ctx, t.db) // and read again
-	}
-	b := t.newBatch(cursors, rows, limit, batchBytes>>t.shrunk)
-	if err := s.payloads(ctx, b.rows); err != nil {
-		return nil, t.timedOut(ctx, err)
+	b := t.newBatch(r.cursors, r.rows, r.limit, batchBytes>>t.shrunk)
+	if len(b.large) > 0 {
+		if err := s.payloads(ctx, b.large); err != nil {
+			return nil, t.timedOut(ctx, err)
+		}
 	}
 	if t.calm++; t.calm > 16 {
 		t.shrunk, t.calm = max(0, t.shrunk-1), 0
@@ -227,7 +244,7 @@ func (t *term) pass(ctx context.Context) (rows int, err error) {
 func (t *term) publishBatch(ctx context.Context, now *reading) (rows int, err error) {
 	defer func() { t.spare = append(t.spare, now.rows) }()
 	start := time.Now()
-	b, err := t.arrange(ctx, t.store, now.cursors, now.rows, now.err, now.limit)
+	b, err := t.arrange(ctx, t.store, now)
 	if b == nil || err != nil {
 		return 1, err
 	}
@@ -242,11 +259,15 @@ func (t *term) publishBatch(ctx context.Context, now *reading) (rows int, err er
 		return 0, nil
 	}
 	p := t.publishRows(ctx, b.rows)
-	t.conclude(p, b)
+	if p.taken < len(b.rows) || len(t.doubt) > 0 {
+		t.conclude(p, b)
+	}
 	if err := t.moveBatch(b, ctx.Err() != nil); err != nil {
 		return 0, err
 	}
-	t.report(ctx, p)
+	if len(p.open) > 0 {
+		t.report(ctx, p)
+	}
 	if len(b.rows) > 0 && t.log.Enabled(ctx, slog.LevelDebug) {
 		t.log.DebugContext(ctx, "outbox relay: batch", "events", len(b.rows), "tried", p.tried, "published", p.taken, "took", time.Since(start))
 	}
@@ -272,75 +293,5 @@ func (t *term) look(b *batch) {
 		}
 		b.rows = slices.DeleteFunc(b.rows, func(r *row) bool { return away(r.partition) })
 		b.cursors = slices.DeleteFunc(slices.Clone(b.cursors), func(c cursor) bool { return away(c.Partition) })
-	}
-}
-
-// conclude sets the states of rows that weren't tried, or whose failure nobody can judge.
-func (t *term) conclude(p *tries, b *batch) {
-	if p.taken == p.tried && p.tried == len(b.rows) && len(t.doubt) == 0 {
-		return // as usual
-	}
-	names := map[name]bool{}
-	for _, r := range b.rows {
-		if r.state == todo {
-			names[r.aggregate()] = true
-		}
-	}
-	if p.taken == 0 && len(p.open) > 0 && len(names) <= few && t.gauge.isAlone(slices.MinFunc(p.open, bySeq).seq, time.Now(), t.cfg.alone) {
-		for _, r := range p.open {
-			if t.doubt[r.seq] >= 2 {
-				t.blame(p, r, true)
-				t.gauge.failures, t.gauge.until, t.gauge.taken = 0, time.Time{}, time.Time{} // which proves no more than that
-			}
-		}
-	}
-	doubt := map[int64]int{}
-	failing := map[name]bool{}
-	for _, r := range b.rows {
-		switch {
-		case r.state == failed && !t.cfg.Unordered:
-			failing[r.aggregate()] = true
-		case r.state == todo && failing[r.aggregate()]:
-			r.state = held
-		case r.state == todo && r.err != nil && !errors.Is(r.err, errPutOff):
-			doubt[r.seq] = t.doubt[r.seq] + 1
-		}
-	}
-	t.doubt = doubt
-}
-
-// report tells when the destination takes nothing, and keeps it with the cursors, for people.
-func (t *term) report(ctx context.Context, p *tries) {
-	if t.gauge.failures < 2 && time.Until(t.gauge.until) < time.Second || t.gauge.told || len(p.open) == 0 {
-		return
-	}
-	r := p.open[0]
-	t.gauge.told = true
-	t.log.WarnContext(ctx, "outbox relay: the destination takes nothing, events wait and no attempts are counted", "event", r.ID, "error", lastError(r.err))
-	if f := t.cfg.Trace.Blocked; f != nil {
-		f(ctx, r.err)
-	}
-	if err := t.store.block(ctx, t.lease.id, r.ID.String(), lastError(r.err)); err != nil {
-		t.log.WarnContext(ctx, "outbox relay: not written down", "error", err)
-	}
-}
-
-// recovered has everything that waits be due at once, when an outage is over.
-func (t *term) recovered(over bool) {
-	if !over && !t.gauge.told && !t.blocked {
-		return
-	}
-	ctx := context.WithoutCancel(t.lease.ctx)
-	told := t.gauge.told
-	t.gauge.told, t.blocked = false, false
-	if err := t.store.unblock(ctx, t.lease.id); err != nil {
-		t.log.WarnContext(ctx, "outbox relay: not written down", "error", err)
-	}
-	t.nextDue = time.Now()
-	if told {
-		t.log.InfoContext(ctx, "outbox relay: the destination is back")
-		if f := t.cfg.Trace.Blocked; f != nil {
-			f(ctx, nil)
-		}
 	}
 }

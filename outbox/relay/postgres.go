@@ -3,35 +3,32 @@ package relay
 import (
 	"fmt"
 
-	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
 // incarnated is the id of this incarnation of the database, NULL if it has none yet, an expression. What was copied, by a dump
 // or as a template, has other oids.
 func (s *store) incarnated() string {
-	if s.sqlite() {
-		return "''"
-	}
-	return fmt.Sprintf(`(SELECT id FROM %s WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relation = %s::regclass)`,
-		s.incarnation, sqltx.Literal(s.incarnation))
+	return s.either(fmt.Sprintf(`(SELECT id FROM %s WHERE database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND relation = %s::regclass)`,
+		s.incarnation, sqltx.Literal(s.incarnation)), "''")
 }
 
-// columns are those of an event in a reading, behind its kind: see collect. What most events have is NULL, and so are payloads beyond
-// inline, for which their size comes.
+// columns are those of an event in a reading, behind its kind: see collect. Payloads beyond inline are left out.
 func (s *store) columns(matches string) string {
-	size, headers, at, id := "octet_length(e.payload)", "CASE WHEN e.headers <> '{}' THEN e.headers::text END", "e.occurred_at", "e.id"
-	if s.sqlite() {
-		size, headers = "length(e.payload)", "CASE WHEN e.headers <> '{}' THEN e.headers END"
-	} else if s.pool == nil {
-		id, at = "e.id::text", "CASE WHEN e.occurred_at >= '0001-01-01 00:00:00+00' AND e.occurred_at < '10000-01-01 00:00:00+00' THEN e.occurred_at END"
+	id, headers, at := "e.id", "e.headers", "e.occurred_at"
+	if !s.sqlite() && s.pool == nil {
+		id, headers, at = "e.id::text", "e.headers::text", "CASE WHEN e.occurred_at >= '0001-01-01 00:00:00+00' AND e.occurred_at < '10000-01-01 00:00:00+00' THEN e.occurred_at END"
 	}
-	age := "CAST(NULL AS double precision)"
-	if s.cfg.Trace.Published != nil {
-		age = s.age("e.created_at")
+	return fmt.Sprintf(`e.partition, e.seq, %s, e.aggregate_type, e.aggregate_id, e.type, e.content_type, %s, %s, e.dedup_key, e.schema_version, %s,
+	CASE WHEN %[4]s <= %[5]d AND %[6]s THEN e.payload END`, id, headers, at, s.either("octet_length(e.payload)", "length(e.payload)"), inline, matches)
+}
+
+// age is the column of an event's age, where somebody wants to know.
+func (s *store) ageColumn(of string) string {
+	if s.cfg.Trace.Published == nil {
+		return ""
 	}
-	return fmt.Sprintf(`e.partition, e.seq, %s, e.aggregate_type, e.aggregate_id, e.type, nullif(e.content_type, '%s'), %s, %s, e.dedup_key,
-	e.schema_version, CASE WHEN %s > %d THEN %[5]s END, CASE WHEN %[5]s <= %[6]d AND %[7]s THEN e.payload END, %[8]s`, id, sqlplan.JSON, headers, at, size, inline, matches, age)
+	return ", " + of
 }
 
 // postgresReading reads cursors and rows in one statement, and so in one snapshot, which it returns with each cursor. See the
@@ -44,42 +41,42 @@ func (s *store) postgresReading() string {
 	}
 	// Not EXISTS, which may also be answered from a list of all that is parked.
 	there := fmt.Sprintf("(SELECT true FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND p.seq = e.seq LIMIT 1) IS NOT NULL", s.parked)
-	flags := func(foreign, passed string) string {
-		return fmt.Sprintf("%s, c.waiting AND %s, %s OR NOT %s, NULL::int, NULL::int", foreign,
-			s.earlier("c.subscription, c.partition, e.aggregate_type, e.aggregate_id", "e.seq"), passed, matches)
+	event := func(foreign, passed string) string {
+		return fmt.Sprintf("%s, %s, c.waiting AND %s, %s OR NOT %s%s", s.columns(matches), foreign,
+			s.earlier("c.subscription, c.partition, e.aggregate_type, e.aggregate_id", "e.seq"), passed, matches, s.ageColumn(s.age("e.created_at")))
 	}
-	none := "''"
+	none := "'', '', '', '', '', NULL, NULL::timestamptz"
 	if s.pool != nil {
-		none = "'00000000-0000-0000-0000-000000000000'::uuid"
+		none = "'00000000-0000-0000-0000-000000000000'::uuid, '', '', '', '', NULL::jsonb, NULL::timestamptz"
 	}
+	const place, cursorPlace = "((e.partition::bigint << 56) + e.seq)", "(c.partition::bigint << 56)"
 	return fmt.Sprintf(`WITH endstate_cursor AS MATERIALIZED (
-	SELECT c.*, pg_current_snapshot() AS now, %[6]s AS waiting, %[7]s AS beyond, greatest(c.restored_through, c.late_through) AS low,
+	SELECT c.*, pg_current_snapshot() AS now, pg_snapshot_xmin(pg_current_snapshot()) AS past, %[6]s AS waiting, %[7]s AS beyond, greatest(c.restored_through, c.late_through) AS low,
 		coalesce(c.late_snapshot, pg_current_snapshot()) AS until
-	FROM %[1]s c WHERE c.subscription = $1::text AND c.owner = $2::text::uuid AND c.partition = ANY ($3::text::smallint[]))
-SELECT 0::smallint, c.partition, c.position, %[11]s, '', '', '', NULL, NULL, NULL::timestamptz, NULL, 0, NULL, convert_to(json_build_object('partition', c.partition, 'token', c.token,
+	FROM %[1]s c WHERE c.subscription = $1::text AND c.owner = $2::text::uuid AND c.partition = ANY (translate($3::text, '[]', '{}')::smallint[]))
+SELECT 0::smallint, c.partition, c.position, %[8]s, NULL, 0, 0, convert_to(json_build_object('partition', c.partition, 'token', c.token,
 	'position', c.position, 'prior', c.prior_position, 'now', c.now::text, 'incarnation', %[3]s, 'pieces', c.late_snapshot IS NOT NULL, 'restored', c.restored, 'placements', c.placements,
 	'careful', c.careful, 'batch', c.batch, 'waiting', c.waiting, 'blocked', c.blocked_since IS NOT NULL, 'relays', (SELECT count(*) FROM %[5]s r WHERE r.subscription = c.subscription),
-	'assigned', pg_current_xact_id_if_assigned() IS NOT NULL)::text, 'UTF8'), NULL::double precision, false, false, false, NULL::int, NULL::int
+	'assigned', pg_current_xact_id_if_assigned() IS NOT NULL)::text, 'UTF8'), false, false, false%[4]s
 FROM endstate_cursor c
 UNION ALL
-SELECT 1::smallint, l.* FROM endstate_cursor c CROSS JOIN LATERAL (
-	SELECT %[4]s, %[8]s FROM (
+SELECT 1::smallint, %[9]s FROM endstate_cursor c CROSS JOIN LATERAL (
+	SELECT e.* FROM (
 		(SELECT e.* FROM pg_snapshot_xip(c.snapshot) endstate_open CROSS JOIN LATERAL (
-			SELECT * FROM %[2]s e WHERE e.txid = endstate_open AND %[12]s > %[13]s + c.low AND %[12]s <= %[13]s + c.position
-			ORDER BY e.txid, %[12]s LIMIT $4::bigint) e
+			SELECT * FROM %[2]s e WHERE e.txid = endstate_open AND %[11]s > %[12]s + c.low AND %[11]s <= %[12]s + c.position
+			ORDER BY e.txid, %[11]s LIMIT $4::bigint) e
 		WHERE c.restored OR pg_visible_in_snapshot(endstate_open, c.until))
 		UNION ALL
 		(SELECT e.* FROM %[2]s e WHERE e.partition = c.partition AND e.seq > greatest(c.prior_position, c.low) AND e.seq <= c.position
 			AND e.txid >= pg_snapshot_xmax(c.snapshot) AND (c.restored OR pg_visible_in_snapshot(e.txid, c.until))
 		ORDER BY e.partition, e.seq LIMIT $4::bigint)) e
-	WHERE c.placements = 0 ORDER BY e.seq LIMIT $4::bigint) l
+	WHERE c.placements = 0 ORDER BY e.seq LIMIT $4::bigint) e
 UNION ALL
-SELECT 2::smallint, f.* FROM endstate_cursor c CROSS JOIN LATERAL (
-	SELECT %[4]s, %[9]s
-	FROM %[2]s e WHERE e.partition = c.partition AND e.seq > c.position AND c.late_snapshot IS NULL AND c.placements = 0
-	ORDER BY e.partition, e.seq LIMIT $4::bigint) f`,
-		s.cursors, s.events, s.incarnated(), s.columns(matches), s.relays, parked("p.dead_at IS NULL"), parked("p.seq > c.position"),
-		flags("false", there), flags("NOT pg_visible_in_snapshot(e.txid, c.now)", "c.beyond AND "+there), "", none, "((e.partition::bigint << 56) + e.seq)", "(c.partition::bigint << 56)")
+SELECT 2::smallint, %[10]s FROM endstate_cursor c CROSS JOIN LATERAL (
+	SELECT e.* FROM %[2]s e WHERE e.partition = c.partition AND e.seq > c.position AND c.late_snapshot IS NULL AND c.placements = 0
+	ORDER BY e.partition, e.seq LIMIT $4::bigint) e`,
+		s.cursors, s.events, s.incarnated(), s.ageColumn("NULL::double precision"), s.relays, parked("p.dead_at IS NULL"), parked("p.seq > c.position"), none,
+		event("false", there), event("e.txid >= c.past AND NOT pg_visible_in_snapshot(e.txid, c.now)", "c.beyond AND "+there), place, cursorPlace)
 }
 
 // earlier reports whether an earlier event of an aggregate is parked and not dead. Only one index has this order, so that no statistics
@@ -101,15 +98,14 @@ func (s *store) postgresDue() string {
 	WHERE c.subscription = $1::text AND c.owner = $2::text::uuid AND c.careful = CASE WHEN $5::boolean THEN 2 ELSE 0 END ORDER BY %[5]s LIMIT $3::bigint`,
 			s.cursors, s.parked, condition, s.earlier(aggregate, "h.seq"), order)
 	}
-	const behind = "(1 = 1)"
 	return fmt.Sprintf(`WITH endstate_due AS MATERIALIZED (%s), endstate_suspect AS MATERIALIZED (%s),
 endstate_head AS (SELECT * FROM endstate_due WHERE NOT $5::boolean UNION ALL SELECT * FROM endstate_suspect WHERE $5::boolean)
-SELECT 3::smallint, %s, NOT %[4]s, NOT %[4]s, NOT %[4]s, p.attempts, p.crashes
+SELECT 3::smallint, %s, false, false, false, %[4]s, p.attempts, p.crashes
 FROM endstate_head h CROSS JOIN LATERAL (
 	SELECT * FROM (SELECT r.* FROM %[5]s r WHERE (%[7]s, r.seq) >= (%[8]s, h.seq) AND r.dead_at IS NULL ORDER BY %[7]s, r.seq LIMIT $4::bigint) r
 	WHERE (%[7]s) = (%[8]s)) p
 CROSS JOIN LATERAL (SELECT * FROM %[6]s e WHERE e.partition = p.partition AND e.seq = p.seq LIMIT 1) e ORDER BY e.seq`,
-		heads("h.next_attempt_at <= now()", "h.next_attempt_at"), heads("h.suspect", "h.seq"), s.columns(behind), behind, s.parked, s.events, order, aggregate)
+		heads("h.next_attempt_at <= now()", "h.next_attempt_at"), heads("h.suspect", "h.seq"), s.columns("true"), s.age("e.created_at"), s.parked, s.events, order, aggregate)
 }
 
 // postgresEnding reads where partitions that are being placed shall stand: at the end, or before a time.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -25,14 +26,11 @@ func TestRandomTransactions(t *testing.T) {
 	pool := dbtest.PoolOn(t, server.URL())
 	db := &database{url: server.URL(), pool: pool, begin: beginPgx(pool)}
 	db.migrate(t, *writer)
-	const aggregates, writers, rounds = 12, 6, 60
-	db.exec(t, "CREATE TABLE counters (id int PRIMARY KEY, n int NOT NULL)")
-	db.exec(t, fmt.Sprintf("INSERT INTO counters SELECT n, 0 FROM generate_series(1, %d) n", aggregates))
-
+	const writers, rounds = 6, 60
+	db.counters(t)
 	r := &recorder{}
 	cfg := quick()
 	cfg.BatchSize = 7
-	ctx := t.Context()
 	var group sync.WaitGroup
 	var prepared atomic.Int64
 	seed := rand.Uint64()
@@ -41,58 +39,8 @@ func TestRandomTransactions(t *testing.T) {
 		group.Go(func() {
 			random := rand.New(rand.NewPCG(seed, uint64(w)))
 			for range rounds {
-				tx, err := pool.Begin(ctx)
-				if !assert.NoError(t, err) {
+				if !assert.NoError(t, randomTransaction(t.Context(), pool, random, &prepared)) {
 					return
-				}
-				// The aggregate's row is locked, as a guard does: its number is commit order.
-				put := func(tx pgx.Tx, id int) error {
-					var n int
-					if err := tx.QueryRow(ctx, "UPDATE counters SET n = n + 1 WHERE id = $1 RETURNING n", id).Scan(&n); err != nil {
-						return err
-					}
-					var events []outbox.Event
-					for i := range 1 + random.IntN(20)/19*30 {
-						e := event(fmt.Sprintf("%d/%d", n, i), "")
-						e.AggregateID = fmt.Sprint(id)
-						events = append(events, e)
-					}
-					_, err := outbox.Put(ctx, tx, events...)
-					return err
-				}
-				if random.IntN(3) == 0 { // it has its id long before
-					_, err = tx.Exec(ctx, "SELECT pg_current_xact_id()")
-					assert.NoError(t, err)
-				}
-				first := 1 + random.IntN(aggregates)
-				for id := first; id <= min(aggregates, first+random.IntN(3)) && err == nil; id++ { // in one order: no deadlocks
-					if random.IntN(3) > 0 {
-						err = put(tx, id)
-						continue
-					}
-					savepoint, begin := tx.Begin(ctx)
-					assert.NoError(t, begin)
-					if err = put(savepoint, id); err == nil && random.IntN(2) == 0 {
-						err = savepoint.Commit(ctx)
-					} else {
-						_ = savepoint.Rollback(ctx)
-					}
-				}
-				assert.NoError(t, err)
-				time.Sleep(time.Duration(random.IntN(4)) * time.Duration(random.IntN(10)) * time.Millisecond) // a long one now and then
-				switch random.IntN(8) {
-				case 0:
-					assert.NoError(t, tx.Rollback(ctx))
-				case 1:
-					name := fmt.Sprintf("'p%d'", prepared.Add(1))
-					_, err := tx.Exec(ctx, "PREPARE TRANSACTION "+name)
-					assert.NoError(t, err)
-					_ = tx.Rollback(ctx)
-					time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
-					_, err = pool.Exec(ctx, "COMMIT PREPARED "+name)
-					assert.NoError(t, err)
-				default:
-					assert.NoError(t, tx.Commit(ctx))
 				}
 			}
 		})
@@ -122,6 +70,86 @@ func TestRandomTransactions(t *testing.T) {
 		require.Equal(t, types, r.first(id), "aggregate %s, seed %d", id, seed)
 	}
 	require.Len(t, r.published(), db.count(t), "each once, seed %d", seed)
+}
+
+// aggregates are those of random transactions.
+const aggregates = 12
+
+func (db *database) counters(t *testing.T) {
+	t.Helper()
+	db.exec(t, "CREATE TABLE counters (id int PRIMARY KEY, n int NOT NULL)")
+	db.exec(t, fmt.Sprintf("INSERT INTO counters SELECT n, 0 FROM generate_series(1, %d) n", aggregates))
+}
+
+// randomTransaction puts events of some aggregates, and commits, mostly. Nothing is prepared if prepared is nil.
+func randomTransaction(ctx context.Context, pool *pgxpool.Pool, random *rand.Rand, prepared *atomic.Int64) error {
+	tx, err := pool.Begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
+	// The aggregate's row is locked, as a guard does: its number is commit order.
+	put := func(tx pgx.Tx, id int) error {
+		var n int
+		if err := tx.QueryRow(ctx, "UPDATE counters SET n = n + 1 WHERE id = $1 RETURNING n", id).Scan(&n); err != nil {
+			return err
+		}
+		var events []outbox.Event
+		for i := range 1 + random.IntN(20)/19*30 {
+			e := event(fmt.Sprintf("%d/%d", n, i), "")
+			e.AggregateID = fmt.Sprint(id)
+			events = append(events, e)
+		}
+		_, err := outbox.Put(ctx, tx, events...)
+		return err
+	}
+	if random.IntN(3) == 0 { // it has its id long before
+		if _, err := tx.Exec(ctx, "SELECT pg_current_xact_id()"); err != nil {
+			return err
+		}
+	}
+	first := 1 + random.IntN(aggregates)
+	for id := first; id <= min(aggregates, first+random.IntN(3)); id++ { // in one order: no deadlocks
+		if random.IntN(3) > 0 {
+			if err := put(tx, id); err != nil {
+				return err
+			}
+			continue
+		}
+		savepoint, err := tx.Begin(ctx)
+		if err == nil {
+			err = put(savepoint, id)
+		}
+		if err != nil {
+			return err
+		}
+		if random.IntN(2) == 0 {
+			err = savepoint.Commit(ctx)
+		} else {
+			err = savepoint.Rollback(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	time.Sleep(time.Duration(random.IntN(4)) * time.Duration(random.IntN(10)) * time.Millisecond) // a long one now and then
+	switch random.IntN(8) {
+	case 0:
+		return tx.Rollback(ctx)
+	case 1:
+		if prepared == nil {
+			break
+		}
+		name := fmt.Sprintf("'p%d'", prepared.Add(1))
+		if _, err := tx.Exec(ctx, "PREPARE TRANSACTION "+name); err != nil {
+			return err
+		}
+		_ = tx.Rollback(ctx)
+		time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
+		_, err = pool.Exec(ctx, "COMMIT PREPARED "+name)
+		return err
+	}
+	return tx.Commit(ctx)
 }
 
 // F35: a long transaction delays nobody, and more than 64 savepoints, which overflow what the server keeps of each backend.

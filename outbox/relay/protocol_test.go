@@ -48,6 +48,11 @@ func (s *script) next(change func(*Config)) {
 		return nil
 	}), cfg)
 	require.NoError(s.t, err)
+	s.work(r)
+}
+
+// work gives a relay all partitions, with a term that nothing but the script drives.
+func (s *script) work(r *Relay) {
 	l := &lease{id: newToken()}
 	l.ctx, l.cancel = context.WithCancelCause(s.t.Context())
 	require.NoError(s.t, r.store.join(s.t.Context(), l.id, r.destination()))
@@ -200,7 +205,7 @@ func TestAReadingTakesNoTransactionID(t *testing.T) {
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), pins)
 	require.NoError(t, err)
-	rows, err := tx.Query(t.Context(), s.store.reading, s.cfg.Subscription, s.lease.id, "{0,1,2,3,4,5,6,7}", 10, nil)
+	rows, err := tx.Query(t.Context(), s.store.reading, s.cfg.Subscription, s.lease.id, "[0,1,2,3,4,5,6,7]", 10, nil)
 	require.NoError(t, err)
 	rows.Close()
 	require.NoError(t, rows.Err())

@@ -14,18 +14,16 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate/internal/sleep"
-	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
 
 // Relay publishes the events of an outbox for one subscription: see the package's documentation for what it promises. Any number
 // of relays, in any number of processes, share the work.
 type Relay struct {
-	db        database
 	store     *store
 	publisher outbox.Publisher // one of the two
 	begin     beginWork
-	cfg       Config
+	cfg       *Config
 	log       *slog.Logger
 	wake      chan struct{}
 	running   atomic.Bool
@@ -52,40 +50,26 @@ var (
 //
 // A relay needs three of the pool's connections at a time. When others use it up, the relay loses its lease.
 func New(pool *pgxpool.Pool, publisher outbox.Publisher, cfg *Config) (*Relay, error) {
-	db, err := openPool(pool)
-	return newRelay(db, err, publisher, nil, cfg)
+	return newRelay(database{pool: pool}, publisher, nil, cfg)
 }
 
 // NewSQL is New on database/sql, on PostgreSQL or SQLite.
 func NewSQL(db *sql.DB, publisher outbox.Publisher, cfg *Config) (*Relay, error) {
-	var dialect string
-	if cfg != nil {
-		dialect = cfg.Dialect
-	}
-	opened, err := openSQL(db, dialect)
-	return newRelay(opened, err, publisher, nil, cfg)
+	return newRelay(database{sql: db}, publisher, nil, cfg)
 }
 
-func newRelay(db database, err error, publisher outbox.Publisher, begin beginWork, cfg *Config) (*Relay, error) {
-	if err != nil {
+func newRelay(db database, publisher outbox.Publisher, begin beginWork, cfg *Config) (*Relay, error) {
+	s, err := newStore(db, cfg)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if db.pool != nil && cfg != nil && cfg.Dialect != "" && cfg.Dialect != string(sqltx.Postgres) {
-		return nil, fmt.Errorf("%w: relay.Config.Dialect is %q, but a pgx pool is PostgreSQL; use a *sql.DB", outbox.ErrConfig, cfg.Dialect)
-	}
-	c, err := cfg.withDefaults()
-	if err != nil {
-		return nil, err
-	}
-	if publisher == nil && begin == nil {
+	case publisher == nil && begin == nil:
 		return nil, fmt.Errorf("%w: the publisher is nil", outbox.ErrConfig)
-	}
-	if c.ListenURL != "" && db.sqlite() {
+	case s.cfg.ListenURL != "" && s.sqlite():
 		return nil, fmt.Errorf("%w: relay.Config.ListenURL is for PostgreSQL only; use Wake", outbox.ErrConfig)
 	}
-	r := &Relay{db: db, publisher: publisher, begin: begin, cfg: c, log: c.Logger.With("relay", c.Name, "subscription", c.Subscription), wake: make(chan struct{}, 1)}
-	r.store = newStore(db, &r.cfg)
-	return r, nil
+	return &Relay{store: s, publisher: publisher, begin: begin, cfg: s.cfg, wake: make(chan struct{}, 1),
+		log: s.cfg.Logger.With("relay", s.cfg.Name, "subscription", s.cfg.Subscription)}, nil
 }
 
 // destination is where the publisher publishes, scheme and host of it.
@@ -158,10 +142,10 @@ func (r *Relay) Run(ctx context.Context) error {
 // term takes a lease, works while it has it, and gives it back.
 func (r *Relay) term(ctx context.Context) (err error) {
 	if !r.checked {
-		if err := r.db.checkPooler(ctx); err != nil {
+		if err := r.store.checkPooler(ctx); err != nil {
 			return fmt.Errorf("look at the connection: %w", err)
 		}
-		if err := Check(ctx, r.db, r.cfg.Outbox); err != nil {
+		if err := Check(ctx, r.store, r.cfg.Outbox); err != nil {
 			return fmt.Errorf("check the tables: %w", err)
 		}
 		r.checked = true
@@ -223,7 +207,7 @@ func (r *Relay) repay(ctx context.Context) error {
 func (r *Relay) reconnecting(ctx context.Context, err error, failures int) {
 	wait := backoff(minOutage, maxOutage, failures)
 	r.log.WarnContext(ctx, "outbox relay: no use of the database, trying again", "wait", wait, "error", err)
-	r.db.drop(ctx, err)
+	r.store.drop(ctx, err)
 	if f := r.cfg.Trace.Reconnecting; f != nil {
 		f(ctx, err, wait)
 	}

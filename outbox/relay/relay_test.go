@@ -111,10 +111,10 @@ func run(t testing.TB, rel *relay.Relay) (stop func()) {
 // eventually waits for a condition.
 func eventually(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(2 * time.Minute)
+	deadline := time.Now().Add(10 * time.Minute)
 	for !condition() {
 		if time.Now().After(deadline) {
-			require.Fail(t, "not within two minutes: "+what)
+			require.Fail(t, "not within ten minutes: "+what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}

@@ -2,43 +2,14 @@ package relay
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 )
-
-// subscription is a row of the subscriptions' table.
-type subscription struct {
-	Name, Destination string
-	types             types
-}
-
-func (a *Admin) subscriptionList(ctx context.Context, q endstate.Querier) ([]subscription, error) {
-	rows, err := q.Query(ctx, "SELECT name, "+cut("destination")+", types FROM "+a.store.subscriptions+" ORDER BY name")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	var list []subscription
-	for rows.Next() {
-		var s subscription
-		var patterns string
-		if err := rows.Scan(&s.Name, &s.Destination, &patterns); err != nil {
-			return nil, err
-		}
-		if err := json.Unmarshal([]byte(patterns), &s.types); err != nil {
-			return nil, fmt.Errorf("types of subscription %q: %w", s.Name, err)
-		}
-		list = append(list, s)
-	}
-	return list, rows.Err()
-}
 
 // Replay says which events of a subscription are to be published again, with the ids that they have. An event before From may
 // come along: times become positions by the cursor's samples, which are some seconds apart.
@@ -113,8 +84,8 @@ func (a *Admin) replayed(ctx context.Context, match types, subscription string, 
 		AND seq <= coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0) ORDER BY partition, seq LIMIT %d`,
 		a.store.events, a.before("$2"), a.store.cursors, perPartition))
 	var most int64
-	err = a.rows(ctx, fmt.Sprintf("SELECT coalesce(sum(matching), 0), coalesce(max(n), 0) FROM (SELECT count(*) FILTER (WHERE %s AND %s) AS matching, count(*) AS n FROM (%s) endstate_again GROUP BY partition) endstate_counts",
-		matching, until, again), args, func(row pgx.Rows) error { return row.Scan(&done.Events, &most) })
+	err = a.store.rows(ctx, func(row pgx.Row) error { return row.Scan(&done.Events, &most) }, fmt.Sprintf("SELECT coalesce(sum(matching), 0), coalesce(max(n), 0) FROM (SELECT count(*) FILTER (WHERE %s AND %s) AS matching, count(*) AS n FROM (%s) endstate_again GROUP BY partition) endstate_counts",
+		matching, until, again), args...)
 	done.AtLeast = most == int64(perPartition)
 	return done, err
 }
@@ -122,23 +93,20 @@ func (a *Admin) replayed(ctx context.Context, match types, subscription string, 
 // goBack sets the cursors back. Their snapshot stays: what it shows up to the lower position is published or set aside as
 // before. A relay that is about to move finds another token, and reads again.
 func (a *Admin) goBack(ctx context.Context, by By, r Replay) error {
+	dead := " AND dead_at IS NULL"
+	if r.Dead {
+		dead = ""
+	}
 	return a.store.inTx(ctx, func(tx endstate.Tx) error {
 		if err := a.record(ctx, tx, "replay", by, "from "+r.From.UTC().Format(time.RFC3339Nano)); err != nil {
 			return err
 		}
 		for p := range outbox.Partitions {
 			lower := fmt.Sprintf(a.before("$2"), p)
-			set := "position = " + a.store.least("position", lower)
-			if !a.store.sqlite() {
-				set += ", prior_position = " + a.store.least("prior_position", lower)
-			}
-			if _, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET %s, token = CAST($3 AS %s) WHERE subscription = CAST($1 AS text) AND partition = %d",
-				a.store.cursors, set, a.store.uuidType(), p), by.Subscription, a.store.timeArg(r.From), uuid.NewString()); err != nil {
+			set := "position = " + a.store.least("position", lower) + a.store.either(", prior_position = "+a.store.least("prior_position", lower), "")
+			if _, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET %s, token = %s WHERE subscription = CAST($1 AS text) AND partition = %d", a.store.cursors, set, a.store.random(), p),
+				by.Subscription, a.store.timeArg(r.From)); err != nil {
 				return err
-			}
-			dead := " AND dead_at IS NULL"
-			if r.Dead {
-				dead = ""
 			}
 			// They are read again.
 			if _, err := tx.Exec(ctx, fmt.Sprintf("DELETE FROM %[1]s WHERE subscription = CAST($1 AS text) AND partition = %[2]d AND seq > (SELECT position FROM %[3]s WHERE subscription = CAST($1 AS text) AND partition = %[2]d)%[4]s",
@@ -205,11 +173,8 @@ func (a *Admin) Drop(ctx context.Context, by By) error {
 		if err := a.record(ctx, tx, "drop", by, ""); err != nil {
 			return err
 		}
-		lock := " FOR UPDATE" // a relay that joins meanwhile waits
-		if a.store.sqlite() {
-			lock = ""
-		}
-		if _, err := tx.Exec(ctx, fmt.Sprintf("SELECT 1 FROM %s WHERE name = CAST($1 AS text)%s", a.store.subscriptions, lock), by.Subscription); err != nil {
+		// A relay that joins meanwhile waits.
+		if _, err := tx.Exec(ctx, fmt.Sprintf("SELECT 1 FROM %s WHERE name = CAST($1 AS text)%s", a.store.subscriptions, a.store.forUpdate("")), by.Subscription); err != nil {
 			return err
 		}
 		if _, err := a.subscribed(ctx, tx, by.Subscription); err != nil {

@@ -16,14 +16,11 @@ const purgeWindow = 1000
 // primary key, and returns how many. How long ago a cursor passed an event, its samples tell. What is parked stays, and what a
 // cursor's snapshot doesn't show: it is late there, and may not have been read.
 func (s *store) purge(ctx context.Context, olderThan, pause time.Duration) (deleted int64, err error) {
-	least, shown := "least", fmt.Sprintf(` AND NOT EXISTS (SELECT FROM %s c WHERE c.partition = e.partition AND e.seq > c.restored_through AND NOT pg_visible_in_snapshot(e.txid, c.snapshot))`, s.cursors)
-	if s.sqlite() {
-		least, shown = "min", "" // nothing is ever late
-	}
+	shown := s.either(fmt.Sprintf(` AND NOT EXISTS (SELECT FROM %s c WHERE c.partition = e.partition AND e.seq > c.restored_through AND NOT pg_visible_in_snapshot(e.txid, c.snapshot))`, s.cursors), "")
 	passed := "c.position"
 	if olderThan > 0 {
-		passed = fmt.Sprintf("%s(c.position, coalesce((SELECT p.position FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND p.at <= %s ORDER BY p.at DESC LIMIT 1), 0))",
-			least, s.samples, s.later("-CAST($2 AS double precision)"))
+		passed = s.least(passed, fmt.Sprintf("coalesce((SELECT p.position FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND p.at <= %s ORDER BY p.at DESC LIMIT 1), 0)",
+			s.samples, s.later("-CAST($2 AS double precision)")))
 	}
 	behind := fmt.Sprintf("SELECT coalesce(min(%s), 0), count(*) FROM %s c WHERE c.partition = CAST($1 AS integer) AND (c.placements = 0 OR c.position = 0) AND CAST($2 AS double precision) >= 0", passed, s.cursors)
 	window := fmt.Sprintf("FROM %s e WHERE e.partition = CAST($1 AS integer) AND e.seq > CAST($2 AS bigint) AND e.seq <= CAST($3 AS bigint)", s.events)
@@ -81,6 +78,5 @@ func (r *Relay) retain(ctx context.Context) {
 
 // forget deletes samples that nobody asks for any more.
 func (s *store) forget(ctx context.Context, olderThan time.Duration) error {
-	_, err := s.Exec(ctx, fmt.Sprintf("DELETE FROM %s WHERE subscription = CAST($1 AS text) AND at < %s", s.samples, s.later("-CAST($2 AS double precision)")), s.cfg.Subscription, olderThan.Seconds())
-	return err
+	return s.run(ctx, fmt.Sprintf("DELETE FROM %s WHERE subscription = CAST($1 AS text) AND at < %s", s.samples, s.later("-CAST($2 AS double precision)")), s.cfg.Subscription, olderThan.Seconds())
 }

@@ -16,7 +16,7 @@ func (t *term) handleSingly(ctx context.Context, plan *batch, suspect *row) (n i
 	p := &tries{blocked: map[name]bool{}}
 	believed := t.back || t.gauge.failures == 0
 	t.back = false
-	for _, r := range plan.todo() {
+	for _, r := range plan.in(todo) {
 		if ctx.Err() != nil || p.taken == 0 && len(p.open) >= probe<<min(t.gauge.failures, 10) {
 			break
 		}
@@ -46,7 +46,9 @@ func (t *term) handleSingly(ctx context.Context, plan *batch, suspect *row) (n i
 					delete(p.blocked, o.aggregate())
 				}
 			}
-			t.recovered(t.gauge.took(1, time.Now()))
+			if over := t.gauge.took(1, time.Now()); over || t.gauge.told || t.blocked {
+				t.recovered()
+			}
 		}
 		if suspect != nil && suspect.state != todo && len(p.open) == 0 {
 			break
@@ -169,7 +171,7 @@ func (t *term) transactSingle(run context.Context, plan *batch, r *row, try bool
 		if b == nil || !judge() {
 			return false, nil
 		}
-		b.adopt(r.partition, planned, t.cfg.Unordered)
+		b.adopt(r.partition, planned)
 		return t.moveIn(ctx, s, b)
 	})
 	if committed {
@@ -186,23 +188,18 @@ func (t *term) transactSingle(run context.Context, plan *batch, r *row, try bool
 	return committed, f, err
 }
 
-// adopt gives the rows of a reading the states that a plan has found out. Those that weren't tried are parked: behind an event
-// that failed, or, behind one that is dead, due at once.
-func (b *batch) adopt(partition int, planned []*row, unordered bool) {
-	waiting := map[name]bool{}
+// adopt gives the rows of a reading the states that a plan has found out, and parks those that weren't tried: behind an event that
+// failed, or, behind one that is dead, due at once.
+func (b *batch) adopt(partition int, planned []*row) {
 	for _, x := range b.parts[partition] {
 		if x.state != todo {
 			continue
 		}
-		if i := slices.IndexFunc(planned, func(o *row) bool { return o.seq == x.seq }); planned[i].state != todo {
-			x.state, x.err, x.after, x.attempts = planned[i].state, planned[i].err, planned[i].after, planned[i].attempts
-		} else if x.state = failed; waiting[x.aggregate()] && !unordered {
-			x.state = held
-		}
-		if x.state != dead {
-			waiting[x.aggregate()] = true
+		if o := planned[slices.IndexFunc(planned, func(o *row) bool { return o.seq == x.seq })]; o.state != todo {
+			x.state, x.err, x.after, x.attempts = o.state, o.err, o.after, o.attempts
 		}
 	}
+	b.hold(partition)
 }
 
 // handleParked handles parked events, each in a transaction that removes its row; together, where the last ones went well.
@@ -228,7 +225,9 @@ func (t *term) handleParked(ctx context.Context, rows []*row) (*tries, error) {
 			}
 		}
 		if p.taken > 0 {
-			t.recovered(t.gauge.took(p.taken, time.Now()))
+			if over := t.gauge.took(p.taken, time.Now()); over || t.gauge.told || t.blocked {
+				t.recovered()
+			}
 		}
 	}
 	list := slices.DeleteFunc(slices.Clone(rows), func(r *row) bool { return r.state != todo })

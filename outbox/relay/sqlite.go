@@ -10,15 +10,15 @@ func (s *store) sqliteReading() string {
 	}
 	mine := "c.subscription = ?1 AND c.owner = ?2 AND c.partition IN (SELECT value FROM json_each(?3))"
 	boolean := func(condition string) string { return "json(CASE WHEN " + condition + " THEN 'true' ELSE 'false' END)" }
-	return fmt.Sprintf(`SELECT 0, c.partition, c.position, '', '', '', '', NULL, NULL, NULL, NULL, 0, NULL, CAST(json_object('partition', c.partition, 'token', c.token, 'position', c.position,
-	'prior', c.position, 'placements', c.placements, 'careful', c.careful, 'batch', c.batch, 'waiting', %[4]s, 'blocked', %[5]s, 'relays', (SELECT count(*) FROM %[10]s r WHERE r.subscription = c.subscription)) AS BLOB), NULL, 0, 0, 0, NULL, NULL
+	return fmt.Sprintf(`SELECT 0, c.partition, c.position, '', '', '', '', '', NULL, NULL, NULL, 0, 0, CAST(json_object('partition', c.partition, 'incarnation', 'the only one', 'token', c.token, 'position', c.position,
+	'prior', c.position, 'placements', c.placements, 'careful', c.careful, 'batch', c.batch, 'waiting', %[4]s, 'blocked', %[5]s, 'relays', (SELECT count(*) FROM %[10]s r WHERE r.subscription = c.subscription)) AS BLOB), 0, 0, 0%[11]s
 FROM %[1]s c WHERE %[3]s
 UNION ALL
-SELECT 2, %[6]s, 0, %[7]s, %[8]s OR NOT %[9]s, NULL, NULL
+SELECT 2, %[6]s, 0, %[7]s, %[8]s OR NOT %[9]s%[12]s
 FROM %[1]s c CROSS JOIN %[2]s e WHERE %[3]s AND c.placements = 0
 	AND e.seq IN (SELECT f.seq FROM %[2]s f WHERE f.partition = c.partition AND f.seq > c.position ORDER BY f.seq LIMIT ?4)`,
 		s.cursors, s.events, mine, boolean(parked("p.dead_at IS NULL")), boolean("c.blocked_since IS NOT NULL"), s.columns(matches),
-		parked("p.aggregate_type = e.aggregate_type AND p.aggregate_id = e.aggregate_id AND p.dead_at IS NULL AND p.seq < e.seq"), parked("p.seq = e.seq"), matches, s.relays)
+		parked("p.aggregate_type = e.aggregate_type AND p.aggregate_id = e.aggregate_id AND p.dead_at IS NULL AND p.seq < e.seq"), parked("p.seq = e.seq"), matches, s.relays, s.ageColumn("NULL"), s.ageColumn(s.age("e.created_at")))
 }
 
 // sqliteEnding is postgresEnding.
@@ -31,7 +31,6 @@ FROM %[1]s c JOIN %[3]s s ON s.name = c.subscription WHERE c.subscription = ?1 A
 // sqliteDue reads parked events. An aggregate's lowest is its head, and only heads go out: computed, not stored, so that a
 // retry that succeeds meanwhile strands nobody. With a head come those behind it. Of suspects it is one.
 func (s *store) sqliteDue() string {
-	const behind = "(1 = 1)"
 	partitions := fmt.Sprintf("IN (SELECT c.partition FROM %s c WHERE c.subscription = CAST($1 AS text) AND c.owner = %s AND c.careful = CASE WHEN CAST($5 AS boolean) THEN 2 ELSE 0 END)",
 		s.cursors, s.uuid("CAST($2 AS text)"))
 	earlier := fmt.Sprintf("EXISTS (SELECT 1 FROM %s w WHERE w.subscription = h.subscription AND w.partition = h.partition AND w.aggregate_type = h.aggregate_type AND w.aggregate_id = h.aggregate_id AND w.dead_at IS NULL AND w.seq < h.seq)", s.parked)
@@ -44,8 +43,8 @@ func (s *store) sqliteDue() string {
 	}
 	return fmt.Sprintf(`WITH endstate_due AS (%s), endstate_suspect AS (%s),
 endstate_head AS (SELECT * FROM endstate_due WHERE NOT CAST($5 AS boolean) UNION ALL SELECT * FROM endstate_suspect WHERE CAST($5 AS boolean))
-SELECT 3, %s, NOT %[4]s, NOT %[4]s, NOT %[4]s, p.attempts, p.crashes
+SELECT 3, %s, 0, 0, 0, %s, p.attempts, p.crashes
 FROM endstate_head h CROSS JOIN %[5]s p JOIN %[6]s e ON e.partition = p.partition AND e.seq = p.seq
 WHERE p.subscription = h.subscription AND p.partition = h.partition AND p.seq %[7]s ORDER BY e.seq`,
-		heads("h.next_attempt_at <= "+s.clock(), "h.next_attempt_at"), heads("h.suspect", "h.seq"), s.columns(behind), behind, s.parked, s.events, run)
+		heads("h.next_attempt_at <= "+s.clock(), "h.next_attempt_at"), heads("h.suspect", "h.seq"), s.columns("true"), s.age("e.created_at"), s.parked, s.events, run)
 }

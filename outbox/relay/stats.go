@@ -84,18 +84,16 @@ func (a *Admin) backlog(ctx context.Context, match types, s *Stats) error {
 		AND seq > coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0) ORDER BY partition, seq LIMIT %d`,
 		a.store.events, a.store.cursors, perPartition))
 	matching := match.condition(a.store.dialect, "type")
-	return a.rows(ctx, fmt.Sprintf(`SELECT count(*), count(*) FILTER (WHERE %[1]s), coalesce(%[2]s, 0) FROM (%[3]s) endstate_ahead GROUP BY partition`,
-		matching, a.store.age("min(created_at) FILTER (WHERE "+matching+")"), ahead), []any{s.Subscription}, func(rows pgx.Rows) error {
+	return a.store.rows(ctx, func(row pgx.Row) error {
 		var looked, pending int64
 		var age float64
-		if err := rows.Scan(&looked, &pending, &age); err != nil {
-			return err
-		}
+		err := row.Scan(&looked, &pending, &age)
 		s.Pending += pending
 		s.AtLeast = s.AtLeast || looked == int64(perPartition)
 		s.OldestAge = max(s.OldestAge, seconds(age))
-		return nil
-	})
+		return err
+	}, fmt.Sprintf(`SELECT count(*), count(*) FILTER (WHERE %[1]s), coalesce(%[2]s, 0) FROM (%[3]s) endstate_ahead GROUP BY partition`,
+		matching, a.store.age("min(created_at) FILTER (WHERE "+matching+")"), ahead), s.Subscription)
 }
 
 // waiting counts what was set aside.
@@ -104,66 +102,47 @@ func (a *Admin) waiting(ctx context.Context, _ types, s *Stats) error {
 		return fmt.Sprintf("(SELECT count(*) FROM (SELECT 1 FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS %s LIMIT %d) endstate_set)", a.store.parked, dead, StatsLimit)
 	}
 	var age *float64
-	err := a.rows(ctx, fmt.Sprintf(`SELECT %s, %s, %s`, set("NULL"), set("NOT NULL"), a.store.age(fmt.Sprintf(
+	err := a.store.rows(ctx, func(row pgx.Row) error { return row.Scan(&s.Retrying, &s.Dead, &age) }, fmt.Sprintf(`SELECT %s, %s, %s`, set("NULL"), set("NOT NULL"), a.store.age(fmt.Sprintf(
 		`(SELECT min(e.created_at) FROM (SELECT partition, seq FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS NULL LIMIT %d) endstate_set
-	JOIN %s e ON e.partition = endstate_set.partition AND e.seq = endstate_set.seq)`, a.store.parked, looked, a.store.events))), []any{s.Subscription}, func(row pgx.Rows) error { return row.Scan(&s.Retrying, &s.Dead, &age) })
-	if err != nil {
-		return err
-	}
+	JOIN %s e ON e.partition = endstate_set.partition AND e.seq = endstate_set.seq)`, a.store.parked, looked, a.store.events))), s.Subscription)
 	s.AtLeast = s.AtLeast || max(s.Retrying, s.Dead) == StatsLimit
 	if age != nil {
 		s.OldestAge = max(s.OldestAge, seconds(*age))
 	}
-	return nil
+	return err
 }
 
 func (a *Admin) running(ctx context.Context, _ types, s *Stats) error {
-	rows, err := a.store.Query(ctx, fmt.Sprintf(`SELECT CAST(r.id AS text), %s, r.started_at, (SELECT count(*) FROM %s c WHERE c.subscription = r.subscription AND c.owner = r.id), r.published, r.rate
-FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER BY r.started_at, r.id`, cut("r.name"), a.store.cursors, a.store.relays, a.store.clock()), s.Subscription)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
 	s.Unowned = outbox.Partitions
-	for rows.Next() {
+	return each(ctx, a.store, func(row pgx.Row) (err error) {
 		var r RelayInfo
 		var id string
 		var started moment
-		if err := rows.Scan(&id, &r.Name, &started, &r.Partitions, &r.Published, &r.Rate); err != nil {
+		if err := row.Scan(&id, &r.Name, &started, &r.Partitions, &r.Published, &r.Rate); err != nil {
 			return err
 		}
-		if r.ID, err = uuid.Parse(id); err != nil {
-			return err
-		}
+		r.ID, err = uuid.Parse(id)
 		r.StartedAt = started.Time
 		s.Relays = append(s.Relays, r)
 		s.Rate += r.Rate
 		s.Unowned -= r.Partitions
-	}
-	return rows.Err()
+		return err
+	}, fmt.Sprintf(`SELECT CAST(r.id AS text), %s, r.started_at, (SELECT count(*) FROM %s c WHERE c.subscription = r.subscription AND c.owner = r.id), r.published, r.rate
+FROM %s r WHERE r.subscription = CAST($1 AS text) AND r.expires_at >= %s ORDER BY r.started_at, r.id`, cut("r.name"), a.store.cursors, a.store.relays, a.store.clock()), s.Subscription)
 }
 
 func (a *Admin) blocked(ctx context.Context, _ types, s *Stats) error {
-	rows, err := a.store.Query(ctx, fmt.Sprintf(`SELECT partition, blocked_since, coalesce(CAST(blocked_by AS text), ''), %s
-FROM %s WHERE subscription = CAST($1 AS text) AND blocked_since IS NOT NULL ORDER BY partition`, cut("coalesce(blocked_why, '')"), a.store.cursors), s.Subscription)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
-	for rows.Next() {
+	return each(ctx, a.store, func(row pgx.Row) error {
 		var b Blocked
 		var since moment
 		var id string
-		if err := rows.Scan(&b.Partition, &since, &id, &b.Why); err != nil {
-			return err
-		}
+		err := row.Scan(&b.Partition, &since, &id, &b.Why)
 		b.Since = since.Time
-		if b.EventID, err = uuid.Parse(id); err != nil && id != "" {
-			return err
+		if err == nil && id != "" {
+			b.EventID, err = uuid.Parse(id)
 		}
 		s.Blocked = append(s.Blocked, b)
-	}
-	return rows.Err()
+		return err
+	}, fmt.Sprintf(`SELECT partition, blocked_since, coalesce(CAST(blocked_by AS text), ''), %s
+FROM %s WHERE subscription = CAST($1 AS text) AND blocked_since IS NOT NULL ORDER BY partition`, cut("coalesce(blocked_why, '')"), a.store.cursors), s.Subscription)
 }
-
-func seconds(s float64) time.Duration { return time.Duration(s * float64(time.Second)) }

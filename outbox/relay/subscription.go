@@ -22,20 +22,15 @@ func (s *store) join(ctx context.Context, id, destination string) error {
 			s.subscriptions), name, s.cfg.types, destination, start); err != nil {
 			return err
 		}
-		lock := " FOR NO KEY UPDATE" // which doesn't wait for a transaction that parks
-		if s.sqlite() {
-			lock = ""
-		}
-		var types, where string
-		if err := tx.QueryRow(ctx, fmt.Sprintf("SELECT types, destination FROM %s WHERE name = CAST($1 AS text)", s.subscriptions)+lock, name).Scan(&types, &where); err != nil {
+		var types, where string // the lock doesn't wait for a transaction that parks
+		if err := tx.QueryRow(ctx, fmt.Sprintf("SELECT types, destination FROM %s WHERE name = CAST($1 AS text)%s", s.subscriptions, s.either(" FOR NO KEY UPDATE", "")), name).Scan(&types, &where); err != nil {
 			return err
 		}
+		// On PostgreSQL the conflict clause alone would wait for whoever is moving the cursor.
+		insert := s.either(`INSERT INTO %[1]s (subscription, partition, token, placements, snapshot, cluster) SELECT $1::text, $2::int, %[2]s, $3::int, pg_current_snapshot(), system_identifier FROM pg_control_system()
+WHERE NOT EXISTS (SELECT FROM %[1]s WHERE subscription = $1::text AND partition = $2::int) ON CONFLICT DO NOTHING`,
+			"INSERT INTO %[1]s (subscription, partition, token, placements) VALUES ($1, $2, %[2]s, $3) ON CONFLICT DO NOTHING")
 		for p := range outbox.Partitions {
-			insert := "INSERT INTO %[1]s (subscription, partition, token, placements) VALUES (CAST($1 AS text), CAST($2 AS integer), %[2]s, CAST($3 AS integer)) ON CONFLICT DO NOTHING"
-			if !s.sqlite() {
-				// The conflict clause alone would wait for whoever is moving the cursor.
-				insert = "INSERT INTO %[1]s (subscription, partition, token, placements, snapshot, cluster) SELECT $1::text, $2::int, %[2]s, $3::int, pg_current_snapshot(), system_identifier FROM pg_control_system()\nWHERE NOT EXISTS (SELECT FROM %[1]s WHERE subscription = $1::text AND partition = $2::int) ON CONFLICT DO NOTHING"
-			}
 			if _, err := tx.Exec(ctx, fmt.Sprintf(insert, s.cursors, s.random()), name, p, placing); err != nil {
 				return err
 			}
@@ -93,17 +88,12 @@ ON CONFLICT (one) DO UPDATE SET id = excluded.id, database = excluded.database, 
 func (t *term) place(ctx context.Context) error {
 	var moves []move
 	var now, incarnation string
-	err := t.store.pinned(ctx, t.store.ending, []any{t.cfg.Subscription, t.lease.id}, func(rows pgx.Rows) error {
-		for rows.Next() {
-			m := move{Mode: moveAll}
-			if err := rows.Scan(&m.Partition, &m.Token, &m.Shown, &now, &incarnation, &m.Position); err != nil {
-				return err
-			}
-			m.Next = newToken()
-			moves = append(moves, m)
-		}
-		return rows.Err()
-	})
+	err := t.store.rows(ctx, func(row pgx.Row) error {
+		m := move{Mode: moveAll, Next: newToken()}
+		err := row.Scan(&m.Partition, &m.Token, &m.Shown, &now, &incarnation, &m.Position)
+		moves = append(moves, m)
+		return err
+	}, t.store.ending, t.cfg.Subscription, t.lease.id)
 	if err == nil && len(moves) > 0 {
 		_, err = t.store.move(ctx, moves, now, incarnation, nil)
 	}
@@ -112,20 +102,19 @@ func (t *term) place(ctx context.Context) error {
 
 // sample writes down where the cursors are that have moved since the last sample.
 func (s *store) sample(ctx context.Context, id string) error {
-	_, err := s.Exec(ctx, fmt.Sprintf(`INSERT INTO %[2]s (subscription, partition, position) SELECT c.subscription, c.partition, c.position FROM %[1]s c
+	return s.run(ctx, fmt.Sprintf(`INSERT INTO %[2]s (subscription, partition, position) SELECT c.subscription, c.partition, c.position FROM %[1]s c
 WHERE c.subscription = CAST($1 AS text) AND c.owner = %[3]s AND c.position > coalesce((SELECT position FROM %[2]s
 	WHERE subscription = c.subscription AND partition = c.partition ORDER BY at DESC LIMIT 1), 0) ON CONFLICT DO NOTHING`, s.cursors, s.samples, s.uuid("CAST($2 AS text)")), s.cfg.Subscription, id)
-	return err
 }
 
 // lastSample is how long ago a cursor of the subscription was last seen to have moved, and so the destination to take something.
 func (s *store) lastSample(ctx context.Context) (age time.Duration, err error) {
-	var seconds *float64
-	err = s.QueryRow(ctx, fmt.Sprintf("SELECT %s", s.age(fmt.Sprintf("(SELECT max(at) FROM %s WHERE subscription = CAST($1 AS text))", s.samples))), s.cfg.Subscription).Scan(&seconds)
-	if err != nil || seconds == nil {
+	var ago *float64
+	err = s.QueryRow(ctx, fmt.Sprintf("SELECT %s", s.age(fmt.Sprintf("(SELECT max(at) FROM %s WHERE subscription = CAST($1 AS text))", s.samples))), s.cfg.Subscription).Scan(&ago)
+	if err != nil || ago == nil {
 		return 24 * time.Hour, err
 	}
-	return time.Duration(*seconds * float64(time.Second)), nil
+	return seconds(*ago), nil
 }
 
 // keepSamples is how long samples are kept, beyond twice the retention.

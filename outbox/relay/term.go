@@ -228,28 +228,3 @@ func (t *term) leave() {
 		t.log.WarnContext(ctx, "outbox relay: some events are published again", "error", err)
 	}
 }
-
-// noteBatch notes how many rows of a partition are read at most.
-func (s *store) noteBatch(ctx context.Context, owner string, n int) error {
-	_, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s SET batch = CAST($3 AS integer) WHERE subscription = CAST($1 AS text) AND owner = %s AND batch < CAST($3 AS integer)",
-		s.cursors, s.uuid("CAST($2 AS text)")), s.cfg.Subscription, owner, n)
-	return err
-}
-
-// block keeps with the cursors, for people, that the destination takes nothing.
-func (s *store) block(ctx context.Context, owner, event, why string) error {
-	_, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s SET blocked_since = %s, blocked_by = %s, blocked_why = CAST($4 AS text) WHERE subscription = CAST($1 AS text) AND owner = %s AND blocked_since IS NULL",
-		s.cursors, s.clock(), s.uuid("CAST($3 AS text)"), s.uuid("CAST($2 AS text)")), s.cfg.Subscription, owner, event, why)
-	return err
-}
-
-// unblock takes that back, and makes all parked events due.
-func (s *store) unblock(ctx context.Context, owner string) error {
-	if _, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s SET blocked_since = NULL, blocked_by = NULL, blocked_why = NULL WHERE subscription = CAST($1 AS text) AND owner = %s AND blocked_since IS NOT NULL",
-		s.cursors, s.uuid("CAST($2 AS text)")), s.cfg.Subscription, owner); err != nil {
-		return err
-	}
-	_, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s AS p SET next_attempt_at = %s WHERE %s AND p.dead_at IS NULL AND p.next_attempt_at > %[2]s",
-		s.parked, s.clock(), s.mine("p.")), s.cfg.Subscription, owner)
-	return err
-}

@@ -1,0 +1,163 @@
+package relay_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/pgfault"
+)
+
+// faultyRelay is a relay whose way to the database can be cut.
+type faultyRelay struct {
+	*switched
+	proxy *pgfault.Proxy
+}
+
+// arm has something happen at the relay's next moves, each after their batch was published.
+func (f *faultyRelay) arm(do pgfault.Action) *pgfault.Fault {
+	return f.proxy.Arm(&pgfault.Fault{SQL: `UPDATE "endstate_outbox_cursors" AS c SET token`, Do: do})
+}
+
+// fired waits longer than RequireFired: a relay may have to get partitions first.
+func fired(t *testing.T, f *pgfault.Fault) {
+	t.Helper()
+	eventually(t, f.String(), func() bool {
+		select {
+		case <-f.Fired():
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// crash cuts a relay off between publishing and moving, until another one has taken its partitions over.
+func (f *faultyRelay) crash(t *testing.T, db *database) {
+	t.Helper()
+	var over atomic.Bool
+	fault := f.proxy.Arm(&pgfault.Fault{SQL: `UPDATE "endstate_outbox_cursors" AS c SET token`, Match: func(string) bool { return !over.Load() }, Do: pgfault.CutBefore, Times: math.MaxInt})
+	fired(t, fault)
+	f.proxy.Refuse(true)
+	f.proxy.CutAll()
+	eventually(t, "another relay takes over", func() bool {
+		return one[bool](t, db, "SELECT (SELECT count(*) = 1 FROM endstate_outbox_relays) AND (SELECT count(owner) = 8 AND count(DISTINCT owner) = 1 FROM endstate_outbox_cursors)")
+	})
+	over.Store(true)
+	f.proxy.Refuse(false)
+}
+
+// F2, F13, F35: random transactions beside faults at random: a relay is cut off between publishing and its move, for longer than its
+// lease; a move's COMMIT is cut before, while and after it takes effect; and in the middle a standby that lacks the last commits takes
+// over. Each event that survived is published, those of an aggregate in commit order, first publications considered.
+func TestRandomTransactionsUnderFaults(t *testing.T) {
+	t.Parallel()
+	primary := dbtest.StartPostgres(t)
+	db := newSwitched(t, primary.URL())
+	db.migrate(t, *writer)
+	db.counters(t)
+	standby := dbtest.StartStandby(t, primary)
+	behind := dbtest.PoolOn(t, standby.URL())
+	there := &database{url: standby.URL(), pool: behind, begin: beginPgx(behind)}
+
+	r := &recorder{}
+	cfg := mortal()
+	cfg.BatchSize, cfg.MaxCrashes = 7, 1000
+	relays := make([]*faultyRelay, 2)
+	for i := range relays {
+		proxy := pgfault.New(t, primary.URL())
+		relays[i] = &faultyRelay{newSwitched(t, proxy.URL()), proxy}
+		run(t, relays[i].relay(t, r, cfg))
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	writing, stop := context.WithCancel(t.Context())
+	defer stop()
+	var group sync.WaitGroup
+	defer group.Wait()
+	var committed atomic.Int64
+	for w := range 4 {
+		group.Go(func() {
+			random := rand.New(rand.NewPCG(seed, uint64(w+1)))
+			for writing.Err() == nil {
+				ctx, cancel := context.WithTimeout(writing, 10*time.Second)
+				if randomTransaction(ctx, db.pool, random, nil) == nil { // the server may be away
+					committed.Add(1)
+				}
+				cancel()
+				time.Sleep(time.Duration(random.IntN(10)) * time.Millisecond)
+			}
+		})
+	}
+	happened := map[string]int{}
+	faults := func(now *database) {
+		const crash = pgfault.Action(-1)
+		kinds := []pgfault.Action{pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply, pgfault.HalfOpen, crash}
+		random.Shuffle(len(kinds), func(i, j int) { kinds[i], kinds[j] = kinds[j], kinds[i] })
+		for _, do := range kinds {
+			eventually(t, "both relays have partitions", func() bool {
+				return one[int](t, now, "SELECT count(DISTINCT owner) FROM endstate_outbox_cursors WHERE careful = 0") == 2
+			})
+			f := relays[random.IntN(len(relays))]
+			if do == crash {
+				f.crash(t, now)
+				happened["crash"]++
+			} else {
+				fired(t, f.arm(do))
+				happened[do.String()]++
+			}
+		}
+	}
+	faults(db.database)
+
+	// The fail-over: the standby gets nothing any more, and some commits, publications and moves later the primary is gone.
+	for _, statement := range []string{"ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"} {
+		_, err := behind.Exec(t.Context(), statement)
+		require.NoError(t, err)
+	}
+	eventually(t, "the standby is cut off", func() bool { return one[int](t, there, "SELECT count(*) FROM pg_stat_wal_receiver") == 0 })
+	commits, published := committed.Load(), len(r.published())
+	eventually(t, "commits and publications that will be lost", func() bool { return committed.Load() > commits+20 && len(r.published()) > published+20 })
+	before := db.count(t)
+	primary.Kill()
+	require.True(t, one[bool](t, there, "SELECT pg_promote()"))
+	require.Less(t, there.count(t), before, "the last commits are lost")
+	db.lead(t, standby.URL())
+	for _, f := range relays {
+		f.proxy = pgfault.New(t, standby.URL())
+		f.lead(t, f.proxy.URL())
+	}
+	happened["fail-over"]++
+	faults(there)
+	stop()
+	group.Wait()
+	there.settled(t)
+
+	require.Equal(t, map[string]int{"CutBefore": 2, "CutWhileWorking": 2, "CutAfterReply": 2, "HalfOpen": 2, "crash": 2, "fail-over": 1}, happened)
+	stored, survived := map[string][]uuid.UUID{}, map[uuid.UUID]bool{}
+	for _, e := range there.stored(t, *writer) {
+		stored[e.AggregateID] = append(stored[e.AggregateID], e.ID)
+		survived[e.ID] = true
+	}
+	first, seen := map[string][]uuid.UUID{}, map[uuid.UUID]bool{}
+	for _, e := range r.published() {
+		if survived[e.ID] && !seen[e.ID] {
+			first[e.AggregateID] = append(first[e.AggregateID], e.ID)
+			seen[e.ID] = true
+		}
+	}
+	require.Zero(t, one[int](t, there, "SELECT count(*) FROM endstate_outbox_parked"), "nothing is dead or waits")
+	for id := range stored {
+		require.Equal(t, stored[id], first[id], fmt.Sprintf("aggregate %s, seed %d", id, seed))
+	}
+}
