@@ -208,7 +208,7 @@ func TestABulksCommitGotNoAnswer(t *testing.T) {
 				url := dbtest.Postgres(t)
 				proxy := pgfault.New(t, url)
 				w := newWorld(t, "pgx", g, url)
-				proxied := connect(t, "pgx", g, proxy.URL(), w.schema)
+				proxied := connect(t, "pgx", g, proxy.URL(), w.schema, configured(func(c *finalize.Config) { c.Cache.Off = false }))
 				keys := ids(30)
 				w.open(keys...)
 				fault := proxy.Arm(&pgfault.Fault{SQL: "WITH endstate_patience", Do: do})
@@ -223,6 +223,10 @@ func TestABulksCommitGotNoAnswer(t *testing.T) {
 				}
 				require.Len(t, proxied.trace.won, len(keys))
 				require.Len(t, proxied.trace.resolving, len(keys))
+				again, err := proxied.settle(t.Context(), guard.Text(keys[0]), "loser", completed())
+				require.NoError(t, err)
+				requireSameReceipt(t, w, results[0].Receipt, again)
+				require.Zero(t, proxied.trace.lost[0].Attempt, "what was found out is remembered")
 			})
 		}
 	}
