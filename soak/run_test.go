@@ -60,7 +60,7 @@ func newRun(t *testing.T) *run {
 	if r.state == "" {
 		return r
 	}
-	r.keys, r.callsPerKey = 40_000, 2
+	r.keys, r.callsPerKey = 10_000, 2 // so that an interruption loses little
 	r.finalizations, err = strconv.Atoi(os.Getenv(finalizationsEnv))
 	require.NoError(t, err, finalizationsEnv)
 	r.duration, err = time.ParseDuration(os.Getenv(durationEnv))
