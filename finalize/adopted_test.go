@@ -80,6 +80,10 @@ func testAdopted[Tx any](t *testing.T, fin *finalize.Finalizer[Tx], db *sql.DB, 
 	require.NoError(t, err)
 	require.NoError(t, db.QueryRow(`SELECT count(*) FROM event_outbox WHERE aggregate_id IN ('10', '11')`).Scan(&n))
 	require.Equal(t, 3, n)
+	_, err = fin.SettleMany(ctx, "sweep", []finalize.Item{{Key: guard.Int(12), Outcome: outcome("completed")}, {Key: guard.Int(13), Outcome: outcome("completed")}})
+	require.NoError(t, err)
+	require.NoError(t, db.QueryRow(`SELECT count(*) FROM event_outbox WHERE aggregate_id IN ('12', '13') AND topic = 'batches' AND event_data::text = '{"b": 1, "a": 2}'`).Scan(&n))
+	require.Equal(t, 2, n, "with one event each")
 
 	// An event that is there without its state, as one that older code wrote: the winner must not commit without its own.
 	_, err = db.Exec("INSERT INTO event_outbox VALUES ('00000000-0000-0000-0000-000000000001', '4', 'completed', '{}', 'batches')")
