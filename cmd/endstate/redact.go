@@ -118,10 +118,13 @@ func schemeless(text string) bool {
 	return found && strings.Contains(before, ":") && !strings.Contains(text, "://") && !strings.HasPrefix(text, "sqlite:")
 }
 
+// urlBegins is how one begins that may be given to the command.
+var urlBegins = regexp.MustCompile(`(?i)^\s*(?:nats|tls|wss?|kafkas?|rediss?|https?|postgres(?:ql)?)://`)
+
 // splitList splits a list of URLs. A comma before an @ may be a part of a password, unless a URL begins there.
 func splitList(list string) (all []string) {
 	for one := range strings.SplitSeq(list, ",") {
-		if last := len(all) - 1; last >= 0 && !strings.Contains(one, "://") && strings.Contains(one, "@") {
+		if last := len(all) - 1; last >= 0 && !urlBegins.MatchString(one) && strings.Contains(one, "@") {
 			all[last] += "," + one
 			continue
 		}

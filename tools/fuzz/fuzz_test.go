@@ -9,16 +9,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// parity has FUZZ for what it is to be, lest its targets be taken for this package's.
 const parity = `package p
 
 import "testing"
 
-func FuzzRight(f *testing.F) {
+func FUZZRight(f *testing.F) {
 	f.Add(1)
 	f.Fuzz(func(t *testing.T, n int) {})
 }
 
-func FuzzWrong(f *testing.F) {
+func FUZZWrong(f *testing.F) {
 	f.Add("a")
 	f.Fuzz(func(t *testing.T, s string) {
 		if len(s) != 1 {
@@ -27,7 +28,7 @@ func FuzzWrong(f *testing.F) {
 	})
 }
 
-func FuzzBare(f *testing.F) { f.Fuzz(func(t *testing.T, n int) {}) }
+func FUZZBare(f *testing.F) { f.Fuzz(func(t *testing.T, n int) {}) }
 `
 
 // Each target is run, what it finds is said, and one without inputs of its own counts as a failure.
@@ -35,8 +36,8 @@ func TestEveryTargetIsRun(t *testing.T) {
 	dir := t.TempDir()
 	t.Chdir(dir)
 	for name, text := range map[string]string{
-		"go.work": "go 1.26.0\n\nuse (\n\t.\n\t./nested\n)\n", "go.mod": "module example.com/p\n\ngo 1.26.0\n", "p_test.go": parity,
-		"nested/go.mod": "module example.com/p/nested\n\ngo 1.26.0\n", "nested/deep/n_test.go": strings.ReplaceAll(parity, "Fuzz", "FuzzNested"),
+		"go.work": "go 1.26.0\n\nuse (\n\t.\n\t./nested\n)\n", "go.mod": "module example.com/p\n\ngo 1.26.0\n", "p_test.go": strings.ReplaceAll(parity, "FUZZ", "Fuzz"),
+		"nested/go.mod": "module example.com/p/nested\n\ngo 1.26.0\n", "nested/deep/n_test.go": strings.ReplaceAll(parity, "FUZZ", "FuzzNested"),
 		"testdata/fuzz/FuzzRight/one": "go test fuzz v1\nint(1)\n", "testdata/fuzz/FuzzWrong/one": "go test fuzz v1\nstring(\"b\")\n",
 		"nested/deep/testdata/fuzz/FuzzNestedRight/one": "go test fuzz v1\nint(1)\n",
 	} {

@@ -71,14 +71,14 @@ func fuzz(ctx context.Context, opts options, out io.Writer) (found int, err erro
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(binaries)) }()
 	start, ran := time.Now(), 0
-	for _, s := range suites {
+	for i, s := range suites {
 		wanted := slices.DeleteFunc(s.targets, func(target string) bool {
 			return len(opts.names) > 0 && !slices.ContainsFunc(opts.names, func(name string) bool { return strings.Contains(target, name) })
 		})
 		if len(wanted) == 0 {
 			continue
 		}
-		binary := filepath.Join(binaries, strings.ReplaceAll(filepath.ToSlash(s.dir), "/", "-"))
+		binary := filepath.Join(binaries, fmt.Sprintf("%d.test", i))
 		args := []string{"test", "-buildvcs=false", "-c", "-o", binary}
 		if opts.guided {
 			args = append(args, "-fuzz", "^"+wanted[0]+"$")
