@@ -36,6 +36,11 @@ func TestAMessageIsAsItWas(t *testing.T) {
 	got, err := outboxwatermill.Decode(msg)
 	require.NoError(t, err)
 	require.Equal(t, whole(), got)
+	event := whole()
+	shared, err := outboxwatermill.Encode(event)
+	require.NoError(t, err)
+	shared.Payload[0] = 'x'
+	require.Equal(t, whole(), event, "a middleware that writes into a message changes no event")
 	key, err := outboxwatermill.PartitionKey("any", msg)
 	require.NoError(t, err)
 	require.Equal(t, "batch/b1", key)

@@ -169,6 +169,20 @@ func TestACallThatHangsIsLeftBehind(t *testing.T) {
 	require.Empty(t, p.Publish(t.Context(), events(10)))
 }
 
+// What is to go out after the context has ended isn't sent, though nothing would keep it from being.
+func TestNothingIsSentAfterTheEnd(t *testing.T) {
+	p, err := outboxwatermill.New(fake{func(string, *message.Message) error { panic("sent") }}, &outboxwatermill.Config{Topic: "events", Concurrency: 100})
+	require.NoError(t, err)
+	stopped := errors.New("stopped")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(stopped)
+	errs := p.Publish(ctx, events(50))
+	require.Len(t, errs, 50)
+	for _, err := range errs {
+		require.EqualError(t, err, "stopped")
+	}
+}
+
 func TestConfigIsChecked(t *testing.T) {
 	for want, cfg := range map[string]*outboxwatermill.Config{
 		"Config.Topic is empty": nil, "both set": {Topic: "a", TopicFor: func(outbox.Event) string { return "b" }}, "Concurrency is -1": {Topic: "a", Concurrency: -1},
