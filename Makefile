@@ -1,6 +1,6 @@
 # The commands of this project. make test needs only Go, make and Debian's packages: it installs what it lacks.
 
-.PHONY: help test fuzz test-console test-postgres-all plans models mutation soak bench bench-quick lint release-check tidy fmt bin
+.PHONY: help test fuzz test-console test-postgres-all test-drivers test-libraries plans models mutation soak bench bench-quick lint release-check tidy fmt bin
 
 DURATION ?= 10m
 FINALIZATIONS ?= 1000000
@@ -15,8 +15,12 @@ help:
 	@echo "            ENDSTATE_TEST_REDIS_URL name servers to use instead. ARGS='-run Race ./finalize' runs less."
 	@echo "make fuzz   each fuzz target for FUZZTIME=$(FUZZTIME), guided by coverage; make test gives each 2,000 inputs. ARGS=Decode runs"
 	@echo "            those whose names have it; what is found is written below the package's testdata/fuzz"
-	@echo "make test-postgres-all   the same without the race detector, on PostgreSQL 14 to 18, by npm's packages: for releases. It"
-	@echo "            writes the results into docs/compatibility.md. VERSIONS='17 18' and ARGS='./guard ./outbox' run less"
+	@echo "make test-postgres-all   the same without the race detector, on PostgreSQL 14 to 18, by npm's packages: for releases."
+	@echo "            VERSIONS='17 18' and ARGS='./guard ./outbox' run less"
+	@echo "make test-drivers   the tests of what works on database/sql, through pgx, lib/pq, pgdriver, modernc's SQLite and mattn's."
+	@echo "            DRIVERS='pgdriver mattn' and ARGS='-run Race ./finalize' run less"
+	@echo "make test-libraries   the recipes' tests and those of migration tools. LIBRARIES='gorm river' runs less"
+	@echo "            Without ARGS, each of the three writes its results into docs/compatibility.md"
 	@echo "make test-console   the console in a headless Chromium, which is installed like the servers, with axe-core from npm"
 	@echo "make plans  the plans of a relay's readings with ten million events, and of as many of one aggregate; and those of the"
 	@echo "            console's pages with a million, whose costs it writes into docs/console.md"
@@ -48,6 +52,12 @@ fuzz: bin
 
 test-postgres-all: bin
 	.ci/postgres-all $(ARGS)
+
+test-drivers: bin
+	.ci/drivers $(ARGS)
+
+test-libraries: bin
+	.ci/libraries
 
 test-console: bin
 	GOFLAGS=-tags=browser bin/testall -browser -race=false $(ARGS) ./console/browser/...

@@ -170,8 +170,12 @@ func TestDoTxHandsConflictsOn(t *testing.T) {
 
 func sqlState(err error) string {
 	var s interface{ SQLState() string }
-	if errors.As(err, &s) {
+	var fields interface{ Field(byte) string } // of bun's pgdriver
+	switch {
+	case errors.As(err, &s):
 		return s.SQLState()
+	case errors.As(err, &fields):
+		return fields.Field('C')
 	}
 	return ""
 }

@@ -46,7 +46,7 @@ func newIncidentService(w *world, comparisons int) *incidentService {
 func (s *incidentService) callback() {
 	s.t.Helper()
 	s.done++
-	s.exec("UPDATE batches SET note = $2 WHERE id = $1", s.id, strconv.Itoa(s.done))
+	s.exec("UPDATE batches SET note = $1 WHERE id = $2", strconv.Itoa(s.done), s.id)
 	if s.done%5 == 0 {
 		s.fire(periodicTrigger)
 	}

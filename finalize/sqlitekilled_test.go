@@ -2,14 +2,12 @@ package finalize_test
 
 import (
 	"context"
-	"database/sql/driver"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
-	"modernc.org/sqlite"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/finalize"
@@ -43,10 +41,7 @@ func (c caller) holdSQLite(t *testing.T, w *world, released <-chan struct{}) {
 		conn, err := w.sqlDB.Conn(ctx)
 		require.NoError(t, err)
 		require.NoError(t, conn.Raw(func(c any) error {
-			c.(sqlite.HookRegisterer).RegisterCommitHook(func() int32 {
-				hold(released)
-				return 0
-			})
+			dbtest.SQLiteCommitting(c, func() { hold(released) })
 			return nil
 		}))
 		require.NoError(t, conn.Close())
@@ -55,10 +50,7 @@ func (c caller) holdSQLite(t *testing.T, w *world, released <-chan struct{}) {
 
 // registerHold gives SQLite's connections of this process, from now on, the function that the triggers call.
 func registerHold(released <-chan struct{}) error {
-	return sqlite.RegisterScalarFunction("hold", 0, func(*sqlite.FunctionContext, []driver.Value) (driver.Value, error) {
-		hold(released)
-		return nil, nil
-	})
+	return dbtest.SQLiteFunction("hold", func() { hold(released) })
 }
 
 // spilling is a callback that writes more than the connection's cache holds, so that SQLite has to write to the file, or to

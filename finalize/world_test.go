@@ -69,7 +69,9 @@ func each(t *testing.T, run func(t *testing.T, w *world), options ...option) {
 	t.Helper()
 	s := newSetup(options)
 	for _, server := range []string{"postgres", "sqlite"} {
-		kinds := slices.DeleteFunc(slices.Clone(s.databases), func(kind string) bool { return (kind == "sqlite") != (server == "sqlite") })
+		kinds := slices.DeleteFunc(slices.Clone(s.databases), func(kind string) bool {
+			return (kind == "sqlite") != (server == "sqlite") || !dbtest.Serves(kind)
+		})
 		if len(kinds) == 0 {
 			continue
 		}

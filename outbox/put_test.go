@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
@@ -40,7 +41,9 @@ func TestPutInEveryExecMode(t *testing.T) {
 			db.migrate(t, *writer)
 			requireKept(t, db)
 			db.exec(t, "DELETE FROM endstate_outbox")
-			db.begin = beginSQL(dbtest.SQLOn(t, url), endstate.PostgresTx)
+			handle := stdlib.OpenDBFromPool(dbtest.PoolOn(t, url)) // and not the run's driver, which doesn't know these modes
+			t.Cleanup(func() { require.NoError(t, handle.Close()) })
+			db.begin = beginSQL(handle, endstate.PostgresTx)
 			requireKept(t, db)
 		})
 	}

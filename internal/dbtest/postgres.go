@@ -10,7 +10,6 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 	"github.com/stretchr/testify/require"
 )
 
@@ -67,21 +66,22 @@ func PoolOn(t testing.TB, url string, configure ...func(*pgxpool.Config)) *pgxpo
 	return pool
 }
 
-// SQL returns a *sql.DB, through pgx, on a new PostgreSQL database.
+// SQL returns a *sql.DB on a new PostgreSQL database, through pgx or the run's driver.
 func SQL(t testing.TB) *sql.DB {
 	t.Helper()
 	return SQLOn(t, Postgres(t))
 }
 
-// SQLOn returns a *sql.DB, through pgx, on the PostgreSQL database at url.
+// SQLOn returns a *sql.DB on the PostgreSQL database at url, through pgx or the run's driver.
 func SQLOn(t testing.TB, url string) *sql.DB {
 	t.Helper()
-	return open(t, "pgx", url)
+	db, err := OpenPostgres(url)
+	return closed(t, db, err)
 }
 
-func open(t testing.TB, driver, dsn string) *sql.DB {
+// closed closes the database at the test's end.
+func closed(t testing.TB, db *sql.DB, err error) *sql.DB {
 	t.Helper()
-	db, err := sql.Open(driver, dsn)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	return db

@@ -4,8 +4,6 @@ import (
 	"database/sql"
 	"path/filepath"
 	"testing"
-
-	_ "modernc.org/sqlite" // the driver "sqlite"
 )
 
 // SQLite returns a new SQLite database in WAL mode.
@@ -20,8 +18,9 @@ func SQLiteDSN(path, journal string) string {
 	return "file:" + path + "?_pragma=busy_timeout(10000)&_pragma=journal_mode(" + journal + ")"
 }
 
-// SQLiteOn opens a SQLite database.
+// SQLiteOn opens a SQLite database, through modernc.org/sqlite or the run's driver.
 func SQLiteOn(t testing.TB, dsn string) *sql.DB {
 	t.Helper()
-	return open(t, "sqlite", dsn)
+	db, err := OpenSQLite(dsn)
+	return closed(t, db, err)
 }

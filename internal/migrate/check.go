@@ -67,8 +67,43 @@ func Check(ctx context.Context, q endstate.Querier, schema, target string, fsys 
 			return err
 		}
 		lacks = append(lacks, denied...)
+		if err := hidden(ctx, q, schema, need); err != nil {
+			lacks = append(lacks, err)
+		}
 	}
 	return errors.Join(lacks...)
+}
+
+// hidden says that row-level security may hide rows of a table of ours from the current role, or refuse some. What is hidden is
+// passed over in silence: a relay's cursor moves past the event, and a ledger's entry is no bar to a second one. So there is
+// to be a policy that lets all rows pass for what is needed, and none that restricts.
+func hidden(ctx context.Context, q endstate.Querier, schema string, need Need) error {
+	if sqltx.Of(q) == sqltx.SQLite {
+		return nil
+	}
+	commands := "r" // as in pg_policy
+	for command, needed := range map[string]bool{"a": need.Insert != nil, "w": need.Update != nil, "d": need.Delete} {
+		if needed {
+			commands += command
+		}
+	}
+	name := sqltx.Quote(schema, need.Table)
+	var role string
+	var hides bool
+	if err := q.QueryRow(ctx, `SELECT quote_ident(current_user), row_security_active(c.oid) AND (
+	EXISTS (SELECT FROM pg_policy AS p WHERE p.polrelid = c.oid AND NOT p.polpermissive)
+	OR EXISTS (SELECT FROM regexp_split_to_table($2::text, '') AS command WHERE NOT EXISTS (SELECT FROM pg_policy AS p
+		WHERE p.polrelid = c.oid AND p.polcmd::text IN ('*', command)
+		AND EXISTS (SELECT FROM unnest(p.polroles) AS r WHERE r = 0 OR pg_has_role(r, 'USAGE'))
+		AND coalesce(pg_get_expr(p.polqual, p.polrelid), 'true') = 'true'
+		AND coalesce(pg_get_expr(p.polwithcheck, p.polrelid), 'true') = 'true')))
+FROM pg_class AS c WHERE c.oid = to_regclass($1::text)`, name, commands).Scan(&role, &hides); err != nil {
+		return err
+	}
+	if !hides {
+		return nil
+	}
+	return fmt.Errorf("row-level security of %[1]s may hide rows from role %[2]s: CREATE POLICY endstate ON %[1]s TO %[2]s USING (true), without others AS RESTRICTIVE, or ALTER ROLE %[2]s BYPASSRLS", name, role)
 }
 
 // Denied says which privileges on a table the current role lacks; columns are all of its columns, where All is asked for. On

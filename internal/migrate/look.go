@@ -26,7 +26,7 @@ func Missing(ctx context.Context, q endstate.Querier, schema, table string, colu
 		return err
 	}
 	if len(have) == 0 {
-		return fmt.Errorf("table %s does not exist", sqltx.Quote(schema, table))
+		return absent(ctx, q, schema, table)
 	}
 	var errs []error
 	for _, column := range columns {
@@ -35,6 +35,25 @@ func Missing(ctx context.Context, q endstate.Querier, schema, table string, colu
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// absent says that a table doesn't exist, and where there is one of its name, if the search_path leaves that out.
+func absent(ctx context.Context, q endstate.Querier, schema, table string) error {
+	name := sqltx.Quote(schema, table)
+	if schema != "" || sqltx.Of(q) != sqltx.Postgres {
+		return fmt.Errorf("table %s does not exist", name)
+	}
+	var path, elsewhere string
+	err := q.QueryRow(ctx, `SELECT current_setting('search_path'), coalesce(string_agg(n.nspname, ', '), '') FROM (
+	SELECT quote_ident(n.nspname) AS nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+	WHERE c.relname = $1::text AND c.relkind IN ('r', 'p', 'v') ORDER BY 1 LIMIT 3) AS n`, table).Scan(&path, &elsewhere)
+	if err != nil {
+		return err
+	}
+	if elsewhere == "" {
+		return fmt.Errorf("table %s does not exist", name)
+	}
+	return fmt.Errorf("table %s does not exist where the connection looks for it (its search_path is %q), but in schema %s: name the schema in the configuration, or have the role's search_path lead there", name, path, elsewhere)
 }
 
 // HasUnique reports whether a valid unique index, not limited to some rows, makes the columns together unique: its own are

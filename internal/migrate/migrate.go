@@ -40,7 +40,9 @@ func Run(ctx context.Context, tx endstate.Tx, schema, target string, fsys fs.FS)
 	}
 	for _, f := range todo {
 		for _, statement := range f.Up {
-			if _, err := tx.Exec(ctx, statement); err != nil {
+			if _, err := tx.Exec(ctx, statement); sqltx.State(err) == sqltx.UndefinedSchema && schema == "" {
+				return fmt.Errorf("migration %s: %w; the search_path names no schema that is there: set it, or name the schema in the configuration", f.Name, err)
+			} else if err != nil {
 				return fmt.Errorf("migration %s: %w", f.Name, err)
 			}
 		}

@@ -63,7 +63,7 @@ func (t *table) lacks(ctx context.Context, q endstate.Querier) (lacks []error, e
 		return nil, err
 	}
 	if len(have.columns) == 0 {
-		return []error{fmt.Errorf("table %s does not exist", t.quoted())}, nil
+		return []error{absent(ctx, q, t.schema, t.name)}, nil
 	}
 	for _, want := range t.columns {
 		i := slices.IndexFunc(have.columns, func(c column) bool { return c.name == want.name })

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/jackc/pgx/v5/pgconn"
@@ -35,9 +36,7 @@ func away(err error) bool {
 	if _, refused := errors.AsType[*pgconn.ConnectError](err); refused {
 		return true
 	}
-	switch state := State(err); {
-	case strings.HasPrefix(state, "08"), strings.HasPrefix(state, "53"), strings.HasPrefix(state, "57"): // connections, resources, an operator
-		return true
-	}
-	return false
+	state := State(err)
+	// Connections, transactions that broke off, resources, locks, an operator, the system.
+	return slices.ContainsFunc([]string{"08", "25", "40", "53", "55", "57", "58"}, func(class string) bool { return strings.HasPrefix(state, class) })
 }

@@ -89,11 +89,19 @@ type Querier struct {
 	dialect Dialect
 }
 
+// text is a statement as its database reads it.
+func (q Querier) text(query string) string {
+	if q.dialect == SQLite {
+		return numbered(query)
+	}
+	return query
+}
+
 // Dialect is what Of asks for.
 func (q Querier) Dialect() Dialect { return q.dialect }
 
 func (q Querier) Exec(ctx context.Context, query string, args ...any) (pgconn.CommandTag, error) {
-	res, err := q.db.ExecContext(ctx, query, args...)
+	res, err := q.db.ExecContext(ctx, q.text(query), args...)
 	if err != nil {
 		return pgconn.CommandTag{}, err
 	}
@@ -105,7 +113,7 @@ func (q Querier) Exec(ctx context.Context, query string, args ...any) (pgconn.Co
 }
 
 func (q Querier) Query(ctx context.Context, query string, args ...any) (pgx.Rows, error) {
-	r, err := q.db.QueryContext(ctx, query, args...)
+	r, err := q.db.QueryContext(ctx, q.text(query), args...)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -132,7 +134,36 @@ func (s *sqlSession) lock(ctx context.Context, dl *delivery) (held bool, err err
 
 func (s *sqlSession) tx() *sql.Tx { return s.sqlTx }
 
+// intact says what is wrong with the transaction that the function has left. A driver's Commit needn't say that it rolled back:
+// bun's pgdriver returns nil.
+func (s *sqlSession) intact(ctx context.Context) error {
+	if s.db.dialect == sqltx.SQLite {
+		return nil
+	}
+	tells := false
+	if err := s.conn.Raw(func(conn any) error {
+		_, tells = conn.(interface{ Conn() *pgx.Conn }) // whose Commit looks
+		return nil
+	}); err != nil || tells {
+		return err
+	}
+	_, err := s.wrapped().Exec(ctx, "SAVEPOINT endstate_handled")
+	switch sqltx.State(err) {
+	case sqltx.FailedTransaction:
+		return fmt.Errorf("%w: %w", ErrTxAborted, err)
+	case sqltx.NoTransaction:
+		return fmt.Errorf("%w: %w", ErrTxEnded, err)
+	}
+	if errors.Is(err, sql.ErrTxDone) {
+		return fmt.Errorf("%w: %w", ErrTxEnded, err)
+	}
+	return err
+}
+
 func (s *sqlSession) finish(ctx context.Context, dl *delivery, value []byte) error {
+	if err := s.intact(ctx); err != nil {
+		return err
+	}
 	if !s.inserted || value != nil {
 		query, args := s.db.sql.handle, append(dl.recorded(), value)
 		if s.inserted {

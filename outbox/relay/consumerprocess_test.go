@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"fmt"
 	"os"
 	"strings"
@@ -18,9 +17,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
-	"modernc.org/sqlite"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -71,18 +70,14 @@ func consumingChild(ctx context.Context, step string, cfg *relay.Config, stdin *
 		var applied atomic.Bool
 		if step == beforeCommit {
 			// What the move sets off is in its transaction, and the last of it.
-			sqlite.MustRegisterScalarFunction("endstate_wait", 0, func(*sqlite.FunctionContext, []driver.Value) (driver.Value, error) {
+			fatal(dbtest.SQLiteFunction("endstate_wait", func() {
 				if applied.Load() {
 					wait(beforeCommit)
 				}
-				return int64(0), nil
-			})
-			sqlite.RegisterConnectionHook(func(conn sqlite.ExecQuerierContext, _ string) error {
-				_, err := conn.ExecContext(ctx, "CREATE TEMP TRIGGER endstate_wait AFTER UPDATE OF position ON endstate_outbox_cursors BEGIN SELECT endstate_wait(); END", nil)
-				return err
-			})
+			}))
+			dbtest.SQLiteConnected("CREATE TEMP TRIGGER endstate_wait AFTER UPDATE OF position ON endstate_outbox_cursors BEGIN SELECT endstate_wait(); END")
 		}
-		db, err := sql.Open("sqlite", url)
+		db, err := dbtest.OpenSQLite(url)
 		fatal(err)
 		defer db.Close()
 		cfg.Trace = &relay.Trace{Published: func(context.Context, outbox.Event, time.Duration) { wait(afterCommit) }}

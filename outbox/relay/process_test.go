@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"database/sql"
 	"fmt"
 	"log/slog"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -80,7 +80,7 @@ func child() {
 		rel, err = relay.New(pool, publish, cfg)
 		fatal(err)
 	} else {
-		db, err := sql.Open("sqlite", url)
+		db, err := dbtest.OpenSQLite(url)
 		fatal(err)
 		defer db.Close()
 		rel, err = relay.NewSQL(db, publish, cfg)

@@ -25,7 +25,7 @@ type rule struct {
 
 func rules() []rule {
 	production := func(path string) bool {
-		return below("guard", "outbox", "lock", "finalize", "migrations", "console", "otelendstate", "cmd")(path) && !testSupport(path)
+		return below("guard", "outbox", "lock", "finalize", "migrations", "console", "otelendstate", "cmd")(path) && !testSupport(path) && !strings.Contains(path, "/interop/")
 	}
 	library := exactly("", "guard", "finalize", "lock", "migrations", "outbox", "outbox/relay", "outbox/inbox", "outbox/webhook", "outbox/cloudevents", "console")
 	return []rule{

@@ -11,9 +11,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/endstate-go/endstate/tools/internal/workspace"
 )
@@ -24,6 +28,10 @@ func main() {
 	flag.StringVar(&opts.run, "run", "", "go test's -run")
 	flag.BoolVar(&opts.race, "race", true, "use the race detector, which needs a C compiler")
 	flag.BoolVar(&opts.browser, "browser", false, "have Chromium, for the tests of the console")
+	flag.StringVar(&opts.driver, "driver", "", "have tests go through this driver of database/sql, and leave out the databases that it isn't for: "+strings.Join(slices.Sorted(maps.Keys(drivers)), ", "))
+	flag.StringVar(&opts.events, "events", ".test.json", "where the stream of go test -json goes")
+	flag.StringVar(&opts.record, "record", "", "record the result in "+page+", as that of this: server, driver, or the path of a module, or name@version")
+	flag.StringVar(&opts.by, "by", "", "the command to name there")
 	flag.Parse()
 	opts.patterns = flag.Args()
 
@@ -43,6 +51,10 @@ type options struct {
 	timeout, run string
 	race         bool
 	browser      bool
+	driver       string
+	through      driver
+	events       string
+	record, by   string
 	patterns     []string
 }
 
@@ -54,7 +66,10 @@ func testAll(ctx context.Context, opts options) (failed int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	report, err := newReport(".test.json", os.Stdout)
+	if opts.through, err = driverNamed(opts.driver); err != nil {
+		return 0, err
+	}
+	report, err := newReport(opts.events, os.Stdout)
 	if err != nil {
 		return 0, err
 	}
@@ -62,7 +77,7 @@ func testAll(ctx context.Context, opts options) (failed int, err error) {
 	if err := ensure(ctx, opts.race, opts.browser); err != nil {
 		return 0, err
 	}
-	surroundings, err := prepare(ctx, opts.race)
+	surroundings, err := prepare(ctx, opts)
 	defer surroundings.end()
 	if opts.browser {
 		surroundings.set("ENDSTATE_TEST_CHROMIUM", chromium())
@@ -74,9 +89,29 @@ func testAll(ctx context.Context, opts options) (failed int, err error) {
 		modules = []string{"."} // whose patterns may name other modules' packages
 	}
 	for _, module := range modules {
-		if err := runTests(ctx, module, opts, surroundings.env, report); err != nil {
+		if err := runTests(ctx, module, opts, surroundings, report); err != nil {
 			return 0, err
 		}
 	}
-	return report.summary()
+	passed, failed, err := report.summary()
+	if err != nil || opts.record == "" {
+		return failed, err
+	}
+	r := result{table: opts.record, passed: passed, failed: failed, on: time.Now(), by: opts.by}
+	switch opts.record {
+	case "server":
+		major, _, _ := strings.Cut(surroundings.postgres, ".")
+		r.name, r.version = "PostgreSQL "+major, surroundings.postgres
+	case "driver":
+		r.name = opts.through.module
+	default:
+		r.table = "library"
+		r.name, r.version, _ = strings.Cut(opts.record, "@")
+	}
+	if r.version == "" {
+		if r.version, err = versionOf(ctx, r.name); err != nil {
+			return failed, err
+		}
+	}
+	return failed, record(page, r)
 }

@@ -120,14 +120,14 @@ func (r *report) moduleBroken(module, why string) {
 	fmt.Fprintf(r.out, "--- FAIL go test in %s\n%s", module, why)
 }
 
-// summary prints the counts, last of all, and returns how many failed. A test with subtests isn't counted but for a failure
+// summary prints the counts, last of all, and returns them. A test with subtests isn't counted but for a failure
 // of its own. A skip is a failure: everything that a test may need is here.
-func (r *report) summary() (failed int, err error) {
+func (r *report) summary() (passed, failed int, err error) {
 	if err := r.close(); err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if len(r.tests)+len(r.broken) == 0 {
-		return 0, errors.New("no test was run")
+		return 0, 0, errors.New("no test was run")
 	}
 	parents, failedParents := map[testID]bool{}, map[testID]bool{}
 	for id, how := range r.tests {
@@ -139,7 +139,7 @@ func (r *report) summary() (failed int, err error) {
 			}
 		}
 	}
-	passed, failures := 0, []string{}
+	failures := []string{}
 	for id, how := range r.tests {
 		switch {
 		case how == "pass" && !parents[id]:
@@ -159,7 +159,7 @@ func (r *report) summary() (failed int, err error) {
 		fmt.Fprintln(r.out, f)
 	}
 	fmt.Fprintf(r.out, "%d passed, %d failed\n", passed, len(failures))
-	return len(failures), nil
+	return passed, len(failures), nil
 }
 
 // close completes the file.

@@ -79,7 +79,7 @@ func TestSummary(t *testing.T) {
 				_, err := r.line([]byte(strings.TrimSpace(line)))
 				require.NoError(t, err)
 			}
-			failed, err := r.summary()
+			_, failed, err := r.summary()
 			require.NoError(t, err)
 			require.Equal(t, tt.failed, failed)
 			require.True(t, strings.HasSuffix(out.String(), "\n"+tt.last+"\n"), out.String())

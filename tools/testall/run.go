@@ -12,10 +12,10 @@ import (
 )
 
 // runTests runs one module's tests and reports them as they end. An error is one of running them: failures are in the report.
-func runTests(ctx context.Context, module string, opts options, env []string, report *report) (err error) {
-	cmd := exec.CommandContext(ctx, "go", goTest(opts)...)
+func runTests(ctx context.Context, module string, opts options, surroundings *surroundings, report *report) (err error) {
+	cmd := exec.CommandContext(ctx, "go", goTest(opts, surroundings.overlay)...)
 	cmd.Dir = filepath.FromSlash(module)
-	cmd.Env = env
+	cmd.Env = surroundings.env
 	group, err := newGroup()
 	if err != nil {
 		return err
@@ -58,10 +58,13 @@ func runTests(ctx context.Context, module string, opts options, env []string, re
 	return nil
 }
 
-func goTest(opts options) []string {
+func goTest(opts options, overlay string) []string {
 	args := []string{"test", "-json", "-count=1", "-timeout", opts.timeout}
 	if opts.race {
 		args = append(args, "-race")
+	}
+	if overlay != "" {
+		args = append(args, "-overlay", overlay)
 	}
 	if opts.run != "" {
 		args = append(args, "-run", opts.run)

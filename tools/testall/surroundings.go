@@ -15,12 +15,15 @@ import (
 
 // surroundings are what the tests run in: servers, a folder for temporary files, and the environment that names them.
 type surroundings struct {
-	env  []string
-	ends []func() // in the order of their beginnings
+	env      []string
+	dir      string   // for temporary files
+	overlay  string   // go test's -overlay, if any
+	postgres string   // its version
+	ends     []func() // in the order of their beginnings
 }
 
 // prepare makes the surroundings. They are to be ended even if there is an error.
-func prepare(ctx context.Context, race bool) (*surroundings, error) {
+func prepare(ctx context.Context, opts options) (*surroundings, error) {
 	s := &surroundings{env: append(os.Environ(), "ENDSTATE_TEST_REQUIRE=1")}
 	flags, err := workspace.Output(exec.CommandContext(ctx, "go", "env", "GOFLAGS"))
 	if err != nil {
@@ -28,7 +31,7 @@ func prepare(ctx context.Context, race bool) (*surroundings, error) {
 	}
 	// Tests that build programs shall not depend on git, which refuses to look into a folder of another user's.
 	s.set("GOFLAGS", flags+" -buildvcs=false")
-	if race {
+	if opts.race {
 		s.set("CGO_ENABLED", "1")
 	}
 	for _, step := range []func(context.Context) error{s.makeFolder, s.startPostgres, s.startRedis, s.findPgBouncer, s.findRabbitMQ} {
@@ -36,7 +39,7 @@ func prepare(ctx context.Context, race bool) (*surroundings, error) {
 			return s, err
 		}
 	}
-	return s, nil
+	return s, s.choose(opts.driver, opts.through)
 }
 
 func (s *surroundings) set(name, value string) { s.env = append(s.env, name+"="+value) }
@@ -57,6 +60,7 @@ func (s *surroundings) makeFolder(context.Context) error {
 	if err != nil {
 		return fmt.Errorf("make a temporary folder: %w", err)
 	}
+	s.dir = dir
 	s.ends = append(s.ends, func() {
 		if err := os.RemoveAll(dir); err != nil {
 			fmt.Fprintln(os.Stderr, "testall: remove temporary files:", err)
@@ -82,11 +86,11 @@ func (s *surroundings) startPostgres(ctx context.Context) error {
 		url, from = server.URL(), bin
 	}
 	s.set("ENDSTATE_TEST_POSTGRES_URL", url)
-	version, err := postgresVersion(ctx, url)
+	s.postgres, err = postgresVersion(ctx, url)
 	if err != nil {
 		return fmt.Errorf("the PostgreSQL of %s: %w", from, err)
 	}
-	fmt.Printf("PostgreSQL %s of %s\n", version, from)
+	fmt.Printf("PostgreSQL %s of %s\n", s.postgres, from)
 	return nil
 }
 
