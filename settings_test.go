@@ -45,11 +45,12 @@ var settings = map[string]setting{
 	"search_path empty":         {role: "search_path = ''", schema: "app"},
 	"search_path elsewhere":     {role: "search_path = public, pg_catalog", schema: "app"},
 	"search_path that doesn't lead there": {role: "search_path = ''", fails: map[string]string{
-		"Migrate": "the search_path names no schema that is there",
-		"DoTx":    `relation "endstate_outbox" does not exist`,
-		"inbox":   `relation "endstate_inbox" does not exist`,
-		"Admin":   `relation "endstate_outbox_subscriptions" does not exist`,
-		"":        `does not exist where the connection looks for it (its search_path is "\"\""), but in schema app`,
+		"Migrate":   "the search_path names no schema that is there",
+		"DoTx":      `relation "endstate_outbox" does not exist`,
+		"inbox":     `relation "endstate_inbox" does not exist`,
+		"Admin":     `relation "endstate_outbox_subscriptions" does not exist`,
+		"retention": "does not exist", // it begins before the relay has looked
+		"":          `does not exist where the connection looks for it (its search_path is "\"\""), but in schema app`,
 	}},
 
 	"read committed":             {role: inApp, database: "default_transaction_isolation = 'read committed'"},
@@ -62,7 +63,7 @@ var settings = map[string]setting{
 		"Migrate": "", "Check": "", // write nothing, where all is there
 		"DoTx":  "cannot execute INSERT in a read-only transaction",
 		"inbox": "read-only transaction", "relay": "read-only transaction", "consumer": "read-only transaction",
-		"retention": "read-only transaction", "Admin": "read-only transaction",
+		"retention": "read-only transaction", "Admin": "no such subscription",
 		"": "finalizing needs the primary, with default_transaction_read_only off",
 	}},
 

@@ -134,7 +134,7 @@ func TestDueWhere(t *testing.T) {
 			s := guard.Status{Table: "jobs", Key: "id", Column: "status", Terminal: states}
 			db.in(t, func(ctx context.Context, tx endstate.Tx) {
 				var keys []guard.Key
-				for key, err := range s.DueWhere("due_at < "+now+" -- by the database's clock")(ctx, tx) {
+				for key, err := range s.DueWhere("due_at < "+now+" -- by the clock of the database")(ctx, tx) {
 					require.NoError(t, err)
 					keys = append(keys, key)
 				}

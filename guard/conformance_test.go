@@ -11,6 +11,7 @@ import (
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/guard/guardtest"
+	"github.com/endstate-go/endstate/internal/dbtest"
 )
 
 // keyed is a kind of key, with its columns' types on either database.
@@ -122,6 +123,9 @@ func TestLedgerKeepsTheContract(t *testing.T) {
 			renamed.Schema = "main"
 		}
 		for name, l := range map[string]guard.Ledger{"default": {}, "renamed": renamed} {
+			if name == "renamed" && !dbtest.Apostrophes() {
+				continue
+			}
 			t.Run(name, func(t *testing.T) {
 				db.migrate(t, l)
 				var n counter

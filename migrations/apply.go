@@ -18,16 +18,31 @@ import (
 
 // Apply makes the tables of parts (none: All), and their schemas, or brings them up to date, in one transaction. It accepts
 // what a tool has run, and what is there already; where all is, it writes nothing and needs no right to. Any number of
-// processes may call it at once.
+// processes may call it at once, and beside programs at work: after a deadlock with one of them it tries again until ctx ends.
 func Apply(ctx context.Context, pool *pgxpool.Pool, parts ...Part) error {
 	if pool == nil {
 		return fmt.Errorf("%w: pool is nil", ErrConfig)
 	}
-	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return apply(ctx, tx, parts) })
+	return again(ctx, func() error {
+		return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return apply(ctx, tx, parts) })
+	})
+}
+
+// again runs a transaction again until ctx ends, as long as SQLite is busy, or a deadlock broke it off: programs that are running
+// lock the tables in another order.
+func again(ctx context.Context, transaction func() error) error {
+	pause := backoff.NewExponentialBackOff()
+	pause.InitialInterval, pause.MaxInterval = 2*time.Millisecond, 250*time.Millisecond
+	for {
+		err := transaction()
+		if !sqltx.Conflicted(err) || sleep.For(ctx, pause.NextBackOff()) != nil {
+			return err
+		}
+	}
 }
 
 // ApplySQL is Apply on database/sql. Dialect is "postgres" or "sqlite", or empty for what the driver tells. Where SQLite is
-// busy it tries again until ctx ends.
+// busy, too, it tries again until ctx ends.
 func ApplySQL(ctx context.Context, db *sql.DB, dialect string, parts ...Part) error {
 	d, err := sqltx.Choose(db, dialect)
 	if err == nil && db == nil {
@@ -36,14 +51,7 @@ func ApplySQL(ctx context.Context, db *sql.DB, dialect string, parts ...Part) er
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	pause := backoff.NewExponentialBackOff()
-	pause.InitialInterval, pause.MaxInterval = 2*time.Millisecond, 250*time.Millisecond
-	for {
-		err := applySQL(ctx, db, d, parts)
-		if !sqltx.Conflicted(err) || sleep.For(ctx, pause.NextBackOff()) != nil {
-			return err
-		}
-	}
+	return again(ctx, func() error { return applySQL(ctx, db, d, parts) })
 }
 
 func applySQL(ctx context.Context, db *sql.DB, d sqltx.Dialect, parts []Part) error {

@@ -8,15 +8,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
 
+// topic has an apostrophe, where arguments come through beside one.
+var topic = map[bool]string{true: "it's", false: "its"}[dbtest.Apostrophes()]
+
 // theirs is a service's own table as adopted: other names, a type of the payload that isn't bytes, a column that must be set.
 var theirs = outbox.Writer{Table: "event_outbox", Columns: &outbox.Columns{
 	ID: "event_id", AggregateType: "aggregate_type", AggregateID: "aggregate_id", Type: "event_type", Payload: "event_data", PayloadType: "jsonb",
-	Headers: "Headers", OccurredAt: "created_at", OccurredAtType: "timestamp", Set: map[string]string{"topic": "it's", "retries": "0"},
+	Headers: "Headers", OccurredAt: "created_at", OccurredAtType: "timestamp", Set: map[string]string{"topic": topic, "retries": "0"},
 }}
 
 func makeTheirs(t testing.TB, db *database) {
@@ -49,7 +53,7 @@ func TestPutIntoAServicesTable(t *testing.T) {
 		require.Equal(t, first[0].ID, again[0].HeldBy)
 		require.True(t, again[1].Inserted)
 		require.Equal(t, []uuid.UUID{first[0].ID, first[1].ID}, []uuid.UUID{again[2].HeldBy, again[3].HeldBy})
-		require.Equal(t, 3, one[int](t, db, `SELECT count(*) FROM event_outbox WHERE event_data = '{"ok":true}' AND "Headers" = '{}' AND topic = 'it''s' AND created_at > now() - interval '1 day'`))
+		require.Equal(t, 3, one[int](t, db, `SELECT count(*) FROM event_outbox WHERE event_data = '{"ok":true}' AND "Headers" = '{}' AND topic LIKE 'it%s' AND created_at > now() - interval '1 day'`))
 
 		// With the dedup key mapped and unique, that counts, too.
 		db.exec(t, "DROP INDEX event_outbox_endstate_unique")

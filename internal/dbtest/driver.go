@@ -9,6 +9,10 @@ import (
 // (make test-drivers) has go test -overlay put one of finalize/interop/drivers in such a file's place: this module requires pgx
 // and modernc.org/sqlite only.
 
+// Apostrophes reports whether arguments come through where a statement has an apostrophe in a name, a comment or a literal, or a
+// dollar and a number in a name. bun's pgdriver puts them into the text, and parses that without regard to those.
+func Apostrophes() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver" }
+
 // Serves reports whether a test runs on one of its databases: "pgx", "sql" (PostgreSQL through database/sql), or what begins with
 // "sqlite". A run that is about a driver leaves out what that one isn't for.
 func Serves(database string) bool {
