@@ -73,7 +73,7 @@ func newJourney(t *testing.T, owner, pool *pgxpool.Pool, db *sql.DB, schema stri
 		j.way.consumer = func(c *relay.Config) (*relay.Relay, error) {
 			return relay.NewConsumer(pool, func(ctx context.Context, tx pgx.Tx, _ outbox.Event) error { return apply(ctx, tx, "consumed") }, c)
 		}
-		j.way.admin, err = relay.NewAdmin(pool, &relay.AdminConfig{Outbox: cfg.Outbox})
+		j.way.admin, err = relay.NewAdmin(pool, &relay.Config{Outbox: cfg.Outbox})
 	} else {
 		fin, newErr := finalize.NewSQL(db, cfg)
 		require.NoError(t, newErr)
@@ -85,7 +85,7 @@ func newJourney(t *testing.T, owner, pool *pgxpool.Pool, db *sql.DB, schema stri
 		j.way.consumer = func(c *relay.Config) (*relay.Relay, error) {
 			return relay.NewConsumerSQL(db, func(ctx context.Context, tx *sql.Tx, _ outbox.Event) error { return apply(ctx, wrap(tx), "consumed") }, c)
 		}
-		j.way.admin, err = relay.NewAdminSQL(db, &relay.AdminConfig{Outbox: cfg.Outbox})
+		j.way.admin, err = relay.NewAdminSQL(db, &relay.Config{Outbox: cfg.Outbox})
 	}
 	require.NoError(t, err)
 	j.way.check = append(j.way.check, j.way.admin.Check)
@@ -312,7 +312,7 @@ func (j *journey) operate(ctx context.Context) error {
 			return err
 		}
 	}
-	_, err = j.way.admin.History(ctx, "", 10)
+	_, _, err = j.way.admin.History(ctx, "", 0, 10)
 	return err
 }
 
