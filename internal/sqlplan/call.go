@@ -146,13 +146,13 @@ var columnTypes = [...]string{"uuid", "text", "text", "text", "bytea", "text", "
 
 const occurredAt = 7 // among InsertColumns
 
-// row are e's values in the order of InsertColumns.
-func (e *Event) row() [len(columnTypes)]any {
+// row are e's values in the order of InsertColumns, and whether they are usual.
+func (e *Event) row() ([len(columnTypes)]any, bool) {
 	row := [len(columnTypes)]any{pgtype.UUID{Bytes: e.ID, Valid: true}, e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, e.dedupKey(), int32(e.SchemaVersion), e.partition()}
 	if !e.OccurredAt.IsZero() {
 		row[occurredAt] = e.OccurredAt.Truncate(time.Microsecond) // some drivers send more, and PostgreSQL rounds
 	}
-	return row
+	return row, e.usual()
 }
 
 // JSON is the content type that an event has unless it says otherwise.

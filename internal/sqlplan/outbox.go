@@ -76,13 +76,14 @@ func (o Outbox) Values(d sqltx.Dialect, events []Event) (string, []any) {
 	var b strings.Builder
 	b.WriteString("VALUES ")
 	args := make([]any, 0, len(events)*len(columnTypes))
-	usual := d == sqltx.Postgres && len(events) == 1 && events[0].usual()
 	for i := range events {
 		if i > 0 {
 			b.WriteString(", ")
 		}
 		b.WriteByte('(')
-		for j, v := range events[i].row() {
+		row, usual := events[i].row()
+		usual = usual && d == sqltx.Postgres && len(events) == 1
+		for j, v := range row {
 			if j > 0 {
 				b.WriteString(", ")
 			}
