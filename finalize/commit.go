@@ -177,3 +177,19 @@ func (d *pgxDB) lookByClaim(ctx context.Context, a *attempt) (sighting, error) {
 	}
 	return judge(ctx, d.cfg.Outbox, d.pool, a, rec, status)
 }
+
+// resume finds out what became of a settle whose statement got no answer: it runs once more with the same token. The row lock waits
+// the first run out; if that hasn't come to the row yet, it will find it final.
+func (d *pgxDB) resume(ctx context.Context, f *core, a *attempt, cause error) (Receipt, error) {
+	j := d.plan(a)
+	return f.resolve(ctx, a, func(ctx context.Context, a *attempt) (sighting, error) {
+		rec, won, err := d.settleOnce(ctx, j, a)
+		if errors.Is(err, errApart) {
+			return d.settleApart(ctx, a)
+		}
+		if err != nil || won {
+			return sighting{rec, wonIt}, err
+		}
+		return judge(ctx, d.cfg.Outbox, d.pool, a, rec, "")
+	}, cause)
+}

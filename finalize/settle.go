@@ -98,22 +98,6 @@ func receiptOf(rec guard.Record, won bool) Receipt {
 // it returned; or it moved nothing though the aggregate is open, and who holds it is told why.
 var errApart = errors.New("settle apart")
 
-// resume finds out what became of a settle whose statement got no answer: it runs once more with the same token. The row lock waits
-// the first run out; if that hasn't come to the row yet, it will find it final.
-func (d *pgxDB) resume(ctx context.Context, f *core, a *attempt, cause error) (Receipt, error) {
-	j := d.plan(a)
-	return f.resolve(ctx, a, func(ctx context.Context, a *attempt) (sighting, error) {
-		rec, won, err := d.settleOnce(ctx, j, a)
-		if errors.Is(err, errApart) {
-			return d.settleApart(ctx, a)
-		}
-		if err != nil || won {
-			return sighting{rec, wonIt}, err
-		}
-		return judge(ctx, d.cfg.Outbox, d.pool, a, rec, "")
-	}, cause)
-}
-
 // settleApart is settleOnce in a transaction that claims first. A look at what is open wouldn't do: the first run may still
 // come. The transaction's id is not noted, since it tells nothing of the first run.
 func (d *pgxDB) settleApart(ctx context.Context, a *attempt) (sighting, error) {
