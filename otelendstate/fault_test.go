@@ -76,6 +76,14 @@ func TestHooksOutsideOfASpan(t *testing.T) {
 	require.ErrorIs(t, locks.Do(t.Context(), "k", func(context.Context) error { return fmt.Errorf("renewing: %w", lock.ErrLost) }), lock.ErrLost)
 	require.Equal(t, 1, w.count("endstate.lock.hold.duration", attribute.String("endstate.outcome", "lost")))
 	requireAttributes(t, w.span("lock reports"), map[string]any{"endstate.outcome": "lost", "error.type": "lost"})
+	crashing := w.telemetry.Lock("crashing", crash{lock.NewLocal()})
+	require.Panics(t, func() { _ = crashing.Do(t.Context(), "k", func(context.Context) error { return nil }) })
+	requireAttributes(t, w.span("lock crashing"), map[string]any{"endstate.outcome": "_OTHER", "error.type": "_OTHER"})
 	_, err := otelendstate.New(&otelendstate.Config{StatsInterval: -1})
 	require.ErrorIs(t, err, otelendstate.ErrConfig)
 }
+
+// crash is a lock that panics.
+type crash struct{ lock.Locker }
+
+func (crash) Do(context.Context, string, func(context.Context) error) error { panic("broken") }
