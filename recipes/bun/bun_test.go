@@ -74,26 +74,13 @@ func (s service) note(ctx context.Context, tx *sql.Tx) (finalize.Outcome, error)
 
 func TestDoWithBun(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, s service) {
-		_, err := s.fin.Do(t.Context(), batchtest.B1, "sweep", func(ctx context.Context, tx *sql.Tx) (finalize.Outcome, error) {
-			_, err := s.note(ctx, tx)
-			require.NoError(t, err)
-			return finalize.Outcome{}, finalize.ErrNotReady
-		})
-		require.ErrorIs(t, err, finalize.ErrNotReady)
-		s.RequireOpen()
-
-		r, err := s.fin.Do(t.Context(), batchtest.B1, "threshold", s.note)
-		require.NoError(t, err)
-		require.True(t, r.Won)
-		s.RequireComplete("done")
-	})
+	each(t, func(_ *testing.T, s service) { batchtest.TryDo(s.DB, s.fin, s.note) })
 }
 
 func TestDoTxAndPutInBunsTransaction(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, s service) {
-		finish := func(answer error) error {
+		s.TryTx(func(answer error) error {
 			return s.bun.RunInTx(t.Context(), nil, func(ctx context.Context, tx bun.Tx) error {
 				if _, err := tx.NewUpdate().Model(&Batch{ID: "b1", Note: "saved"}).Column("note").WherePK().Exec(ctx); err != nil {
 					return err
@@ -106,12 +93,7 @@ func TestDoTxAndPutInBunsTransaction(t *testing.T) {
 				require.True(t, r.Won, "if it commits")
 				return answer
 			})
-		}
-		require.ErrorIs(t, finish(batchtest.ErrNo), batchtest.ErrNo)
-		s.RequireOpen()
-		require.NoError(t, finish(nil))
-		s.RequireBatch("COMPLETE", "done")
-		s.RequireEvents("batch.noted", "batch.completed")
+		})
 	})
 }
 

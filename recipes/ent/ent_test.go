@@ -47,25 +47,18 @@ func note(ctx context.Context, tx *gen.Tx) (finalize.Outcome, error) {
 func TestDoWithEnt(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, s service) {
-		_, err := s.fin.Do(t.Context(), batchtest.B1, "sweep", func(ctx context.Context, tx *gen.Tx) (finalize.Outcome, error) {
-			_, err := note(ctx, tx)
-			require.NoError(t, err)
-			require.Error(t, tx.Commit())
-			return finalize.Outcome{}, finalize.ErrNotReady
+		batchtest.TryDo(s.DB, s.fin, func(ctx context.Context, tx *gen.Tx) (finalize.Outcome, error) {
+			out, err := note(ctx, tx)
+			require.Error(t, tx.Commit(), "Do commits")
+			return out, err
 		})
-		require.ErrorIs(t, err, finalize.ErrNotReady)
-		s.RequireOpen()
-		r, err := s.fin.Do(t.Context(), batchtest.B1, "threshold", note)
-		require.NoError(t, err)
-		require.True(t, r.Won)
-		s.RequireComplete("done")
 	})
 }
 
 func TestDoTxAndPutInEntsTransaction(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, s service) {
-		begin := func() *gen.Tx {
+		s.TryTx(func(answer error) error {
 			tx, err := s.ent.Tx(t.Context())
 			require.NoError(t, err)
 			require.NoError(t, tx.Batch.UpdateOneID("b1").SetNote("saved").Exec(t.Context()))
@@ -74,13 +67,12 @@ func TestDoTxAndPutInEntsTransaction(t *testing.T) {
 			r, err := s.fin.DoTx(t.Context(), tx, batchtest.B1, "threshold", note)
 			require.NoError(t, err)
 			require.True(t, r.Won, "if it commits")
-			return tx
-		}
-		require.NoError(t, begin().Rollback())
-		s.RequireOpen()
-		require.NoError(t, begin().Commit())
-		s.RequireBatch("COMPLETE", "done")
-		s.RequireEvents("batch.noted", "batch.completed")
+			if answer != nil {
+				require.NoError(t, tx.Rollback())
+				return answer
+			}
+			return tx.Commit()
+		})
 	})
 }
 

@@ -80,20 +80,7 @@ func note(ctx context.Context, tx *gorm.DB) (finalize.Outcome, error) {
 
 func TestDoWithGorm(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, s service) {
-		_, err := s.fin.Do(t.Context(), batchtest.B1, "sweep", func(ctx context.Context, tx *gorm.DB) (finalize.Outcome, error) {
-			_, err := note(ctx, tx)
-			require.NoError(t, err)
-			return finalize.Outcome{}, finalize.ErrNotReady
-		})
-		require.ErrorIs(t, err, finalize.ErrNotReady)
-		s.RequireOpen()
-
-		r, err := s.fin.Do(t.Context(), batchtest.B1, "threshold", note)
-		require.NoError(t, err)
-		require.True(t, r.Won)
-		s.RequireComplete("done")
-	})
+	each(t, func(_ *testing.T, s service) { batchtest.TryDo(s.DB, s.fin, note) })
 }
 
 func TestDoTxInGormsTransaction(t *testing.T) {

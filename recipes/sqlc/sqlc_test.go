@@ -38,7 +38,7 @@ func TestOnDatabaseSQL(t *testing.T) {
 			_, err := q.SetNote(ctx, sqlite.SetNoteParams{Note: "done", ID: "b1"})
 			return batchtest.Completed(), err
 		}
-		finish := func() *sql.Tx {
+		db.TryTx(func(answer error) error {
 			tx, err := db.BeginTx(t.Context(), nil)
 			require.NoError(t, err)
 			_, err = queries.WithTx(tx).Save(t.Context(), sqlite.SaveParams{ID: "b1", Status: "PENDING", Note: "saved", Version: 1})
@@ -48,13 +48,12 @@ func TestOnDatabaseSQL(t *testing.T) {
 			r, err := fin.DoTx(t.Context(), tx, batchtest.B1, "threshold", note)
 			require.NoError(t, err)
 			require.True(t, r.Won, "if it commits")
-			return tx
-		}
-		require.NoError(t, finish().Rollback())
-		db.RequireOpen()
-		require.NoError(t, finish().Commit())
-		db.RequireBatch("COMPLETE", "done")
-		db.RequireEvents("batch.noted", "batch.completed")
+			if answer != nil {
+				require.NoError(t, tx.Rollback())
+				return answer
+			}
+			return tx.Commit()
+		})
 
 		saved, err := queries.Save(t.Context(), sqlite.SaveParams{ID: "b1", Status: "PENDING", Note: "stale", Version: 1})
 		require.NoError(t, err)

@@ -62,25 +62,13 @@ func (s service) note(ctx context.Context, tx *sqlx.Tx) (finalize.Outcome, error
 
 func TestDoWithSqlx(t *testing.T) {
 	t.Parallel()
-	each(t, func(t *testing.T, s service) {
-		_, err := s.fin.Do(t.Context(), batchtest.B1, "sweep", func(ctx context.Context, tx *sqlx.Tx) (finalize.Outcome, error) {
-			_, err := s.note(ctx, tx)
-			require.NoError(t, err)
-			return finalize.Outcome{}, finalize.ErrNotReady
-		})
-		require.ErrorIs(t, err, finalize.ErrNotReady)
-		s.RequireOpen()
-		r, err := s.fin.Do(t.Context(), batchtest.B1, "threshold", s.note)
-		require.NoError(t, err)
-		require.True(t, r.Won)
-		s.RequireComplete("done")
-	})
+	each(t, func(_ *testing.T, s service) { batchtest.TryDo(s.DB, s.fin, s.note) })
 }
 
 func TestDoTxAndPutInSqlxsTransaction(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, s service) {
-		begin := func() *sqlx.Tx {
+		s.TryTx(func(answer error) error {
 			tx, err := s.sqlx.BeginTxx(t.Context(), nil)
 			require.NoError(t, err)
 			_, err = tx.NamedExecContext(t.Context(), save, Batch{ID: "b1", Status: "PENDING", Note: "saved"})
@@ -90,13 +78,12 @@ func TestDoTxAndPutInSqlxsTransaction(t *testing.T) {
 			r, err := s.fin.DoTx(t.Context(), tx, batchtest.B1, "threshold", s.note)
 			require.NoError(t, err)
 			require.True(t, r.Won, "if it commits")
-			return tx
-		}
-		require.NoError(t, begin().Rollback())
-		s.RequireOpen()
-		require.NoError(t, begin().Commit())
-		s.RequireBatch("COMPLETE", "done")
-		s.RequireEvents("batch.noted", "batch.completed")
+			if answer != nil {
+				require.NoError(t, tx.Rollback())
+				return answer
+			}
+			return tx.Commit()
+		})
 	})
 }
 

@@ -2,6 +2,7 @@
 package batchtest
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"log/slog"
@@ -133,4 +134,32 @@ func (db *DB) RequireComplete(note string) {
 // Event is an event of b1 that isn't of its completion.
 func Event() outbox.Event {
 	return outbox.Event{AggregateType: "batch", AggregateID: "b1", Type: "batch.noted", Payload: []byte(`{}`)}
+}
+
+// TryDo has Do undo what a callback wrote that isn't ready, and keep what it wrote when it wins. Note is a callback that sets b1's
+// note to "done" by an ORM.
+func TryDo[Tx any](db *DB, fin *finalize.Finalizer[Tx], note finalize.Func[Tx]) {
+	db.t.Helper()
+	_, err := fin.Do(db.t.Context(), B1, "sweep", func(ctx context.Context, tx Tx) (finalize.Outcome, error) {
+		_, err := note(ctx, tx)
+		require.NoError(db.t, err)
+		return finalize.Outcome{}, finalize.ErrNotReady
+	})
+	require.ErrorIs(db.t, err, finalize.ErrNotReady)
+	db.RequireOpen()
+	r, err := fin.Do(db.t.Context(), B1, "threshold", note)
+	require.NoError(db.t, err)
+	require.True(db.t, r.Won)
+	db.RequireComplete("done")
+}
+
+// TryTx has a transaction of an ORM's end with a rollback and then with a commit. Finish opens one, saves b1, puts Event, and has
+// DoTx complete b1 with the note "done"; then it returns answer, and rolls back if that is an error.
+func (db *DB) TryTx(finish func(answer error) error) {
+	db.t.Helper()
+	require.ErrorIs(db.t, finish(ErrNo), ErrNo)
+	db.RequireOpen()
+	require.NoError(db.t, finish(nil))
+	db.RequireBatch("COMPLETE", "done")
+	db.RequireEvents("batch.noted", "batch.completed")
 }
