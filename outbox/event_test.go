@@ -68,6 +68,7 @@ func TestPutNamesTheBadField(t *testing.T) {
 		{"not JSON by another spelling", "Payload is not valid JSON", func(e *outbox.Event) { e.ContentType, e.Payload = "Application/JSON", []byte("x") }},
 		{"invalid UTF-8 in JSON", "Payload is not valid UTF-8", func(e *outbox.Event) { e.Payload = []byte("\"\xff\"") }},
 		{"long payload", "Payload is 1048577 bytes long, Writer.MaxPayload is 1048576", func(e *outbox.Event) { e.ContentType, e.Payload = "text/plain", make([]byte, 1<<20+1) }},
+		{"long headers", `Headers is 16385 bytes long, the limit is 16384`, func(e *outbox.Event) { e.Headers = map[string]string{"h": strings.Repeat("x", 16<<10)} }},
 		{"negative version", "SchemaVersion is -1", func(e *outbox.Event) { e.SchemaVersion = -1 }},
 		{"large version", "SchemaVersion is 2147483648", func(e *outbox.Event) { e.SchemaVersion = 1 << 31 }},
 		{"far future", "OccurredAt is in the year 10000", func(e *outbox.Event) { e.OccurredAt = time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC) }},

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"runtime"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -88,8 +87,11 @@ func (r *run) done(t *testing.T, after time.Duration) bool {
 func (r *run) add(of *round, h *history, faults []*fault, finalized, events int, took time.Duration) {
 	t := of.t
 	t.Helper()
-	one := result{Finalized: finalized, Operations: len(h.operations), Events: events, Results: h.results, Faults: map[string]int{}, Causes: h.causes, Codes: h.codes,
+	one := result{Finalized: finalized, Events: events, Results: h.results, Faults: map[string]int{}, Causes: h.causes, Codes: h.codes,
 		Seconds: took.Seconds(), Ended: time.Now().UTC().Truncate(time.Second)}
+	for _, n := range h.results {
+		one.Operations += n
+	}
 	for _, f := range faults {
 		one.Faults[f.name] += int(f.struck.Load())
 	}
@@ -147,12 +149,12 @@ var summary string
 func (r *round) versions() map[string]string {
 	r.t.Helper()
 	all := map[string]string{"Go": strings.TrimPrefix(runtime.Version(), "go"), "CPUs": fmt.Sprint(runtime.NumCPU())}
-	info, _ := debug.ReadBuildInfo()
-	for _, dep := range info.Deps {
-		switch dep.Path {
-		case "github.com/jackc/pgx/v5", "github.com/nats-io/nats-server/v2", "github.com/twmb/franz-go", "github.com/twmb/franz-go/pkg/kfake", "github.com/redis/go-redis/v9", "github.com/anishathalye/porcupine":
-			all[strings.TrimPrefix(dep.Path, "github.com/")] = dep.Version
-		}
+	required, err := os.ReadFile("go.mod") // a test's build info doesn't say
+	require.NoError(r.t, err)
+	for _, module := range []string{"jackc/pgx/v5", "nats-io/nats-server/v2", "twmb/franz-go", "twmb/franz-go/pkg/kfake", "redis/go-redis/v9", "anishathalye/porcupine"} {
+		_, version, found := strings.Cut(string(required), "\tgithub.com/"+module+" ")
+		require.True(r.t, found, module)
+		all[module] = strings.Fields(version)[0]
 	}
 	var postgres string
 	require.NoError(r.t, r.servers.direct.QueryRow(r.t.Context(), "SHOW server_version").Scan(&postgres))
