@@ -32,7 +32,7 @@ const (
 
 func subscriptions() []string { return []string{toNATS, toKafka, toRedis, inside} }
 
-// stepType is the type of the events that tell of an aggregate that isn't final: each is one of many, in an order.
+// stepType is the type of the events about an aggregate that isn't final: each is one of many, in an order.
 const (
 	stepType   = "step"
 	resultType = "result"
