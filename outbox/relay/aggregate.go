@@ -54,7 +54,7 @@ func (a *Admin) look(ctx context.Context, aggregateType, aggregateID string, par
 		var oldest moment
 		var n int
 		// The arguments are named, so that they have types where the window needs fewer.
-		if err := a.store.rows(ctx, func(row pgx.Row) error { return row.Scan(&before, &oldest, &n) },
+		if err := a.store.row(ctx, []any{&before, &oldest, &n},
 			fmt.Sprintf("SELECT coalesce(min(seq), 0), min(created_at), count(*) FROM (%s) e WHERE CAST($1 AS text) <> '' AND CAST($2 AS text) <> ''", window), args...); err != nil {
 			return nil, 0, since, err
 		}
@@ -149,9 +149,9 @@ func (a *Admin) near(ctx context.Context, partition int, at time.Time) (before i
 		return fmt.Sprintf("coalesce((SELECT seq FROM %s WHERE partition = %d ORDER BY partition %[3]s, seq %[3]s LIMIT 1), 0)", a.store.events, partition, order)
 	}
 	earlier := fmt.Sprintf("coalesce((SELECT e.created_at FROM %s e WHERE e.partition = %d AND e.seq > (lo + hi) / 2 ORDER BY e.partition, e.seq LIMIT 1) < %s, 1 = 0)", a.store.events, partition, a.store.time("$1"))
-	err = a.store.QueryRow(ctx, fmt.Sprintf(`WITH RECURSIVE endstate_half(lo, hi, n) AS (SELECT %s, %s, 0
+	err = a.store.row(ctx, []any{&before}, fmt.Sprintf(`WITH RECURSIVE endstate_half(lo, hi, n) AS (SELECT %s, %s, 0
 	UNION ALL SELECT CASE WHEN %[3]s THEN (lo + hi) / 2 ELSE lo END, CASE WHEN %[3]s THEN hi ELSE (lo + hi) / 2 END, n + 1 FROM endstate_half WHERE hi - lo > 1 AND n < 64)
 SELECT coalesce((SELECT max(seq) FROM (SELECT seq FROM %[4]s WHERE partition = %[5]d AND seq >= (SELECT lo FROM endstate_half ORDER BY n DESC LIMIT 1) ORDER BY partition, seq LIMIT %[6]d) endstate_after), 0) + 1`,
-		first(""), first("DESC"), earlier, a.store.events, partition, looked/2), a.store.timeArg(at)).Scan(&before)
+		first(""), first("DESC"), earlier, a.store.events, partition, looked/2), a.store.timeArg(at))
 	return before, err
 }

@@ -141,6 +141,11 @@ func (d database) rows(ctx context.Context, scan func(pgx.Row) error, query stri
 	return d.pinned(ctx, func(rows pgx.Rows) error { return drain(rows, scan) }, query, args...)
 }
 
+// row scans the one row of a query whose plan is pinned.
+func (d database) row(ctx context.Context, dest []any, query string, args ...any) error {
+	return d.rows(ctx, func(row pgx.Row) error { return row.Scan(dest...) }, query, args...)
+}
+
 // pinned runs a query whose plan is pinned, in a transaction that has written nothing, and hands its rows to collect, which closes
 // them.
 func (d database) pinned(ctx context.Context, collect func(pgx.Rows) error, query string, args ...any) error {

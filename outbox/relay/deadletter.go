@@ -106,7 +106,7 @@ func (a *Admin) History(ctx context.Context, subscription string, before int64, 
 	window := fmt.Sprintf("SELECT * FROM %s WHERE number < CAST($1 AS bigint) ORDER BY number DESC LIMIT %d", a.store.audit, looked)
 	if subscription != "" {
 		var n int
-		err = a.store.rows(ctx, func(row pgx.Row) error { return row.Scan(&n, &next) }, fmt.Sprintf("SELECT count(*), coalesce(min(number), 0) FROM (%s) endstate_window", window), before)
+		err = a.store.row(ctx, []any{&n, &next}, fmt.Sprintf("SELECT count(*), coalesce(min(number), 0) FROM (%s) endstate_window", window), before)
 		if n < looked {
 			next = 0
 		}

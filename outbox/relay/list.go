@@ -131,7 +131,7 @@ func (a *Admin) List(ctx context.Context, f Filter) (Page, error) {
 
 func (a *Admin) page(ctx context.Context, l *listing, limit int) (page Page, err error) {
 	if len(l.conditions) > 0 {
-		if err := a.store.rows(ctx, func(row pgx.Row) error { return row.Scan(&page.Next) }, l.edge(), l.args[:l.sourceArgs]...); err != nil {
+		if err := a.store.row(ctx, []any{&page.Next}, l.edge(), l.args[:l.sourceArgs]...); err != nil {
 			return page, err
 		}
 	}

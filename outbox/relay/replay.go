@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -84,7 +82,7 @@ func (a *Admin) replayed(ctx context.Context, match types, subscription string, 
 		AND seq <= coalesce((SELECT position FROM %s WHERE subscription = CAST($1 AS text) AND partition = %%[1]d), 0) ORDER BY partition, seq LIMIT %d`,
 		a.store.events, a.before("$2"), a.store.cursors, perPartition))
 	var most int64
-	err = a.store.rows(ctx, func(row pgx.Row) error { return row.Scan(&done.Events, &most) }, fmt.Sprintf("SELECT coalesce(sum(matching), 0), coalesce(max(n), 0) FROM (SELECT count(*) FILTER (WHERE %s AND %s) AS matching, count(*) AS n FROM (%s) endstate_again GROUP BY partition) endstate_counts",
+	err = a.store.row(ctx, []any{&done.Events, &most}, fmt.Sprintf("SELECT coalesce(sum(matching), 0), coalesce(max(n), 0) FROM (SELECT count(*) FILTER (WHERE %s AND %s) AS matching, count(*) AS n FROM (%s) endstate_again GROUP BY partition) endstate_counts",
 		matching, until, again), args...)
 	done.AtLeast = most == int64(perPartition)
 	return done, err
@@ -137,9 +135,9 @@ func (a *Admin) readAgain(ctx context.Context, match types, by By, r Replay) (n 
 		for {
 			// The next batch's end first: what is set aside may be less than what was looked at.
 			var last, young int64
-			if err := a.store.QueryRow(ctx, fmt.Sprintf(`SELECT coalesce(max(seq), 0), count(CASE WHEN created_at >= %[1]s THEN 1 END) FROM (SELECT seq, created_at FROM %[2]s WHERE partition = %[3]d AND seq > CAST($2 AS bigint)
+			if err := a.store.row(ctx, []any{&last, &young}, fmt.Sprintf(`SELECT coalesce(max(seq), 0), count(CASE WHEN created_at >= %[1]s THEN 1 END) FROM (SELECT seq, created_at FROM %[2]s WHERE partition = %[3]d AND seq > CAST($2 AS bigint)
 	AND seq <= (SELECT position FROM %[4]s WHERE subscription = CAST($1 AS text) AND partition = %[3]d) ORDER BY partition, seq LIMIT %[5]d) endstate_next`,
-				a.store.time("$3"), a.store.events, p, a.store.cursors, chunk), by.Subscription, after, a.store.timeArg(r.To)).Scan(&last, &young); err != nil {
+				a.store.time("$3"), a.store.events, p, a.store.cursors, chunk), by.Subscription, after, a.store.timeArg(r.To)); err != nil {
 				return n, err
 			}
 			if last == 0 {

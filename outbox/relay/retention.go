@@ -34,7 +34,7 @@ func (s *store) purge(ctx context.Context, olderThan, pause time.Duration) (dele
 		}
 		for after := int64(0); after < limit; {
 			var last *int64
-			if err := s.QueryRow(ctx, fmt.Sprintf("SELECT max(seq) FROM (SELECT e.seq %s ORDER BY e.partition, e.seq LIMIT %d) w", window, purgeWindow), partition, after, limit).Scan(&last); err != nil {
+			if err := s.row(ctx, []any{&last}, fmt.Sprintf("SELECT max(seq) FROM (SELECT e.seq %s ORDER BY e.partition, e.seq LIMIT %d) w", window, purgeWindow), partition, after, limit); err != nil {
 				return deleted, err
 			}
 			if last == nil {

@@ -102,7 +102,7 @@ func (a *Admin) waiting(ctx context.Context, _ types, s *Stats) error {
 		return fmt.Sprintf("(SELECT count(*) FROM (SELECT 1 FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS %s LIMIT %d) endstate_set)", a.store.parked, dead, StatsLimit)
 	}
 	var age *float64
-	err := a.store.rows(ctx, func(row pgx.Row) error { return row.Scan(&s.Retrying, &s.Dead, &age) }, fmt.Sprintf(`SELECT %s, %s, %s`, set("NULL"), set("NOT NULL"), a.store.age(fmt.Sprintf(
+	err := a.store.row(ctx, []any{&s.Retrying, &s.Dead, &age}, fmt.Sprintf(`SELECT %s, %s, %s`, set("NULL"), set("NOT NULL"), a.store.age(fmt.Sprintf(
 		`(SELECT min(e.created_at) FROM (SELECT partition, seq FROM %s WHERE subscription = CAST($1 AS text) AND dead_at IS NULL LIMIT %d) endstate_set
 	JOIN %s e ON e.partition = endstate_set.partition AND e.seq = endstate_set.seq)`, a.store.parked, looked, a.store.events))), s.Subscription)
 	s.AtLeast = s.AtLeast || max(s.Retrying, s.Dead) == StatsLimit
