@@ -36,6 +36,7 @@ type addresses struct {
 // brokers are those of one round.
 type brokers struct {
 	t     *testing.T
+	mu    sync.Mutex // held while a fault strikes one of them
 	redis *testserver.Redis
 	kafka *kfake.Cluster
 

@@ -41,22 +41,26 @@ func (f *fault) run(ctx context.Context, dice *rand.Rand) {
 	}
 }
 
-// cut is a place at which the proxy cuts a connection. Whoever comes by first after each strike is cut.
-func cut(proxy *pgfault.Proxy, place string, at func(sql string) bool, do pgfault.Action) *fault {
-	var due atomic.Bool
-	f := &fault{name: fmt.Sprintf("connection cut at %s: %s", place, do), every: 500 * time.Millisecond}
-	f.strike = func(context.Context, *rand.Rand) bool {
-		due.Store(true)
-		return false // it is counted where it happens
-	}
-	proxy.Arm(&pgfault.Fault{Do: do, Times: math.MaxInt, Match: func(sql string) bool {
-		hit := at(sql) && due.CompareAndSwap(true, false)
-		if hit {
-			f.struck.Add(1)
+// cuts are the ways in which the proxy cuts a connection at a place. Whoever comes by first after a strike is cut, in that strike's
+// way: no other is due meanwhile, so that each has its share of a place where few come by.
+func cuts(proxy *pgfault.Proxy, place string, at func(sql string) bool, ways ...pgfault.Action) (faults []*fault) {
+	var due atomic.Pointer[fault]
+	for _, do := range ways {
+		f := &fault{name: fmt.Sprintf("connection cut at %s: %s", place, do), every: 500 * time.Millisecond}
+		f.strike = func(context.Context, *rand.Rand) bool {
+			due.CompareAndSwap(nil, f)
+			return false // it is counted where it happens
 		}
-		return hit
-	}})
-	return f
+		proxy.Arm(&pgfault.Fault{Do: do, Times: math.MaxInt, Match: func(sql string) bool {
+			hit := at(sql) && due.CompareAndSwap(f, nil)
+			if hit {
+				f.struck.Add(1)
+			}
+			return hit
+		}})
+		faults = append(faults, f)
+	}
+	return faults
 }
 
 func commits(sql string) bool { return strings.EqualFold(sql, "commit") }
@@ -71,16 +75,17 @@ func moves(sql string) bool {
 	return strings.HasPrefix(sql, "UPDATE") && strings.Contains(sql, "SET token = m.next")
 }
 
-var cutActions = []pgfault.Action{pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply}
-
 // faults are the kinds, each at its places. Those of processes and sessions are of each role.
 func (r *round) faults() []*fault {
 	var all []*fault
-	for _, do := range cutActions {
-		all = append(all,
-			cut(r.proxies[producing], "a producer's COMMIT", commits, do), cut(r.proxies[producing], "a settle", settles, do),
-			cut(r.proxies[relaying], "a relay's move", moves, do),
-			cut(r.proxies[consuming], "a consumer's move", moves, do), cut(r.proxies[consuming], "a consumer's COMMIT", commits, do))
+	for _, place := range []struct {
+		role, name string
+		at         func(sql string) bool
+	}{
+		{producing, "a producer's COMMIT", commits}, {producing, "a settle", settles}, {relaying, "a relay's move", moves},
+		{consuming, "a consumer's move", moves}, {consuming, "a consumer's COMMIT", commits},
+	} {
+		all = append(all, cuts(r.proxies[place.role], place.name, place.at, pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply)...)
 	}
 	for _, role := range []string{producing, relaying, consuming} {
 		all = append(all, r.terminate(role), r.kill(role), r.pause(role))
@@ -122,12 +127,11 @@ func (r *round) server(name string, every time.Duration, strike func() bool) *fa
 	}}
 }
 
-// broker is a fault of a broker's.
+// broker is a fault of a broker's: no other strikes a broker at the same time.
 func (r *round) broker(name string, every time.Duration, strike func() bool) *fault {
-	var mu sync.Mutex
 	return &fault{name: name, every: every, strike: func(context.Context, *rand.Rand) bool {
-		mu.Lock()
-		defer mu.Unlock()
+		r.brokers.mu.Lock()
+		defer r.brokers.mu.Unlock()
 		return strike()
 	}}
 }

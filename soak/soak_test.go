@@ -175,9 +175,8 @@ func TestCheckCatchesBrokenFinalizers(t *testing.T) {
 			h := newHistory()
 			called := post{producing, proxy.URL()}
 			workers := startWorkers(t, h, 1, func(post) worker { return worker{Broken: how} }, called, called, called, called)
-			lostReply := cut(proxy, "COMMIT", commits, pgfault.CutAfterReply)
-			lostReply.every = 10 * time.Millisecond
-			faults := []*fault{lostReply}
+			faults := cuts(proxy, "COMMIT", commits, pgfault.CutAfterReply)
+			faults[0].every = 10 * time.Millisecond
 			strikeAll(t.Context(), 1, faults, func() { drive(t, h, workers, run, faults) })
 			workers.end("")
 			readRows(t, servers.direct, h)
