@@ -65,12 +65,12 @@ func cuts(proxy *pgfault.Proxy, place string, at func(sql string) bool, ways ...
 
 func commits(sql string) bool { return strings.EqualFold(sql, "commit") }
 
-// settles tells a statement that settles one key or many, in a transaction or not.
+// settles reports whether a statement settles one key or many, in a transaction or not.
 func settles(sql string) bool {
 	return strings.HasPrefix(sql, "WITH") && strings.Contains(sql, "settle0 AS")
 }
 
-// moves tells a statement that moves cursors.
+// moves reports whether a statement moves cursors.
 func moves(sql string) bool {
 	return strings.HasPrefix(sql, "UPDATE") && strings.Contains(sql, "SET token = m.next")
 }

@@ -47,11 +47,11 @@ func TestEveryVersionOfPostgres(t *testing.T) {
 
 // version is a server of one version, and the library on it.
 type version struct {
-	name    string
-	direct  *pgxpool.Pool
-	proxy   *pgfault.Proxy
-	library *library
-	inbox   *inbox.Table[pgx.Tx]
+	name       string
+	direct     *pgxpool.Pool
+	proxy      *pgfault.Proxy
+	finalizers *library
+	inbox      *inbox.Table[pgx.Tx]
 }
 
 func newVersion(t *testing.T, server *testserver.Postgres) *version {
@@ -60,9 +60,9 @@ func newVersion(t *testing.T, server *testserver.Postgres) *version {
 	require.NoError(t, v.direct.QueryRow(t.Context(), "SELECT split_part(current_setting('server_version'), ' ', 1)").Scan(&v.name))
 	_, err := v.direct.Exec(t.Context(), schema)
 	require.NoError(t, err)
-	v.library, err = newLibrary(dbtest.PoolOn(t, v.proxy.URL()), dbtest.SQLOn(t, v.proxy.URL()), nil)
+	v.finalizers, err = newLibrary(dbtest.PoolOn(t, v.proxy.URL()), dbtest.SQLOn(t, v.proxy.URL()), nil)
 	require.NoError(t, err)
-	for _, f := range v.library.pgx {
+	for _, f := range v.finalizers.pgx {
 		require.NoError(t, f.Migrate(t.Context()))
 		require.NoError(t, f.Check(t.Context()))
 	}
@@ -88,7 +88,7 @@ func (v *version) story(t *testing.T) (lines []string) {
 	}
 	for range groups() {
 		group := groupOf(key)
-		l := v.library
+		l := v.finalizers
 		direct := func(r *record) finalize.Func[pgx.Tx] {
 			return func(ctx context.Context, tx pgx.Tx) (finalize.Outcome, error) {
 				_, err := tx.Exec(ctx, "INSERT INTO writes VALUES ($1, $2)", r.Key, state(r.Call))

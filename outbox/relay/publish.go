@@ -1,13 +1,12 @@
 package relay
 
 import (
-	"fmt"
-	"runtime/debug"
-
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"hash/maphash"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -109,7 +108,7 @@ func (t *term) publishRows(run context.Context, rows []*row) *tries {
 			if wait := time.Until(t.gauge.next); t.gauge.rate > 0 && wait > 0 && sleep.For(run, wait) != nil {
 				return p
 			}
-			if !t.call1(p, call) {
+			if !t.publishCall(p, call) {
 				return p
 			}
 		}
@@ -117,8 +116,8 @@ func (t *term) publishRows(run context.Context, rows []*row) *tries {
 	return p
 }
 
-// call1 publishes one call's rows, and reports whether to go on with the pass.
-func (t *term) call1(p *tries, call []*row) (goOn bool) {
+// publishCall publishes one call's rows, and reports whether to go on with the pass.
+func (t *term) publishCall(p *tries, call []*row) (goOn bool) {
 	p.tried += len(call)
 	errs := t.publish(call)
 	now := time.Now()
