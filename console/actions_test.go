@@ -128,7 +128,7 @@ func TestSubscriptionsAreReplayedAndDropped(t *testing.T) {
 		page := s.get("/subscription?name=default&from=2026-01-01T00:00:00").body
 		require.Contains(w, page, "<strong>3 events</strong>")
 		require.Contains(w, page, "https://default.example")
-		require.Contains(w, s.get("/subscription?name=default").body, "stop them first")
+		require.Contains(w, s.get("/subscription?name=default").body, "1 running relay: stop it first")
 		require.Equal(w, http.StatusConflict, s.post("/drop", url.Values{"name": {"default"}, "reason": {"gone"}}).status)
 		require.Equal(w, http.StatusUnprocessableEntity, s.post("/replay", url.Values{"name": {"default"}, "from": {"yesterday"}, "reason": {"lost"}}).status)
 		require.Equal(w, http.StatusUnprocessableEntity, s.post("/replay", url.Values{"name": {"default"}, "from": {"2026-01-01T00:00"}}).status, "without a reason")

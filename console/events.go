@@ -91,25 +91,6 @@ func (r *request) names() ([]string, error) {
 	return slices.DeleteFunc(all, func(name string) bool { return !r.may(View, name) }), err
 }
 
-// listed goes on until it has a page's rows, or has looked at enough.
-func (r *request) listed(filter relay.Filter) (events []relay.Record, next int64, err error) {
-	const looks = 1
-	ctx, cancel := r.within()
-	defer cancel()
-	events = []relay.Record{}
-	for range looks {
-		page, err := r.console.admin.List(ctx, filter)
-		if err != nil {
-			return nil, 0, err
-		}
-		events, next = append(events, page.Records...), page.Next
-		if filter.After, filter.Limit = page.Next, perPage-len(events); next == 0 || filter.Limit <= 0 {
-			break
-		}
-	}
-	return events, next, nil
-}
-
 func (c *Console) events(r *request) (any, error) {
 	r.page.Title, r.page.Here = "Events", "events"
 	names, err := r.names()
@@ -126,9 +107,13 @@ func (c *Console) events(r *request) (any, error) {
 		return v, err
 	}
 	v.Go = v.Filter.query(0)
-	if v.Events, v.Next, err = r.listed(filter); err != nil {
+	ctx, cancel := r.within()
+	defer cancel()
+	page, err := c.admin.List(ctx, filter)
+	if err != nil {
 		return nil, err
 	}
+	v.Events, v.Next = append(v.Events, page.Records...), page.Next
 	if v.Next != 0 {
 		v.NextQuery = v.Filter.query(v.Next)
 	}

@@ -156,22 +156,29 @@ SELECT i % 2, 'x' || i, 'order', '1', 'usual', x'7b7d' FROM n`)
 			db.exec(t, many+"SELECT i % 2, gen_random_uuid(), 'order', '1', 'usual', '{}' FROM generate_series(1, 11000) i")
 		}
 		_, last := db.insert(t, "rare", "last")
-		for newest, want := range map[bool][]int64{false: {first, last}, true: {last, first}} {
-			var found []int64
-			pages := 0
-			for f := (relay.Filter{Type: "rare", Newest: newest}); ; pages++ {
-				page, err := db.admin(t).List(t.Context(), f)
-				require.NoError(t, err)
-				for _, r := range page.Records {
-					found = append(found, r.Seq)
+		find := func(f relay.Filter) {
+			for newest, want := range map[bool][]int64{false: {first, last}, true: {last, first}} {
+				var found []int64
+				pages := 0
+				for f.After, f.Newest = 0, newest; ; pages++ {
+					page, err := db.admin(t).List(t.Context(), f)
+					require.NoError(t, err)
+					for _, r := range page.Records {
+						found = append(found, r.Seq)
+					}
+					if f.After = page.Next; page.Next == 0 {
+						break
+					}
 				}
-				if f.After = page.Next; page.Next == 0 {
-					break
-				}
+				require.Equal(t, want, found)
+				require.Positive(t, pages)
 			}
-			require.Equal(t, want, found)
-			require.Positive(t, pages)
 		}
+		find(relay.Filter{Type: "rare"})
+		db.exec(t, `INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id, last_error, dead_at)
+SELECT 'default', partition, seq, id, aggregate_type, aggregate_id, type, created_at FROM endstate_outbox`)
+		find(relay.Filter{Type: "rare", State: relay.Dead})
+		find(relay.Filter{Error: "rare"})
 	})
 }
 

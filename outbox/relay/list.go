@@ -75,10 +75,12 @@ type Page struct {
 	Next int64
 }
 
-// listed is how many events of each partition a filtered List looks at, and looked how many one look at a single partition, or at
-// what people did.
+// A List with conditions looks at so many rows of each partition: listed, or joined where what is set aside doesn't have what a
+// condition is on, so that each row costs a look into the log. looked is how many one look at a single partition, or at what people
+// did, reads.
 const (
 	listed = 2_000
+	joined = 250
 	looked = 5_000
 )
 
@@ -165,6 +167,7 @@ func (f *Filter) withDefaults() (limit int, err error) {
 type listing struct {
 	*Admin
 	parked      bool     // what is set aside is looked at, rather than the log
+	look        int      // at how many rows of each partition
 	within      string   // which rows of it come next in partition %[1]d
 	conditions  []string // on the event e, the cursor c and the parked event p
 	args        []any
@@ -174,7 +177,7 @@ type listing struct {
 }
 
 func (a *Admin) listing(f Filter, match types) *listing {
-	l := &listing{Admin: a, args: []any{f.Subscription}, newestFirst: f.Newest, columns: eventColumns + ", " + deliveryColumns, within: "partition = %[1]d"}
+	l := &listing{Admin: a, look: listed, args: []any{f.Subscription}, newestFirst: f.Newest, columns: eventColumns + ", " + deliveryColumns, within: "partition = %[1]d"}
 	if f.Brief {
 		l.columns = briefColumns + ", " + briefDelivery
 	}
@@ -205,14 +208,22 @@ func (a *Admin) listing(f Filter, match types) *listing {
 	case Dead:
 		l.conditions = append(l.conditions, "p.dead_at IS NOT NULL")
 	}
-	if l.parked = f.State == Retrying || f.State == Behind || f.State == Dead; l.parked {
+	// What has no error isn't set aside, so that what has one is looked for there.
+	if l.parked = f.State == Retrying || f.State == Behind || f.State == Dead || f.Error != ""; l.parked {
 		l.within += " AND subscription = CAST($1 AS text)"
 	}
 	l.sourceArgs = len(l.args)
+	if l.parked && (len(match) > 0 || f.Type != "" || f.OlderThan > 0) {
+		l.look = joined
+	}
 	if len(match) > 0 {
 		l.conditions = append(l.conditions, match.condition(a.store.dialect, "e.type"))
 	}
-	for _, c := range []struct{ column, value string }{{"e.aggregate_type", f.AggregateType}, {"e.aggregate_id", f.AggregateID}, {"e.type", f.Type}} {
+	aggregate := "e."
+	if l.parked {
+		aggregate = "p."
+	}
+	for _, c := range []struct{ column, value string }{{aggregate + "aggregate_type", f.AggregateType}, {aggregate + "aggregate_id", f.AggregateID}, {"e.type", f.Type}} {
 		if c.value != "" {
 			l.conditions = append(l.conditions, c.column+" = "+param(c.value, "text"))
 		}
@@ -256,14 +267,14 @@ func (l *listing) edge() string {
 		ends, last = "max(last)", "min(seq)"
 	}
 	return fmt.Sprintf("SELECT coalesce(%s, 0) FROM (SELECT %s AS last, count(*) AS n FROM (%s) endstate_taken GROUP BY partition) endstate_ends WHERE n = %d AND CAST($1 AS text) <> ''",
-		ends, last, l.source("partition, seq", 0, listed), listed)
+		ends, last, l.source("partition, seq", 0, l.look), l.look)
 }
 
 // statement asks for the events up to the edge. Conditions on what is looked at apply before anything is joined to it.
 func (l *listing) statement(edge int64, limit int) string {
 	look := limit
 	if len(l.conditions) > 0 {
-		look = listed
+		look = l.look
 	}
 	from := fmt.Sprintf("(%s) e LEFT JOIN %s p ON p.subscription = CAST($1 AS text) AND p.partition = e.partition AND p.seq = e.seq",
 		l.source("id, aggregate_type, aggregate_id, type, content_type, headers, occurred_at, dedup_key, schema_version, seq, partition, created_at", edge, look), l.store.parked)
