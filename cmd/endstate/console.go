@@ -198,6 +198,7 @@ func entrance(next http.Handler, token, address string, secure bool) http.Handle
 		return base64.RawURLEncoding.EncodeToString(h[:])
 	}
 	want := sum(token)
+	name := cookieName(address, secure)
 	same := func(a, b string) bool { return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1 }
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !secure && !local(r.Host, address) {
@@ -205,7 +206,7 @@ func entrance(next http.Handler, token, address string, secure bool) http.Handle
 			return
 		}
 		if given := r.URL.Query().Get("token"); given != "" && r.Method == http.MethodGet && same(sum(given), want) {
-			http.SetCookie(w, &http.Cookie{Name: cookieName(secure), Value: want, Path: "/", HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode})
+			http.SetCookie(w, &http.Cookie{Name: name, Value: want, Path: "/", HttpOnly: true, Secure: secure, SameSite: http.SameSiteStrictMode})
 			query := r.URL.Query()
 			query.Del("token")
 			w.Header().Set("Referrer-Policy", "no-referrer")
@@ -213,7 +214,7 @@ func entrance(next http.Handler, token, address string, secure bool) http.Handle
 			return
 		}
 		bearer, _ := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		cookie, err := r.Cookie(cookieName(secure))
+		cookie, err := r.Cookie(name)
 		if bearer != "" && same(sum(bearer), want) || err == nil && same(cookie.Value, want) {
 			next.ServeHTTP(w, r)
 			return
@@ -223,11 +224,14 @@ func entrance(next http.Handler, token, address string, secure bool) http.Handle
 	})
 }
 
-func cookieName(secure bool) string {
+// cookieName has the port, since a browser sends a host's cookies to all of its ports: consoles of two databases would otherwise
+// send each other's visitors away.
+func cookieName(address string, secure bool) string {
+	_, port, _ := net.SplitHostPort(address)
 	if secure {
-		return "__Host-endstate"
+		return "__Host-endstate-" + port
 	}
-	return "endstate"
+	return "endstate-" + port
 }
 
 // local reports whether a request's host names this machine, and the console's port.
