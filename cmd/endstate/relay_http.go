@@ -65,7 +65,8 @@ type readiness struct {
 }
 
 // ready answers 200 if each relay has looked at the database, and has a lease there: it owns its share of the partitions, or
-// watches those that others own. A destination that is away makes no relay unready: another one couldn't reach it either.
+// watches those that others own. The lease is told by its id: others may have the same name, and so may the one that a relay left
+// behind that was killed. A destination that is away makes no relay unready: another one couldn't reach it either.
 func (r *relaying) ready(running context.Context, w http.ResponseWriter, req *http.Request, admin *relay.Admin) {
 	ctx, cancel := context.WithTimeout(req.Context(), readyTimeout)
 	defer cancel()
@@ -74,6 +75,7 @@ func (r *relaying) ready(running context.Context, w http.ResponseWriter, req *ht
 	answer := make([]readiness, len(r.subscriptions))
 	for i, s := range r.subscriptions {
 		answer[i] = readiness{Subscription: s.cfg.Subscription, Why: "it has no lease yet"}
+		lease := s.lease.Load()
 		switch {
 		case running.Err() != nil:
 			answer[i].Why = "it is stopping"
@@ -81,7 +83,7 @@ func (r *relaying) ready(running context.Context, w http.ResponseWriter, req *ht
 			answer[i].Why = r.secrets.redact("the database: " + err.Error())
 		default:
 			for _, stats := range list {
-				at := slices.IndexFunc(stats.Relays, func(info relay.RelayInfo) bool { return info.Name == s.cfg.Name })
+				at := slices.IndexFunc(stats.Relays, func(info relay.RelayInfo) bool { return lease != nil && info.ID == *lease })
 				if stats.Subscription == s.cfg.Subscription && at >= 0 {
 					answer[i] = readiness{Subscription: s.cfg.Subscription, Ready: true, Partitions: stats.Relays[at].Partitions}
 				}

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/outbox"
@@ -23,8 +24,9 @@ type subscribed struct {
 	opened *opened
 	run    func(context.Context) error
 
-	published, failed, dead atomic.Int64 // since the start
-	owned                   atomic.Int64 // partitions, before it gave them back
+	published, failed, dead atomic.Int64              // since the start
+	owned                   atomic.Int64              // partitions, before it gave them back
+	lease                   atomic.Pointer[uuid.UUID] // the last that it took
 }
 
 // flags are those of one subscription, and so the fields of one in a configuration file.
@@ -104,5 +106,6 @@ func (s *subscribed) trace(telemetry *relay.Trace) *relay.Trace {
 			f(ctx, partitions)
 		}
 	}
+	all.LeaseTaken = func(_ context.Context, id uuid.UUID) { s.lease.Store(&id) }
 	return &all
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate/internal/sleep"
@@ -162,6 +163,9 @@ func (r *Relay) term(ctx context.Context) (err error) {
 	r.owed = l.id
 	t := newTerm(r, l)
 	t.log.InfoContext(ctx, "outbox relay: started")
+	if f := r.cfg.Trace.LeaseTaken; f != nil {
+		f(ctx, uuid.MustParse(l.id))
+	}
 	l.keeper.Go(func() {
 		select {
 		case <-ctx.Done():

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -39,6 +41,8 @@ type Trace struct {
 	Blocked func(ctx context.Context, err error)
 	// Owns is called when the number of partitions that the relay owns has changed.
 	Owns func(ctx context.Context, partitions int)
+	// LeaseTaken is called when the relay has taken a lease, under whose id Stats has it from then on (RelayInfo.ID).
+	LeaseTaken func(ctx context.Context, id uuid.UUID)
 	// LeaseLost is called when the relay lost its lease: it didn't reach the database, or wasn't running, for LeaseTTL. It
 	// takes a new one.
 	LeaseLost func(ctx context.Context)
