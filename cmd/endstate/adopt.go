@@ -138,10 +138,7 @@ func (a *app) adoptPlan(ctx context.Context, adoption *adopt.Adoption) error {
 		}
 		t.write(w)
 	})
-	if err == nil && len(plan.Steps) > 0 {
-		return errFound
-	}
-	return err
+	return orFound(err, len(plan.Steps) > 0)
 }
 
 func (a *app) adoptApply(ctx context.Context, adoption *adopt.Adoption) error {

@@ -83,10 +83,7 @@ func (f *ledgerFill) run(ctx context.Context, a *app, db *database, use, schema 
 		fmt.Fprintf(w, "%s: of %d terminal rows %d %s; the others have an entry, but for %d whose key can't be one.\n",
 			result.Ledger, result.Rows, result.Filled, did, result.Refused)
 	})
-	if err == nil && use == "plan" && result.Filled > 0 {
-		return errFound
-	}
-	return err
+	return orFound(err, use == "plan" && result.Filled > 0)
 }
 
 // undo takes back the entries that apply made.

@@ -117,10 +117,7 @@ func (a *app) movePlan(ctx context.Context, move *adopt.Move) error {
 			fmt.Fprintln(w, step)
 		}
 	})
-	if err == nil && !(plan.Moving && plan.Pending == 0) {
-		return errFound
-	}
-	return err
+	return orFound(err, !(plan.Moving && plan.Pending == 0))
 }
 
 func (a *app) moveRun(done string, do func(*adopt.Move, context.Context) (*adopt.MoveResult, error)) func(context.Context, *adopt.Move) error {

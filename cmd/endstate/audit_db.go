@@ -12,6 +12,11 @@ import (
 	"github.com/endstate-go/endstate/outbox/audit"
 )
 
+// newAudit groups the commands that look for duplicates.
+func newAudit(a *app) *cobra.Command {
+	return group("audit", "Find the duplicates that are there already", newAuditDB(a), newAuditLogs(a))
+}
+
 // newAuditDB is the command that counts the duplicates in an outbox table.
 func newAuditDB(a *app) *cobra.Command {
 	var cfg audit.Config
@@ -119,13 +124,7 @@ func (a *app) auditDB(cmd *cobra.Command, cfg audit.Config, html string) error {
 			return fmt.Errorf("write %s: %w", html, err)
 		}
 	}
-	if err := a.print(report, auditText(cfg, report)); err != nil {
-		return err
-	}
-	if !report.Clean() {
-		return errFound
-	}
-	return nil
+	return orFound(a.print(report, auditText(cfg, report)), !report.Clean())
 }
 
 func (db *database) audit(ctx context.Context, cfg audit.Config) (*audit.Report, error) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -153,33 +152,25 @@ func (a *app) scanFile(ctx context.Context, scan *logScan, name string) error {
 		defer f.Close()
 		in = f
 	}
-	lines, done, err := decompress(bufio.NewReaderSize(in, maxLine))
+	lines, done, err := decompress(bufio.NewReaderSize(untilDone{ctx, in}, maxLine))
 	if err != nil {
 		return err
 	}
 	defer done()
 	scan.begin(name)
 	defer scan.end()
-	if isJournal(lines) {
-		return scan.journal(ctx, lines)
+	return scan.read(bufio.NewReaderSize(untilDone{ctx, lines}, maxLine))
+}
+
+// untilDone reads until the context ends.
+type untilDone struct {
+	ctx context.Context
+	io.Reader
+}
+
+func (r untilDone) Read(p []byte) (int, error) {
+	if r.ctx.Err() != nil {
+		return 0, context.Cause(r.ctx)
 	}
-	for n := 0; ; n++ {
-		if n%10_000 == 0 && ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		line, err := lines.ReadSlice('\n')
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			scan.tooLong(line)
-			err = skipLine(ctx, lines)
-		case len(line) > 0 && (err == nil || errors.Is(err, io.EOF)): // what is cut off by another error is no line
-			scan.line(bytes.TrimRight(line, "\r\n"))
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return r.Reader.Read(p)
 }

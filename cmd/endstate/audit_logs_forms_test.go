@@ -271,6 +271,7 @@ func FuzzLogs(f *testing.F) {
 	for _, seed := range []string{
 		`{"msg":"finalized","key":"1"}`, "msg=finalized key=1 trigger=\"x\"\n", "{\n \"msg\": \"finalized\",\n \"key\": 1\n},\n{\n", journalEntry(`{"msg":"finalized","key":"1"}`), "__CURSOR=\nMESSAGE\n\xff\xff\xff\xff\xff\xff\xff\xff",
 		`{"log":"{\"msg\":\"finalized\",\"key\":\"1\"}\n","stream":"stdout","time":"x"}`, "2025-11-15T11:00:00Z stdout P {\n2025-11-15T11:00:00Z stdout F }\n", `{"MESSAGE":[123,-1,1e99,{}],"__REALTIME_TIMESTAMP":"x"}`,
+		`{"msg":"finalized","key":1,"time":1e999}`, // more seconds than there are numbers for
 		"\x1f\x8b\x08\x00", "BZh9", "\xfd7zXZ\x00\x00\x04\xe6\xd6\xb4\x46\x02\x00\x21\x01\x16", "\x28\xb5\x2f\xfd\x04\x00", "[\n{}\n]", "\"}{", `{"msg":"{\"msg\":\"finalized\",\"key\":\"x\"}"}`,
 	} {
 		f.Add([]byte(seed))

@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox/audit"
 )
 
@@ -100,7 +99,7 @@ func (r *logReport) text(w io.Writer) {
 		fmt.Fprintf(w, "\nThe worst aggregates, with their triggers in the order in which they came:\n\n")
 		t := newTable("aggregate", "finalizations", "starts", "first", "last", "triggers")
 		for _, a := range r.Worst {
-			t.row(strings.TrimSpace(a.Type+" "+a.ID), a.Finalizations, a.Starts, timeCell(a.First), timeCell(a.Last), strings.Join(a.Triggers, " "))
+			t.row(strings.TrimSpace(a.Type+" "+a.ID), a.Finalizations, a.Starts, a.First, a.Last, strings.Join(a.Triggers, " "))
 		}
 		t.write(w)
 	}
@@ -144,47 +143,29 @@ func (a *app) holdAgainst(cmd *cobra.Command, cfg audit.Config, scan *logScan) (
 		ids = append(ids, fmt.Sprintf("CAST(%s AS text)", quote("", column)))
 	}
 	last := len(ids) - 1
-	kind := "''"
+	kinds := "''"
 	if last > 0 {
-		kind = strings.Join(ids[:last], " || '/' || ")
+		kinds = strings.Join(ids[:last], " || '/' || ")
 	}
 	if err := db.missing(ctx, schema, name, append([]string{cfg.Type}, cfg.Aggregate...)); err != nil {
 		return nil, err
 	}
+	var kind, id string
 	query := fmt.Sprintf("SELECT DISTINCT %s, %s FROM %s WHERE %s IS NOT NULL GROUP BY %s, %s HAVING count(*) > 1 ORDER BY 1, 2",
-		kind, ids[last], quote(schema, name), quoted(cfg.Aggregate[:1]), quoted(cfg.Aggregate), quoted([]string{cfg.Type}))
-	err = db.read(ctx, func(q endstate.Querier) error {
-		rows, err := q.Query(ctx, query)
-		if err != nil {
-			return err
+		kinds, ids[last], quote(schema, name), quoted(cfg.Aggregate[:1]), quoted(cfg.Aggregate), quoted([]string{cfg.Type}))
+	err = db.each(ctx, query, nil, []any{&kind, &id}, func() {
+		held.Duplicated++
+		// Logs that tell no type, or tables without one, are compared by the id alone.
+		full := logKey{shortened(kind), shortened(id)}
+		if repeated[full] || repeated[logKey{id: full.id}] || kind == "" && byID[full.id] {
+			held.Both++
+			held.Guarded--
+		} else {
+			held.Unseen++
 		}
-		defer rows.Close()
-		for rows.Next() {
-			var kind, id string
-			if err := rows.Scan(&kind, &id); err != nil {
-				return err
-			}
-			held.Duplicated++
-			// Logs that tell no type, or tables without one, are compared by the id alone.
-			full := logKey{shortened(kind), shortened(id)}
-			seen := repeated[full] || repeated[logKey{id: full.id}]
-			if kind == "" {
-				seen = seen || byID[full.id]
-			}
-			if seen {
-				held.Both++
-				held.Guarded--
-			} else {
-				held.Unseen++
-			}
-			if kind != "" {
-				id = kind + "/" + id
-			}
-			if len(held.Examples) < scan.cfg.top {
-				held.Examples = append(held.Examples, id)
-			}
+		if len(held.Examples) < scan.cfg.top {
+			held.Examples = append(held.Examples, strings.TrimPrefix(kind+"/"+id, "/"))
 		}
-		return rows.Err()
 	})
 	return held, err
 }

@@ -21,7 +21,7 @@ func auditText(cfg audit.Config, r *audit.Report) func(w io.Writer) {
 			fmt.Fprintf(w, "\nThe worst aggregates:\n\n")
 			t := newTable("aggregate", "type", "events", "published", "first", "last", "median gap", "pattern")
 			for _, worst := range r.Worst {
-				t.row(worst.ID, worst.Type, worst.Events, worst.Published, timeCell(worst.First), timeCell(worst.Last), gapCell(worst.MedianGap), patternNames[worst.Pattern])
+				t.row(worst.ID, worst.Type, worst.Events, worst.Published, worst.First, worst.Last, gapCell(worst.MedianGap), patternNames[worst.Pattern])
 			}
 			t.write(w)
 			fmt.Fprintln(w)
@@ -95,13 +95,6 @@ func shortDuration(d time.Duration) string {
 		text = strings.TrimSuffix(text, "0m")
 	}
 	return text
-}
-
-func timeCell(t *time.Time) any {
-	if t == nil {
-		return nil
-	}
-	return *t
 }
 
 func gapCell(millis *float64) any {

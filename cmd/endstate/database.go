@@ -17,6 +17,8 @@ import (
 	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/outbox"
+	"github.com/endstate-go/endstate/outbox/relay"
 )
 
 // dbEnv is where --db's default comes from. The environment is not for everyone's eyes as the command line is.
@@ -124,6 +126,15 @@ func (db *database) name() string {
 	return "sqlite"
 }
 
+// admin looks after the outbox that writer names.
+func (db *database) admin(writer outbox.Writer) (*relay.Admin, error) {
+	cfg := &relay.Config{Outbox: writer}
+	if db.pool != nil {
+		return relay.NewAdmin(db.pool, cfg)
+	}
+	return relay.NewAdminSQL(db.sql, cfg)
+}
+
 func (db *database) close() {
 	if db.pool != nil {
 		db.pool.Close()
@@ -153,27 +164,25 @@ func (db *database) table(ctx context.Context, schema, name string) (ownSchema, 
 
 // columns are a table's; none if there is no such table.
 func (db *database) columns(ctx context.Context, schema, table string) (have map[string]bool, err error) {
+	query, arg := "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped", quote(schema, table)
+	if db.pool == nil {
+		query, arg = "SELECT name FROM pragma_table_info(?1)", table
+	}
 	have = map[string]bool{}
-	err = db.read(ctx, func(q endstate.Querier) error {
-		query, args := "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped", []any{quote(schema, table)}
-		if db.pool == nil {
-			query, args = "SELECT name FROM pragma_table_info(?1)", []any{table}
-		}
+	var name string
+	return have, db.each(ctx, query, []any{arg}, []any{&name}, func() { have[name] = true })
+}
+
+// each reads a query's rows, one after the other into dest.
+func (db *database) each(ctx context.Context, query string, args, dest []any, f func()) error {
+	return db.read(ctx, func(q endstate.Querier) error {
 		rows, err := q.Query(ctx, query, args...)
 		if err != nil {
 			return err
 		}
-		defer rows.Close()
-		for rows.Next() {
-			var name string
-			if err := rows.Scan(&name); err != nil {
-				return err
-			}
-			have[name] = true
-		}
-		return rows.Err()
+		_, err = pgx.ForEachRow(rows, dest, func() error { f(); return nil })
+		return err
 	})
-	return have, err
 }
 
 // missing says which table or column isn't there; empty columns are left out.

@@ -194,10 +194,7 @@ func (a *app) doctor(ctx context.Context, d *doctor, skip []string) error {
 		}
 		fmt.Fprintf(w, "%d findings from %d checks: %s\n", len(report.Findings), len(report.Checks), strings.Join(report.Checks, ", "))
 	})
-	if err == nil && len(report.Findings) > 0 {
-		return errFound
-	}
-	return err
+	return orFound(err, len(report.Findings) > 0)
 }
 
 func checkNames(checks []check) []string {

@@ -13,20 +13,14 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/migrations"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
 
-func (d *doctor) admin() (*relay.Admin, error) {
-	cfg := &relay.Config{Outbox: d.writer}
-	if d.db.pool != nil {
-		return relay.NewAdmin(d.db.pool, cfg)
-	}
-	return relay.NewAdminSQL(d.db.sql, cfg)
-}
-
 func (d *doctor) stats(ctx context.Context) ([]relay.Stats, error) {
-	admin, err := d.admin()
+	admin, err := d.db.admin(d.writer)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +129,7 @@ func (d *doctor) partitions(ctx context.Context) (found []finding, err error) {
 
 // log finds out whether cursors and sequence fit, where a server takes no writes.
 func (d *doctor) log(ctx context.Context) (found []finding, err error) {
-	admin, err := d.admin()
+	admin, err := d.db.admin(d.writer)
 	if err != nil {
 		return nil, err
 	}
@@ -151,8 +145,7 @@ func (d *doctor) log(ctx context.Context) (found []finding, err error) {
 	if d.db.pool == nil {
 		return found, nil
 	}
-	var standby bool
-	if err := d.db.pool.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil || !standby {
+	if standby, err := d.standby(ctx); err != nil || !standby {
 		return found, err
 	}
 	return append(found, finding{
@@ -162,35 +155,27 @@ func (d *doctor) log(ctx context.Context) (found []finding, err error) {
 	}), nil
 }
 
+func (d *doctor) standby(ctx context.Context) (standby bool, err error) {
+	return standby, d.db.pool.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby)
+}
+
+// protecting is a status table whose only migration is its trigger's.
+type protecting struct {
+	migrations.Part
+	guard.Status
+}
+
+func (p protecting) Migrations(dialect string) (fs.FS, error) { return p.ProtectionMigrations(dialect) }
+
 // protection finds out whether the database itself refuses to leave a terminal state.
 func (d *doctor) protection(ctx context.Context) ([]finding, error) {
 	if err := d.db.missing(ctx, d.status.Schema, d.status.Table, []string{d.status.Key, d.status.Column}); err != nil {
 		return nil, err
 	}
-	files, err := d.status.ProtectionMigrations(d.db.name())
+	fix, err := migrations.SQL(d.db.name(), protecting{Status: d.status})
 	if err != nil {
 		return nil, err
 	}
-	names, err := fs.Glob(files, "*.sql")
-	if err != nil {
-		return nil, err
-	}
-	var statements []string
-	for _, name := range names {
-		text, err := fs.ReadFile(files, name)
-		if err != nil {
-			return nil, err
-		}
-		up, _, _ := strings.Cut(string(text), "-- +goose Down")
-		for line := range strings.Lines(up) {
-			if trimmed := strings.TrimSpace(line); trimmed == "-- +goose StatementEnd" {
-				statements = append(statements, ";\n")
-			} else if !strings.HasPrefix(trimmed, "--") {
-				statements = append(statements, line)
-			}
-		}
-	}
-	fix := strings.NewReplacer(";\n;", ";", "\n;", ";").Replace(strings.Join(statements, "")) // some end with a semicolon of their own
 	there := false
 	err = d.db.read(ctx, func(q endstate.Querier) error {
 		if d.db.pool != nil {
@@ -263,8 +248,7 @@ func (d *doctor) listen(ctx context.Context) ([]finding, error) {
 		defer cancel()
 		_ = conn.Close(ctx)
 	}()
-	var standby bool
-	if err := d.db.pool.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&standby); err != nil || standby {
+	if standby, err := d.standby(ctx); err != nil || standby {
 		return nil, err // a standby can't listen
 	}
 	channel := "endstate doctor " + uuid.NewString()

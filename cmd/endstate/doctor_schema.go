@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/endstate-go/endstate"
@@ -52,22 +53,11 @@ FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid WHERE i.indrelid = to_re
 	(SELECT coalesce(group_concat(coalesce(name, ''), char(1)), '') FROM (SELECT name FROM pragma_index_info(l.name) ORDER BY seqno))
 FROM pragma_index_list(?1) l ORDER BY 1`, []any{table}
 	}
-	err = d.db.read(ctx, func(q endstate.Querier) error {
-		rows, err := q.Query(ctx, query, args...)
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() {
-			var i index
-			var columns string
-			if err := rows.Scan(&i.name, &i.unique, &i.valid, &i.predicate, &columns); err != nil {
-				return err
-			}
-			i.columns = strings.Split(columns, "\x01")
-			list = append(list, i)
-		}
-		return rows.Err()
+	var i index
+	var columns string
+	err = d.db.each(ctx, query, args, []any{&i.name, &i.unique, &i.valid, &i.predicate, &columns}, func() {
+		i.columns = strings.Split(columns, "\x01")
+		list = append(list, i)
 	})
 	return list, err
 }
@@ -78,6 +68,14 @@ func (d *doctor) target() (schema, table string, keys []string, published string
 		return d.writer.Schema, d.writer.Name(), []string{"dedup_key"}, ""
 	}
 	return d.table.Schema, d.table.Table, append(append([]string{}, d.table.Aggregate...), d.table.Type), d.published
+}
+
+// concurrently is what builds an index beside writers, where the database can do that.
+func (d *doctor) concurrently() string {
+	if d.db.pool == nil {
+		return ""
+	}
+	return " CONCURRENTLY"
 }
 
 func quoted(names []string) string {
@@ -95,16 +93,7 @@ func (i index) mentions(column string) bool {
 
 // within reports whether an index makes the keys together unique.
 func (i index) within(keys []string) bool {
-	for _, column := range i.columns {
-		found := false
-		for _, key := range keys {
-			found = found || key == column
-		}
-		if !found {
-			return false
-		}
-	}
-	return i.unique
+	return i.unique && !slices.ContainsFunc(i.columns, func(column string) bool { return !slices.Contains(keys, column) })
 }
 
 // uniqueIndex finds out what keeps a second event of an aggregate out, if anything does.
@@ -117,10 +106,7 @@ func (d *doctor) uniqueIndex(ctx context.Context) (found []finding, err error) {
 	if err != nil {
 		return nil, err
 	}
-	concurrently := " CONCURRENTLY"
-	if d.db.pool == nil {
-		concurrently = ""
-	}
+	concurrently := d.concurrently()
 	create := fmt.Sprintf("CREATE UNIQUE INDEX%s %s ON %s (%s);", concurrently, quote("", table+"_dedup"), quote(schema, table), quoted(keys))
 	whole := false
 	var trap *index
@@ -177,17 +163,14 @@ func (d *doctor) relayIndex(ctx context.Context) ([]finding, error) {
 			return nil, nil
 		}
 	}
-	fix := fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (%s) WHERE %s IS NULL;", quote("", table+"_pending"), quote(schema, table), quote("", d.table.Time), quote("", published))
+	covers := fmt.Sprintf("(%s) WHERE %s IS NULL", quote("", d.table.Time), quote("", published))
 	if d.table.Published != published { // a condition, which may be about any of its values
-		fix = fmt.Sprintf("CREATE INDEX CONCURRENTLY %s ON %s (%s, %s);", quote("", table+"_pending"), quote(schema, table), quote("", published), quote("", d.table.Time))
-	}
-	if d.db.pool == nil {
-		fix = strings.ReplaceAll(fix, " CONCURRENTLY", "")
+		covers = fmt.Sprintf("(%s, %s)", quote("", published), quote("", d.table.Time))
 	}
 	return []finding{{
 		What: fmt.Sprintf("No index on %s is about the events that wait to be published.", quote(schema, table)),
 		Why:  "Each look of the relay reads the whole table: it gets slower with every event that was ever published.",
-		Fix:  fix,
+		Fix:  fmt.Sprintf("CREATE INDEX%s %s ON %s %s;", d.concurrently(), quote("", table+"_pending"), quote(schema, table), covers),
 	}}, nil
 }
 

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"bytes"
-	"context"
 	byteorder "encoding/binary"
 	"errors"
 	"io"
@@ -34,16 +33,16 @@ func unwrap(line []byte) wrapped {
 	case len(line) == 0:
 	case line[0] >= '0' && line[0] <= '9' && bytes.Contains(line, []byte(" std")):
 		if m := criLine.FindSubmatch(line); m != nil {
-			return wrapped{text: m[4], at: parseLogTime(string(m[1])), stream: string(m[2]), partial: m[3][0] == 'P'}
+			return wrapped{text: m[4], at: logTime(string(m[1])), stream: string(m[2]), partial: m[3][0] == 'P'}
 		}
 	case line[0] == '{' && bytes.Contains(line, []byte(`"log":`)) && gjson.ValidBytes(line):
 		if log := gjson.GetBytes(line, "log"); log.Type == gjson.String {
 			text := []byte(log.Str)
-			return wrapped{text: bytes.TrimRight(text, "\r\n"), at: logTime(gjson.GetBytes(line, "time")), stream: gjson.GetBytes(line, "stream").Str,
+			return wrapped{text: bytes.TrimRight(text, "\r\n"), at: logTime(gjson.GetBytes(line, "time").String()), stream: gjson.GetBytes(line, "stream").Str,
 				partial: len(text) >= dockerPart && text[len(text)-1] != '\n'}
 		}
 	case line[0] == '{' && bytes.Contains(line, []byte(`"MESSAGE":`)) && gjson.ValidBytes(line):
-		w := wrapped{fields: map[string]string{}}
+		fields := map[string]string{}
 		gjson.ParseBytes(line).ForEach(func(key, value gjson.Result) bool {
 			text := value.String()
 			if value.IsArray() { // of bytes, where there are control characters
@@ -53,71 +52,50 @@ func unwrap(line []byte) wrapped {
 				}
 				text = string(b)
 			}
-			w.fields[strings.ToLower(key.Str)] = text
+			fields[strings.ToLower(key.Str)] = text
 			return true
 		})
-		return w.journal()
+		return ofJournal(fields)
 	}
 	return wrapped{text: line}
 }
 
-// journal takes the line and its time out of journald's fields.
-func (w wrapped) journal() wrapped {
-	w.text = []byte(w.fields["message"])
-	if micros := w.fields["__realtime_timestamp"]; micros != "" {
-		w.at = logTime(gjson.Result{Type: gjson.Number, Num: gjson.Parse(micros).Float()})
-	}
-	return w
+// ofJournal takes the line and its time out of journald's fields.
+func ofJournal(fields map[string]string) wrapped {
+	return wrapped{text: []byte(fields["message"]), at: logTime(fields["__realtime_timestamp"]), fields: fields}
 }
 
-// isJournal reports whether a log is in journald's export format.
-func isJournal(in *bufio.Reader) bool {
-	begins, _ := in.Peek(len("__CURSOR="))
-	return string(begins) == "__CURSOR="
+// read reads a log to its end.
+func (s *logScan) read(in *bufio.Reader) error {
+	if begins, _ := in.Peek(len("__CURSOR=")); string(begins) == "__CURSOR=" {
+		return s.journal(in)
+	}
+	return s.eachLine(in, func(line []byte) error {
+		s.line(bytes.TrimRight(line, "\r\n"))
+		return nil
+	})
 }
 
-// journal reads journald's export format: entries of FIELD=text lines, or FIELD, a size and as many bytes, with an empty line
-// between them.
-func (s *logScan) journal(ctx context.Context, in *bufio.Reader) error {
-	fields, size := map[string]string{}, 0
-	entry := func() {
-		if len(fields) > 0 {
-			s.unwrapped(wrapped{fields: fields}.journal())
-		}
-		fields, size = map[string]string{}, 0
-	}
-	keep := func(name, value []byte) {
-		if size += len(name) + len(value); size <= maxLine {
-			fields[strings.ToLower(string(name))] = string(value)
-		}
-	}
-	for n := 0; ; n++ {
-		if n%1000 == 0 && ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
+// eachLine calls f with each line that isn't too long.
+func (s *logScan) eachLine(in *bufio.Reader, f func(line []byte) error) error {
+	for {
 		line, err := in.ReadSlice('\n')
-		if errors.Is(err, bufio.ErrBufferFull) {
-			s.tooLong(line)
-			err = skipLine(ctx, in)
-			line = nil
-		} else if err == nil || errors.Is(err, io.EOF) && len(line) > 0 {
+		whole := err == nil || errors.Is(err, io.EOF) && len(line) > 0 // what is cut off by another error is no line
+		long := errors.Is(err, bufio.ErrBufferFull)
+		if whole || long {
 			s.lines++
 			s.inFile++
-			line = bytes.TrimSuffix(line, []byte("\n"))
-			if name, value, found := bytes.Cut(line, []byte("=")); found {
-				keep(name, value)
-			} else if len(line) == 0 {
-				entry()
-			} else if err == nil {
-				name := bytes.Clone(line)
-				var value []byte
-				if value, err = binaryField(in); err == nil {
-					keep(name, value)
-				}
-			}
+		}
+		if long {
+			s.reject(line, tooLong)
+		}
+		for errors.Is(err, bufio.ErrBufferFull) {
+			_, err = in.ReadSlice('\n')
+		}
+		if whole {
+			err = errors.Join(err, f(line))
 		}
 		if errors.Is(err, io.EOF) {
-			entry()
 			return nil
 		}
 		if err != nil {
@@ -126,57 +104,54 @@ func (s *logScan) journal(ctx context.Context, in *bufio.Reader) error {
 	}
 }
 
+// journal reads journald's export format: entries of FIELD=text lines, or FIELD, a size and as many bytes, with an empty line
+// between them.
+func (s *logScan) journal(in *bufio.Reader) error {
+	fields, size := map[string]string{}, 0
+	entry := func() {
+		if len(fields) > 0 {
+			s.unwrapped(ofJournal(fields))
+		}
+		fields, size = map[string]string{}, 0
+	}
+	defer func() { entry() }()
+	return s.eachLine(in, func(line []byte) error {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		if len(line) == 0 {
+			entry()
+			return nil
+		}
+		before, value, found := bytes.Cut(line, []byte("="))
+		name := strings.ToLower(string(before)) // which the next reading overwrites
+		if !found {
+			var err error
+			if value, err = binaryField(in); err != nil {
+				return err
+			}
+		}
+		if size += len(name) + len(value); size <= maxLine {
+			fields[name] = string(value)
+		}
+		return nil
+	})
+}
+
 // binaryField reads a size, as many bytes and an end of line. Of what is longer than a line may be, nothing is kept.
-func binaryField(in *bufio.Reader) ([]byte, error) {
-	var prefix [8]byte
-	if _, err := io.ReadFull(in, prefix[:]); err != nil {
+func binaryField(in *bufio.Reader) (value []byte, err error) {
+	var size uint64
+	if byteorder.Read(in, byteorder.LittleEndian, &size) != nil {
 		return nil, io.ErrUnexpectedEOF
 	}
-	size := byteorder.LittleEndian.Uint64(prefix[:])
 	if size > 1<<40 {
 		return nil, errors.New("a field of journald's export format has no plausible size")
 	}
-	var value []byte
 	if size <= maxLine {
 		value = make([]byte, size)
-		if _, err := io.ReadFull(in, value); err != nil {
-			return nil, io.ErrUnexpectedEOF
-		}
-	} else if _, err := io.CopyN(io.Discard, in, int64(size)); err != nil {
+		_, err = io.ReadFull(in, value)
+		size = 0
+	}
+	if _, more := io.CopyN(io.Discard, in, int64(size)+1); err != nil || more != nil {
 		return nil, io.ErrUnexpectedEOF
 	}
-	_, err := in.ReadByte()
-	return value, err
-}
-
-// skipLine reads on to the end of a line without keeping it.
-func skipLine(ctx context.Context, in *bufio.Reader) error {
-	for {
-		_, err := in.ReadSlice('\n')
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			return err
-		}
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-	}
-}
-
-// depth is by how much a line of JSON opens more objects and lists than it closes.
-func depth(line []byte) (n int) {
-	inside := false
-	for i := 0; i < len(line); i++ {
-		switch c := line[i]; {
-		case inside && c == '\\':
-			i++
-		case c == '"':
-			inside = !inside
-		case inside:
-		case c == '{' || c == '[':
-			n++
-		case c == '}' || c == ']':
-			n--
-		}
-	}
-	return n
+	return value, nil
 }

@@ -5,9 +5,8 @@ import (
 	"fmt"
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strings"
-
-	"github.com/tidwall/gjson"
 )
 
 // matcher is a regular expression with texts of which a line must have one to match it: a search for them is many times
@@ -37,19 +36,10 @@ func newMatcher(flag, expression string) (matcher, error) {
 
 // maybe reports whether a line can match.
 func (m matcher) maybe(line []byte) bool {
-	if m.re == nil || len(m.texts) == 0 {
-		return m.re != nil
-	}
-	for _, text := range m.texts {
-		if bytes.Contains(line, text) {
-			return true
-		}
-	}
-	return false
+	return m.re != nil && (len(m.texts) == 0 || slices.ContainsFunc(m.texts, func(text []byte) bool { return bytes.Contains(line, text) }))
 }
 
-func (m matcher) in(message string) bool      { return m.re != nil && m.re.MatchString(message) }
-func (m matcher) inBytes(message []byte) bool { return m.re != nil && m.re.Match(message) }
+func (m matcher) in(message string) bool { return m.re != nil && m.re.MatchString(message) }
 
 // required returns texts of which one is in whatever matches the expression, or nil if it can't tell.
 func required(re *syntax.Regexp) []string {
@@ -88,24 +78,5 @@ func required(re *syntax.Regexp) []string {
 func escapable(r rune) bool { return r < ' ' || r > '~' || strings.ContainsRune(`"\/<>&'`, r) }
 
 func shortest(texts []string) int {
-	n := len(texts[0])
-	for _, text := range texts {
-		n = min(n, len(text))
-	}
-	return n
-}
-
-// nestedField finds a field by a dotted name.
-func nestedField(object gjson.Result, name string) gjson.Result {
-	for part := range strings.SplitSeq(name, ".") {
-		var next gjson.Result
-		object.ForEach(func(key, value gjson.Result) bool {
-			if key.Str == part {
-				next = value
-			}
-			return !next.Exists()
-		})
-		object = next
-	}
-	return object
+	return len(slices.MinFunc(texts, func(a, b string) int { return len(a) - len(b) }))
 }

@@ -18,10 +18,9 @@ const maxWindow = 128 << 20
 
 // decompress looks at how a log begins and takes its compression away, if it is one of those that are known. The caller calls
 // done in the end.
-func decompress(in *bufio.Reader) (out *bufio.Reader, done func(), err error) {
+func decompress(in *bufio.Reader) (plain io.Reader, done func(), err error) {
 	begins, _ := in.Peek(32)
 	is := func(magic string) bool { return bytes.HasPrefix(begins, []byte(magic)) }
-	var plain io.Reader
 	done = func() {}
 	switch {
 	case is("\x1f\x8b"):
@@ -42,12 +41,9 @@ func decompress(in *bufio.Reader) (out *bufio.Reader, done func(), err error) {
 	case is("PK\x03\x04"), is("\x04\x22\x4d\x18"), is("7z\xbc\xaf\x27\x1c"), is("\x1f\x9d"):
 		return nil, nil, errors.New("an archive, or a compression, that isn't read here (gzip, bzip2, xz and zstd are): unpack it, and pipe it in as -")
 	default:
-		return in, done, nil
+		plain = in
 	}
-	if err != nil {
-		return nil, nil, err
-	}
-	return bufio.NewReaderSize(plain, maxLine), done, nil
+	return plain, done, err
 }
 
 // xzWindow is the size of the dictionary that the first block of an xz stream asks for, 0 if its header isn't as xz writes it.

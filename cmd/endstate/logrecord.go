@@ -36,16 +36,17 @@ func (s *logScan) unwrapped(w wrapped) {
 // maxStreams is how many streams may have a line under way.
 const maxStreams = 4
 
-// assemble puts together an object that was printed over several lines.
+// assemble puts together an object that was printed over several lines: it ends with a brace below the first.
 func (s *logScan) assemble(w wrapped) {
 	text := bytes.Trim(w.text, " \t\r\x1e") // JSON text sequences have the last one in front
 	if s.object != nil && (bytes.HasPrefix(w.text, []byte(`{"`)) || len(s.object)+len(text) > maxLine) {
 		s.reject(s.object, "a JSON object without an end")
 		s.object = nil
 	}
-	if s.object != nil {
+	switch {
+	case s.object != nil:
 		s.object = append(append(s.object, text...), '\n')
-		if s.open += depth(text); s.open > 0 {
+		if !bytes.HasPrefix(w.text, s.closing) {
 			return
 		}
 		w.text, s.object = bytes.TrimRight(s.object, ",\n"), nil
@@ -54,20 +55,16 @@ func (s *logScan) assemble(w wrapped) {
 		}
 		s.record(w)
 		return
-	}
-	switch {
 	case s.cfg.pattern != nil:
 	case string(text) == "{":
-		s.object, s.open = append(make([]byte, 0, 1024), text...), 1
+		s.object, s.closing = append(make([]byte, 0, 1024), text...), bytes.Replace(w.text, text, []byte("}"), 1)
 		return
 	case string(text) == "[" || string(text) == "]" || string(text) == ",":
 		return // around objects and between them
 	}
-	w.text = text
-	if len(text) == 0 && len(w.fields) == 0 {
-		return
+	if w.text = text; len(text) > 0 || len(w.fields) > 0 {
+		s.record(w)
 	}
-	s.record(w)
 }
 
 // record takes in what is one message.
@@ -90,46 +87,43 @@ func (s *logScan) record(w wrapped) {
 	case s.isLogfmt(w.text):
 		s.logfmtRecord(w)
 	case len(w.fields) > 0:
-		s.take(func(name string) string { return w.fields[strings.ToLower(name)] }, w)
+		s.message(s.find(s.names, func(name string) string { return w.fields[strings.ToLower(name)] }), w, w.text)
 	default:
 		s.reject(w.text, "neither a JSON object nor logfmt (for other text there is --pattern)")
 	}
 }
 
+// about reports whether a line may be one that counts: most are about something else, which is seen without taking them apart.
+func (s *logScan) about(line []byte) bool {
+	return s.samples < maxSamples || s.cfg.message.maybe(line) || s.cfg.start.maybe(line)
+}
+
 // jsonRecord takes in an object. One that has another as the text of its message stands for that.
 func (s *logScan) jsonRecord(object []byte, w wrapped, outer bool) {
-	// Most lines are about something else, which is seen without taking them apart.
-	if s.samples >= maxSamples && !s.cfg.message.maybe(object) && !s.cfg.start.maybe(object) {
+	if !s.about(object) {
 		return
 	}
-	fields := s.fields(object)
-	message := fields[messageField].String()
-	if inner := strings.TrimSpace(message); outer && strings.HasPrefix(inner, "{") && gjson.Valid(inner) {
+	found := s.find(s.paths, func(path string) string { return gjson.GetBytes(object, path).String() })
+	if inner := strings.TrimSpace(found[messageField]); outer && strings.HasPrefix(inner, "{") && gjson.Valid(inner) {
 		if w.at.IsZero() {
-			w.at = logTime(fields[timeField])
+			w.at = logTime(found[timeField])
 		}
 		s.jsonRecord([]byte(inner), w, false)
 		return
 	}
-	at := logTime(fields[timeField])
-	if at.IsZero() {
-		at = w.at
-	}
-	s.message(message, occurrence{logKey{fields[aggregateField].String(), fields[keyField].String()}, fields[triggerField].String(), at}, object)
+	s.message(found, w, object)
 }
 
 // isLogfmt reports whether a line has a message in the form that slog's text handler, logrus and others write.
 func (s *logScan) isLogfmt(line []byte) bool {
-	for _, name := range s.names[messageField] {
-		if i := bytes.Index(line, []byte(name+"=")); i == 0 || i > 0 && line[i-1] == ' ' {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(s.names[messageField], func(name string) bool {
+		i := bytes.Index(line, []byte(name+"="))
+		return i == 0 || i > 0 && line[i-1] == ' '
+	})
 }
 
 func (s *logScan) logfmtRecord(w wrapped) {
-	if s.samples >= maxSamples && !s.cfg.message.maybe(w.text) && !s.cfg.start.maybe(w.text) {
+	if !s.about(w.text) {
 		return
 	}
 	values := map[string]string{}
@@ -142,28 +136,24 @@ func (s *logScan) logfmtRecord(w wrapped) {
 		s.reject(w.text, "not logfmt: "+err.Error())
 		return
 	}
-	s.take(func(name string) string { return values[name] }, w)
+	s.message(s.find(s.names, func(name string) string { return values[name] }), w, w.text)
 }
 
-// take takes in a message whose fields are texts.
-func (s *logScan) take(get func(name string) string, w wrapped) {
-	var found [numFields]string
-	for field, names := range s.names {
+// find returns the fields of a message, each by the first of its names that has a text.
+func (s *logScan) find(names [numFields][]string, get func(name string) string) (found [numFields]string) {
+	for field, names := range names {
 		for _, name := range names {
 			if found[field] = get(name); found[field] != "" {
 				break
 			}
 		}
 	}
-	at := parseLogTime(found[timeField])
-	if at.IsZero() {
-		at = w.at
-	}
-	s.message(found[messageField], occurrence{logKey{found[aggregateField], found[keyField]}, found[triggerField], at}, w.text)
+	return found
 }
 
 // message counts a message with its fields, if it is one that counts.
-func (s *logScan) message(message string, o occurrence, line []byte) {
+func (s *logScan) message(found [numFields]string, w wrapped, line []byte) {
+	message := found[messageField]
 	verdict := s.verdict(message)
 	if verdict == (verdictOf{}) {
 		if s.samples++; message != "" && len(s.others) < maxBad {
@@ -173,11 +163,15 @@ func (s *logScan) message(message string, o occurrence, line []byte) {
 		}
 		return
 	}
-	if o.id == "" {
+	if found[keyField] == "" {
 		s.reject(line, "no field for the aggregate's id; name it with --key")
 		return
 	}
-	s.count(o, verdict.counts, verdict.starts)
+	at := logTime(found[timeField])
+	if at.IsZero() {
+		at = w.at
+	}
+	s.count(occurrence{logKey{found[aggregateField], found[keyField]}, found[triggerField], at}, verdict)
 }
 
 // maxSamples is how many messages that don't count are looked at to say in the end what there was instead.

@@ -8,6 +8,7 @@ import (
 	"math"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -78,8 +79,7 @@ const maxBad = 5
 type logScan struct {
 	cfg   logConfig
 	names [numFields][]string
-	// The groups of the pattern; below 0 for none.
-	keyGroup, triggerGroup, timeGroup int
+	paths [numFields][]string // to them, in JSON
 
 	file                  string
 	inFile                int64 // lines
@@ -92,7 +92,7 @@ type logScan struct {
 
 	partial    map[string][]byte // lines that go on, by their stream
 	object     []byte            // that is printed over several lines; nil for none
-	open       int               // its depth
+	closing    []byte            // how the line with its end begins
 	others     []string          // messages that don't count
 	samples    int
 	matched    bool // a message counted as a finalization
@@ -111,8 +111,16 @@ func newLogScan(cfg logConfig) *logScan {
 	if cfg.key != "" && cfg.key != "key" {
 		s.names[aggregateField] = nil // it is our own logger's
 	}
-	if cfg.pattern != nil {
-		s.keyGroup, s.triggerGroup, s.timeGroup = cfg.pattern.SubexpIndex("key"), cfg.pattern.SubexpIndex("trigger"), cfg.pattern.SubexpIndex("time")
+	for field, names := range s.names {
+		for _, name := range names {
+			s.paths[field] = append(s.paths[field], gjson.Escape(name))
+			if nested := strings.Split(name, "."); len(nested) > 1 {
+				for i, part := range nested {
+					nested[i] = gjson.Escape(part)
+				}
+				s.paths[field] = append(s.paths[field], strings.Join(nested, "."))
+			}
+		}
 	}
 	return s
 }
@@ -143,18 +151,8 @@ func (s *logScan) reject(line []byte, why string) {
 
 const tooLong = "longer than 1 MiB"
 
-func (s *logScan) tooLong(line []byte) {
-	s.lines++
-	s.inFile++
-	s.reject(line, tooLong)
-}
-
 // line takes in one line.
-func (s *logScan) line(line []byte) {
-	s.lines++
-	s.inFile++
-	s.unwrapped(unwrap(line))
-}
+func (s *logScan) line(line []byte) { s.unwrapped(unwrap(line)) }
 
 // verdictOf is what a message is.
 type verdictOf struct{ counts, starts bool }
@@ -175,28 +173,30 @@ func (s *logScan) verdict(message string) verdictOf {
 
 // textLine takes in a line that is text.
 func (s *logScan) textLine(line []byte) {
-	counts := s.cfg.message.maybe(line) && s.cfg.message.inBytes(line)
-	starts := s.cfg.start.maybe(line) && s.cfg.start.inBytes(line)
-	if !counts && !starts {
+	if !s.cfg.message.maybe(line) && !s.cfg.start.maybe(line) {
 		return
 	}
-	groups := s.cfg.pattern.FindSubmatch(line)
-	if groups == nil || len(groups[s.keyGroup]) == 0 {
+	text := string(line)
+	verdict := verdictOf{s.cfg.message.in(text), s.cfg.start.in(text)}
+	if verdict == (verdictOf{}) {
+		return
+	}
+	groups := s.cfg.pattern.FindStringSubmatch(text)
+	group := func(name string) string {
+		if i := s.cfg.pattern.SubexpIndex(name); i > 0 && groups != nil {
+			return groups[i]
+		}
+		return ""
+	}
+	if group("key") == "" {
 		s.reject(line, "--pattern finds no key in it")
 		return
 	}
-	o := occurrence{logKey: logKey{id: string(groups[s.keyGroup])}}
-	if s.triggerGroup > 0 {
-		o.trigger = string(groups[s.triggerGroup])
-	}
-	if s.timeGroup > 0 {
-		o.at = parseLogTime(string(groups[s.timeGroup]))
-	}
-	s.count(o, counts, starts)
+	s.count(occurrence{logKey{id: group("key")}, group("trigger"), logTime(group("time"))}, verdict)
 }
 
-func (s *logScan) count(o occurrence, counts, starts bool) {
-	s.matched = s.matched || counts
+func (s *logScan) count(o occurrence, verdict verdictOf) {
+	s.matched = s.matched || verdict.counts
 	o.kind, o.id, o.trigger = shortened(o.kind), shortened(o.id), shortened(o.trigger)
 	if s.cfg.parts > 0 && partOf(o.logKey, s.cfg.parts) != s.cfg.part {
 		return
@@ -211,11 +211,11 @@ func (s *logScan) count(o occurrence, counts, starts bool) {
 		a = &aggregateLog{}
 		s.aggregates[o.logKey] = a
 	}
-	if starts {
+	if verdict.starts {
 		a.starts++
 		s.starts++
 	}
-	if !counts {
+	if !verdict.counts {
 		return
 	}
 	a.finalizations++
@@ -261,47 +261,21 @@ func partOf(key logKey, parts uint64) uint64 {
 	return h.Sum64()%parts + 1
 }
 
-// fields finds the fields of a line. Of two names for one, the earlier in fieldNames counts.
-func (s *logScan) fields(line []byte) (found [numFields]gjson.Result) {
-	object := gjson.ParseBytes(line)
-	var rank [numFields]int
-	object.ForEach(func(key, value gjson.Result) bool {
-		for field, names := range s.names {
-			for i, name := range names {
-				if key.Str == name && (rank[field] == 0 || i+1 < rank[field]) {
-					found[field], rank[field] = value, i+1
-				}
-			}
-		}
-		return true
-	})
-	for field, names := range s.names {
-		if rank[field] == 0 && len(names) == 1 {
-			found[field] = nestedField(object, names[0])
-		}
-	}
-	return found
-}
-
 // logTime reads a time as loggers write it: text, or a number of seconds, or of parts of one, since 1970.
-func logTime(v gjson.Result) time.Time {
-	if v.Type != gjson.Number {
-		return parseLogTime(v.String())
-	}
-	seconds := v.Float()
-	for math.Abs(seconds) > 1e11 {
-		seconds /= 1000
-	}
-	return time.UnixMicro(int64(math.Round(seconds * 1e6))).UTC()
-}
-
-func parseLogTime(text string) time.Time {
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02 15:04:05.999999999", "2006-01-02 15:04:05,999", "2006-01-02T15:04:05.999999999", "2006-01-02T15:04:05.000Z0700"} {
+func logTime(text string) time.Time {
+	for _, layout := range []string{time.RFC3339, time.DateTime, "2006-01-02T15:04:05", "2006-01-02T15:04:05Z0700"} {
 		if t, err := time.Parse(layout, text); err == nil {
 			return t.UTC()
 		}
 	}
-	return time.Time{}
+	seconds, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsInf(seconds, 0) || math.IsNaN(seconds) {
+		return time.Time{}
+	}
+	for math.Abs(seconds) > 1e11 {
+		seconds /= 1000
+	}
+	return time.UnixMicro(int64(math.Round(seconds * 1e6))).UTC()
 }
 
 // worst returns the aggregates with more than one finalization, the most first.
@@ -313,7 +287,7 @@ func (s *logScan) worst() []loggedAggregate {
 		}
 	}
 	slices.SortFunc(list, func(a, b loggedAggregate) int {
-		return cmp.Or(cmp.Compare(b.Finalizations, a.Finalizations), compareTimes(a.First, b.First), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Type, b.Type))
+		return cmp.Or(cmp.Compare(b.Finalizations, a.Finalizations), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Type, b.Type))
 	})
 	return list
 }
@@ -323,17 +297,4 @@ func orNil(t time.Time) *time.Time {
 		return nil
 	}
 	return &t
-}
-
-// compareTimes puts a missing time last.
-func compareTimes(a, b *time.Time) int {
-	switch {
-	case a == nil && b == nil:
-		return 0
-	case a == nil:
-		return 1
-	case b == nil:
-		return -1
-	}
-	return a.Compare(*b)
 }

@@ -42,6 +42,14 @@ type app struct {
 // errFound is returned by a command that ran to its end, and printed something amiss.
 var errFound = errors.New("found something")
 
+// orFound is the error of a command that has printed its result, which may show something amiss.
+func orFound(err error, amiss bool) error {
+	if err == nil && amiss {
+		return errFound
+	}
+	return err
+}
+
 // run is main without the process around it. It returns the exit status.
 func run(ctx context.Context, args []string, a *app) int {
 	a.secrets = newRedactor(args)

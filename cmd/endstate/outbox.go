@@ -3,30 +3,38 @@ package main
 import (
 	"context"
 	"fmt"
-	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
 
-// newOutbox groups the commands for what waits in an outbox, what is dead, and what to do about it.
+// outboxCommands are those for what waits in an outbox, what is dead, and what to do about it.
+type outboxCommands struct {
+	*app
+	writer outbox.Writer
+}
+
 func newOutbox(a *app) *cobra.Command {
-	var writer outbox.Writer
+	o := &outboxCommands{app: a}
 	cmd := group("outbox", "Look into the outbox, and do something about its dead letters and subscriptions",
-		newOutboxStats(a, &writer),
-		newOutboxList(a, &writer),
-		newOutboxShow(a, &writer),
-		newOutboxRetry(a, &writer),
-		newOutboxDiscard(a, &writer),
-		newOutboxReplay(a, &writer),
-		newOutboxDrop(a, &writer),
-		newOutboxHistory(a, &writer),
-		newOutboxPurge(a, &writer),
-	)
-	outboxFlags(cmd, &writer)
+		o.stats(), o.list(), o.show(), o.retry(), o.discard(), o.replay(), o.drop(), o.history(), o.purge())
+	outboxFlags(cmd, &o.writer)
 	return cmd
+}
+
+// on runs f on the outbox that the flags name.
+func (o *outboxCommands) on(access access, f func(ctx context.Context, admin *relay.Admin, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		admin, db, err := o.admin(cmd.Context(), access, &o.writer)
+		if err != nil {
+			return err
+		}
+		defer db.close()
+		return f(cmd.Context(), admin, args)
+	}
 }
 
 // outboxFlags are the flags, of a command and those below it, that name the library's outbox.
@@ -50,19 +58,22 @@ func byFlags(cmd *cobra.Command, by *relay.By) {
 	}
 }
 
-// admin opens the outbox that the flags name. The caller closes what it returns.
+// filterFlags say which events are meant.
+func filterFlags(cmd *cobra.Command, filter *relay.Filter) {
+	cmd.Flags().StringVar(&filter.Type, "type", "", "only events of this `TYPE`")
+	cmd.Flags().StringVar(&filter.AggregateType, "aggregate-type", "", "only events of aggregates of this `TYPE`")
+	cmd.Flags().StringVar(&filter.AggregateID, "aggregate-id", "", "only events of the aggregate with this `ID`")
+	cmd.Flags().StringVar(&filter.Error, "error", "", "only events whose last error has this `TEXT` in it")
+	cmd.Flags().DurationVar(&filter.OlderThan, "older-than", 0, "only events created longer ago than this `DURATION`")
+}
+
+// admin opens the outbox that writer names. The caller closes the database.
 func (a *app) admin(ctx context.Context, access access, writer *outbox.Writer) (*relay.Admin, *database, error) {
 	db, err := a.open(ctx, access)
 	if err != nil {
 		return nil, nil, err
 	}
-	var admin *relay.Admin
-	cfg := &relay.Config{Outbox: *writer}
-	if db.pool != nil {
-		admin, err = relay.NewAdmin(db.pool, cfg)
-	} else {
-		admin, err = relay.NewAdminSQL(db.sql, cfg)
-	}
+	admin, err := db.admin(*writer)
 	if err == nil {
 		err = admin.Check(ctx)
 	}
@@ -73,17 +84,20 @@ func (a *app) admin(ctx context.Context, access access, writer *outbox.Writer) (
 	return admin, db, nil
 }
 
+// parseIDs reads the ids of events.
+func parseIDs(args []string) ([]uuid.UUID, error) {
+	ids := make([]uuid.UUID, len(args))
+	for i, arg := range args {
+		var err error
+		if ids[i], err = uuid.Parse(arg); err != nil {
+			return nil, fmt.Errorf("%q is not the id of an event, a UUID", arg)
+		}
+	}
+	return ids, nil
+}
+
 // aggregate is how tables show an aggregate.
 func aggregate(e outbox.Event) string { return e.AggregateType + " " + e.AggregateID }
-
-// optional is a time, or nil for none.
-func optional(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	t = t.UTC()
-	return &t
-}
 
 // count is a number of things, such as "1 event" and "2 events".
 func count[N int | int64](n N, what string) string {

@@ -60,7 +60,13 @@ func (t *table) row(cells ...any) {
 		case float64:
 			row[i] = strconv.FormatFloat(c, 'f', 2, 64)
 		case time.Time:
-			row[i], text = c.UTC().Format(time.RFC3339), true
+			if row[i] = "–"; !c.IsZero() {
+				row[i], text = c.UTC().Format(time.RFC3339), true
+			}
+		case *time.Time:
+			if row[i] = "–"; c != nil {
+				row[i], text = c.UTC().Format(time.RFC3339), true
+			}
 		default:
 			row[i], text = printable(fmt.Sprint(c)), true
 		}
