@@ -48,7 +48,10 @@ func (f *core) resolve(ctx context.Context, a *attempt, look func(context.Contex
 	pause := f.backoff()
 	var last error
 	for {
-		seen, err := look(ctx, a)
+		// A look on a connection that has gone silent leaves time for another one's.
+		looking, looked := context.WithTimeout(ctx, f.cfg.ResolveTimeout/4)
+		seen, err := look(looking, a)
+		looked()
 		switch {
 		case errors.Is(err, ErrEventConflict), errors.Is(err, errUnmoved), errors.Is(err, guard.ErrRewritten):
 			// It was run again and refused: the aggregate is open, and the first run can't have taken effect.

@@ -243,16 +243,20 @@ func TestABlockedCallGivesItsPlaceAway(t *testing.T) {
 	}))
 }
 
-// F2 for a group: each of its calls finds out by its own token what became of it.
+// F2 and F49 for a group: each of its calls finds out by its own token what became of it.
 func TestAGroupsCommitGotNoAnswer(t *testing.T) {
-	for _, do := range []pgfault.Action{pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply} {
+	for _, do := range []pgfault.Action{pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply, pgfault.HalfOpen} {
 		for _, g := range []string{"status", "ledger", "all"} {
 			t.Run(do.String()+"/"+g, func(t *testing.T) {
 				t.Parallel()
 				url := dbtest.Postgres(t)
 				proxy := pgfault.New(t, url)
 				w := newWorld(t, "pgx", g, url, configured(grouped))
-				proxied := connect(t, "pgx", g, proxy.URL(), w.schema, configured(grouped))
+				proxied := connect(t, "pgx", g, proxy.URL(), w.schema, configured(func(c *finalize.Config) {
+					if grouped(c); do == pgfault.HalfOpen {
+						c.ClaimTimeout = 5 * time.Second // bounds the statement, which has no caller's context
+					}
+				}))
 				keys := ids(8)
 				w.open(keys...)
 				fault := proxy.Arm(&pgfault.Fault{SQL: "WITH endstate_patience", Do: do})

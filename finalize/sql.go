@@ -105,8 +105,7 @@ type sqlSession struct {
 	written func() // lets the next one write
 }
 
-// begin opens a transaction whose life is apart from ctx: database/sql would otherwise roll back from another goroutine
-// when ctx ends, and break a COMMIT off without a word on what became of it.
+// begin opens a transaction whose life is apart from ctx.
 func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
 	written, err := d.turnToWrite(ctx)
 	if err != nil {
@@ -121,10 +120,8 @@ func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
 	if d.dialect == sqltx.Postgres {
 		opts.Isolation = sql.LevelReadCommitted
 	}
-	txCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	tx, err := conn.BeginTx(txCtx, opts)
+	tx, cancel, err := sqltx.Begin(ctx, conn, opts)
 	if err != nil {
-		cancel()
 		err = errors.Join(fmt.Errorf("begin: %w", err), conn.Close())
 		written()
 		return nil, err
@@ -327,7 +324,9 @@ func (s *sqlSession) rollback(ctx context.Context) {
 	}
 	if !s.ended {
 		s.ended = true
+		stop := context.AfterFunc(ctx, s.cancel)
 		_ = s.sqlTx.Rollback()
+		stop()
 		if s.db.dialect == sqltx.SQLite {
 			// After a COMMIT that found the database busy the transaction is open, though database/sql thinks it ended.
 			_, _ = s.conn.ExecContext(ctx, "ROLLBACK")

@@ -38,6 +38,9 @@ type SweeperConfig struct {
 	Tenants func(ctx context.Context) iter.Seq2[context.Context, error]
 	// AtOnce is how many aggregates are finalized at a time. Each takes a connection. Default 4.
 	AtOnce int
+	// Timeout bounds each call with fn, and how long the search for due aggregates, or Tenants, may take to come to the next one.
+	// Nobody waits for a sweep, and so nobody else would give up a connection that has gone silent. Default 5 minutes.
+	Timeout time.Duration
 }
 
 // Sweeper finds the aggregates that nobody has finalized, though they should be final by now, and finalizes them: the monitor
@@ -86,6 +89,9 @@ func NewSweeper[Tx any](fin *Finalizer[Tx], fn SweepFunc[Tx], config *SweeperCon
 	if cfg.AtOnce == 0 {
 		cfg.AtOnce = 4
 	}
+	if cfg.Timeout == 0 {
+		cfg.Timeout = 5 * time.Minute
+	}
 	if err := checkName(string(cfg.Trigger)); err != nil {
 		return nil, fail("Trigger", err.Error())
 	}
@@ -96,6 +102,8 @@ func NewSweeper[Tx any](fin *Finalizer[Tx], fn SweepFunc[Tx], config *SweeperCon
 		return nil, fail("Idle", "is negative")
 	case cfg.AtOnce < 0:
 		return nil, fail("AtOnce", "is negative")
+	case cfg.Timeout < 0:
+		return nil, fail("Timeout", "is negative")
 	}
 	if cfg.Due == nil {
 		finder, ok := fin.cfg.Guard.(guard.DueFinder)
@@ -151,15 +159,17 @@ type sweep[Tx any] struct {
 
 // all sweeps for each tenant.
 func (w *sweep[Tx]) all(ctx context.Context) error {
+	looking, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	defer w.group.Wait() // also when Due panics
 	if w.cfg.Tenants == nil {
 		return w.tenant(ctx)
 	}
 	var first error
 	failed := 0
-	for tenant, err := range w.cfg.Tenants(ctx) {
+	for tenant, err := range inTime(w.cfg.Timeout, giveUp, w.cfg.Tenants(looking)) {
 		if err != nil {
-			return errors.Join(fmt.Errorf("find the tenants: %w", err), first)
+			return errors.Join(fmt.Errorf("find the tenants: %w", withCause(looking, err)), first)
 		}
 		if err := w.tenant(tenant); err != nil {
 			if failed++; first == nil {
@@ -173,7 +183,27 @@ func (w *sweep[Tx]) all(ctx context.Context) error {
 	if failed > 1 {
 		first = fmt.Errorf("%d tenants could not be swept; the first: %w", failed, first)
 	}
-	return first
+	return errors.Join(context.Cause(looking), first)
+}
+
+// late is why a sweep gave something up.
+func late(timeout time.Duration) error {
+	return fmt.Errorf("SweeperConfig.Timeout (%v): %w", timeout, context.DeadlineExceeded)
+}
+
+// inTime is all, which is given up when it takes longer than timeout to come to its next value.
+func inTime[V any](timeout time.Duration, giveUp context.CancelCauseFunc, all iter.Seq2[V, error]) iter.Seq2[V, error] {
+	return func(yield func(V, error) bool) {
+		timer := time.AfterFunc(timeout, func() { giveUp(late(timeout)) })
+		defer timer.Stop()
+		for v, err := range all {
+			timer.Stop()
+			if !yield(v, err) {
+				return
+			}
+			timer.Reset(timeout)
+		}
+	}
 }
 
 // tenant sweeps for the tenant that ctx names.
@@ -194,11 +224,13 @@ func (w *sweep[Tx]) tenant(ctx context.Context) error {
 
 // run puts each due key through the door.
 func (w *sweep[Tx]) run(ctx context.Context, q endstate.Querier) error {
+	looking, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	window := make([]guard.Key, 0, sweepWindow)
-	for key, err := range w.cfg.Due(ctx, q) {
+	for key, err := range inTime(w.cfg.Timeout, giveUp, w.cfg.Due(looking, q)) {
 		if err != nil {
 			w.finalize(ctx, window)
-			return err
+			return withCause(looking, err)
 		}
 		if window = append(window, key); len(window) == cap(window) {
 			w.finalize(ctx, window)
@@ -206,7 +238,7 @@ func (w *sweep[Tx]) run(ctx context.Context, q endstate.Querier) error {
 		}
 	}
 	w.finalize(ctx, window)
-	return nil
+	return context.Cause(looking)
 }
 
 func (w *sweep[Tx]) finalize(ctx context.Context, keys []guard.Key) {
@@ -238,7 +270,9 @@ func (w *sweep[Tx]) one(ctx context.Context, key guard.Key) {
 		}
 		w.count(ctx, r, err)
 	}()
-	r, err = w.fin.Do(ctx, key, w.cfg.Trigger, func(ctx context.Context, tx Tx) (Outcome, error) { return w.fn(ctx, tx, key) })
+	calling, cancel := context.WithTimeoutCause(ctx, w.cfg.Timeout, late(w.cfg.Timeout))
+	defer cancel()
+	r, err = w.fin.Do(calling, key, w.cfg.Trigger, func(ctx context.Context, tx Tx) (Outcome, error) { return w.fn(ctx, tx, key) })
 	returned = true
 }
 

@@ -309,11 +309,12 @@ func TestSweeperConfig(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
 		for says, cfg := range map[string]*finalize.SweeperConfig{
-			"Due is nil":         nil,
-			"Every is negative":  {Every: -1},
-			"Idle is negative":   {Idle: -1},
-			"AtOnce is negative": {AtOnce: -1},
-			"Trigger is 201":     {Trigger: finalize.Trigger(strings.Repeat("x", 201))},
+			"Due is nil":          nil,
+			"Every is negative":   {Every: -1},
+			"Idle is negative":    {Idle: -1},
+			"AtOnce is negative":  {AtOnce: -1},
+			"Timeout is negative": {Timeout: -1},
+			"Trigger is 201":      {Trigger: finalize.Trigger(strings.Repeat("x", 201))},
 		} {
 			_, err := w.sweeper(completeAny, cfg)
 			require.ErrorIs(t, err, finalize.ErrConfig)

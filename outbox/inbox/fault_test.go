@@ -2,7 +2,9 @@ package inbox_test
 
 import (
 	"context"
+	"errors"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -122,4 +124,41 @@ func TestRoundTrips(t *testing.T) {
 	require.Len(t, trips, 3, "%q", trips)
 	trips = proxy.Trips(deliver(e, inbox.Repeated))
 	require.Len(t, trips, 2, "%q", trips)
+}
+
+// F49: a delivery ends with its caller's context, also on a connection that has gone silent, and its rollback by itself.
+func TestADeliveryOnASilentConnectionEnds(t *testing.T) {
+	t.Parallel()
+	for _, database := range []string{"pgx", "sql"} {
+		for _, statement := range []string{"begin", "INSERT INTO credits", "commit", "rollback"} {
+			t.Run(database+"/"+statement, func(t *testing.T) {
+				t.Parallel()
+				c, proxy := throughProxy(t, database)
+				defer proxy.CutAll() // the server knows nothing of it
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				fault := proxy.Arm(&pgfault.Fault{SQL: statement, Do: pgfault.HalfOpen})
+				ended := make(chan error, 1)
+				go func() {
+					_, err := c.way(func(ctx context.Context, tx endstate.Querier, e outbox.Event) error {
+						if statement == "rollback" {
+							return errors.New("no such account")
+						}
+						return charge(ctx, tx, e)
+					})(ctx, event())
+					ended <- err
+				}()
+				fault.RequireFired(t)
+				if statement != "rollback" {
+					cancel()
+				}
+				select {
+				case err := <-ended:
+					require.Error(t, err)
+				case <-time.After(2 * time.Minute):
+					t.Fatal("the delivery goes on")
+				}
+			})
+		}
+	}
 }

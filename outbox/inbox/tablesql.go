@@ -38,6 +38,7 @@ type sqlSession struct {
 	db       *sqlDB
 	conn     *sql.Conn
 	sqlTx    *sql.Tx
+	end      context.CancelFunc // breaks it off
 	inserted bool
 	ended    bool // by a COMMIT
 	over     bool
@@ -96,12 +97,11 @@ func (d *sqlDB) open(ctx context.Context) (*sqlSession, error) {
 	if d.dialect == sqltx.Postgres {
 		opts.Isolation = sql.LevelReadCommitted // a snapshot for each statement: a lookup's is taken after the lock
 	}
-	// Its life is apart from ctx: database/sql would otherwise roll back from another goroutine when ctx ends.
-	tx, err := conn.BeginTx(context.WithoutCancel(ctx), opts)
+	tx, end, err := sqltx.Begin(ctx, conn, opts)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("begin: %w", err), conn.Close())
 	}
-	return &sqlSession{db: d, conn: conn, sqlTx: tx}, nil
+	return &sqlSession{db: d, conn: conn, sqlTx: tx, end: end}, nil
 }
 
 func (s *sqlSession) wrapped() endstate.Tx { return sqltx.Wrap(s.sqlTx, s.db.dialect) }
@@ -179,6 +179,8 @@ func (s *sqlSession) finish(ctx context.Context, dl *delivery, value []byte) err
 			return errTaken
 		}
 	}
+	stop := context.AfterFunc(ctx, s.end)
+	defer stop()
 	if err := s.sqlTx.Commit(); err != nil {
 		switch {
 		case errors.Is(err, sql.ErrTxDone):
@@ -197,11 +199,14 @@ func (s *sqlSession) rollback(ctx context.Context) {
 		return
 	}
 	s.over = true
+	defer s.end()
 	if !s.ended {
+		ctx, cancel := detached(ctx)
+		defer cancel()
+		stop := context.AfterFunc(ctx, s.end)
 		_ = s.sqlTx.Rollback()
+		stop()
 		if s.db.dialect == sqltx.SQLite {
-			ctx, cancel := detached(ctx)
-			defer cancel()
 			// After a COMMIT that found the database busy the transaction is open, though database/sql thinks it ended.
 			_, _ = s.conn.ExecContext(ctx, "ROLLBACK")
 		}
