@@ -115,7 +115,11 @@ func (c *claim) renew(ctx context.Context, stop <-chan struct{}, lose context.Ca
 		case <-ticker.C:
 		}
 		sent := time.Now()
-		ask, cancel := context.WithDeadline(ctx, last.Add(c.cfg.Lease))
+		limit := sent.Add(c.cfg.Lease / 3) // a connection that has gone silent leaves time for another one
+		if end := last.Add(c.cfg.Lease); !c.cfg.FailOpen && end.Before(limit) {
+			limit = end
+		}
+		ask, cancel := context.WithDeadline(ctx, limit)
 		ours, err := c.store.Renew(ask, c.storeKey, c.own, c.cfg.Lease)
 		cancel()
 		switch {
@@ -125,10 +129,12 @@ func (c *claim) renew(ctx context.Context, stop <-chan struct{}, lose context.Ca
 			c.cfg.Logger.WarnContext(ctx, "another delivery has the claim: the event may be applied twice", c.attrs()...)
 			lose(ErrClaimLost)
 			return
-		case time.Since(last) >= c.cfg.Lease && !c.cfg.FailOpen:
+		case time.Since(last) >= c.cfg.Lease && ctx.Err() == nil:
 			c.cfg.Logger.WarnContext(ctx, "the claim could not be renewed: the event may be applied twice", c.attrs("error", err)...)
-			lose(fmt.Errorf("%w: %w", ErrClaimLost, err))
-			return
+			if !c.cfg.FailOpen {
+				lose(fmt.Errorf("%w: %w", ErrClaimLost, err))
+				return
+			}
 		}
 	}
 }

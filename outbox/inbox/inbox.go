@@ -3,6 +3,7 @@ package inbox
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -16,6 +17,21 @@ import (
 // it has to be delivered again unless the error is Permanent. It is what the receivers of outbox/webhook, outbox/redisstream,
 // outbox/natsjs and outbox/kafka call, and safe for concurrent use.
 type Handler func(ctx context.Context, event outbox.Event) (Result, error)
+
+// Within returns h with a bound on each call: its context ends after timeout, and an error that comes of that says so. It is for what
+// delivers and has no deadline of its own: a handler whose database's connection has gone silent might never return.
+func (h Handler) Within(timeout time.Duration) Handler {
+	late := fmt.Errorf("inbox: the handler took longer than %v: %w", timeout, context.DeadlineExceeded)
+	return func(ctx context.Context, event outbox.Event) (Result, error) {
+		ctx, cancel := context.WithTimeoutCause(ctx, timeout, late)
+		defer cancel()
+		result, err := h(ctx, event)
+		if err != nil && context.Cause(ctx) == late && !errors.Is(err, late) {
+			err = fmt.Errorf("%w: %w", late, err)
+		}
+		return result, err
+	}
+}
 
 // Way is one of the ways to handle each event once: *Table, Status, *Claims, or your own. F is the function that it guards:
 // TxFunc or Func, or the forms of these that return a result.

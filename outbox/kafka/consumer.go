@@ -29,6 +29,9 @@ type ConsumerConfig struct {
 	// RetryAfter is the longest pause before a record whose handling failed is tried again; it begins with a hundredth. Later
 	// records of its partition wait. Default 30 s.
 	RetryAfter time.Duration
+	// HandlerTimeout bounds each call of the inbox's Handler, whose context then ends: see inbox.Handler.Within. Its partition
+	// waits for it. Default 5 minutes.
+	HandlerTimeout time.Duration
 	// HandOverTimeout is how long a handler may go on when its partition goes to another member; then its context ends. Keep it
 	// shorter than kgo.RebalanceTimeout (60 s unless set). Default 20 s.
 	HandOverTimeout time.Duration
@@ -47,6 +50,9 @@ func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 	}
 	if cfg.MaxAttempts == 0 {
 		cfg.MaxAttempts = 50
+	}
+	if cfg.HandlerTimeout == 0 {
+		cfg.HandlerTimeout = 5 * time.Minute
 	}
 	if cfg.RetryAfter == 0 {
 		cfg.RetryAfter = 30 * time.Second
@@ -76,6 +82,8 @@ func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 		return fail("MaxAttempts is %d", cfg.MaxAttempts)
 	case cfg.RetryAfter < 10*time.Millisecond:
 		return fail("RetryAfter is %v, the shortest is 10ms", cfg.RetryAfter)
+	case cfg.HandlerTimeout < 0:
+		return fail("HandlerTimeout is %v", cfg.HandlerTimeout)
 	case cfg.HandOverTimeout < 0:
 		return fail("HandOverTimeout is %v", cfg.HandOverTimeout)
 	}
@@ -102,7 +110,7 @@ func NewConsumer(handle inbox.Handler, cfg *ConsumerConfig, opts ...kgo.Opt) (*C
 	if handle == nil {
 		return nil, fmt.Errorf("%w: the inbox's Handler is nil", ErrConfig)
 	}
-	c := &Consumer{handle: handle, cfg: own, opts: opts}
+	c := &Consumer{handle: handle.Within(own.HandlerTimeout), cfg: own, opts: opts}
 	if err := kgo.ValidateOpts(newMember(c).options()...); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}

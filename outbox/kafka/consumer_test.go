@@ -311,6 +311,7 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 		"DeadLetters is one of Topics":    {Group: "g", DeadLetters: DefaultTopic},
 		"MaxAttempts is -1":               {Group: "g", MaxAttempts: -1},
 		"RetryAfter is 1ns, the shortest": {Group: "g", RetryAfter: 1},
+		"HandlerTimeout is -1ns":          {Group: "g", HandlerTimeout: -1},
 		"HandOverTimeout is -1ns":         {Group: "g", HandOverTimeout: -1},
 	} {
 		_, err := NewConsumer(s.handle, cfg)
@@ -321,4 +322,23 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 	require.ErrorIs(t, err, ErrConfig)
 	_, err = NewConsumer(s.handle, &ConsumerConfig{Group: "g"}, kgo.SeedBrokers())
 	require.ErrorIs(t, err, ErrConfig)
+}
+
+// F49: a handler whose database has gone silent holds its partition up. It is given up, and the record handled again.
+func TestAHandlerThatHangsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, kfake.SeedTopics(1, DefaultTopic))
+	c.publish(ofAggregates(3, "a"))
+	first := true // a partition's records are handled one after the other
+	s := sink{answer: func(ctx context.Context, _ int, _ outbox.Event) error {
+		if first {
+			first = false
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return nil
+	}}
+	c.running(s.handle, func(cfg *ConsumerConfig) { cfg.HandlerTimeout = 2 * time.Second })
+	require.Eventually(t, func() bool { return c.committed(DefaultTopic) == 3 }, 3*time.Minute, 20*time.Millisecond, "all is committed")
+	require.Equal(t, upTo(3), numbers(s.handled(), "a"))
 }

@@ -21,6 +21,9 @@ type ConsumerConfig struct {
 	// Concurrency is how many events are handled at a time. With more than one, events of an aggregate may overtake one
 	// another. Default 16.
 	Concurrency int
+	// HandlerTimeout bounds each call of the inbox's Handler, whose context then ends: see inbox.Handler.Within. No other process
+	// gets the message before. Default 5 minutes.
+	HandlerTimeout time.Duration
 	// RetryAfter is how long a message whose handling failed rests before it is delivered again. When its process died, it
 	// is the consumer's AckWait. Default 30 s.
 	RetryAfter time.Duration
@@ -40,6 +43,9 @@ func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 	if cfg.Concurrency == 0 {
 		cfg.Concurrency = 16
 	}
+	if cfg.HandlerTimeout == 0 {
+		cfg.HandlerTimeout = 5 * time.Minute
+	}
 	if cfg.RetryAfter == 0 {
 		cfg.RetryAfter = 30 * time.Second
 	}
@@ -56,6 +62,8 @@ func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 		return cfg, fmt.Errorf("%w: ConsumerConfig.Concurrency is %d", ErrConfig, cfg.Concurrency)
 	case cfg.RetryAfter < 0:
 		return cfg, fmt.Errorf("%w: ConsumerConfig.RetryAfter is %v", ErrConfig, cfg.RetryAfter)
+	case cfg.HandlerTimeout < 0:
+		return cfg, fmt.Errorf("%w: ConsumerConfig.HandlerTimeout is %v", ErrConfig, cfg.HandlerTimeout)
 	case cfg.MaxDeliveries < 0:
 		return cfg, fmt.Errorf("%w: ConsumerConfig.MaxDeliveries is %d", ErrConfig, cfg.MaxDeliveries)
 	}
@@ -97,7 +105,7 @@ func NewConsumer(js jetstream.JetStream, consumer jetstream.Consumer, handle inb
 	if n := info.Config.MaxDeliver; n > 0 && n <= c.MaxDeliveries {
 		return nil, fmt.Errorf("%w: consumer %s has MaxDeliver %d, not above ConsumerConfig.MaxDeliveries (%d): JetStream would drop an event before it becomes a dead letter", ErrConfig, info.Name, n, c.MaxDeliveries)
 	}
-	return &Consumer{js: js, consumer: consumer, info: info, handle: handle, cfg: c}, nil
+	return &Consumer{js: js, consumer: consumer, info: info, handle: handle.Within(c.HandlerTimeout), cfg: c}, nil
 }
 
 // fetchWait is how long a fetch waits for messages, and so how long the end of Run may take.

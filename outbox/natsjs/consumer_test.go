@@ -299,6 +299,7 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 		`DeadLetters is "", which is no subject`:                 {consumer, &ConsumerConfig{}},
 		"Concurrency is -1":                                      {consumer, &ConsumerConfig{DeadLetters: "dead.x", Concurrency: -1}},
 		"RetryAfter is -1ns":                                     {consumer, &ConsumerConfig{DeadLetters: "dead.x", RetryAfter: -1}},
+		"HandlerTimeout is -1ns":                                 {consumer, &ConsumerConfig{DeadLetters: "dead.x", HandlerTimeout: -1}},
 		"MaxDeliveries is -1":                                    {consumer, &ConsumerConfig{DeadLetters: "dead.x", MaxDeliveries: -1}},
 		"consumer limited has MaxDeliver 50, not above":          {limited, &ConsumerConfig{DeadLetters: "dead.x"}},
 		"consumer unacknowledged has AckPolicy":                  {unacknowledged, &ConsumerConfig{DeadLetters: "dead.x"}},
@@ -318,4 +319,26 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 		require.ErrorIs(t, err, ErrConfig)
 		require.ErrorContains(t, err, want)
 	}
+}
+
+// F49: a handler whose database has gone silent keeps its event from all others. It is given up, and the event delivered again.
+func TestAHandlerThatHangsIsGivenUp(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, jetstream.StreamConfig{})
+	b.publish(events(3))
+	s := new(sink)
+	consumer := b.durable(jetstream.ConsumerConfig{})
+	hung := make(chan struct{}, 1)
+	b.running(consumer, func(ctx context.Context, e outbox.Event) (inbox.Result, error) {
+		select {
+		case hung <- struct{}{}: // the first
+			<-ctx.Done()
+			return inbox.Result{}, ctx.Err()
+		default:
+			return s.handle(ctx, e)
+		}
+	}, func(cfg *ConsumerConfig) { cfg.Concurrency, cfg.HandlerTimeout = 1, 2*time.Second })
+	require.Eventually(t, b.idle(consumer), 3*time.Minute, 20*time.Millisecond, "all is acknowledged")
+	require.Len(t, s.calls, 3)
+	require.Zero(t, b.dead())
 }

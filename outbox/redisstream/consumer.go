@@ -29,6 +29,9 @@ type ConsumerConfig struct {
 	// Concurrency is how many events are handled at a time. With more than one, events of an aggregate may overtake one
 	// another. Default 16.
 	Concurrency int
+	// HandlerTimeout bounds each call of the inbox's Handler, whose context then ends: see inbox.Handler.Within. No other member gets
+	// the entry before. Default 5 minutes.
+	HandlerTimeout time.Duration
 	// RetryAfter is how long an entry that wasn't acknowledged rests before it is delivered again, to whichever member: its
 	// handling failed, or its member died. One that is still being handled isn't. Default 30 s.
 	RetryAfter time.Duration
@@ -57,6 +60,9 @@ func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 	if cfg.Concurrency == 0 {
 		cfg.Concurrency = 16
 	}
+	if cfg.HandlerTimeout == 0 {
+		cfg.HandlerTimeout = 5 * time.Minute
+	}
 	if cfg.RetryAfter == 0 {
 		cfg.RetryAfter = 30 * time.Second
 	}
@@ -76,6 +82,8 @@ func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 		return cfg, fmt.Errorf("%w: ConsumerConfig.Concurrency is %d", ErrConfig, cfg.Concurrency)
 	case cfg.RetryAfter < 10*time.Millisecond:
 		return cfg, fmt.Errorf("%w: ConsumerConfig.RetryAfter is %v, the shortest is 10ms", ErrConfig, cfg.RetryAfter)
+	case cfg.HandlerTimeout < 0:
+		return cfg, fmt.Errorf("%w: ConsumerConfig.HandlerTimeout is %v", ErrConfig, cfg.HandlerTimeout)
 	case cfg.MaxDeliveries < 0:
 		return cfg, fmt.Errorf("%w: ConsumerConfig.MaxDeliveries is %d", ErrConfig, cfg.MaxDeliveries)
 	case cfg.DeadLetters == cfg.Stream:
@@ -109,7 +117,7 @@ func NewConsumer(client redis.UniversalClient, handle inbox.Handler, cfg *Consum
 	if err := checkTimeouts(client); err != nil {
 		return nil, err
 	}
-	return &Consumer{client, handle, c}, nil
+	return &Consumer{client, handle.Within(c.HandlerTimeout), c}, nil
 }
 
 // Run handles events until ctx ends; then handlers' contexts end, and it returns nil after the last of them has returned.

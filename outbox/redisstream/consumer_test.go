@@ -289,6 +289,7 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 		"ConsumerConfig.Concurrency is -1":                  {Group: "g", Concurrency: -1},
 		"ConsumerConfig.RetryAfter is 1ms, the shortest is": {Group: "g", RetryAfter: time.Millisecond},
 		"ConsumerConfig.MaxDeliveries is -1":                {Group: "g", MaxDeliveries: -1},
+		"ConsumerConfig.HandlerTimeout is -1ns":             {Group: "g", HandlerTimeout: -1},
 		"ConsumerConfig.DeadLetters is Stream itself":       {Group: "g", Stream: "s", DeadLetters: "s"},
 	} {
 		_, err := NewConsumer(rdb, s.handle, cfg)

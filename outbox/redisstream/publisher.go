@@ -14,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/endstate-go/endstate/internal/redisclient"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -69,19 +70,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// checkTimeouts refuses a client that would wait forever for a server that hangs.
 func checkTimeouts(client redis.UniversalClient) error {
-	var none bool
-	switch c := client.(type) {
-	case *redis.Client:
-		none = c.Options().ReadTimeout <= 0 || c.Options().WriteTimeout <= 0
-	case *redis.ClusterClient:
-		none = c.Options().ReadTimeout <= 0 || c.Options().WriteTimeout <= 0
-	case *redis.Ring: // where zero still stands for the default
-		none = c.Options().ReadTimeout < 0 || c.Options().WriteTimeout < 0
-	}
-	if none {
-		return fmt.Errorf("%w: the client has no ReadTimeout or no WriteTimeout, and would wait forever for a server that hangs", ErrConfig)
+	if err := redisclient.CheckTimeouts(client); err != nil {
+		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	return nil
 }

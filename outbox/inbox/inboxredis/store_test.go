@@ -82,6 +82,11 @@ func TestAPrefixKeepsStoresApart(t *testing.T) {
 	require.ElementsMatch(t, []string{"one:c:k", "two:c:k"}, client.Keys(t.Context(), "*").Val())
 	_, err := inboxredis.New(nil, "")
 	require.ErrorIs(t, err, inbox.ErrConfig)
+	patient := redis.NewClient(&redis.Options{Addr: "127.0.0.1:1", ReadTimeout: -1})
+	defer patient.Close()
+	_, err = inboxredis.New(patient, "")
+	require.ErrorIs(t, err, inbox.ErrConfig)
+	require.ErrorContains(t, err, "no ReadTimeout")
 }
 
 // What another program keeps under a key of ours is no claim, and nothing to believe.
