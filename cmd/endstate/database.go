@@ -68,6 +68,12 @@ func (a *app) open(ctx context.Context, access access) (*database, error) {
 
 var keyValue = regexp.MustCompile(`(?i)(^|\s)(host|hostaddr|port|user|password|dbname|sslmode|service)\s*=`)
 
+const (
+	pingTimeout  = 5 * time.Second
+	openTimeout  = time.Minute // to connect to one of several hosts, and to look for what the outbox lacks
+	closeTimeout = 5 * time.Second
+)
+
 func openPostgres(ctx context.Context, text string) (*database, error) {
 	cfg, err := pgxpool.ParseConfig(text)
 	if err != nil {
@@ -79,11 +85,16 @@ func openPostgres(ctx context.Context, text string) (*database, error) {
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "endstate"
 	}
+	if cfg.PingTimeout == 0 {
+		cfg.PingTimeout = pingTimeout // or who takes an idle connection that has gone silent would wait for it
+	}
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	if err := pool.Ping(ctx); err != nil {
+	pinging, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	if err := pool.Ping(pinging); err != nil {
 		pool.Close()
 		return nil, err
 	}
@@ -135,12 +146,21 @@ func (db *database) admin(writer outbox.Writer) (*relay.Admin, error) {
 	return relay.NewAdminSQL(db.sql, cfg)
 }
 
+// close waits for connections to be given back, though not for those of a relay that was left behind: they end with the process.
 func (db *database) close() {
-	if db.pool != nil {
-		db.pool.Close()
+	if db.pool == nil {
+		_ = db.sql.Close()
 		return
 	}
-	_ = db.sql.Close()
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		db.pool.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(closeTimeout):
+	}
 }
 
 // table splits SCHEMA.TABLE, unless schema is given, or there is a table whose own name has the dot. Names are taken as they

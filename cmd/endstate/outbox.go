@@ -75,7 +75,9 @@ func (a *app) admin(ctx context.Context, access access, writer *outbox.Writer) (
 	}
 	admin, err := db.admin(*writer)
 	if err == nil {
-		err = admin.Check(ctx)
+		checking, cancel := context.WithTimeout(ctx, openTimeout)
+		err = admin.Check(checking)
+		cancel()
 	}
 	if err != nil {
 		db.close()

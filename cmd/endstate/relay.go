@@ -286,7 +286,9 @@ func (r *relaying) watch(ctx context.Context, admin *relay.Admin) {
 			return
 		case <-ticker.C:
 		}
-		list, err := admin.Stats(ctx)
+		asking, cancel := context.WithTimeout(ctx, statsTimeout)
+		list, err := admin.Stats(asking)
+		cancel()
 		if ctx.Err() != nil {
 			return
 		}

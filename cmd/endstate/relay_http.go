@@ -13,8 +13,8 @@ import (
 	"github.com/endstate-go/endstate/outbox/relay"
 )
 
-// readyTimeout bounds what /readyz asks the database.
-const readyTimeout = 5 * time.Second
+// statsTimeout bounds what /readyz, and the log's figures, ask the database.
+const statsTimeout = 5 * time.Second
 
 // serve listens where --http says, until stop is called.
 func (r *relaying) serve(ctx context.Context, admin *relay.Admin) (stop func(), err error) {
@@ -68,7 +68,7 @@ type readiness struct {
 // watches those that others own. The lease is told by its id: others may have the same name, and so may the one that a relay left
 // behind that was killed. A destination that is away makes no relay unready: another one couldn't reach it either.
 func (r *relaying) ready(running context.Context, w http.ResponseWriter, req *http.Request, admin *relay.Admin) {
-	ctx, cancel := context.WithTimeout(req.Context(), readyTimeout)
+	ctx, cancel := context.WithTimeout(req.Context(), statsTimeout)
 	defer cancel()
 	list, err := admin.Stats(ctx)
 	status := http.StatusOK
