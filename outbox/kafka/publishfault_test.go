@@ -142,6 +142,7 @@ func TestWhatIsPermanent(t *testing.T) {
 		permanent bool
 	}{
 		{kerr.MessageTooLarge, true}, {kerr.RecordListTooLarge, true}, {kerr.InvalidRecord, true}, {kerr.InvalidTimestamp, true}, {kerr.PolicyViolation, true},
+		{kerr.InvalidTopicException, true}, {kerr.UnsupportedForMessageFormat, true},
 		{kerr.TopicAuthorizationFailed, false}, {kerr.ClusterAuthorizationFailed, false}, {kerr.UnknownTopicOrPartition, false}, {kerr.CorruptMessage, false},
 		{kerr.NotEnoughReplicas, false}, {kerr.NotLeaderForPartition, false}, {kerr.KafkaStorageError, false}, {kerr.RequestTimedOut, false},
 	} {

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -134,13 +133,17 @@ func TestErrorsAreTheirEvents(t *testing.T) {
 // waits for their end.
 func TestACallThatHangsIsLeftBehind(t *testing.T) {
 	const concurrency = 3
-	resume := make(chan struct{})
+	resume, full := make(chan struct{}), make(chan struct{})
 	var mu sync.Mutex
 	under, most := 0, 0
+	fill := sync.OnceFunc(func() { close(full) })
 	p, err := outboxwatermill.New(fake{func(string, *message.Message) error {
 		mu.Lock()
 		under++
 		most = max(most, under)
+		if under == concurrency {
+			fill()
+		}
 		mu.Unlock()
 		<-resume
 		mu.Lock()
@@ -152,9 +155,11 @@ func TestACallThatHangsIsLeftBehind(t *testing.T) {
 	for range 4 {
 		stopped := errors.New("stopped")
 		ctx, cancel := context.WithCancelCause(t.Context())
-		stop := time.AfterFunc(10*time.Millisecond, func() { cancel(stopped) })
+		go func() {
+			<-full
+			cancel(stopped)
+		}()
 		errs := p.Publish(ctx, events(10))
-		stop.Stop()
 		require.Len(t, errs, 10)
 		for _, err := range errs {
 			require.ErrorIs(t, err, stopped)
@@ -167,6 +172,23 @@ func TestACallThatHangsIsLeftBehind(t *testing.T) {
 	p.Wait()
 	require.Zero(t, under)
 	require.Empty(t, p.Publish(t.Context(), events(10)))
+}
+
+// The relay's context goes with each message, for publishers that heed its end, or continue its trace.
+func TestTheContextGoesWithTheMessages(t *testing.T) {
+	type key struct{}
+	var with sync.Map
+	p, err := outboxwatermill.New(fake{func(_ string, m *message.Message) error {
+		with.Store(m.UUID, m.Context().Value(key{}))
+		return nil
+	}}, &outboxwatermill.Config{Topic: "events"})
+	require.NoError(t, err)
+	batch := events(3)
+	require.Empty(t, p.Publish(context.WithValue(t.Context(), key{}, "the relay's"), batch))
+	for _, e := range batch {
+		value, _ := with.Load(e.ID.String())
+		require.Equal(t, "the relay's", value)
+	}
 }
 
 // What is to go out after the context has ended isn't sent, though nothing would keep it from being.
