@@ -70,9 +70,7 @@ func (l *tracedLock) ended(ctx context.Context, span trace.Span, began, held tim
 	case ran && errors.Is(err, lock.ErrLost):
 		what = "lost"
 	case !ran:
-		if what = kind(err); errors.Is(err, lock.ErrHeld) {
-			what = "held"
-		}
+		what = kind(err)
 	}
 	if m := l.measure; m != nil {
 		if ran {

@@ -224,6 +224,86 @@ func TestSeriesAreBounded(t *testing.T) {
 	}
 	require.Equal(t, 1500, w.count("endstate.finalize.calls"))
 	require.Equal(t, 500, w.count("endstate.finalize.calls", by("_OTHER", "won")...))
+
+	w = newWorld(t)
+	hooks = w.telemetry.Finalize()
+	log := w.telemetry.Relay("")
+	for i := range 1500 {
+		hooks.Failed(t.Context(), finalize.Call{Ref: guard.Ref{Aggregate: "batch"}, Trigger: "sweep", Attempt: 1}, sqlError(fmt.Sprintf("%05d", i)))
+		log.Failed(t.Context(), outbox.Event{Type: fmt.Sprint("type ", i)}, 1, nil, 0)
+	}
+	require.Equal(t, 1500, w.count("endstate.finalize.calls"))
+	require.Equal(t, 500, w.count("endstate.finalize.calls", attribute.String("error.type", "_OTHER")))
+	require.Equal(t, 1500, w.count("endstate.relay.failed_attempts"))
+	require.Equal(t, 500, w.count("endstate.relay.failed_attempts", attribute.String("endstate.event.type", "_OTHER")))
+}
+
+// sqlError is a driver's, with its SQLSTATE.
+type sqlError string
+
+func (e sqlError) Error() string    { return "refused" }
+func (e sqlError) SQLState() string { return string(e) }
+
+// What callers decide on has a short name, wrapped or not; else an SQLSTATE is told, how a context ended, or nothing.
+func TestErrorsHaveShortNames(t *testing.T) {
+	w := newWorld(t)
+	hooks := w.telemetry.Finalize()
+	for i, of := range []struct {
+		err  error
+		name string
+	}{
+		{finalize.ErrOutcomeUnknown, "unknown"}, {finalize.ErrEventConflict, "conflict"}, {finalize.ErrInProgress, "in_progress"}, {finalize.ErrLockUnavailable, "lock_unavailable"},
+		{finalize.ErrBusy, "busy"}, {finalize.ErrNotReady, "not_ready"}, {finalize.ErrNested, "nested"}, {finalize.ErrTxEnded, "tx_ended"}, {finalize.ErrTxAborted, "tx_aborted"},
+		{guard.ErrNotFound, "not_found"}, {guard.ErrNotOpen, "not_open"}, {guard.ErrRewritten, "rewritten"}, {guard.ErrRefused, "refused"}, {guard.ErrNotTerminal, "not_terminal"},
+		{guard.ErrInvalidKey, "invalid_key"}, {guard.ErrAnomaly, "anomaly"}, {guard.ErrSchema, "schema"}, {outbox.ErrInvalidEvent, "invalid_event"}, {outbox.ErrDuplicate, "duplicate"},
+		{outbox.ErrRefused, "refused"}, {outbox.ErrSchema, "schema"}, {inbox.ErrInProgress, "in_progress"}, {inbox.ErrPayloadMismatch, "payload_mismatch"}, {inbox.ErrInvalidEvent, "invalid_event"},
+		{inbox.ErrUnavailable, "unavailable"}, {inbox.ErrClaimLost, "claim_lost"}, {inbox.ErrTxEnded, "tx_ended"}, {inbox.ErrTxAborted, "tx_aborted"}, {inbox.ErrSchema, "schema"},
+		{relay.ErrTxEnded, "tx_ended"}, {relay.ErrTxAborted, "tx_aborted"}, {relay.ErrRowsOpen, "rows_open"}, {lock.ErrHeld, "held"}, {lock.ErrLost, "lost"}, {lock.ErrAmbiguous, "ambiguous"},
+		{lock.ErrUnavailable, "unavailable"}, {outbox.ErrPermanent, "permanent"}, {sqlError("40001"), "40001"}, {context.DeadlineExceeded, "timeout"}, {context.Canceled, "canceled"},
+		{errors.New("something"), "_OTHER"},
+	} {
+		by := finalize.Trigger(fmt.Sprint("trigger ", i))
+		hooks.Failed(t.Context(), finalize.Call{Ref: guard.Ref{Aggregate: "batch"}, Trigger: by, Attempt: 1}, fmt.Errorf("around: %w", of.err))
+		require.Equal(t, 1, w.count("endstate.finalize.calls", attribute.String("endstate.trigger", string(by)), attribute.String("error.type", of.name)), "%s: %v", of.name, of.err)
+	}
+}
+
+// A handler of the log's that fails is told as failed.
+func TestAFailedConsumerOfTheLog(t *testing.T) {
+	w := newWorld(t)
+	hooks := w.telemetry.Relay("credits")
+	try := relay.Try{Destination: "handler", Consumer: true, Events: []outbox.Event{{Type: "t"}}}
+	hooks.Tried(hooks.Trying(t.Context(), try), try, []error{inbox.ErrPayloadMismatch}, time.Second)
+	with := []attribute.KeyValue{attribute.String("endstate.outcome", "failed"), attribute.String("error.type", "payload_mismatch"), attribute.String("messaging.system", "endstate")}
+	require.Equal(t, 1, w.count("messaging.client.consumed.messages", with...))
+	require.Equal(t, 1, w.count("messaging.process.duration", with...))
+}
+
+// Histograms are of seconds, and have buckets for what they measure: calls from half a millisecond on, ages up to a day.
+func TestHistogramsFitWhatTheyMeasure(t *testing.T) {
+	w := newWorld(t)
+	w.telemetry.Finalize().Won(t.Context(), finalize.Call{Ref: guard.Ref{Aggregate: "batch"}, Trigger: "sweep", Attempt: 1, Elapsed: time.Millisecond}, finalize.Receipt{})
+	log := w.telemetry.Relay("")
+	try := relay.Try{Events: []outbox.Event{{Type: "t"}}}
+	log.Tried(log.Trying(t.Context(), try), try, nil, time.Millisecond)
+	log.Published(t.Context(), outbox.Event{Type: "t"}, 3*time.Hour)
+	_, err := w.telemetry.Handler(otelendstate.Consumer{Name: "results"}, func(context.Context, outbox.Event) (inbox.Result, error) { return inbox.Result{}, nil })(t.Context(), outbox.Event{Type: "t"})
+	require.NoError(t, err)
+	var all metricdata.ResourceMetrics
+	require.NoError(t, w.reader.Collect(t.Context(), &all))
+	found := map[string][2]float64{}
+	for _, m := range all.ScopeMetrics[0].Metrics {
+		if h, ok := m.Data.(metricdata.Histogram[float64]); ok {
+			require.Equal(t, "s", m.Unit, m.Name)
+			bounds := h.DataPoints[0].Bounds
+			found[m.Name] = [2]float64{bounds[0], bounds[len(bounds)-1]}
+			require.Less(t, h.DataPoints[0].Sum, 3*3600+1.0, "seconds")
+		}
+	}
+	duration := [2]float64{0.0005, 30}
+	require.Equal(t, map[string][2]float64{
+		"endstate.finalize.duration": duration, "messaging.client.operation.duration": duration, "messaging.process.duration": duration, "endstate.event.age": {0.01, 86400},
+	}, found)
 }
 
 // The package's documentation lists the instruments that there are, and no others.

@@ -3,6 +3,7 @@ package otelendstate_test
 import (
 	"context"
 	"database/sql"
+	"reflect"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,6 +43,8 @@ func TestNobodyListens(t *testing.T) {
 		require.Nil(t, telemetry.Headers(), name)
 		local := lock.NewLocal()
 		require.Same(t, local, telemetry.Lock("l", local), name)
+		handle := func(context.Context, outbox.Event) (inbox.Result, error) { return inbox.Result{}, nil }
+		require.Equal(t, reflect.ValueOf(handle).Pointer(), reflect.ValueOf(telemetry.Handler(otelendstate.Consumer{Name: "c"}, handle)).Pointer(), name)
 		stop, err := telemetry.Observe(nil)
 		require.NoError(t, err)
 		require.NoError(t, stop())

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
@@ -105,6 +106,41 @@ func TestABatchIsLinkedToItsTraces(t *testing.T) {
 	require.Equal(t, 1, refused)
 }
 
+// A batch is linked to as many traces as SDKs keep, and to none that isn't sampled, in which it has no spans either.
+func TestABatchOfManyTraces(t *testing.T) {
+	w := newWorld(t)
+	hooks := w.telemetry.Relay("")
+	for flags, want := range map[string][2]int{"01": {128, 200}, "00": {0, 0}} {
+		w.spans.Reset()
+		try := relay.Try{Destination: "redis://localhost", Events: make([]outbox.Event, 200)}
+		for i := range try.Events {
+			try.Events[i] = outbox.Event{Type: "t", Headers: map[string]string{"traceparent": fmt.Sprintf("00-%032x-%016x-%s", i+1, i+1, flags)}}
+		}
+		hooks.Tried(hooks.Trying(t.Context(), try), try, nil, time.Second)
+		require.Len(t, w.span("publish").Links, want[0])
+		require.Zero(t, w.span("publish").DroppedLinks)
+		require.Len(t, w.named("publish t"), want[1])
+	}
+}
+
+// A destination's URL says which system it is, by the name that semantic conventions have for it, and where.
+func TestSystemsOfDestinations(t *testing.T) {
+	w := newWorld(t)
+	hooks := w.telemetry.Relay("")
+	for destination, system := range map[string]string{
+		"redis://r:6379": "redis", "rediss://r:6379": "redis", "nats://r:4222": "nats", "tls://r:4222": "nats", "kafka://r:9092": "kafka", "amqp://r:5672": "rabbitmq",
+		"amqps://r:5671": "rabbitmq", "http://r:80": "webhook", "https://r:443": "webhook", "": "_OTHER",
+	} {
+		w.spans.Reset()
+		try := relay.Try{Destination: destination, Events: []outbox.Event{{Type: "t"}}}
+		hooks.Tried(hooks.Trying(t.Context(), try), try, nil, time.Second)
+		requireAttributes(t, w.span("publish t"), map[string]any{"messaging.system": system})
+		if destination != "" {
+			requireAttributes(t, w.span("publish t"), map[string]any{"server.address": "r"})
+		}
+	}
+}
+
 // The handler of a relay.NewConsumer runs in the event's trace, too.
 func TestAConsumerOfTheLogIsInTheTrace(t *testing.T) {
 	w := newWorld(t)
@@ -175,6 +211,12 @@ func TestNoSpanTellsWhatItIsAbout(t *testing.T) {
 				require.NotContains(t, metrics, secret)
 			}
 			require.Len(t, w.named("lock batches"), 2)
+			for _, name := range []string{"finalize batch", "publish batch.completed", "process batch.completed", "lock batches"} {
+				require.NotEmpty(t, w.named(name), name)
+				for _, s := range w.named(name) {
+					require.Equal(t, identifiers, slices.ContainsFunc(s.Attributes, func(a attribute.KeyValue) bool { return a.Key == "endstate.key" }), name)
+				}
+			}
 		})
 	}
 }
@@ -202,7 +244,11 @@ func TestAReceiversOwnSpanIsLinked(t *testing.T) {
 	}
 	server.End()
 	w.spans.Reset()
-	_, err := handle(here, outbox.Event{Type: "t", Headers: map[string]string{"traceparent": "nonsense"}})
+	_, err := handle(ctx, outbox.Event{Type: "t", Headers: headers})
+	require.NoError(t, err)
+	require.Empty(t, w.span("process t").Links, "it is in the same trace")
+	w.spans.Reset()
+	_, err = handle(here, outbox.Event{Type: "t", Headers: map[string]string{"traceparent": "nonsense"}})
 	require.NoError(t, err)
 	require.Equal(t, server.SpanContext().SpanID(), w.span("process t").Parent.SpanID())
 }

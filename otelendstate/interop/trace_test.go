@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ThreeDotsLabs/watermill"
+	"github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
 	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
@@ -27,6 +29,7 @@ import (
 	"github.com/endstate-go/endstate/outbox/inbox"
 	"github.com/endstate-go/endstate/outbox/kafka"
 	"github.com/endstate-go/endstate/outbox/natsjs"
+	"github.com/endstate-go/endstate/outbox/outboxwatermill"
 	"github.com/endstate-go/endstate/outbox/redisstream"
 	"github.com/endstate-go/endstate/outbox/relay"
 	"github.com/endstate-go/endstate/outbox/webhook"
@@ -94,6 +97,28 @@ var brokers = map[string]func(t *testing.T) broker{
 				return err
 			}
 			return consumer.Run(ctx)
+		}}
+	},
+	"watermill": func(t *testing.T) broker {
+		channel := gochannel.NewGoChannel(gochannel.Config{BlockPublishUntilSubscriberAck: true}, watermill.NopLogger{})
+		messages, err := channel.Subscribe(t.Context(), "events")
+		require.NoError(t, err)
+		publisher, err := outboxwatermill.New(channel, &outboxwatermill.Config{Topic: "events"})
+		require.NoError(t, err)
+		return broker{publisher, func(ctx context.Context, handle inbox.Handler) error {
+			handler := outboxwatermill.Handler(handle) // as Watermill's router calls it
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case msg := <-messages:
+					if handler(msg) == nil {
+						msg.Ack()
+					} else {
+						msg.Nack()
+					}
+				}
+			}
 		}}
 	},
 	"webhook":        func(t *testing.T) broker { return webhooks(t, false) },

@@ -105,6 +105,72 @@ func TestAPauseEndsWhenThePartitionGoes(t *testing.T) {
 	m.running.Wait()
 }
 
+// A handler whose partition is to go to another member keeps its context while it finishes, and the member waits for it; one whose
+// partition another member has already is ended.
+func TestAHandlersContextWhenItsPartitionGoes(t *testing.T) {
+	t.Parallel()
+	for name, lost := range map[string]bool{"revoked": false, "lost": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			inside, finish := make(chan context.Context, 1), make(chan struct{})
+			m, w := idle(t, func(ctx context.Context, _ outbox.Event) (inbox.Result, error) {
+				inside <- ctx
+				select {
+				case <-finish:
+				case <-ctx.Done():
+				}
+				return inbox.Result{}, ctx.Err()
+			}, func(c *ConsumerConfig) { c.HandOverTimeout = time.Hour })
+			e, err := record(event("7", 0), DefaultTopic, "s")
+			require.NoError(t, err)
+			w.add([]*kgo.Record{e})
+			m.running.Go(w.run)
+			ctx, gone := <-inside, make(chan struct{})
+			partitions := map[string][]int32{w.partition.topic: {w.partition.number}}
+			go func() {
+				defer close(gone)
+				if lost {
+					m.lost(context.Background(), m.client, partitions)
+				} else {
+					m.revoked(context.Background(), m.client, partitions)
+				}
+			}()
+			if <-w.stopping; !lost {
+				select {
+				case <-ctx.Done():
+					require.Fail(t, "its context ended")
+				case <-gone:
+					require.Fail(t, "nobody waits for it")
+				case <-time.After(50 * time.Millisecond): // in which nothing happens, however long it takes
+				}
+				close(finish)
+			}
+			select {
+			case <-gone:
+			case <-time.After(time.Minute):
+				require.Fail(t, "it isn't ended")
+			}
+			m.running.Wait()
+		})
+	}
+}
+
+// What the consumer's promises rest on can't be changed by a service's options.
+func TestTheConsumersOwnOptions(t *testing.T) {
+	t.Parallel()
+	c, err := NewConsumer(func(context.Context, outbox.Event) (inbox.Result, error) { return inbox.Result{}, nil }, &ConsumerConfig{Group: "results"},
+		kgo.FetchIsolationLevel(kgo.ReadUncommitted()), kgo.RequiredAcks(kgo.LeaderAck()), kgo.DisableIdempotentWrite(), kgo.ConsumerGroup("another"))
+	require.NoError(t, err)
+	client, err := kgo.NewClient(newMember(c).options()...)
+	require.NoError(t, err)
+	defer client.CloseAllowingRebalance()
+	require.Equal(t, true, client.OptValue(kgo.BlockRebalanceOnPoll), "else a partition goes while its records are handed to a worker")
+	require.Equal(t, true, client.OptValue(kgo.AutoCommitMarks))
+	require.Equal(t, int8(1), client.OptValue(kgo.FetchIsolationLevel), "what is committed, alone")
+	require.Equal(t, kgo.AllISRAcks(), client.OptValue(kgo.RequiredAcks), "of dead letters")
+	require.Equal(t, "results", client.OptValue(kgo.ConsumerGroup))
+}
+
 // What a transaction wrote that was aborted isn't there for a consumer.
 func TestAbortedTransactionsAreNotRead(t *testing.T) {
 	t.Parallel()

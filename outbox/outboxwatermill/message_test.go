@@ -1,6 +1,7 @@
 package outboxwatermill_test
 
 import (
+	"context"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -97,4 +98,25 @@ func TestWhatIsNoEvent(t *testing.T) {
 		require.ErrorContains(t, err, field)
 		require.True(t, inbox.Permanent(err), "no repetition fixes it")
 	}
+}
+
+// The inbox gets the message's context, and the router the inbox's error; what is no event doesn't come so far.
+func TestTheHandlerIsBetweenRouterAndInbox(t *testing.T) {
+	type key struct{}
+	var got []outbox.Event
+	handler := outboxwatermill.Handler(func(ctx context.Context, e outbox.Event) (inbox.Result, error) {
+		require.Equal(t, "the router's", ctx.Value(key{}))
+		if got = append(got, e); len(got) == 1 {
+			return inbox.Result{}, inbox.ErrInProgress
+		}
+		return inbox.Result{Outcome: inbox.Applied}, nil
+	})
+	msg, err := outboxwatermill.Encode(whole())
+	require.NoError(t, err)
+	msg.SetContext(context.WithValue(t.Context(), key{}, "the router's"))
+	require.ErrorIs(t, handler(msg), inbox.ErrInProgress)
+	require.NoError(t, handler(msg))
+	require.ErrorIs(t, handler(message.NewMessage("1", nil)), outboxwatermill.ErrNotEvent)
+	require.Len(t, got, 2)
+	require.Equal(t, whole().ID, got[0].ID)
 }
