@@ -239,6 +239,36 @@ func TestLostDataIsLogged(t *testing.T) {
 	eventually(t, "it is logged", func() bool { return log.has("a broker has lost events that it had acknowledged") })
 }
 
+// Relays that share a Publisher take turns: the end of one's call takes nothing of another's with it.
+func TestACallThatEndsLeavesOthersAlone(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, kfake.SeedTopics(1, DefaultTopic))
+	p := c.publisher(nil)
+	require.Empty(t, p.Publish(t.Context(), events(1)))
+	arrived := make(chan struct{}, 100)
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		arrived <- struct{}{}
+		return nil, nil, false
+	})
+	release := c.wire.hold()
+	ctx, stop := context.WithCancel(t.Context())
+	ended, others := make(chan []error, 1), make(chan []error, 1)
+	go func() { ended <- p.Publish(ctx, ofAggregates(1, "a")) }()
+	<-arrived
+	go func() { others <- p.Publish(t.Context(), ofAggregates(1, "b")) }()
+	for range 100 { // in which the other one would begin, if it didn't wait
+		if p.client.BufferedProduceRecords() > 1 {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	stop()
+	require.ErrorIs(t, errors.Join(<-ended...), context.Canceled)
+	release()
+	require.Empty(t, <-others)
+}
+
 // Relays that share a Publisher take turns, and one that hangs keeps no other beyond its context.
 func TestCallsThatWaitForTheirTurnEndWithTheirContexts(t *testing.T) {
 	t.Parallel()
