@@ -34,6 +34,10 @@ It runs until SIGINT or SIGTERM; then it lets what is in flight finish, hands ov
 latest 20 s after --shutdown-timeout. A database or a destination that is away doesn't end it. Its log goes to stderr, with the
 outbox's figures now and then; no line has a credential or a payload.
 
+With --http it serves /metrics for Prometheus, /healthz while the process lives, and /readyz, which is 200 once each of its relays has
+a lease in the database: it publishes its share of the partitions, or watches those that others own. A destination that is away
+makes none unready, since another relay couldn't reach it either.
+
 Several subscriptions are published by one program from a file, in YAML:
 
   db: {env: SHOP_DB}                   # what --db, --http and the other flags of the program take; flags come before the file
