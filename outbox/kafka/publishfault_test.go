@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math"
 	"net/http/httptest"
 	"sync"
 	"sync/atomic"
@@ -132,6 +133,20 @@ func TestBrokersStopAndLeadersMove(t *testing.T) {
 	for _, a := range aggregates {
 		require.Equal(t, upTo(n), numbers(got, a))
 	}
+}
+
+// What the publisher's promises rest on can't be changed by a service's options.
+func TestThePublishersOwnOptions(t *testing.T) {
+	t.Parallel()
+	p, err := New(nil, kgo.SeedBrokers("127.0.0.1:1"), kgo.RecordRetries(1), kgo.RecordDeliveryTimeout(time.Second), kgo.MaxBufferedRecords(1), kgo.ProducerBatchMaxBytes(2000))
+	require.NoError(t, err)
+	defer p.Close()
+	require.Equal(t, true, p.client.OptValue(kgo.ManualFlushing), "else a batch's first record is sent before its last one is there, and its refusal comes too late for them")
+	require.EqualValues(t, math.MaxInt, p.client.OptValue(kgo.RecordRetries))
+	require.EqualValues(t, 0, p.client.OptValue(kgo.RecordDeliveryTimeout))
+	require.EqualValues(t, math.MaxInt, p.client.OptValue(kgo.MaxBufferedRecords))
+	require.EqualValues(t, 1_000_012, p.client.OptValue(kgo.ProducerBatchMaxBytes))
+	require.Equal(t, kgo.AllISRAcks(), p.client.OptValue(kgo.RequiredAcks))
 }
 
 // What a broker says of a batch, and what becomes of it.
