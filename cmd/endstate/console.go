@@ -113,7 +113,7 @@ func (s *serving) run(ctx context.Context) error {
 	if os.Getenv(consoleTokenEnv) != "" {
 		shown = "…" // who set it knows it
 	}
-	address := fmt.Sprintf("%s://%s/?token=%s", scheme, listener.Addr(), shown)
+	address := fmt.Sprintf("%s://%s/?token=%s", scheme, reachable(listener.Addr().String()), shown)
 	if err := s.print(struct {
 		URL string `json:"url"`
 	}{address}, func(w io.Writer) { fmt.Fprintf(w, "The console is at %s\n", address) }); err != nil {
@@ -138,6 +138,15 @@ func (s *serving) run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// reachable is an address that a browser can open: that of all interfaces is none.
+func reachable(address string) string {
+	host, port, _ := net.SplitHostPort(address)
+	if name, err := os.Hostname(); err == nil && net.ParseIP(host).IsUnspecified() {
+		return net.JoinHostPort(name, port)
+	}
+	return address
 }
 
 func newConsoleOn(db *database, cfg *console.Config) (*console.Console, error) {

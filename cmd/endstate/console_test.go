@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
@@ -128,6 +129,9 @@ func TestConsoleForOtherMachines(t *testing.T) {
 	t.Setenv(consoleTokenEnv, token)
 	r, link := startConsole(t, db, "--listen", "0.0.0.0:0", "--tls-cert", cert, "--tls-key", key, "--actions", "--by", "ann")
 	require.Equal(t, "https", link.Scheme)
+	name, err := os.Hostname()
+	require.NoError(t, err)
+	require.Equal(t, name, link.Hostname(), "and not 0.0.0.0, which no browser opens")
 	require.NotContains(t, link.String(), "length")
 	c := visitor(t, &tls.Config{RootCAs: authority.Pool()})
 	status, body := fetch(t, c, get(t, "https://127.0.0.1:"+link.Port()+"/?token="+url.QueryEscape(token)))
