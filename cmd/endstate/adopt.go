@@ -28,10 +28,10 @@ Of each aggregate's events the one published first stays, or the oldest if none 
 that is NULL or false until then, or by a condition (--published 'status = SENT'); a column that doesn't say it, such as a
 status or a time that is never NULL, is refused. Writers go on meanwhile; from the barrier on, one that
 writes a second event of an aggregate gets SQLSTATE 23505. It may be killed at any point and run again; two at once take turns.
-It needs the rights of the table's owner, and a session: not a pooler in transaction mode.`, a.adoptApply),
+It needs the rights of the table's owner, and a session: not a pooler in transaction mode.`, a.adoptRun((*adopt.Adoption).Apply, wasAdopted)),
 		a.adoption("undo", "Drop the unique index, and put the removed rows back", `Drop the unique index, and put the removed rows back.
 
-Unpublished ones among them will then be published. Columns that were added stay.`, a.adoptUndo),
+Unpublished ones among them will then be published. Columns that were added stay.`, a.adoptRun((*adopt.Adoption).Undo, wasUndone)),
 		newAdoptMove(a),
 	)
 }
@@ -51,14 +51,11 @@ func (a *app) adoption(use, short, long string, run func(context.Context, *adopt
 			}
 			cfg.Add = append(cfg.Add, adopt.Column{Name: name, Type: kind})
 		}
-		db, err := a.open(ctx, reads)
+		db, err := a.onPostgres(ctx, "adopt is for PostgreSQL: on SQLite, remove the duplicates that audit db shows and create the unique index in one transaction")
 		if err != nil {
 			return err
 		}
 		defer db.close()
-		if db.pool == nil {
-			return errors.New("adopt is for PostgreSQL: on SQLite, remove the duplicates that audit db shows and create the unique index in one transaction")
-		}
 		if fill.from.Status.Table != "" {
 			return fill.run(ctx, a, db, use, table.Schema)
 		}
@@ -66,17 +63,7 @@ func (a *app) adoption(use, short, long string, run func(context.Context, *adopt
 			return err
 		}
 		cfg.Aggregate, cfg.Type, cfg.Time, cfg.Published, cfg.NoPublished = table.Aggregate, table.Type, table.Time, table.Published, table.Published == ""
-		progress := a.progress()
-		cfg.Progress = func(step string, done int64) {
-			if done > 0 {
-				step = fmt.Sprintf("%s: %d rows", step, done)
-			}
-			progress.busy(step)
-		}
-		cfg.Logger = slog.New(slog.DiscardHandler)
-		if progress.out == nil { // nobody looks at a bar: a log then
-			cfg.Logger = a.logger(slog.LevelInfo)
-		}
+		cfg.Progress, cfg.Logger = a.steps("rows")
 		if use == "plan" && cfg.Show == 0 {
 			cfg.Show = -1
 		}
@@ -97,6 +84,30 @@ func (a *app) adoption(use, short, long string, run func(context.Context, *adopt
 	flags.DurationVar(&cfg.LockTimeout, "lock-timeout", 2*time.Second, "how long writers may have to wait for a step")
 	fill.flags(cmd)
 	return cmd
+}
+
+// onPostgres opens the database for a command that is for PostgreSQL only.
+func (a *app) onPostgres(ctx context.Context, only string) (*database, error) {
+	db, err := a.open(ctx, reads)
+	if err == nil && db.pool == nil {
+		db.close()
+		return nil, errors.New(only)
+	}
+	return db, err
+}
+
+// steps shows steps on a bar, with how many things each has done, or logs them where nobody looks at one.
+func (a *app) steps(things string) (func(step string, done int64), *slog.Logger) {
+	progress, log := a.progress(), slog.New(slog.DiscardHandler)
+	if progress.out == nil {
+		log = a.logger(slog.LevelInfo)
+	}
+	return func(step string, done int64) {
+		if done > 0 {
+			step = fmt.Sprintf("%s: %d %s", step, done, things)
+		}
+		progress.busy(step)
+	}, log
 }
 
 func (a *app) adoptPlan(ctx context.Context, adoption *adopt.Adoption) error {
@@ -141,23 +152,22 @@ func (a *app) adoptPlan(ctx context.Context, adoption *adopt.Adoption) error {
 	return orFound(err, len(plan.Steps) > 0)
 }
 
-func (a *app) adoptApply(ctx context.Context, adoption *adopt.Adoption) error {
-	result, err := adoption.Apply(ctx)
-	if err != nil {
-		return err
+// adoptRun is a command that does something to a table, and what it says then.
+func (a *app) adoptRun(do func(*adopt.Adoption, context.Context) (*adopt.Result, error), said func(*adopt.Result) string) func(context.Context, *adopt.Adoption) error {
+	return func(ctx context.Context, adoption *adopt.Adoption) error {
+		result, err := do(adoption, ctx)
+		if err != nil {
+			return err
+		}
+		return a.print(result, func(w io.Writer) { fmt.Fprintln(w, said(result)) })
 	}
-	return a.print(result, func(w io.Writer) {
-		fmt.Fprintf(w, "%s is adopted: %d rows were moved to %s, which has %d now; %d columns were added; a unique index is in place.\n",
-			result.Table, result.Moved, result.Backup, result.Backed, result.Columns)
-	})
 }
 
-func (a *app) adoptUndo(ctx context.Context, adoption *adopt.Adoption) error {
-	result, err := adoption.Undo(ctx)
-	if err != nil {
-		return err
-	}
-	return a.print(result, func(w io.Writer) {
-		fmt.Fprintf(w, "%s is as it was, but for columns that were added: %d rows were put back, and index %s is gone.\n", result.Table, result.Moved, result.Index)
-	})
+func wasAdopted(r *adopt.Result) string {
+	return fmt.Sprintf("%s is adopted: %d rows were moved to %s, which has %d now; %d columns were added; a unique index is in place.",
+		r.Table, r.Moved, r.Backup, r.Backed, r.Columns)
+}
+
+func wasUndone(r *adopt.Result) string {
+	return fmt.Sprintf("%s is as it was, but for columns that were added: %d rows were put back, and index %s is gone.", r.Table, r.Moved, r.Index)
 }

@@ -53,20 +53,14 @@ func (f *ledgerFill) run(ctx context.Context, a *app, db *database, use, schema 
 	}
 	for {
 		var batch guard.BackfillResult
-		tx, err := db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
-		if err != nil {
+		planned := errors.New("planned")
+		err := pgx.BeginTxFunc(ctx, db.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) (err error) {
+			if batch, err = f.ledger.Backfill(ctx, tx, f.from); err == nil && use == "plan" {
+				return planned // and so rolled back
+			}
 			return err
-		}
-		batch, err = f.ledger.Backfill(ctx, tx, f.from)
-		switch {
-		case err != nil:
-			return errors.Join(err, tx.Rollback(context.WithoutCancel(ctx)))
-		case use == "plan":
-			err = tx.Rollback(ctx)
-		default:
-			err = tx.Commit(ctx)
-		}
-		if err != nil {
+		})
+		if err != nil && !errors.Is(err, planned) {
 			return err
 		}
 		result.Rows, result.Filled, result.Refused = result.Rows+batch.Rows, result.Filled+batch.Filled, result.Refused+batch.Refused

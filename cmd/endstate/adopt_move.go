@@ -2,10 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,25 +33,12 @@ to be stopped first. Dead letters stay where they are.`, a.moveRun("moved back",
 func (a *app) move(use, short, long string, run func(context.Context, *adopt.Move) error) *cobra.Command {
 	var cfg adopt.MoveConfig
 	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		db, err := a.open(cmd.Context(), reads)
+		db, err := a.onPostgres(cmd.Context(), "adopt move is for PostgreSQL: on SQLite, copy the pending events in one transaction")
 		if err != nil {
 			return err
 		}
 		defer db.close()
-		if db.pool == nil {
-			return errors.New("adopt move is for PostgreSQL: on SQLite, copy the pending events in one transaction")
-		}
-		progress := a.progress()
-		cfg.Progress = func(step string, done int64) {
-			if done > 0 {
-				step = fmt.Sprintf("%s: %d", step, done)
-			}
-			progress.busy(step)
-		}
-		cfg.Logger = slog.New(slog.DiscardHandler)
-		if progress.out == nil { // nobody looks at a bar: a log then
-			cfg.Logger = slog.New(slog.NewTextHandler(a.stderr, nil))
-		}
+		cfg.Progress, cfg.Logger = a.steps("events")
 		move, err := adopt.NewMove(db.pool, cfg)
 		if err != nil {
 			return err

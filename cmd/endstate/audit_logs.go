@@ -109,7 +109,7 @@ func (a *app) auditLogs(cmd *cobra.Command, cfg logConfig, files []string, table
 			errs = append(errs, fmt.Errorf("%s: %w", name, err))
 		}
 	}
-	if scan.lines == 0 && len(errs) > 0 {
+	if scan.Lines == 0 && len(errs) > 0 {
 		return errors.Join(errs...)
 	}
 	report := scan.report()

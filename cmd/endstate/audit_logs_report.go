@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,30 +50,33 @@ type heldAgainst struct {
 	Examples   []string `json:"repeated_in_database_sample"` // some of these
 }
 
+// report is what was counted, with the aggregates that have more than one finalization, the most first.
 func (s *logScan) report() *logReport {
-	worst := s.worst()
-	r := &logReport{Lines: s.lines, BadLines: s.badLines, Aggregates: int64(len(s.aggregates)), Finalizations: s.finalizations, Starts: s.starts,
-		Repeated: int64(len(worst)), Worst: worst[:min(len(worst), max(s.cfg.top, 0))], Bad: s.bad, Untracked: s.untracked}
-	if r.Worst == nil {
-		r.Worst = []loggedAggregate{}
+	s.Aggregates = int64(len(s.aggregates))
+	for _, a := range s.aggregates {
+		if a.Finalizations > 1 {
+			s.Worst = append(s.Worst, *a)
+		}
 	}
-	if r.Bad == nil {
-		r.Bad = []badLine{}
-	}
-	return r
+	slices.SortFunc(s.Worst, func(a, b loggedAggregate) int {
+		return cmp.Or(cmp.Compare(b.Finalizations, a.Finalizations), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Type, b.Type))
+	})
+	s.Repeated = int64(len(s.Worst))
+	s.Worst = s.Worst[:min(len(s.Worst), max(s.cfg.top, 0))]
+	return &s.logReport
 }
 
 // incomplete says why the report doesn't mean what it seems to: where nothing was found, nothing may have been looked for.
 func (s *logScan) incomplete() error {
 	switch {
-	case s.untracked > 0:
-		return fmt.Errorf("%d messages are of aggregates that didn't fit into memory, and aren't counted: run it with --part 1/4, 2/4, 3/4 and 4/4, or more parts", s.untracked)
-	case s.matched || s.starts > 0 && !s.cfg.named || s.cfg.parts > 1 && len(s.others) == 0 && s.badLines == 0 && s.lines > 0:
+	case s.Untracked > 0:
+		return fmt.Errorf("%d messages are of aggregates that didn't fit into memory, and aren't counted: run it with --part 1/4, 2/4, 3/4 and 4/4, or more parts", s.Untracked)
+	case s.matched || s.Starts > 0 && !s.cfg.named || s.cfg.parts > 1 && len(s.others) == 0 && s.BadLines == 0 && s.Lines > 0:
 		return nil
-	case s.lines == 0:
+	case s.Lines == 0:
 		return errors.New("no finalization was found: there is no line at all")
-	case s.samples == 0 && s.badLines > 0 && len(s.bad) > 0:
-		return fmt.Errorf("no finalization was found: lines are %s", s.bad[0].Why)
+	case s.samples == 0 && s.BadLines > 0 && len(s.Bad) > 0:
+		return fmt.Errorf("no finalization was found: lines are %s", s.Bad[0].Why)
 	case len(s.others) > 0:
 		return fmt.Errorf("no finalization was found: no message matches --message; there are others, such as %q (--message-key names the field)", s.others)
 	}
@@ -133,7 +138,7 @@ func (a *app) holdAgainst(cmd *cobra.Command, cfg audit.Config, scan *logScan) (
 	held := &heldAgainst{Table: name, Examples: []string{}}
 	repeated, byID := map[logKey]bool{}, map[string]bool{}
 	for key, logged := range scan.aggregates {
-		if logged.finalizations > 1 {
+		if logged.Finalizations > 1 {
 			held.Guarded++
 			repeated[key], byID[key.id] = true, true
 		}

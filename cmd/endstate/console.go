@@ -158,21 +158,11 @@ func newConsoleOn(db *database, cfg *console.Config) (*console.Console, error) {
 
 // tls is nil without a certificate.
 func (s *serving) tls() (*tls.Config, error) {
-	if s.cert == "" {
-		if s.key != "" {
-			return nil, errors.New("--tls-key needs --tls-cert, the certificate that the key is for")
-		}
-		return nil, nil
+	pairs, err := keyPair("--tls", s.cert, s.key)
+	if pairs == nil {
+		return nil, err
 	}
-	key := s.key
-	if key == "" {
-		key = s.cert
-	}
-	pair, err := tls.LoadX509KeyPair(s.cert, key)
-	if err != nil {
-		return nil, fmt.Errorf("--tls-cert, --tls-key: %w", err)
-	}
-	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}}, nil
+	return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: pairs, NextProtos: []string{"h2", "http/1.1"}}, nil
 }
 
 // token returns the environment's token, or a random one where the console is for this machine alone.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -137,6 +138,7 @@ func (d *destination) openRedis() (*opened, error) {
 		d.trust(opts.TLSConfig)
 		client = redis.NewClient(opts)
 	}
+	closeClient := func() { _ = client.Close() }
 	cfg := &redisstream.Config{Stream: d.stream, MaxLen: d.maxLen, MaxAge: d.maxAge}
 	if d.streamBy != "" {
 		field := map[string]func(outbox.Event) string{
@@ -144,21 +146,18 @@ func (d *destination) openRedis() (*opened, error) {
 			"aggregate-type": func(e outbox.Event) string { return e.AggregateType },
 		}[d.streamBy]
 		if field == nil {
-			_ = client.Close()
+			closeClient()
 			return nil, fmt.Errorf("--stream-by is %q; there are type and aggregate-type", d.streamBy)
 		}
-		prefix := d.stream
-		if prefix == "" {
-			prefix = redisstream.DefaultStream
-		}
+		prefix := cmp.Or(d.stream, redisstream.DefaultStream)
 		cfg.Stream, cfg.StreamFor = "", func(e outbox.Event) string { return prefix + ":" + field(e) }
 	}
 	p, err := redisstream.New(client, cfg)
 	if err != nil {
-		_ = client.Close()
+		closeClient()
 		return nil, err
 	}
-	return &opened{p, place(d.to), func(ctx context.Context) error { return client.Ping(ctx).Err() }, func() { _ = client.Close() }}, nil
+	return &opened{p, place(d.to), func(ctx context.Context) error { return client.Ping(ctx).Err() }, closeClient}, nil
 }
 
 // trust gives a client's own settings, which have the server's name, what the files hold.

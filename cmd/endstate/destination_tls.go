@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -37,20 +38,22 @@ func (f *tlsFiles) config() (*tls.Config, error) {
 			return nil, errors.New("--to-ca: there is no certificate in it")
 		}
 	}
-	if f.cert == "" {
-		if f.key != "" {
-			return nil, errors.New("--to-key needs --to-cert, the certificate that the key is for")
-		}
-		return cfg, nil
+	var err error
+	cfg.Certificates, err = keyPair("--to", f.cert, f.key)
+	return cfg, err
+}
+
+// keyPair reads the certificate of the flags that begin like this, if there is one.
+func keyPair(flags, cert, key string) ([]tls.Certificate, error) {
+	switch {
+	case cert == "" && key != "":
+		return nil, fmt.Errorf("%s-key needs %[1]s-cert, the certificate that the key is for", flags)
+	case cert == "":
+		return nil, nil
 	}
-	key := f.key
-	if key == "" {
-		key = f.cert
-	}
-	pair, err := tls.LoadX509KeyPair(f.cert, key)
+	pair, err := tls.LoadX509KeyPair(cert, cmp.Or(key, cert))
 	if err != nil {
-		return nil, fmt.Errorf("--to-cert, --to-key: %w", err)
+		return nil, fmt.Errorf("%s-cert, %[1]s-key: %[2]w", flags, err)
 	}
-	cfg.Certificates = []tls.Certificate{pair}
-	return cfg, nil
+	return []tls.Certificate{pair}, nil
 }

@@ -83,7 +83,7 @@ func (s *logScan) eachLine(in *bufio.Reader, f func(line []byte) error) error {
 		whole := err == nil || errors.Is(err, io.EOF) && len(line) > 0 // what is cut off by another error is no line
 		long := errors.Is(err, bufio.ErrBufferFull)
 		if whole || long {
-			s.lines++
+			s.Lines++
 			s.inFile++
 		}
 		if long {

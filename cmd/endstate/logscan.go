@@ -7,7 +7,6 @@ import (
 	"hash/fnv"
 	"math"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -54,13 +53,6 @@ type occurrence struct {
 	at      time.Time
 }
 
-// aggregateLog is what the logs say of one aggregate. Its size is bounded, whatever they say.
-type aggregateLog struct {
-	finalizations, starts int64
-	first, last           time.Time
-	triggers              []string // in the order in which they came
-}
-
 // maxTriggers is how many of an aggregate's triggers are kept.
 const maxTriggers = 20
 
@@ -81,14 +73,13 @@ type logScan struct {
 	names [numFields][]string
 	paths [numFields][]string // to them, in JSON
 
-	file                  string
-	inFile                int64 // lines
-	lines, badLines       int64
-	finalizations, starts int64
-	bad                   []badLine
-	aggregates            map[logKey]*aggregateLog
-	interned              map[string]string // triggers
-	verdicts              map[string]verdictOf
+	logReport // what was counted so far
+
+	file       string
+	inFile     int64 // lines
+	aggregates map[logKey]*loggedAggregate
+	interned   map[string]string // triggers
+	verdicts   map[string]verdictOf
 
 	partial    map[string][]byte // lines that go on, by their stream
 	object     []byte            // that is printed over several lines; nil for none
@@ -97,12 +88,11 @@ type logScan struct {
 	samples    int
 	matched    bool // a message counted as a finalization
 	kept, room int  // bytes for aggregates
-	untracked  int64
 }
 
 func newLogScan(cfg logConfig) *logScan {
-	s := &logScan{cfg: cfg, names: fieldNames, aggregates: map[logKey]*aggregateLog{}, interned: map[string]string{}, verdicts: map[string]verdictOf{},
-		partial: map[string][]byte{}, room: maxRoom}
+	s := &logScan{cfg: cfg, names: fieldNames, aggregates: map[logKey]*loggedAggregate{}, interned: map[string]string{}, verdicts: map[string]verdictOf{},
+		partial: map[string][]byte{}, room: maxRoom, logReport: logReport{Worst: []loggedAggregate{}, Bad: []badLine{}}}
 	for field, name := range map[int]string{messageField: cfg.messageKey, keyField: cfg.key, triggerField: cfg.triggerKey, timeField: cfg.timeKey} {
 		if name != "" {
 			s.names[field] = []string{name}
@@ -143,9 +133,9 @@ func (s *logScan) end() {
 }
 
 func (s *logScan) reject(line []byte, why string) {
-	s.badLines++
-	if len(s.bad) < maxBad {
-		s.bad = append(s.bad, badLine{s.file, s.inFile, why, printable(string(line[:min(len(line), maxCell+1)]))})
+	s.BadLines++
+	if len(s.Bad) < maxBad {
+		s.Bad = append(s.Bad, badLine{s.file, s.inFile, why, printable(string(line[:min(len(line), maxCell+1)]))})
 	}
 }
 
@@ -205,36 +195,38 @@ func (s *logScan) count(o occurrence, verdict verdictOf) {
 	if a == nil {
 		if s.kept += aggregateSize + len(o.kind) + len(o.id); s.kept > s.room {
 			s.kept -= aggregateSize + len(o.kind) + len(o.id)
-			s.untracked++
+			s.Untracked++
 			return
 		}
-		a = &aggregateLog{}
+		a = &loggedAggregate{ID: o.id, Type: o.kind, Triggers: []string{}}
 		s.aggregates[o.logKey] = a
 	}
 	if verdict.starts {
-		a.starts++
-		s.starts++
+		a.Starts++
+		s.Starts++
 	}
 	if !verdict.counts {
 		return
 	}
-	a.finalizations++
-	s.finalizations++
-	if !o.at.IsZero() {
-		if a.first.IsZero() || o.at.Before(a.first) {
-			a.first = o.at
-		}
-		if o.at.After(a.last) {
-			a.last = o.at
-		}
+	a.Finalizations++
+	s.Finalizations++
+	switch at := o.at; {
+	case at.IsZero():
+	case a.First == nil:
+		last := at
+		a.First, a.Last = &at, &last
+	case at.Before(*a.First):
+		*a.First = at
+	case at.After(*a.Last):
+		*a.Last = at
 	}
-	if o.trigger != "" && len(a.triggers) < maxTriggers {
+	if o.trigger != "" && len(a.Triggers) < maxTriggers {
 		trigger, known := s.interned[o.trigger]
 		if trigger = cmp.Or(trigger, "…"); !known && len(s.interned) < maxVerdicts {
 			trigger = strings.Clone(o.trigger)
 			s.interned[trigger] = trigger
 		}
-		a.triggers = append(a.triggers, trigger)
+		a.Triggers = append(a.Triggers, trigger)
 	}
 }
 
@@ -276,25 +268,4 @@ func logTime(text string) time.Time {
 		seconds /= 1000
 	}
 	return time.UnixMicro(int64(math.Round(seconds * 1e6))).UTC()
-}
-
-// worst returns the aggregates with more than one finalization, the most first.
-func (s *logScan) worst() []loggedAggregate {
-	var list []loggedAggregate
-	for key, a := range s.aggregates {
-		if a.finalizations > 1 {
-			list = append(list, loggedAggregate{ID: key.id, Type: key.kind, Finalizations: a.finalizations, Starts: a.starts, First: orNil(a.first), Last: orNil(a.last), Triggers: append([]string{}, a.triggers...)})
-		}
-	}
-	slices.SortFunc(list, func(a, b loggedAggregate) int {
-		return cmp.Or(cmp.Compare(b.Finalizations, a.Finalizations), cmp.Compare(a.ID, b.ID), cmp.Compare(a.Type, b.Type))
-	})
-	return list
-}
-
-func orNil(t time.Time) *time.Time {
-	if t.IsZero() {
-		return nil
-	}
-	return &t
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
@@ -199,37 +200,27 @@ func (r *relaying) run(ctx context.Context) error {
 
 // runAll runs the relays until ctx ends, or one of them can't run. It doesn't wait for longer than bound after that.
 func (r *relaying) runAll(ctx context.Context, bound time.Duration) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	ended := make(chan error, len(r.subscriptions))
+	relays, running := errgroup.WithContext(ctx)
 	for _, s := range r.subscriptions {
-		go func() {
-			err := s.say(s.run(ctx))
-			if err != nil {
-				cancel(err)
-			}
-			ended <- err
-		}()
+		relays.Go(func() error { return s.say(s.run(running)) })
 	}
-	var overdue <-chan time.Time
-	stopped := ctx.Done()
-	var first error
-	for range r.subscriptions {
-		for waits := true; waits; {
-			select {
-			case err := <-ended:
-				if first == nil {
-					first = err
-				}
-				waits = false
-			case <-stopped:
-				stopped, overdue = nil, time.After(bound)
-			case <-overdue:
-				return errors.Join(first, fmt.Errorf("did not end within %v: others get its partitions after --lease-ttl", bound))
-			}
-		}
+	ended := make(chan error, 1)
+	go func() { ended <- relays.Wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-running.Done():
 	}
-	return first
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(bound):
+	}
+	err := fmt.Errorf("did not end within %v: others get its partitions after --lease-ttl", bound)
+	if first := context.Cause(running); !errors.Is(first, context.Cause(ctx)) { // it ended the others
+		err = errors.Join(first, err)
+	}
+	return err
 }
 
 // report prints what was done.

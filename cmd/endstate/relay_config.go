@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -51,11 +52,7 @@ func (a *app) parseConfig(cmd *cobra.Command, path string, content []byte) ([]*s
 
 // ofSubscription are the names of a subscription's flags.
 func ofSubscription(cmd *cobra.Command) (names []string) {
-	for _, line := range strings.Split(cmd.Flags().FlagUsages(), "\n") {
-		if _, rest, found := strings.Cut(line, "--"); found {
-			names = append(names, strings.Fields(rest)[0])
-		}
-	}
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
 	return names
 }
 

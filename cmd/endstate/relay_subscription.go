@@ -77,34 +77,26 @@ func (s *subscribed) prepare(r *relaying, db *database) (err error) {
 	return err
 }
 
-// trace counts for the report, beside what telemetry has.
+// trace counts for the report, beside telemetry, which has all of these hooks where there is a provider of metrics.
 func (s *subscribed) trace(telemetry *relay.Trace) *relay.Trace {
 	all := *telemetry
 	all.Published = func(ctx context.Context, event outbox.Event, age time.Duration) {
 		s.published.Add(1)
-		if f := telemetry.Published; f != nil {
-			f(ctx, event, age)
-		}
+		telemetry.Published(ctx, event, age)
 	}
 	all.Failed = func(ctx context.Context, event outbox.Event, attempt int, err error, wait time.Duration) {
 		s.failed.Add(1)
-		if f := telemetry.Failed; f != nil {
-			f(ctx, event, attempt, err, wait)
-		}
+		telemetry.Failed(ctx, event, attempt, err, wait)
 	}
 	all.Dead = func(ctx context.Context, event outbox.Event, attempts int, err error) {
 		s.dead.Add(1)
-		if f := telemetry.Dead; f != nil {
-			f(ctx, event, attempts, err)
-		}
+		telemetry.Dead(ctx, event, attempts, err)
 	}
 	all.Owns = func(ctx context.Context, partitions int) {
 		if partitions > 0 || ctx.Err() == nil { // the last change is that it gives them back
 			s.owned.Store(int64(partitions))
 		}
-		if f := telemetry.Owns; f != nil {
-			f(ctx, partitions)
-		}
+		telemetry.Owns(ctx, partitions)
 	}
 	all.LeaseTaken = func(_ context.Context, id uuid.UUID) { s.lease.Store(&id) }
 	return &all

@@ -52,8 +52,11 @@ func (t *table) row(cells ...any) {
 	row := make([]string, len(cells))
 	for i, c := range cells {
 		var text bool
+		if at, ok := c.(*time.Time); ok && at != nil {
+			c = *at
+		}
 		switch c := c.(type) {
-		case nil:
+		case nil, *time.Time:
 			row[i] = "–"
 		case int, int64, time.Duration:
 			row[i] = fmt.Sprint(c)
@@ -61,10 +64,6 @@ func (t *table) row(cells ...any) {
 			row[i] = strconv.FormatFloat(c, 'f', 2, 64)
 		case time.Time:
 			if row[i] = "–"; !c.IsZero() {
-				row[i], text = c.UTC().Format(time.RFC3339), true
-			}
-		case *time.Time:
-			if row[i] = "–"; c != nil {
 				row[i], text = c.UTC().Format(time.RFC3339), true
 			}
 		default:
