@@ -122,7 +122,7 @@ func (s *store) setCrashes(ctx context.Context, owner string, r *row, from, to i
 
 // trust ends the care: the suspects that are left wait behind others, and for those there is a reason.
 func (s *store) trust(ctx context.Context, owner string, batch int) error {
-	return s.inTx(ctx, func(tx endstate.Tx) error {
+	return s.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
 		if _, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s AS p SET suspect = (1 = 0) WHERE %s AND p.suspect", s.parked, s.mine("p.")), s.cfg.Subscription, owner); err != nil {
 			return err
 		}

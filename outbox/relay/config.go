@@ -50,8 +50,8 @@ type Config struct {
 	// faster. Default 1 s.
 	PollInterval time.Duration
 	// LeaseTTL is how long the partitions of a relay that died stay its own: the longest time for which their events wait. It
-	// must be longer than the pauses of a process that lives (garbage collection, a busy host, an exhausted pool). Default
-	// 10 s.
+	// must be longer than the pauses of a process that lives (garbage collection, a busy host, an exhausted pool). For half of it
+	// an answer of the database is waited for; then the connection counts as gone. Default 10 s.
 	LeaseTTL time.Duration
 
 	// MinBackoff is the pause before a failed event's second attempt; each further one is twice as long, up to MaxBackoff,

@@ -84,30 +84,30 @@ func NewConsumerSQL(db *sql.DB, handler func(ctx context.Context, tx *sql.Tx, ev
 		if !opened.sqlite() {
 			options.Isolation = sql.LevelReadCommitted
 		}
-		// Its life is apart from ctx: database/sql would otherwise roll back from another goroutine when ctx ends.
-		own, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		tx, err := conn.BeginTx(own, options)
+		tx, end, err := sqltx.Begin(ctx, conn, options)
 		if err != nil {
-			cancel()
 			return nil, errors.Join(err, conn.Close())
 		}
 		return &work{Tx: sqltx.Wrap(tx, opened.dialect),
 			handle:  func(ctx context.Context, event outbox.Event) error { return handler(ctx, tx, event) },
 			reclaim: func() {},
 			drop: func(ctx context.Context) {
+				defer context.AfterFunc(ctx, end)()
 				_ = tx.Rollback()
 				if opened.sqlite() {
 					// After a COMMIT that a constraint or another connection refused, it is open, though database/sql thinks it ended.
 					_, _ = conn.ExecContext(ctx, "ROLLBACK")
 				}
-				cancel()
+				end()
 				_ = conn.Close()
 			},
 			commit: func(ctx context.Context) error {
-				defer context.AfterFunc(ctx, cancel)()
+				defer context.AfterFunc(ctx, end)()
 				return tx.Commit()
 			},
 			look: func(ctx context.Context) error {
+				ctx, cancel := opened.bounded(ctx)
+				defer cancel()
 				var is string
 				switch err := tx.QueryRowContext(ctx, opened.either("SELECT coalesce(current_setting('endstate.consumer', true), '')", "SELECT '"+working+"'")).Scan(&is); {
 				case errors.Is(err, sql.ErrTxDone):
@@ -163,9 +163,8 @@ const working = "working"
 
 // limit sets what a transaction of a consumer has: a mark, and how long the server lets it be idle, so that the locks of a process
 // that was stopped end before its lease does. It writes nothing, and so takes no transaction id.
-func (w *work) limit(ctx context.Context, idle time.Duration) error {
+func (s *store) limit(ctx context.Context, idle time.Duration) error {
 	const timeout = "idle_in_transaction_session_timeout"
-	_, err := w.Exec(ctx, fmt.Sprintf(`SELECT set_config('endstate.consumer', '%[1]s', true),
+	return s.run(ctx, fmt.Sprintf(`SELECT set_config('endstate.consumer', '%[1]s', true),
 	CASE WHEN current_setting('%[2]s')::interval NOT BETWEEN '1 ms' AND '%[3]d ms' THEN set_config('%[2]s', '%[3]d', true) END`, working, timeout, idle.Milliseconds()))
-	return err
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/endstate-go/endstate"
@@ -24,7 +25,38 @@ type database struct {
 	pool    *pgxpool.Pool // one of the two
 	sql     *sql.DB
 	within  bool // a transaction that somebody else ends
+	// patience is how long an answer is waited for, to a statement or a whole transaction; 0 is as long as the context lasts. Over a
+	// connection that has gone silent none comes, and TCP may take an hour to say so, while the lease is renewed over another one.
+	patience time.Duration
 }
+
+// bounded is ctx for a statement or a transaction.
+func (d database) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if d.patience == 0 {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, d.patience)
+}
+
+// Exec sends a statement.
+func (d database) Exec(ctx context.Context, statement string, args ...any) (pgconn.CommandTag, error) {
+	ctx, cancel := d.bounded(ctx)
+	defer cancel()
+	return d.Querier.Exec(ctx, statement, args...)
+}
+
+// QueryRow sends a query when its row is scanned.
+func (d database) QueryRow(ctx context.Context, query string, args ...any) pgx.Row {
+	return rowFunc(func(dest ...any) error {
+		ctx, cancel := d.bounded(ctx)
+		defer cancel()
+		return d.Querier.QueryRow(ctx, query, args...).Scan(dest...)
+	})
+}
+
+type rowFunc func(dest ...any) error
+
+func (f rowFunc) Scan(dest ...any) error { return f(dest...) }
 
 // abandoned ends a transaction of ours whose client is gone without a word: the network may know for hours after the lease, and until
 // then the cursors that it has locked would be nobody's.
@@ -82,7 +114,9 @@ func (unended) Commit(context.Context) error   { return nil }
 func (unended) Rollback(context.Context) error { return nil }
 
 // inTx runs f in a transaction, in READ COMMITTED.
-func (d database) inTx(ctx context.Context, f func(tx endstate.Tx) error) error {
+func (d database) inTx(ctx context.Context, f func(ctx context.Context, tx endstate.Tx) error) error {
+	ctx, cancel := d.bounded(ctx)
+	defer cancel()
 	tx, err := d.begin(ctx)
 	if err != nil {
 		return err
@@ -92,7 +126,7 @@ func (d database) inTx(ctx context.Context, f func(tx endstate.Tx) error) error 
 		defer cancel()
 		_ = tx.Rollback(ctx) // after a commit it does nothing
 	}()
-	if err := f(tx); err != nil {
+	if err := f(ctx, tx); err != nil {
 		return err
 	}
 	return tx.Commit(ctx)
@@ -149,6 +183,8 @@ func (d database) row(ctx context.Context, dest []any, query string, args ...any
 // pinned runs a query whose plan is pinned, in a transaction that has written nothing, and hands its rows to collect, which closes
 // them.
 func (d database) pinned(ctx context.Context, collect func(pgx.Rows) error, query string, args ...any) error {
+	ctx, cancel := d.bounded(ctx)
+	defer cancel()
 	read := func(rows pgx.Rows, err error) error {
 		if err != nil {
 			return err
@@ -166,7 +202,7 @@ func (d database) pinned(ctx context.Context, collect func(pgx.Rows) error, quer
 		SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
 	})
 	if !ok {
-		return d.inTx(ctx, func(tx endstate.Tx) (err error) {
+		return d.inTx(ctx, func(ctx context.Context, tx endstate.Tx) (err error) {
 			for _, statement := range before {
 				if _, err := tx.Exec(ctx, statement); err != nil {
 					return err

@@ -53,7 +53,7 @@ func (a *Admin) intervene(ctx context.Context, action string, by By, ids []uuid.
 	var done []uuid.UUID
 	for part := range slices.Chunk(ids, chunk) {
 		var changed []uuid.UUID
-		err := a.store.inTx(ctx, func(tx endstate.Tx) (err error) {
+		err := a.store.inTx(ctx, func(ctx context.Context, tx endstate.Tx) (err error) {
 			changed, err = a.interveneIn(ctx, tx, action, by, part, do)
 			return err
 		})

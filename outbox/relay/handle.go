@@ -28,7 +28,9 @@ const maxConflicts = 5
 // the cursor's token, or the parked row, is of the same transaction.
 func (t *term) transact(run context.Context, read func(ctx context.Context, s *store) ([]*row, error), write func(ctx context.Context, s *store) (bool, error)) (committed bool, f *fault, err error) {
 	ctx := t.lease.ctx // a shutdown lets the batch finish
-	w, err := t.begin(ctx, t.store.database)
+	beginning, begun := t.store.bounded(ctx)
+	w, err := t.begin(beginning, t.store.database)
+	begun()
 	if err != nil {
 		return conflict(fmt.Errorf("begin: %w", err))
 	}
@@ -44,19 +46,19 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 		defer cancel()
 		w.drop(ctx)
 	}()
-	if !t.store.sqlite() {
-		if err := w.limit(ctx, t.cfg.LeaseTTL/2); err != nil {
+	s := t.store.in(w.Tx)
+	if !s.sqlite() {
+		if err := s.limit(ctx, t.cfg.LeaseTTL/2); err != nil {
 			return false, nil, err
 		}
 	}
-	s := t.store.in(w.Tx)
 	rows, err := read(ctx, s)
 	if err != nil {
 		return conflict(err)
 	}
 	if t.store.sqlite() && len(rows) > 0 {
 		// The one writer's lock, before a handler finds that there was another one since the reading.
-		if _, err := w.Exec(ctx, fmt.Sprintf("UPDATE %s SET token = token WHERE 1 = 0", s.cursors)); err != nil {
+		if _, err := s.Exec(ctx, fmt.Sprintf("UPDATE %s SET token = token WHERE 1 = 0", s.cursors)); err != nil {
 			return conflict(err)
 		}
 	}
@@ -86,7 +88,7 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 	if t.lease.lost() {
 		return false, nil, errLeaseLost
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.cfg.LeaseTTL/2)
+	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	switch wrote, err := write(ctx, s); {
 	case errors.Is(err, errRefused):

@@ -35,9 +35,7 @@ type lease struct {
 func (r *Relay) acquire(ctx context.Context) (*lease, error) {
 	asked := time.Now()
 	l := &lease{id: newToken()}
-	try, cancel := context.WithTimeout(ctx, r.cfg.LeaseTTL)
-	defer cancel()
-	if err := r.store.join(try, l.id, r.destination()); err != nil {
+	if err := r.store.join(ctx, l.id, r.destination()); err != nil {
 		return nil, err
 	}
 	l.ctx, l.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
@@ -98,7 +96,7 @@ func (s *store) renew(ctx context.Context, id string, published int64, rate floa
 
 // release gives the partitions of a lease back, with nothing in flight.
 func (s *store) release(ctx context.Context, id string) error {
-	return s.inTx(ctx, func(tx endstate.Tx) error {
+	return s.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
 		mine := s.uuid("CAST($1 AS text)")
 		if _, err := tx.Exec(ctx, fmt.Sprintf("UPDATE %s SET owner = NULL WHERE owner = %s", s.cursors, mine), id); err != nil {
 			return err
@@ -119,7 +117,7 @@ func (s *store) reap(ctx context.Context) (names []string, err error) {
 	if err != nil || gone+orphans == 0 {
 		return nil, err
 	}
-	err = s.inTx(ctx, func(tx endstate.Tx) error {
+	err = s.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
 		err := each(ctx, tx, func(row pgx.Row) error {
 			var name string
 			err := row.Scan(&name)

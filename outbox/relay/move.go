@@ -79,6 +79,8 @@ FROM %s WHERE c.subscription = CAST($1 AS text) AND c.partition = m.partition AN
 // partitions that were moved: the others have another owner, or another incarnation's database. A move whose answer was lost may
 // be sent again: its token tells.
 func (s *store) move(ctx context.Context, moves []move, now, incarnation string, parks []park) (moved []int, err error) {
+	ctx, cancel := s.bounded(ctx)
+	defer cancel()
 	list, _ := json.Marshal(moves) // can't fail
 	args := []any{s.cfg.Subscription, string(list), now, incarnation}
 	if s.dialect == sqltx.SQLite {
@@ -96,7 +98,7 @@ func (s *store) move(ctx context.Context, moves []move, now, incarnation string,
 	if len(parks) == 0 {
 		err = one(s)
 	} else {
-		err = s.inTx(ctx, func(tx endstate.Tx) error {
+		err = s.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
 			if err := one(tx); err != nil {
 				return err
 			}
@@ -270,9 +272,7 @@ func sentAfterTodo(rows []*row) bool {
 func (t *term) persist(what string, do func(ctx context.Context) error) error {
 	for attempt := 1; ; attempt++ {
 		// Not the lease's context: what was published is written down also after a shutdown has taken too long. The token fences it.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.lease.ctx), t.cfg.LeaseTTL/2)
-		err := do(ctx)
-		cancel()
+		err := do(context.WithoutCancel(t.lease.ctx))
 		if err == nil {
 			return nil
 		}

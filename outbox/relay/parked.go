@@ -125,7 +125,7 @@ func (t *term) settle(rows []*row, p *tries) error {
 
 // settle returns how many of the published ones were still parked, and this owner's.
 func (s *store) settle(ctx context.Context, owner string, published, unlucky, promoted []settlement) (removed int64, err error) {
-	err = s.inTx(ctx, func(tx endstate.Tx) error {
+	err = s.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
 		if !s.sqlite() {
 			if _, err := tx.Exec(ctx, pins); err != nil {
 				return err

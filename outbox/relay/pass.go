@@ -201,7 +201,8 @@ func (t *term) arrange(ctx context.Context, s *store, r *reading) (*batch, error
 
 // timedOut has the next reading be smaller if this one timed out: then there is no error.
 func (t *term) timedOut(ctx context.Context, err error) error {
-	if sqltx.State(err) != sqltx.QueryCanceled || t.shrunk >= maxShrunk {
+	late := sqltx.State(err) == sqltx.QueryCanceled || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
+	if !late || t.shrunk >= maxShrunk {
 		return fmt.Errorf("read events: %w", err)
 	}
 	t.shrunk, t.calm = t.shrunk+1, 0

@@ -82,9 +82,9 @@ func TestRandomTransactionsUnderFaults(t *testing.T) {
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	writing, stop := context.WithCancel(t.Context())
-	defer stop()
 	var group sync.WaitGroup
 	defer group.Wait()
+	defer stop()
 	var committed atomic.Int64
 	for w := range 4 {
 		group.Go(func() {

@@ -69,6 +69,7 @@ func newRelay(db database, publisher outbox.Publisher, begin beginWork, cfg *Con
 	case s.cfg.ListenURL != "" && s.sqlite():
 		return nil, fmt.Errorf("%w: relay.Config.ListenURL is for PostgreSQL only; use Wake", outbox.ErrConfig)
 	}
+	s.patience = s.cfg.LeaseTTL / 2
 	return &Relay{store: s, publisher: publisher, begin: begin, cfg: s.cfg, wake: make(chan struct{}, 1),
 		log: s.cfg.Logger.With("relay", s.cfg.Name, "subscription", s.cfg.Subscription)}, nil
 }
@@ -143,11 +144,8 @@ func (r *Relay) Run(ctx context.Context) error {
 // term takes a lease, works while it has it, and gives it back.
 func (r *Relay) term(ctx context.Context) (err error) {
 	if !r.checked {
-		if err := r.store.checkPooler(ctx); err != nil {
-			return fmt.Errorf("look at the connection: %w", err)
-		}
-		if err := Check(ctx, r.store, r.cfg.Outbox); err != nil {
-			return fmt.Errorf("check the tables: %w", err)
+		if err := r.check(ctx); err != nil {
+			return err
 		}
 		r.checked = true
 	}
@@ -194,12 +192,23 @@ func (r *Relay) term(ctx context.Context) (err error) {
 	return err
 }
 
+// check makes sure that the database is one that the relay can work with.
+func (r *Relay) check(ctx context.Context) error {
+	ctx, cancel := r.store.bounded(ctx)
+	defer cancel()
+	if err := r.store.checkPooler(ctx); err != nil {
+		return fmt.Errorf("look at the connection: %w", err)
+	}
+	if err := Check(ctx, r.store, r.cfg.Outbox); err != nil {
+		return fmt.Errorf("check the tables: %w", err)
+	}
+	return nil
+}
+
 var errShutdown = errors.New("relay: the relay is shut down")
 
 // repay gives back the last lease, with what was in flight: this process lives, so no event has killed it.
 func (r *Relay) repay(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.LeaseTTL/2)
-	defer cancel()
 	if err := r.store.release(ctx, r.owed); err != nil {
 		return fmt.Errorf("give partitions back: %w", err)
 	}

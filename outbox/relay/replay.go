@@ -95,7 +95,7 @@ func (a *Admin) goBack(ctx context.Context, by By, r Replay) error {
 	if r.Dead {
 		dead = ""
 	}
-	return a.store.inTx(ctx, func(tx endstate.Tx) error {
+	return a.store.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
 		if err := a.record(ctx, tx, "replay", by, "from "+r.From.UTC().Format(time.RFC3339Nano)); err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func (a *Admin) goBack(ctx context.Context, by By, r Replay) error {
 // readAgain sets events aside that were published, each partition's in bounded batches.
 func (a *Admin) readAgain(ctx context.Context, match types, by By, r Replay) (n int64, err error) {
 	detail := fmt.Sprintf("from %s to %s", r.From.UTC().Format(time.RFC3339Nano), r.To.UTC().Format(time.RFC3339Nano))
-	if err := a.store.inTx(ctx, func(tx endstate.Tx) error { return a.record(ctx, tx, "replay", by, detail) }); err != nil {
+	if err := a.store.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error { return a.record(ctx, tx, "replay", by, detail) }); err != nil {
 		return 0, err
 	}
 	matching := match.condition(a.store.dialect, "e.type")
@@ -167,7 +167,7 @@ func (a *Admin) Drop(ctx context.Context, by By) error {
 	if err := by.validate("drop"); err != nil {
 		return err
 	}
-	err := a.store.inTx(ctx, func(tx endstate.Tx) error {
+	err := a.store.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
 		if err := a.record(ctx, tx, "drop", by, ""); err != nil {
 			return err
 		}

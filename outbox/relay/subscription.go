@@ -13,7 +13,7 @@ import (
 
 // join makes the subscription unless it is there, makes sure that its relays agree, and takes a lease.
 func (s *store) join(ctx context.Context, id, destination string) error {
-	return s.inTx(ctx, func(tx endstate.Tx) error {
+	return s.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
 		name, start, placing := s.cfg.Subscription, string(s.cfg.Start), 0
 		if s.cfg.Start != Begin {
 			placing = 2

@@ -197,10 +197,10 @@ func (t *term) housekeep(ctx context.Context) error {
 	}
 	if t.waiting && time.Since(t.freed) > freeEvery {
 		start := time.Now()
-		if err := t.store.free(ctx, t.lease.id); err != nil {
+		err := t.store.free(ctx, t.lease.id)
+		if t.freed = time.Now().Add(20 * time.Since(start)); err != nil {
 			return fmt.Errorf("look for stranded events: %w", err)
 		}
-		t.freed = time.Now().Add(20 * time.Since(start))
 	}
 	t.balanced = time.Now()
 	return nil

@@ -1,0 +1,128 @@
+package relay_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/pgfault"
+	"github.com/endstate-go/endstate/outbox"
+)
+
+// F49: a connection goes silent without being closed, at each kind of statement that a relay sends, while its lease is renewed over
+// another one. The relay gives the connection up and goes on: nobody else can have its partitions meanwhile.
+func TestSilentConnections(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []string{"relay/pgx", "relay/sql", "consumer/pgx", "consumer/sql"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			direct := newDatabase(t, "pgx")
+			direct.migrate(t, *writer)
+			direct.effects(t)
+			proxy := pgfault.New(t, direct.url)
+			db := &database{url: proxy.URL()}
+			if strings.HasSuffix(kind, "sql") {
+				db.sql = dbtest.SQLOn(t, proxy.URL())
+			} else {
+				db.pool = dbtest.PoolOn(t, proxy.URL())
+			}
+			cfg := mortal()
+			cfg.LeaseTTL, cfg.MaxCrashes = time.Second, 1000 // half of it is how long an answer is waited for
+			var mu sync.Mutex
+			refused := map[string]bool{}
+			refuse := func(e outbox.Event) error { // the first event of each round, at first
+				mu.Lock()
+				defer mu.Unlock()
+				if e.Type != "0" || e.AggregateID != "a0" || refused[e.ID.String()] {
+					return nil
+				}
+				refused[e.ID.String()] = true
+				return errors.New("the first time")
+			}
+			r := &recorder{fail: refuse}
+			start := func() (stop func()) {
+				if strings.HasPrefix(kind, "relay") {
+					return run(t, db.relay(t, r, cfg))
+				}
+				return run(t, db.consumer(t, func(ctx context.Context, tx endstate.Tx, e outbox.Event) error {
+					if err := refuse(e); err != nil {
+						return err
+					}
+					return apply(ctx, tx, e)
+				}, cfg))
+			}
+			// A round has all that a relay does: it starts, takes over from one that died, publishes, parks an event, tries that again,
+			// fetches a large payload, and stops.
+			rounds := 0
+			round := func() {
+				rounds++
+				direct.exec(t, "TRUNCATE endstate_outbox_incarnation") // as after a crash of the server
+				stop := start()
+				eventually(t, "the partitions are taken", func() bool {
+					return one[bool](t, direct, "SELECT count(owner) = 8 FROM endstate_outbox_cursors")
+				})
+				direct.exec(t, "UPDATE endstate_outbox_cursors SET careful = 1")
+				direct.aggregates(t, 10, 3)
+				large := event("large", "")
+				large.Payload = []byte(`"` + strings.Repeat("x", 20_000) + `"`)
+				direct.put(t, large)
+				direct.settled(t)
+				stop()
+			}
+			begins := func(sql string) string {
+				sql = strings.Join(strings.Fields(sql), " ")
+				return sql[:min(len(sql), 60)]
+			}
+			var statements []string
+			proxy.Arm(&pgfault.Fault{Do: pgfault.Delay, Match: func(sql string) bool {
+				mu.Lock()
+				defer mu.Unlock()
+				if b := begins(sql); !slices.Contains(statements, b) {
+					statements = append(statements, b)
+				}
+				return len(statements) == 1 // it has to fire somewhere
+			}})
+			round()
+			mu.Lock()
+			all := slices.Clone(statements)
+			mu.Unlock()
+			// Of the many with which it looks at the tables first, one does.
+			joins := slices.IndexFunc(all, func(s string) bool { return strings.HasPrefix(strings.ToLower(s), "begin") })
+			all = append(all[:1:1], all[joins:]...)
+			require.Greater(t, len(all), 15)
+			var faults []*pgfault.Fault
+			for _, s := range all {
+				faults = append(faults, proxy.Arm(&pgfault.Fault{Match: func(sql string) bool { return begins(sql) == s }, Do: pgfault.HalfOpen}))
+			}
+			fired := func(f *pgfault.Fault) bool {
+				select {
+				case <-f.Fired():
+					return true
+				default:
+					return false
+				}
+			}
+			for faults = slices.DeleteFunc(faults, fired); len(faults) > 0; faults = slices.DeleteFunc(faults, fired) {
+				round()
+			}
+			direct.settled(t)
+			if strings.HasPrefix(kind, "consumer") {
+				direct.requireOnce(t)
+				return
+			}
+			published := map[string]bool{}
+			for _, e := range r.published() {
+				published[e.ID.String()] = true
+			}
+			require.Len(t, published, rounds*31)
+		})
+	}
+}
