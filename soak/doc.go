@@ -4,7 +4,7 @@
 // Sweepers, on pgx and database/sql). Two relays publish for three subscriptions: to NATS, to Kafka (kfake) and to Redis. Two
 // processes of consumers apply what the brokers deliver by an inbox in PostgreSQL, and read a fourth subscription in the
 // transaction of their effects. Meanwhile each of them is killed and stopped past its leases, their backends are terminated, their
-// connections cut at COMMIT, at a settle and at the move; PostgreSQL is stopped, loses its disk's space, breaks statements off,
+// connections cut, or silent, at COMMIT, at a settle and at the move; PostgreSQL is stopped, loses its disk's space, breaks statements off,
 // has its clock moved, and fails over to a synchronous standby; brokers are killed, hang and change their leaders. Each kind of
 // fault has to strike in each round.
 //

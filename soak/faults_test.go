@@ -85,7 +85,7 @@ func (r *round) faults() []*fault {
 		{producing, "a producer's COMMIT", commits}, {producing, "a settle", settles}, {relaying, "a relay's move", moves},
 		{consuming, "a consumer's move", moves}, {consuming, "a consumer's COMMIT", commits},
 	} {
-		all = append(all, cuts(r.proxies[place.role], place.name, place.at, pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply)...)
+		all = append(all, cuts(r.proxies[place.role], place.name, place.at, pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply, pgfault.HalfOpen)...)
 	}
 	for _, role := range []string{producing, relaying, consuming} {
 		all = append(all, r.terminate(role), r.kill(role), r.pause(role))

@@ -131,8 +131,9 @@ func (w worker) callUntilEnd(door door) error {
 	var group sync.WaitGroup
 	for g := range goroutines {
 		group.Go(func() {
-			ctx, dice := context.Background(), rand.New(rand.NewPCG(w.Seed, uint64(g)))
+			dice := rand.New(rand.NewPCG(w.Seed, uint64(g)))
 			for n := 0; !ended.Load(); n++ {
+				ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // for a connection that has gone silent
 				id, window := fmt.Sprintf("%s.%d.%d", w.Name, g, n), window.Load()
 				library, whole := door.(*library)
 				switch n := dice.IntN(240); {
@@ -145,6 +146,7 @@ func (w worker) callUntilEnd(door door) error {
 				default:
 					call(ctx, door, dice, id, pick(dice, window))
 				}
+				cancel()
 			}
 		})
 	}
