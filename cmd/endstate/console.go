@@ -171,8 +171,7 @@ func (s *serving) token(secure bool) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("--listen is %q; write an address and a port, such as 127.0.0.1:7070", s.listen)
 	}
-	ip := net.ParseIP(host)
-	loopback := host == "localhost" || ip != nil && ip.IsLoopback()
+	loopback := isLoopback(host)
 	token := os.Getenv(consoleTokenEnv)
 	switch {
 	case token != "" && len(token) < 16:
@@ -237,9 +236,9 @@ func cookieName(address string, secure bool) string {
 func local(host, address string) bool {
 	name, port, err := net.SplitHostPort(host)
 	_, want, wantErr := net.SplitHostPort(address)
-	if err != nil || wantErr != nil || port != want {
-		return false
-	}
-	ip := net.ParseIP(name)
-	return name == "localhost" || ip != nil && ip.IsLoopback()
+	return err == nil && wantErr == nil && port == want && isLoopback(name)
+}
+
+func isLoopback(host string) bool {
+	return host == "localhost" || net.ParseIP(host).IsLoopback()
 }

@@ -146,6 +146,14 @@ func (db *database) admin(writer outbox.Writer) (*relay.Admin, error) {
 	return relay.NewAdminSQL(db.sql, cfg)
 }
 
+// relay publishes what admin looks after.
+func (db *database) relay(p outbox.Publisher, cfg *relay.Config) (*relay.Relay, error) {
+	if db.pool != nil {
+		return relay.New(db.pool, p, cfg)
+	}
+	return relay.NewSQL(db.sql, p, cfg)
+}
+
 // close waits for connections to be given back, though not for those of a relay that was left behind: they end with the process.
 func (db *database) close() {
 	if db.pool == nil {

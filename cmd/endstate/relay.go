@@ -252,22 +252,6 @@ func (r *relaying) report(took time.Duration) error {
 	return r.print(all, text)
 }
 
-// newRun returns the Run of a relay on either kind of database.
-func newRun(db *database, p outbox.Publisher, cfg *relay.Config) (func(context.Context) error, error) {
-	if db.pool != nil {
-		r, err := relay.New(db.pool, p, cfg)
-		if err != nil {
-			return nil, err
-		}
-		return r.Run, nil
-	}
-	r, err := relay.NewSQL(db.sql, p, cfg)
-	if err != nil {
-		return nil, err
-	}
-	return r.Run, nil
-}
-
 // watch logs the outbox's figures now and then.
 func (r *relaying) watch(ctx context.Context, admin *relay.Admin) {
 	if r.figures <= 0 {

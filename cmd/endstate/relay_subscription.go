@@ -73,7 +73,10 @@ func (s *subscribed) prepare(r *relaying, db *database) (err error) {
 	}
 	s.cfg.Outbox, s.cfg.ListenURL, s.cfg.Destination = r.outbox, r.listen, s.opened.place
 	s.cfg.Logger, s.cfg.Trace = r.log, s.trace(r.metrics.telemetry.Relay(s.cfg.Subscription))
-	s.run, err = newRun(db, s.opened, &s.cfg)
+	made, err := db.relay(s.opened, &s.cfg)
+	if err == nil {
+		s.run = made.Run
+	}
 	return err
 }
 
