@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
@@ -108,7 +109,11 @@ func TestABatchIsLinkedToItsTraces(t *testing.T) {
 
 // A batch is linked to as many traces as SDKs keep, and to none that isn't sampled, in which it has no spans either.
 func TestABatchOfManyTraces(t *testing.T) {
-	w := newWorld(t)
+	every := tracetest.NewInMemoryExporter() // of a sampler that doesn't ask what the trace's was
+	w := newWorld(t, func(c *otelendstate.Config, _ *finalize.Config) {
+		c.TracerProvider = sdktrace.NewTracerProvider(sdktrace.WithSyncer(every), sdktrace.WithSampler(sdktrace.AlwaysSample()))
+	})
+	w.spans = every
 	hooks := w.telemetry.Relay("")
 	for flags, want := range map[string][2]int{"01": {128, 200}, "00": {0, 0}} {
 		w.spans.Reset()
@@ -251,6 +256,18 @@ func TestAReceiversOwnSpanIsLinked(t *testing.T) {
 	_, err = handle(here, outbox.Event{Type: "t", Headers: map[string]string{"traceparent": "nonsense"}})
 	require.NoError(t, err)
 	require.Equal(t, server.SpanContext().SpanID(), w.span("process t").Parent.SpanID())
+}
+
+// A trigger that is too early has done nothing wrong: its spans have no error, and say what became of it.
+func TestTooEarlyIsNoFailure(t *testing.T) {
+	w := newWorld(t)
+	_, err := w.fin.Do(t.Context(), guard.Text("b1"), "threshold", func(context.Context, *sql.Tx) (finalize.Outcome, error) {
+		return finalize.Outcome{}, finalize.ErrNotReady
+	})
+	require.ErrorIs(t, err, finalize.ErrNotReady)
+	require.Equal(t, codes.Unset, w.span("work batch").Status.Code)
+	require.Equal(t, codes.Unset, w.span("finalize batch").Status.Code)
+	requireAttributes(t, w.span("finalize batch"), map[string]any{"endstate.outcome": "not_ready"})
 }
 
 // A panic goes on, and the span of what panicked is ended.

@@ -204,8 +204,12 @@ func TestAPoisonRecordBecomesADeadLetter(t *testing.T) {
 		}
 		return nil
 	}}
-	c.running(s.handle, func(cfg *ConsumerConfig) { cfg.DeadLetters, cfg.MaxAttempts = "dead", 3 })
+	log := &recorded{}
+	c.running(s.handle, func(cfg *ConsumerConfig) { cfg.DeadLetters, cfg.MaxAttempts, cfg.Logger = "dead", 3, log.logger() })
 	c.eventuallyCommitted(5)
+	for offset, attempt := range map[int]int{0: 1, 2: 1, 3: 3} { // what no repetition fixes isn't repeated
+		require.True(t, log.has(fmt.Sprintf(`msg="kafka: record became a dead letter" group=results topic=events partition=0 offset=%d attempt=%d `, offset, attempt)), "%s", &log.text)
+	}
 	require.Equal(t, []int{1, 3}, numbers(s.handled(), "a"))
 	require.Equal(t, 1, s.calls[batch[0].ID])
 	require.Equal(t, 3, s.calls[batch[2].ID])
