@@ -142,6 +142,8 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 	}
 	r := cli(t, "sqlite:/nowhere/x.db", "relay", "--config", "/nowhere", "--to", "redis://localhost")
 	require.Contains(t, r.stderr, "--to is one subscription's, and --config has several")
+	r = cli(t, "sqlite:/nowhere/x.db", "relay", "--log-level", "loud", "--config", writeConfig(t, "log-level: info\nsubscriptions: [{to: 'redis://localhost'}]\n"))
+	require.Contains(t, r.stderr, `--log-level is "loud"`, "a flag comes before the file")
 	r = cli(t, "sqlite:/nowhere/x.db", "relay", "--config", "/nowhere/x.yaml")
 	require.Contains(t, r.stderr, "--config: open /nowhere/x.yaml")
 }
