@@ -30,6 +30,9 @@ const (
 	inside  = "inside" // the consumer whose effects commit with the cursor
 )
 
+// handlerTimeout ends a handler whose connection has gone silent.
+const handlerTimeout = 5 * time.Second
+
 func subscriptions() []string { return []string{toNATS, toKafka, toRedis, inside} }
 
 // stepType is the type of the events about an aggregate that isn't final: each is one of many, in an order.
@@ -127,12 +130,12 @@ func (w worker) consume(ctx context.Context, pool *pgxpool.Pool) error {
 	if err != nil {
 		return err
 	}
-	kafkaConsumer, err := kafka.NewConsumer(fromKafka, &kafka.ConsumerConfig{Group: readers, MaxAttempts: 1 << 30, RetryAfter: 200 * time.Millisecond, Logger: discard()},
+	kafkaConsumer, err := kafka.NewConsumer(fromKafka, &kafka.ConsumerConfig{Group: readers, HandlerTimeout: handlerTimeout, MaxAttempts: 1 << 30, RetryAfter: 200 * time.Millisecond, Logger: discard()},
 		kgo.SeedBrokers(w.Kafka...), kgo.SessionTimeout(3*time.Second), kgo.HeartbeatInterval(200*time.Millisecond), kgo.FetchMaxWait(200*time.Millisecond), kgo.AutoCommitInterval(200*time.Millisecond))
 	if err != nil {
 		return err
 	}
-	redisConsumer, err := redisstream.NewConsumer(client, fromRedis, &redisstream.ConsumerConfig{Group: readers, RetryAfter: 500 * time.Millisecond, MaxDeliveries: 1 << 30, Logger: discard()})
+	redisConsumer, err := redisstream.NewConsumer(client, fromRedis, &redisstream.ConsumerConfig{Group: readers, HandlerTimeout: handlerTimeout, RetryAfter: 500 * time.Millisecond, MaxDeliveries: 1 << 30, Logger: discard()})
 	if err != nil {
 		return err
 	}
@@ -156,7 +159,7 @@ func consumeNATS(ctx context.Context, conn *nats.Conn, handle inbox.Handler) err
 			time.Sleep(100 * time.Millisecond)
 			continue
 		}
-		consumer, err := natsjs.NewConsumer(js, durable, handle, &natsjs.ConsumerConfig{DeadLetters: dead, RetryAfter: 100 * time.Millisecond, MaxDeliveries: 1 << 30, Logger: discard()})
+		consumer, err := natsjs.NewConsumer(js, durable, handle, &natsjs.ConsumerConfig{HandlerTimeout: handlerTimeout, DeadLetters: dead, RetryAfter: 100 * time.Millisecond, MaxDeliveries: 1 << 30, Logger: discard()})
 		if err != nil {
 			return err
 		}
