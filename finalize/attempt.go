@@ -156,15 +156,13 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 		return Receipt{}, context.Cause(ctx) // the claim might be answered before it is told
 	}
 	s, rec, err := claim()
-	if s != nil {
-		defer s.rollback(ctx) // also on a panic or Goexit in fn
-	}
 	if err != nil {
 		return Receipt{}, err
 	}
 	if rec.Final {
 		return receiptOf(rec, false), nil
 	}
+	defer s.rollback(ctx) // also on a panic or Goexit in fn
 	a.xid = rec.XID
 	if fn != nil {
 		out, err := f.call(ctx, a, s.tx(), fn)
@@ -191,7 +189,7 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 	}
 	if errors.Is(err, errUnanswered) {
 		s.rollback(ctx) // a pool of one connection has no other to ask on
-		return f.resolve(ctx, a, f.db.look, err)
+		return f.resolve(ctx, a, f.look, err)
 	}
 	return Receipt{}, withCause(ctx, err)
 }
@@ -202,18 +200,19 @@ func undoing(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 }
 
-// claimed runs a session's claim, and so perhaps code of the user's. When that panics or exits, nobody else gets to
-// roll back.
-func claimed(ctx context.Context, s interface{ rollback(context.Context) }, claim func(context.Context, *attempt) (guard.Record, error), a *attempt) (guard.Record, error) {
-	returned := false
+// claimed runs a session's claim, and ends the session unless that holds the open aggregate. It may run code of the user's, which
+// panics or exits.
+func claimed(ctx context.Context, s ender, claim func(context.Context, *attempt) (guard.Record, error), a *attempt) (rec guard.Record, err error) {
+	holds := false
 	defer func() {
-		if !returned {
+		if !holds {
 			s.rollback(ctx)
 		}
 	}()
-	rec, err := claim(ctx, a)
-	returned = true
-	return rec, withCause(ctx, err)
+	rec, err = claim(ctx, a)
+	err = s.stale(ctx, a, withCause(ctx, err))
+	holds = err == nil && !rec.Final
+	return rec, err
 }
 
 // conflict names the event that met an earlier one.

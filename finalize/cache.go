@@ -62,21 +62,16 @@ type terminal struct {
 	heat    atomic.Pointer[heat] // nil until the first repeat, which most never have
 }
 
-func newCache(cfg CacheConfig) (*cache, error) {
+func newCache(cfg CacheConfig) *cache {
 	c := &cache{maxAge: cfg.MaxAge}
-	if cfg.Off {
-		return c, nil
+	if !cfg.Off {
+		c.entries, _ = lru.New[entryID, *terminal](cfg.Size) // which fails for no size above 0
 	}
-	var err error
-	c.entries, err = lru.New[entryID, *terminal](cfg.Size)
-	return c, err
+	return c
 }
 
-// get returns what is known of an aggregate, or nil.
+// get returns what is known of an aggregate, or nil. The cache must be on.
 func (c *cache) get(ref guard.Ref, now time.Duration) *terminal {
-	if c.entries == nil {
-		return nil
-	}
 	known, ok := c.entries.Get(idOf(ref))
 	if !ok || now-known.since >= c.maxAge {
 		return nil
@@ -280,15 +275,17 @@ func (f *Finalizer[Tx]) retry(ctx context.Context, a *attempt, fn Func[Tx]) (Rec
 
 // once is one transaction of a call, or one statement.
 func (f *Finalizer[Tx]) once(ctx context.Context, a *attempt, fn Func[Tx]) (Receipt, error) {
+	joined, ok := f.db.(settler)
 	if lost := a.lost; lost != nil {
 		a.lost = nil // if it turns out that it wasn't settled, it is from the start
-		return f.db.(bulkSettler).resume(ctx, f.core, a, lost)
+		if ok {
+			return joined.resume(ctx, f.core, a, lost)
+		}
+		return f.resolve(ctx, a, f.look, fmt.Errorf("settled with others: %w", lost))
 	}
-	if fn == nil {
-		if joined, ok := f.db.(settler); ok {
-			if r, handled, err := joined.settle(ctx, f.core, a); handled {
-				return r, err
-			}
+	if ok && fn == nil {
+		if r, handled, err := joined.settle(ctx, f.core, a); handled {
+			return r, err
 		}
 	}
 	return f.attempt(ctx, a, func() (session[Tx], guard.Record, error) { return f.db.claim(ctx, a) }, fn)

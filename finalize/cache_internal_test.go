@@ -13,8 +13,7 @@ import (
 )
 
 func TestCacheForgetsWithAgeAndSize(t *testing.T) {
-	c, err := newCache(CacheConfig{Size: 2, MaxAge: time.Minute})
-	require.NoError(t, err)
+	c := newCache(CacheConfig{Size: 2, MaxAge: time.Minute})
 	a, b, d := guard.Ref{Key: guard.Int(1)}, guard.Ref{Key: guard.Int(2)}, guard.Ref{Key: guard.Int(3)}
 	c.put(a, Receipt{Won: true, Differs: true, State: "A"}, 10*time.Second, 0)
 	require.Equal(t, Receipt{State: "A"}, c.get(a, 69*time.Second).receipt, "as a loser gets it")
@@ -32,8 +31,7 @@ func TestCacheForgetsWithAgeAndSize(t *testing.T) {
 
 // What a call read before a Forget may be what shall be forgotten, also when it comes to be remembered after it.
 func TestForgetOutrunsACallUnderWay(t *testing.T) {
-	c, err := newCache(CacheConfig{Size: 2, MaxAge: time.Minute})
-	require.NoError(t, err)
+	c := newCache(CacheConfig{Size: 2, MaxAge: time.Minute})
 	f := &Finalizer[any]{core: &core{cache: c}}
 	began, one := c.forgets.Load(), guard.Ref{Key: guard.Int(1)}
 	require.NoError(t, f.Forget(t.Context(), guard.Int(1)))
@@ -61,9 +59,7 @@ func TestForgetOutrunsACallThatOthersWaitFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		f := &Finalizer[any]{db: gated{gate: gate}}
-		var err error
-		f.core, err = newCore(Config{ClaimTimeout: time.Minute, Cache: CacheConfig{Size: 2, MaxAge: time.Minute}, Hot: HotConfig{Off: true}, guards: guard.All().(guards)})
-		require.NoError(t, err)
+		f.core = newCore(Config{ClaimTimeout: time.Minute, Cache: CacheConfig{Size: 2, MaxAge: time.Minute}, Hot: HotConfig{Off: true}, guards: guard.All().(guards)}, nil)
 		call := func(state string) <-chan string {
 			answer := make(chan string, 1)
 			go func() {
@@ -86,8 +82,7 @@ func TestForgetOutrunsACallThatOthersWaitFor(t *testing.T) {
 }
 
 func TestHotIsToldOnceAndThenOnceAWindow(t *testing.T) {
-	h, err := newHot(HotConfig{Count: 3, Window: time.Minute})
-	require.NoError(t, err)
+	h := newHot(HotConfig{Count: 3, Window: time.Minute})
 	key := h.of(guard.Ref{Key: guard.Int(1)})
 	require.Same(t, key, h.of(guard.Ref{Key: guard.Int(1)}))
 	calm := func(trigger Trigger, now time.Duration) {
@@ -117,8 +112,7 @@ func TestHotIsToldOnceAndThenOnceAWindow(t *testing.T) {
 }
 
 func TestHotIsBounded(t *testing.T) {
-	h, err := newHot(HotConfig{Count: 3, Window: time.Minute})
-	require.NoError(t, err)
+	h := newHot(HotConfig{Count: 3, Window: time.Minute})
 	for n := range int64(hotKeys + 10) {
 		h.add(h.of(guard.Ref{Key: guard.Int(n)}), "a", 0)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,12 +38,13 @@ func (f *core) running(ctx context.Context, ref *guard.Ref) *callback {
 	return nil
 }
 
-// nested says that a call is made in the callback of another one, with a transaction of its own.
-func (f *core) nested(ctx context.Context, ref guard.Ref) error {
-	if c := f.running(ctx, nil); c != nil {
-		return fmt.Errorf("%w: %v, in that of %v: use DoTx with the callback's tx, and its outcome for its own aggregate", ErrNested, ref, c.ref)
+// enter names the aggregate that a call is about, which has a transaction of its own.
+func (f *core) enter(ctx context.Context, key guard.Key) (guard.Ref, error) {
+	ref, err := f.ref(ctx, key)
+	if c := f.running(ctx, nil); err == nil && c != nil {
+		err = fmt.Errorf("%w: %v, in that of %v: use DoTx with the callback's tx, and its outcome for its own aggregate", ErrNested, ref, c.ref)
 	}
-	return nil
+	return ref, err
 }
 
 // enterTx names the aggregate that a call in the caller's transaction is about.
@@ -72,9 +72,6 @@ func (f *Finalizer[Tx]) call(ctx context.Context, a *attempt, tx Tx, fn Func[Tx]
 // idle warns of a transaction that does nothing while its callback runs. For a *sql.Tx, of which nobody knows what it does, that
 // is since the callback began.
 func (f *Finalizer[Tx]) idle(ctx context.Context, a *attempt, idle time.Duration) {
-	if !f.logs(ctx, slog.LevelWarn) {
-		return
-	}
 	taken, of := f.db.taken()
 	f.cfg.Logger.WarnContext(ctx, "a callback leaves its transaction idle: is it at long work, or waiting for another connection, by the pool or a global handle in place of tx?",
 		a.attrs("idle", idle.Round(time.Millisecond), "connections_taken", taken, "connections", of)...)

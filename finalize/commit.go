@@ -137,48 +137,53 @@ func (a *attempt) ours(rec guard.Record) bool {
 	return rec.Provenance != nil && rec.Provenance.Token == a.Token
 }
 
-// look implements database. All is asked on one connection: a pool's connections may lead to several servers, and a replica
-// must not say of an aggregate what the primary's word on the transaction is taken for.
-func (d *pgxDB) look(ctx context.Context, a *attempt) (sighting, error) {
-	j := d.plan(a)
-	if j == nil || a.xid == "" {
-		return d.lookByClaim(ctx, a)
+// look asks, outside of any attempt's transaction, what became of one. Claiming waits for the end of a transaction whose id isn't
+// known. On a replica, where nothing can be locked, it fails.
+func (f *Finalizer[Tx]) look(ctx context.Context, a *attempt) (sighting, error) {
+	if d, ok := f.db.(settler); ok {
+		if seen, handled, err := d.look(ctx, a); handled {
+			return seen, err
+		}
 	}
-	conn, err := d.pool.Acquire(ctx)
-	if err != nil {
-		return sighting{}, err
-	}
-	defer conn.Release()
-	ended, status, err := transactionEnded(ctx, conn, a.xid)
-	if err != nil || !ended {
-		return sighting{}, err
-	}
-	rec, err := d.read(ctx, patient, conn.Conn(), j, a)
-	if err != nil {
-		return sighting{}, err
-	}
-	return judge(ctx, d.cfg.Outbox, conn, a, rec, status)
-}
-
-// lookByClaim is look where there is no plan, or no id of the transaction: claiming waits for its end. On a replica, where
-// nothing can be locked, it fails.
-func (d *pgxDB) lookByClaim(ctx context.Context, a *attempt) (sighting, error) {
-	status := ""
+	q, status := f.db.querier(), ""
 	if a.xid != "" {
-		ended, s, err := transactionEnded(ctx, d.pool, a.xid)
+		ended, how, err := transactionEnded(ctx, q, a.xid)
 		if err != nil || !ended {
 			return sighting{}, err
 		}
-		status = s
+		status = how
 	}
-	s, rec, err := d.claim(ctx, a)
+	s, rec, err := f.db.claim(ctx, a)
 	if s != nil {
 		s.rollback(ctx)
 	}
 	if err != nil {
 		return sighting{}, err
 	}
-	return judge(ctx, d.cfg.Outbox, d.pool, a, rec, status)
+	return judge(ctx, f.cfg.Outbox, q, a, rec, status)
+}
+
+// look implements settler. All is asked on one connection: a pool's connections may lead to several servers, and a replica
+// must not say of an aggregate what the primary's word on the transaction is taken for.
+func (d *pgxDB) look(ctx context.Context, a *attempt) (seen sighting, handled bool, err error) {
+	j := d.plan(a)
+	if j == nil || a.xid == "" {
+		return seen, false, nil
+	}
+	conn, err := d.pool.Acquire(ctx)
+	if err != nil {
+		return seen, true, err
+	}
+	defer conn.Release()
+	ended, status, err := transactionEnded(ctx, conn, a.xid)
+	if err != nil || !ended {
+		return seen, true, err
+	}
+	rec, err := d.read(ctx, patient, conn.Conn(), j, a)
+	if err == nil {
+		seen, err = judge(ctx, d.cfg.Outbox, conn, a, rec, status)
+	}
+	return seen, true, err
 }
 
 // resume finds out what became of a settle whose statement got no answer: it runs once more with the same token. The row lock waits

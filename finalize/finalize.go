@@ -42,17 +42,11 @@ type core struct {
 	losses  losses
 }
 
-func newCore(cfg Config) (*core, error) {
-	f := &core{cfg: cfg, made: time.Now(), turns: turns{keys: map[guard.Ref][]chan turn{}}, digests: cfg.guards.KeepDigests()}
-	f.ids.random = bufio.NewReaderSize(rand.Reader, 1024)
-	var err error
-	if f.cache, err = newCache(cfg.Cache); err != nil {
-		return nil, fmt.Errorf("%w: Cache: %w", ErrConfig, err)
+func newCore(cfg Config, pool any) *core {
+	return &core{
+		cfg: cfg, made: time.Now(), pool: pool, cache: newCache(cfg.Cache), hot: newHot(cfg.Hot), turns: turns{keys: map[guard.Ref][]chan turn{}},
+		digests: cfg.guards.KeepDigests(), ids: ids{random: bufio.NewReaderSize(rand.Reader, 1024)},
 	}
-	if f.hot, err = newHot(cfg.Hot); err != nil {
-		return nil, fmt.Errorf("%w: Hot: %w", ErrConfig, err)
-	}
-	return f, nil
 }
 
 // lack is what the database lacks, which a thousand calls that fail at once needn't ask a thousand times.
@@ -87,12 +81,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Finalizer[pgx.Tx], error) {
 	if err := c.checkHooks(pool.Config()); err != nil {
 		return nil, err
 	}
-	f, err := newCore(c)
-	if err != nil {
-		return nil, err
-	}
-	f.pool = pool
-	return &Finalizer[pgx.Tx]{f, newPgxDB(pool, c)}, nil
+	return &Finalizer[pgx.Tx]{newCore(c, pool), newPgxDB(pool, c)}, nil
 }
 
 // Func is the work of one finalization. It runs inside a transaction that holds the aggregate, and what it writes through
@@ -149,21 +138,9 @@ func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigg
 	return f.run(f.begin(ctx, a), a, nil)
 }
 
-// enter names the aggregate that a call is about, which has a transaction of its own.
-func (f *core) enter(ctx context.Context, key guard.Key) (guard.Ref, error) {
-	ref, err := f.ref(ctx, key)
-	if err == nil && ctx.Value(callbackKey{}) != nil {
-		err = f.nested(ctx, ref)
-	}
-	return ref, err
-}
-
 // ref names an aggregate.
 func (f *core) ref(ctx context.Context, key guard.Key) (guard.Ref, error) {
 	ref := guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}
-	if f.cfg.Tenant == nil && f.path == nil {
-		return ref, nil
-	}
 	var err error
 	if ref.Tenant, err = f.tenant(ctx); err != nil {
 		return ref, fmt.Errorf("%v: %w", ref, err)
@@ -230,12 +207,11 @@ func (f *Finalizer[Tx]) run(ctx context.Context, a *attempt, fn Func[Tx]) (Recei
 
 // database is one of the two ways to a database.
 type database[Tx any] interface {
-	// claim opens a transaction and claims the aggregate in it. A final record may come without a session.
+	// claim opens a transaction and claims the aggregate in it. There is a session, to be rolled back, if that holds the open
+	// aggregate; else the transaction has ended.
 	claim(ctx context.Context, a *attempt) (session[Tx], guard.Record, error)
 	// claimIn does the same in a savepoint of the caller's transaction.
 	claimIn(ctx context.Context, tx Tx, a *attempt) (session[Tx], guard.Record, error)
-	// look asks, outside of any attempt's transaction, what became of one.
-	look(ctx context.Context, a *attempt) (sighting, error)
 	// query runs fn on one connection.
 	query(ctx context.Context, fn func(endstate.Querier) error) error
 	// querier is the pool, which takes a connection for each statement.
@@ -245,9 +221,13 @@ type database[Tx any] interface {
 	migrate(ctx context.Context, fn func(endstate.Tx) error) error
 }
 
-// settler is a database that can settle without a session; handled is false where the guard has no plan for it.
+// settler is a database that can do without a session; handled is false where the guard has no plan for it.
 type settler interface {
 	settle(ctx context.Context, f *core, a *attempt) (r Receipt, handled bool, err error)
+	// resume finds out what became of an attempt after errUnanswered.
+	resume(ctx context.Context, f *core, a *attempt, cause error) (Receipt, error)
+	// look is Finalizer.look.
+	look(ctx context.Context, a *attempt) (seen sighting, handled bool, err error)
 }
 
 // session is one attempt's transaction, or its savepoint in the caller's.
@@ -258,10 +238,15 @@ type session[Tx any] interface {
 	finish(ctx context.Context, a *attempt) (guard.Record, error)
 	// outside is where to ask once the session was rolled back: the caller's transaction, or the database.
 	outside() endstate.Querier
-	// stale gives the connection up if err says that it can only read; see stale.go.
-	stale(ctx context.Context, a *attempt, err error) error
 	// callers reports whether it is a savepoint.
 	callers() bool
+	ender
+}
+
+// ender is how a session ends that doesn't finish.
+type ender interface {
+	// stale gives the connection up if err says that it can only read; see stale.go.
+	stale(ctx context.Context, a *attempt, err error) error
 	// rollback undoes all unless finish succeeded, also when ctx has ended. It is safe to call twice.
 	rollback(ctx context.Context)
 }
@@ -296,7 +281,7 @@ type keyChecker interface {
 // explain adds what the database lacks, or what is wrong with the key, to an error that may come from it.
 func (f *Finalizer[Tx]) explain(ctx context.Context, a *attempt, err error) error {
 	if g, ok := f.cfg.Guard.(keyChecker); ok && sqltx.State(err) == sqltx.UndefinedFunction {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		ctx, cancel := undoing(ctx)
 		defer cancel()
 		unfit := f.db.query(ctx, func(q endstate.Querier) error { return g.CheckKey(ctx, q, a.ref.Key) })
 		if errors.Is(unfit, guard.ErrInvalidKey) {
@@ -304,7 +289,7 @@ func (f *Finalizer[Tx]) explain(ctx context.Context, a *attempt, err error) erro
 		}
 	}
 	if sqltx.Incomplete(err) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
+		ctx, cancel := undoing(ctx)
 		defer cancel()
 		if lack := f.lack.ask(func() error { return f.Check(ctx) }); errors.Is(lack, guard.ErrSchema) || errors.Is(lack, outbox.ErrSchema) {
 			err = fmt.Errorf("%w (%w)", lack, err)

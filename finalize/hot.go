@@ -2,7 +2,6 @@ package finalize
 
 import (
 	"context"
-	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -58,14 +57,12 @@ type heat struct {
 	triggers []Trigger
 }
 
-func newHot(cfg HotConfig) (*hot, error) {
+func newHot(cfg HotConfig) *hot {
 	h := &hot{count: cfg.Count, window: cfg.Window}
-	if cfg.Off {
-		return h, nil
+	if !cfg.Off {
+		h.keys, _ = lru.New[entryID, *heat](hotKeys) // which fails for no size above 0
 	}
-	var err error
-	h.keys, err = lru.New[entryID, *heat](hotKeys)
-	return h, err
+	return h
 }
 
 // of returns the counter of an aggregate, nil if nobody counts.
@@ -117,11 +114,8 @@ func (f *core) heated(ctx context.Context, counter *heat, call Call, state strin
 		return
 	}
 	report.Ref, report.State = call.Ref, state
-	if f.logs(ctx, slog.LevelWarn) {
-		f.cfg.Logger.WarnContext(ctx, "finalized again and again: a caller may be in a loop",
-			append(named(call.Ref), "state", state,
-				"count", report.Count, "window", report.Window.Round(time.Millisecond), "triggers", report.Triggers)...)
-	}
+	f.cfg.Logger.WarnContext(ctx, "finalized again and again: a caller may be in a loop",
+		append(named(call.Ref), "state", state, "count", report.Count, "window", report.Window.Round(time.Millisecond), "triggers", report.Triggers)...)
 	if t := f.cfg.Trace.Hot; t != nil {
 		t(ctx, report)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"reflect"
 	"time"
 
@@ -168,22 +167,18 @@ func (a *attempt) lockKey() string {
 }
 
 func (f *core) lockUnavailable(ctx context.Context, a *attempt, err error) {
-	if f.logs(ctx, slog.LevelWarn) {
-		message := "lock unavailable, going on without it"
-		if f.cfg.Lock.OnFailure == FailClosed {
-			message = "lock unavailable"
-		}
-		f.cfg.Logger.WarnContext(ctx, message, a.attrs("error", err)...)
+	message := "lock unavailable, going on without it"
+	if f.cfg.Lock.OnFailure == FailClosed {
+		message = "lock unavailable"
 	}
+	f.cfg.Logger.WarnContext(ctx, message, a.attrs("error", err)...)
 	if t := f.cfg.Trace.LockUnavailable; t != nil {
 		t(ctx, a.call(), err)
 	}
 }
 
 func (f *core) lockLost(ctx context.Context, a *attempt, err error) {
-	if f.logs(ctx, slog.LevelWarn) {
-		f.cfg.Logger.WarnContext(ctx, "lock lost while the work went on", a.attrs("error", err)...)
-	}
+	f.cfg.Logger.WarnContext(ctx, "lock lost while the work went on", a.attrs("error", err)...)
 	if t := f.cfg.Trace.LockLost; t != nil {
 		t(ctx, a.call(), err)
 	}

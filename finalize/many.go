@@ -53,7 +53,7 @@ func (f *Finalizer[Tx]) SettleMany(ctx context.Context, trigger Trigger, items [
 		jobs = append(jobs, &job{attempt: a, i: i, ctx: f.begin(ctx, a)})
 	}
 	slices.SortFunc(jobs, func(a, b *job) int { return strings.Compare(a.Key, b.Key) })
-	m.alone(ctx, m.inBulk(ctx, jobs))
+	m.alone(m.inBulk(ctx, jobs))
 	for _, i := range repeats {
 		r, err := f.Settle(ctx, items[i].Key, trigger, items[i].Outcome)
 		m.results[i] = Result{r, err}
@@ -82,8 +82,6 @@ type bulkSettler interface {
 	// settleBulk settles attempts whose keys have one shape and are all different, in the order of their keys. When it
 	// returns an error, none of them was settled; except for errUnanswered, after which each may have been.
 	settleBulk(ctx context.Context, attempts []*attempt) ([]settled, error)
-	// resume finds out what became of an attempt after errUnanswered.
-	resume(ctx context.Context, f *core, a *attempt, cause error) (Receipt, error)
 }
 
 // settled is what settleBulk reports of one attempt.
@@ -192,11 +190,14 @@ func (m *many[Tx]) end(j *job, r Receipt, err error) {
 const aloneAtOnce = 4
 
 // alone settles each job by itself. A panic goes on in the caller's goroutine.
-func (m *many[Tx]) alone(ctx context.Context, jobs []*job) {
-	next := make(chan *job)
-	panics := make(chan any, aloneAtOnce)
+func (m *many[Tx]) alone(jobs []*job) {
 	var group sync.WaitGroup
-	for range min(aloneAtOnce, len(jobs)) {
+	places, panics := make(chan struct{}, aloneAtOnce), make(chan any, aloneAtOnce)
+	for _, j := range jobs {
+		places <- struct{}{}
+		if len(panics) > 0 {
+			break
+		}
 		group.Go(func() {
 			returned := false
 			defer func() {
@@ -207,34 +208,20 @@ func (m *many[Tx]) alone(ctx context.Context, jobs []*job) {
 					}
 					panics <- p
 				}
+				<-places
 			}()
-			for j := range next {
-				m.one(j)
-			}
+			m.one(j)
 			returned = true
 		})
 	}
-	var failed any
-	for _, j := range jobs {
-		select {
-		case next <- j:
-			continue
-		case failed = <-panics:
-		}
-		break
-	}
-	close(next)
 	group.Wait()
-	if failed == nil && len(panics) > 0 {
-		failed = <-panics
+	if len(panics) == 0 {
+		return
 	}
-	switch failed {
-	case nil:
-	case errGoexit:
-		runtime.Goexit()
-	default:
-		panic(failed)
+	if p := <-panics; p != errGoexit {
+		panic(p)
 	}
+	runtime.Goexit()
 }
 
 // errGoexit stands for the end of a goroutine by runtime.Goexit, such as a test's Fatal in a guard.
@@ -257,12 +244,10 @@ func (m *many[Tx]) one(j *job) {
 
 // err sums the results up.
 func (m *many[Tx]) err(items []Item) error {
-	failed, first := 0, -1
-	for i, r := range m.results {
+	failed, first := 0, 0
+	for i, r := range slices.Backward(m.results) {
 		if r.Err != nil {
-			if failed++; first < 0 {
-				first = i
-			}
+			failed, first = failed+1, i
 		}
 	}
 	if failed == 0 {

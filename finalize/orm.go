@@ -47,11 +47,8 @@ func NewORM[Tx any](db *sql.DB, orm ORM[Tx], cfg *Config) (*Finalizer[Tx], error
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	f, err := newCore(c)
-	if err != nil {
-		return nil, err
-	}
-	f.pool, f.path = db, c.watch(dialect)
+	f := newCore(c, db)
+	f.path = c.watch(dialect)
 	d := &sqlDB{core: f, db: db, dialect: dialect, watcher: watcher{every: watchEvery}}
 	if dialect == sqltx.SQLite {
 		d.writes = make(chan struct{}, 1)
@@ -79,9 +76,6 @@ func (d ormDB[Tx]) claim(ctx context.Context, a *attempt) (session[Tx], guard.Re
 		return nil, rec, err
 	}
 	made := ormSession[Tx]{sqlSession: s}
-	if err != nil || rec.Final {
-		return made, rec, err
-	}
 	rec, err = claimed(ctx, s, func(ctx context.Context, _ *attempt) (guard.Record, error) {
 		var err error
 		if made.handle, err = d.orm.With(ctx, s.own); err != nil {
@@ -89,7 +83,10 @@ func (d ormDB[Tx]) claim(ctx context.Context, a *attempt) (session[Tx], guard.Re
 		}
 		return rec, err
 	}, a)
-	return made, rec, err
+	if err != nil {
+		return nil, rec, err
+	}
+	return made, rec, nil
 }
 
 func (d ormDB[Tx]) claimIn(ctx context.Context, tx Tx, a *attempt) (session[Tx], guard.Record, error) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -73,7 +74,10 @@ func (d *pgxDB) claim(ctx context.Context, a *attempt) (session[pgx.Tx], guard.R
 	}
 	s := &pgxSession{db: d, plan: d.plan(a), conn: pooled.Conn(), pooled: pooled, commit: "commit", undo: undoAll}
 	rec, err := claimed(ctx, s, s.claim, a)
-	return s, rec, s.stale(ctx, a, err)
+	if err != nil || rec.Final {
+		return nil, rec, err
+	}
+	return s, rec, nil
 }
 
 const savepoint = "endstate"
@@ -102,7 +106,10 @@ func (d *pgxDB) claimIn(ctx context.Context, tx pgx.Tx, a *attempt) (session[pgx
 		undo:   undoSavepoint,
 	}
 	rec, err := claimed(ctx, s, s.claim, a)
-	return s, rec, err
+	if err != nil || rec.Final {
+		return nil, rec, err
+	}
+	return s, rec, nil
 }
 
 // usable tells by the server's last word whether the connection is inside a healthy transaction.
@@ -244,20 +251,31 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 	if a.size > pieceBytes {
 		return s.finishInPieces(ctx, a)
 	}
-	st := s.plan.finish[a.Form()]()
+	if err := s.last(ctx, a, s.plan.finish[a.Form()](), s.again); err != nil {
+		return guard.Record{}, err
+	}
+	return s.plan.settled(a), nil
+}
+
+// last sends the commit, behind the statement that settles, if there is one, and a look again, if there is to be one.
+func (s *pgxSession) last(ctx context.Context, a *attempt, settle sqlplan.Statement, again bool) error {
 	batch := &pgx.Batch{}
-	batch.Queue(st.SQL, st.Args(&a.Call)...)
-	if s.again {
+	if settle.SQL != "" {
+		batch.Queue(settle.SQL, settle.Args(&a.Call)...)
+	}
+	if again {
 		batch.Queue(s.plan.again.SQL, s.plan.again.Args(&a.Call)...)
 	}
 	batch.Queue(s.commit)
-	err = s.db.interruptibly(ctx, patient, s.conn, func(ctx context.Context) error {
+	err := s.db.interruptibly(ctx, patient, s.conn, func(ctx context.Context) (err error) {
 		results := s.conn.SendBatch(ctx, batch)
-		rows, err := results.Query()
-		if err == nil {
-			_, err = s.plan.scanWritten(rows, a)
+		if settle.SQL != "" {
+			var rows pgx.Rows
+			if rows, err = results.Query(); err == nil {
+				_, err = s.plan.scanWritten(rows, a)
+			}
 		}
-		if err == nil && s.again {
+		if err == nil && again {
 			_, err = results.Exec()
 		}
 		if err != nil {
@@ -266,10 +284,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 		}
 		return s.committed(results)
 	})
-	if err != nil {
-		return guard.Record{}, s.stale(ctx, a, s.unanswered(err))
-	}
-	return s.plan.settled(a), nil
+	return s.stale(ctx, a, s.unanswered(err))
 }
 
 // pieceBytes is how much one message to the server may carry; more events travel a few at a time, and the commit after them.
@@ -296,10 +311,7 @@ func (s *pgxSession) finishOwn(ctx context.Context, a *attempt) (guard.Record, e
 			return rec, err
 		}
 	}
-	batch := &pgx.Batch{}
-	batch.Queue(s.commit)
-	err = s.db.interruptibly(ctx, patient, s.conn, func(ctx context.Context) error { return s.committed(s.conn.SendBatch(ctx, batch)) })
-	return rec, s.stale(ctx, a, s.unanswered(err))
+	return rec, s.last(ctx, a, sqlplan.Statement{}, false)
 }
 
 // committed reads the COMMIT's answer, the last of a batch.

@@ -4,9 +4,8 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -26,22 +25,7 @@ func (s *pgxSession) finishInPieces(ctx context.Context, a *attempt) (guard.Reco
 	if err := s.insertFirst(ctx, a); err != nil {
 		return guard.Record{}, err
 	}
-	batch := &pgx.Batch{}
-	if s.again {
-		batch.Queue(s.plan.again.SQL, s.plan.again.Args(&a.Call)...)
-	}
-	batch.Queue(s.commit)
-	err = s.db.interruptibly(ctx, patient, s.conn, func(ctx context.Context) error {
-		results := s.conn.SendBatch(ctx, batch)
-		if s.again {
-			if _, err := results.Exec(); err != nil {
-				_ = results.Close()
-				return s.db.settleError(a, err)
-			}
-		}
-		return s.committed(results)
-	})
-	return s.plan.settled(a), s.unanswered(err)
+	return s.plan.settled(a), s.last(ctx, a, sqlplan.Statement{}, s.again)
 }
 
 // insertFirst writes the events, a statement at a time, ahead of the commit.

@@ -85,9 +85,6 @@ func (c *Config) watch(dialect sqltx.Dialect) *searchPath {
 
 // refusal returns why a call is refused.
 func (p *searchPath) refusal(now time.Duration) error {
-	if p == nil {
-		return nil
-	}
 	r := p.refused.Load()
 	if r == nil {
 		return nil

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
@@ -102,18 +103,13 @@ var errApart = errors.New("settle apart")
 // come. The transaction's id is not noted, since it tells nothing of the first run.
 func (d *pgxDB) settleApart(ctx context.Context, a *attempt) (sighting, error) {
 	s, rec, err := d.claim(ctx, a)
-	if s != nil {
-		defer s.rollback(ctx)
-	}
 	if err != nil {
 		return sighting{}, err
 	}
 	if rec.Final {
-		if s != nil {
-			s.rollback(ctx) // a pool of one connection has no other to ask on
-		}
 		return judge(ctx, d.cfg.Outbox, d.pool, a, rec, "")
 	}
+	defer s.rollback(ctx)
 	rec, err = s.finish(ctx, a)
 	if err == nil {
 		return sighting{rec, wonIt}, nil
@@ -131,13 +127,7 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 	if err != nil {
 		return rec, false, err
 	}
-	defer func() {
-		if err != nil {
-			err = d.release(ctx, pooled, a, withCause(ctx, err))
-			return
-		}
-		pooled.Release()
-	}()
+	defer func() { err = d.release(ctx, pooled, a, withCause(ctx, err)) }()
 	conn := pooled.Conn()
 	if a.look {
 		if rec, err = d.lookFirst(ctx, conn, j, a); err != nil || rec.Final {
@@ -187,14 +177,12 @@ func (d *pgxDB) settleOnce(ctx context.Context, j *joined, a *attempt) (rec guar
 // scanWritten reads the answer of a statement that settles, and reports whether it wrote. The time is the attempt's then, if there
 // is a ledger.
 func (j *joined) scanWritten(rows pgx.Rows, a *attempt) (won bool, err error) {
-	defer rows.Close()
-	if j.ledger >= 0 && rows.Next() {
-		if err := rows.Scan(&a.at); err != nil {
-			return false, err
-		}
+	var dest []any
+	if j.ledger >= 0 {
+		dest = []any{&a.at}
 	}
-	rows.Close()
-	return rows.CommandTag().RowsAffected() > 0, rows.Err()
+	_, err = scanRow(rows, dest)
+	return rows.CommandTag().RowsAffected() > 0, err
 }
 
 // settled is the record of an aggregate that this attempt finalized.
@@ -220,24 +208,21 @@ func (d *pgxDB) plan(a *attempt) *joined {
 }
 
 // acquire takes a connection of the pool. Waiting for one is not waiting for an aggregate, and has a time of its own.
-func (d *pgxDB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	waiting, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, errNoConnection)
+func acquire[C any](ctx context.Context, timeout time.Duration, pool interface{ taken() (taken, of int) }, take func(context.Context) (C, error)) (C, error) {
+	waiting, cancel := context.WithTimeoutCause(ctx, timeout, errNoConnection)
 	defer cancel()
-	conn, err := d.pool.Acquire(waiting)
+	conn, err := take(waiting)
 	if err != nil {
-		taken, of := d.taken()
-		return nil, notAcquired(waiting, taken, of, err)
+		err = withCause(waiting, fmt.Errorf("acquire a connection: %w", err))
+		if taken, of := pool.taken(); waiting.Err() != nil && of > 0 && taken >= of {
+			err = fmt.Errorf("%w (%d of %d): %w", ErrPoolExhausted, taken, of, err)
+		}
 	}
-	return conn, nil
+	return conn, err
 }
 
-// notAcquired says why there is no connection.
-func notAcquired(waiting context.Context, taken, of int, err error) error {
-	err = withCause(waiting, fmt.Errorf("acquire a connection: %w", err))
-	if waiting.Err() != nil && of > 0 && taken >= of {
-		err = fmt.Errorf("%w (%d of %d): %w", ErrPoolExhausted, taken, of, err)
-	}
-	return err
+func (d *pgxDB) acquire(ctx context.Context) (*pgxpool.Conn, error) {
+	return acquire(ctx, d.cfg.ClaimTimeout, d, d.pool.Acquire)
 }
 
 // withCause adds to err the reason for which ctx ended, if it did.
@@ -363,9 +348,7 @@ func (w *watcher) known() (seen sqlplan.Watch, ok bool) {
 }
 
 // look asks the catalog. The error is a database's.
-func (w *watcher) look(ctx context.Context, q interface {
-	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
-}, tables []sqlplan.Table) (sqlplan.Watch, error) {
+func (w *watcher) look(ctx context.Context, q endstate.Querier, tables []sqlplan.Table) (sqlplan.Watch, error) {
 	seen, err := sqlplan.Look(ctx, q, tables)
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -43,16 +43,8 @@ func (d *sqlDB) again(ctx context.Context, q endstate.Querier, a *attempt) (_ bo
 	return w.Again, err
 }
 
-// acquire is that of pgxDB.
 func (d *sqlDB) acquire(ctx context.Context) (*sql.Conn, error) {
-	waiting, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, errNoConnection)
-	defer cancel()
-	conn, err := d.db.Conn(waiting)
-	if err != nil {
-		taken, of := d.taken()
-		return nil, notAcquired(waiting, taken, of, err)
-	}
-	return conn, nil
+	return acquire(ctx, d.cfg.ClaimTimeout, d, d.db.Conn)
 }
 
 func (d *sqlDB) taken() (taken, of int) {
@@ -153,7 +145,10 @@ func (d *sqlDB) claim(ctx context.Context, a *attempt) (*sqlSession, guard.Recor
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
 	rec, err := claimed(ctx, s, s.claim, a)
-	return s, rec, s.stale(ctx, a, err)
+	if err != nil || rec.Final {
+		return nil, rec, err
+	}
+	return s, rec, nil
 }
 
 func (d *sqlDB) claimIn(ctx context.Context, tx endstate.SQLTx, a *attempt) (*sqlSession, guard.Record, error) {
@@ -165,7 +160,10 @@ func (d *sqlDB) claimIn(ctx context.Context, tx endstate.SQLTx, a *attempt) (*sq
 		return nil, guard.Record{}, withCause(ctx, s.told(err))
 	}
 	rec, err := claimed(ctx, s, s.claim, a)
-	return s, rec, err
+	if err != nil || rec.Final {
+		return nil, rec, err
+	}
+	return s, rec, nil
 }
 
 func (s *sqlSession) claim(ctx context.Context, a *attempt) (guard.Record, error) {
@@ -335,24 +333,4 @@ func (s *sqlSession) rollback(ctx context.Context) {
 	s.cancel()
 	_ = s.conn.Close()
 	s.written()
-}
-
-// look implements database.
-func (d *sqlDB) look(ctx context.Context, a *attempt) (sighting, error) {
-	status := ""
-	if a.xid != "" {
-		ended, s, err := transactionEnded(ctx, sqltx.WrapDB(d.db, d.dialect), a.xid)
-		if err != nil || !ended {
-			return sighting{}, err
-		}
-		status = s
-	}
-	s, rec, err := d.claim(ctx, a)
-	if s != nil {
-		s.rollback(ctx)
-	}
-	if err != nil {
-		return sighting{}, err
-	}
-	return judge(ctx, d.cfg.Outbox, sqltx.WrapDB(d.db, d.dialect), a, rec, status)
 }

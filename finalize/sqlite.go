@@ -109,7 +109,3 @@ func (d *sqlDB) settleBulkOnce(ctx context.Context, attempts []*attempt) ([]sett
 	}
 	return results, nil
 }
-
-func (d *sqlDB) resume(ctx context.Context, f *core, a *attempt, cause error) (Receipt, error) {
-	return f.resolve(ctx, a, d.look, fmt.Errorf("settled with others: %w", cause))
-}

@@ -41,41 +41,35 @@ func staleness(a *attempt, err error, scan func(...any) error) (drop bool, _ err
 
 // stale gives the session's connection up if it can only read. The transaction is rolled back then.
 func (s *pgxSession) stale(ctx context.Context, a *attempt, err error) error {
-	if s.pooled == nil || sqltx.State(err) != sqltx.ReadOnly {
+	if s.pooled == nil {
 		return err
 	}
-	undo, cancel := undoing(ctx)
-	defer cancel()
-	if s.conn.IsClosed() {
-		return err
-	}
-	if s.conn.PgConn().TxStatus() != 'I' {
-		if _, rollbackErr := s.conn.Exec(undo, "rollback"); rollbackErr != nil {
-			_ = s.conn.Close(undo)
-			return err
-		}
-	}
-	s.ended = true
-	return dropStale(undo, s.conn, a, err)
-}
-
-func dropStale(ctx context.Context, conn *pgx.Conn, a *attempt, err error) error {
-	drop, err := staleness(a, err, conn.QueryRow(ctx, sessionState).Scan)
-	if drop {
-		_ = conn.Close(ctx)
-	}
-	return err
+	return dropStale(ctx, s.conn, a, err)
 }
 
 // release gives a connection back after a statement that ended with err, unless that says that it can only read.
 func (d *pgxDB) release(ctx context.Context, pooled *pgxpool.Conn, a *attempt, err error) error {
 	defer pooled.Release()
-	if sqltx.State(err) != sqltx.ReadOnly || pooled.Conn().IsClosed() || pooled.Conn().PgConn().TxStatus() != 'I' {
+	return dropStale(ctx, pooled.Conn(), a, err)
+}
+
+func dropStale(ctx context.Context, conn *pgx.Conn, a *attempt, err error) error {
+	if sqltx.State(err) != sqltx.ReadOnly || conn.IsClosed() {
 		return err
 	}
 	ctx, cancel := undoing(ctx)
 	defer cancel()
-	return dropStale(ctx, pooled.Conn(), a, err)
+	if conn.PgConn().TxStatus() != 'I' {
+		if _, rollbackErr := conn.Exec(ctx, "rollback"); rollbackErr != nil {
+			_ = conn.Close(ctx)
+			return err
+		}
+	}
+	drop, err := staleness(a, err, conn.QueryRow(ctx, sessionState).Scan)
+	if drop {
+		_ = conn.Close(ctx)
+	}
+	return err
 }
 
 func (s *sqlSession) stale(ctx context.Context, a *attempt, err error) error {

@@ -14,6 +14,9 @@ var ErrTenant = errors.New("finalize: whose aggregate it is isn't known")
 // tenant names the tenant for whom a call is made, "" if there are none.
 func (f *core) tenant(ctx context.Context) (string, error) {
 	if f.cfg.Tenant == nil {
+		if f.path == nil {
+			return "", nil
+		}
 		return "", f.path.refusal(f.now())
 	}
 	name, err := f.cfg.Tenant(ctx)

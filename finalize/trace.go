@@ -68,7 +68,7 @@ func running[T any](ctx context.Context, f *core, a *attempt, callback func(cont
 }
 
 func (f *core) won(ctx context.Context, a *attempt, r Receipt) {
-	if f.logs(ctx, slog.LevelDebug) {
+	if f.cfg.Logger.Enabled(ctx, slog.LevelDebug) {
 		f.cfg.Logger.DebugContext(ctx, "finalized", a.attrs("state", r.State, "events", len(a.events), "elapsed", time.Since(a.start))...)
 	}
 	if t := f.cfg.Trace.Won; t != nil {
@@ -98,7 +98,7 @@ func (f *core) repeated(ctx context.Context, ref guard.Ref, trigger Trigger, kno
 }
 
 func (f *core) tellLost(ctx context.Context, c Call, r Receipt, counter *heat, now time.Duration) {
-	if f.logs(ctx, slog.LevelDebug) {
+	if f.cfg.Logger.Enabled(ctx, slog.LevelDebug) {
 		f.cfg.Logger.DebugContext(ctx, "already final", c.attrs("state", r.State, "winner", string(r.Trigger))...)
 	}
 	if counter != nil {
@@ -110,7 +110,7 @@ func (f *core) tellLost(ctx context.Context, c Call, r Receipt, counter *heat, n
 }
 
 func (f *core) notReady(ctx context.Context, a *attempt) {
-	if f.logs(ctx, slog.LevelDebug) {
+	if f.cfg.Logger.Enabled(ctx, slog.LevelDebug) {
 		f.cfg.Logger.DebugContext(ctx, "not ready", a.attrs()...)
 	}
 	if t := f.cfg.Trace.NotReady; t != nil {
@@ -119,7 +119,7 @@ func (f *core) notReady(ctx context.Context, a *attempt) {
 }
 
 func (f *core) failed(ctx context.Context, a *attempt, err error) {
-	if f.logs(ctx, slog.LevelDebug) {
+	if f.cfg.Logger.Enabled(ctx, slog.LevelDebug) {
 		f.cfg.Logger.DebugContext(ctx, "not finalized", a.attrs("error", err)...)
 	}
 	if t := f.cfg.Trace.Failed; t != nil {
@@ -128,25 +128,17 @@ func (f *core) failed(ctx context.Context, a *attempt, err error) {
 }
 
 func (f *core) retrying(ctx context.Context, a *attempt, cause error, wait time.Duration) {
-	if f.logs(ctx, slog.LevelDebug) {
-		f.cfg.Logger.DebugContext(ctx, "transaction broken off, running it again", a.attrs("wait", wait, "cause", cause)...)
-	}
+	f.cfg.Logger.DebugContext(ctx, "transaction broken off, running it again", a.attrs("wait", wait, "cause", cause)...)
 	if t := f.cfg.Trace.Retry; t != nil {
 		t(ctx, a.call(), cause, wait)
 	}
 }
 
 func (f *core) resolving(ctx context.Context, a *attempt, cause error) {
-	if f.logs(ctx, slog.LevelWarn) {
-		f.cfg.Logger.WarnContext(ctx, "commit got no answer, asking what became of it", a.attrs("cause", cause)...)
-	}
+	f.cfg.Logger.WarnContext(ctx, "commit got no answer, asking what became of it", a.attrs("cause", cause)...)
 	if t := f.cfg.Trace.Resolving; t != nil {
 		t(ctx, a.call(), cause)
 	}
-}
-
-func (f *core) logs(ctx context.Context, level slog.Level) bool {
-	return f.cfg.Logger.Enabled(ctx, level)
 }
 
 func (a *attempt) call() Call {

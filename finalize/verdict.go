@@ -128,7 +128,13 @@ func readable(g guard.Guard) (guard.Reader, bool) {
 // unmoved tells a refusal from the rare race with somebody who writes without the guard's lock: then the aggregate is final.
 func (f *Finalizer[Tx]) unmoved(ctx context.Context, s session[Tx], a *attempt, cause error) (Receipt, error) {
 	s.rollback(ctx)
-	rec, err := f.seen(ctx, s, a)
+	var rec guard.Record
+	var err error
+	if r, ok := readable(f.cfg.Guard); !s.callers() {
+		rec, err = f.peek(ctx, a)
+	} else if ok {
+		rec, err = r.Read(ctx, s.outside(), a.ref)
+	}
 	switch {
 	case err == nil && rec.Final:
 		return receiptOf(rec, false), nil
@@ -136,15 +142,4 @@ func (f *Finalizer[Tx]) unmoved(ctx context.Context, s session[Tx], a *attempt, 
 		return Receipt{}, err
 	}
 	return Receipt{}, withCause(ctx, cause)
-}
-
-// seen reads the record from where the session leaves off.
-func (f *Finalizer[Tx]) seen(ctx context.Context, s session[Tx], a *attempt) (guard.Record, error) {
-	if !s.callers() {
-		return f.peek(ctx, a)
-	}
-	if r, ok := readable(f.cfg.Guard); ok {
-		return r.Read(ctx, s.outside(), a.ref)
-	}
-	return guard.Record{}, nil
 }
