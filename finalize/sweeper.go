@@ -1,6 +1,7 @@
 package finalize
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,21 +78,11 @@ func NewSweeper[Tx any](fin *Finalizer[Tx], fn SweepFunc[Tx], config *SweeperCon
 	if config != nil {
 		cfg = *config
 	}
-	if cfg.Trigger == "" {
-		cfg.Trigger = "sweep"
-	}
-	if cfg.Every == 0 {
-		cfg.Every = time.Minute
-	}
-	if cfg.Idle == 0 {
-		cfg.Idle = 5 * time.Minute
-	}
-	if cfg.AtOnce == 0 {
-		cfg.AtOnce = 4
-	}
-	if cfg.Timeout == 0 {
-		cfg.Timeout = 5 * time.Minute
-	}
+	cfg.Trigger = cmp.Or(cfg.Trigger, "sweep")
+	cfg.Every = cmp.Or(cfg.Every, time.Minute)
+	cfg.Idle = cmp.Or(cfg.Idle, 5*time.Minute)
+	cfg.AtOnce = cmp.Or(cfg.AtOnce, 4)
+	cfg.Timeout = cmp.Or(cfg.Timeout, 5*time.Minute)
 	if err := checkName(string(cfg.Trigger)); err != nil {
 		return nil, fail("Trigger", err.Error())
 	}
