@@ -148,6 +148,21 @@ func TestConfigSaysWhatIsWrong(t *testing.T) {
 	require.Contains(t, r.stderr, "--config: open /nowhere/x.yaml")
 }
 
+// A credential is kept out of all that is said, wherever the configuration has it from.
+func TestCredentialsOfAConfigurationAreHidden(t *testing.T) {
+	t.Setenv("ENDSTATE_TEST_TO", "redis://:hunter2@localhost")
+	file := filepath.Join(t.TempDir(), "to")
+	require.NoError(t, os.WriteFile(file, []byte("redis://:hunter2@localhost\n"), 0o600))
+	for _, to := range []string{"{env: ENDSTATE_TEST_TO}", "{file: " + file + "}", "redis://:hunter2@localhost"} {
+		a := &app{}
+		relay, _, err := newRoot(a).Find([]string{"relay"})
+		require.NoError(t, err)
+		_, err = a.readConfig(relay, writeConfig(t, "subscriptions:\n  - to: "+to+"\n"))
+		require.NoError(t, err)
+		require.NotContains(t, a.secrets.redact("a driver says: AUTH hunter2 was refused"), "hunter2", to)
+	}
+}
+
 // What --http says wrong ends the command before anything is published.
 func TestRelayThatCannotServe(t *testing.T) {
 	t.Parallel()
