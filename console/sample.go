@@ -48,6 +48,9 @@ const (
 	pause = 100
 	// patience is how long a request waits for the database.
 	patience = 15 * time.Second
+	// retry is how long after a sample that failed the next one is tried at the latest, unless Config.Every is longer: it may have been
+	// over a connection that had gone silent.
+	retry = 30 * time.Second
 )
 
 // Run takes the overview's figures until ctx ends, so that there is an hour of them when somebody comes. Without it they are
@@ -93,7 +96,11 @@ func (c *Console) figures(ctx context.Context) {
 	taken, err := c.take(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.due = time.Now().Add(max(c.cfg.Every, pause*time.Since(begun)))
+	wait := pause * time.Since(begun)
+	if err != nil {
+		wait = min(wait, retry)
+	}
+	s.due = time.Now().Add(max(c.cfg.Every, wait))
 	if err != nil {
 		c.cfg.Logger.ErrorContext(ctx, "console: no figures", "error", err)
 		s.problem = "The database did not answer."

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -236,8 +237,14 @@ type wired struct {
 	net.Conn
 	*wire
 	produces atomic.Bool
+	deadline atomic.Pointer[time.Time] // of reading
 	once     sync.Once
 	closed   chan struct{}
+}
+
+func (c *wired) SetReadDeadline(t time.Time) error {
+	c.deadline.Store(&t)
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *wired) Close() error {
@@ -257,9 +264,15 @@ func (c *wired) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	held := c.held
 	c.mu.Unlock()
-	if held != nil {
+	if held != nil && err == nil {
+		var late <-chan time.Time
+		if deadline := c.deadline.Load(); deadline != nil && !deadline.IsZero() {
+			late = time.After(time.Until(*deadline))
+		}
 		select {
 		case <-held:
+		case <-late:
+			return 0, os.ErrDeadlineExceeded
 		case <-c.closed:
 			return 0, net.ErrClosed
 		}

@@ -346,3 +346,20 @@ func TestAHandlerThatHangsIsGivenUp(t *testing.T) {
 	require.Eventually(t, func() bool { return c.committed(DefaultTopic) == 3 }, 3*time.Minute, 20*time.Millisecond, "all is committed")
 	require.Equal(t, upTo(3), numbers(s.handled(), "a"))
 }
+
+// F49: the brokers' answers stop, on connections that stay. The member says so, and goes on over others.
+func TestSilentBrokersHoldUpNoMember(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, kfake.SeedTopics(1, DefaultTopic))
+	c.dials = []kgo.Opt{kgo.Dialer(c.wire.dial)}
+	c.publish(ofAggregates(3, "a"))
+	s, log := new(sink), new(recorded)
+	c.running(s.handle, func(cfg *ConsumerConfig) { cfg.Logger = log.logger() })
+	c.eventuallyCommitted(3)
+	release := sync.OnceFunc(c.wire.hold())
+	defer release()
+	require.Eventually(t, func() bool { return log.has("reading failed, trying again") }, 2*time.Minute, 20*time.Millisecond, "it says so")
+	release()
+	c.publish(ofAggregates(3, "b"))
+	require.Eventually(t, func() bool { return c.committed(DefaultTopic) == 6 }, 3*time.Minute, 20*time.Millisecond, "all is committed")
+}

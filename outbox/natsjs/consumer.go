@@ -127,6 +127,7 @@ func (c *Consumer) Run(ctx context.Context) error {
 		if free == 0 {
 			break
 		}
+		heard := c.js.Conn().Stats().InMsgs
 		batch, err := c.consumer.Fetch(free, jetstream.FetchMaxWait(fetchWait))
 		if err == nil {
 			for m := range batch.Messages() {
@@ -142,6 +143,9 @@ func (c *Consumer) Run(ctx context.Context) error {
 			}
 			err = batch.Error()
 		}
+		if (err == nil || errors.Is(err, nats.ErrTimeout)) && c.js.Conn().Stats().InMsgs == heard {
+			err = errSilent
+		}
 		for range free {
 			<-slots
 		}
@@ -155,6 +159,10 @@ func (c *Consumer) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+// errSilent is of a fetch to which the server said nothing: it answers one that finds no message, too. When the connection's pings
+// have told the client, it connects anew.
+var errSilent = errors.New("the server does not answer")
 
 // checkDeadLetters finds the stream of the dead letters. A server that doesn't answer is asked again.
 func (c *Consumer) checkDeadLetters(ctx context.Context) (err error) {

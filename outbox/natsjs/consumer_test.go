@@ -342,3 +342,44 @@ func TestAHandlerThatHangsIsGivenUp(t *testing.T) {
 	require.Len(t, s.calls, 3)
 	require.Zero(t, b.dead())
 }
+
+// F49: the server's answers stop, on a connection that stays. Its pings tell, the consumer says so, and goes on over another one.
+func TestASilentServerHoldsUpNoConsumer(t *testing.T) {
+	t.Parallel()
+	b := startBroker(t, jetstream.StreamConfig{})
+	b.conn.Opts.PingInterval = 200 * time.Millisecond // from the next connection on
+	require.NoError(t, b.conn.ForceReconnect())
+	b.publish(events(3))
+	s := new(sink)
+	var log lines
+	consumer := b.durable(jetstream.ConsumerConfig{})
+	b.running(consumer, s.handle, func(cfg *ConsumerConfig) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+	eventually(t, "all is acknowledged", func() bool { return s.total.Load() >= 3 && b.idle(consumer)() })
+	release := sync.OnceFunc(b.wire.hold())
+	defer release()
+	require.Eventually(t, func() bool { return log.String() != "" }, 2*time.Minute, 20*time.Millisecond, "it says so")
+	release()
+	require.Contains(t, log.String(), "the server does not answer")
+	require.Eventually(t, b.conn.IsConnected, 3*time.Minute, 20*time.Millisecond, "it is connected again")
+	b.publish(events(3))
+	require.Eventually(t, func() bool { return s.total.Load() >= 6 && b.idle(consumer)() }, 3*time.Minute, 20*time.Millisecond, "all is acknowledged")
+}
+
+// lines are a log's lines.
+type lines struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text = append(l.text, p...)
+	return len(p), nil
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.text)
+}
