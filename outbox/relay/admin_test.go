@@ -142,7 +142,7 @@ func TestAdminListsByState(t *testing.T) {
 	})
 }
 
-// A filter that matches one event among very many comes to it page by page, each of which looks at a bounded number.
+// A filter that matches a few events among very many comes to them page by page, each of which looks at a bounded number.
 func TestAListGoesOnBehindWhatItLookedAt(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sqlite-wal"}, writer, func(t *testing.T, db *database) {
@@ -156,8 +156,10 @@ SELECT i % 2, 'x' || i, 'order', '1', 'usual', x'7b7d' FROM n`)
 			db.exec(t, many+"SELECT i % 2, gen_random_uuid(), 'order', '1', 'usual', '{}' FROM generate_series(1, 11000) i")
 		}
 		_, last := db.insert(t, "rare", "last")
+		middle := first + 2600 // among many of its partition
+		db.exec(t, fmt.Sprintf("UPDATE endstate_outbox SET type = 'rare' WHERE seq = %d", middle))
 		find := func(f relay.Filter) {
-			for newest, want := range map[bool][]int64{false: {first, last}, true: {last, first}} {
+			for newest, want := range map[bool][]int64{false: {first, middle, last}, true: {last, middle, first}} {
 				var found []int64
 				pages := 0
 				for f.After, f.Newest = 0, newest; ; pages++ {
