@@ -3,6 +3,7 @@ package finalize_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,6 +26,9 @@ func TestASilentConnectionHoldsUpNoSweep(t *testing.T) {
 		"pgx": {"SELECT CAST(endstate_row", "begin", "INSERT INTO writes", "WITH RECURSIVE endstate_tables", "WITH endstate_settle0"},
 		"sql": {"SELECT CAST(endstate_row", "begin", "SELECT pg_advisory_xact_lock", "INSERT INTO writes", "UPDATE", "commit"},
 	} {
+		if database == "sql" && !dbtest.GivesUp() {
+			continue
+		}
 		for _, statement := range statements {
 			t.Run(database+"/"+statement, func(t *testing.T) {
 				t.Parallel()
@@ -69,6 +73,9 @@ func TestASilentConnectionHoldsUpNoSweep(t *testing.T) {
 // F49: one look at what became of a COMMIT doesn't use up the time of the others.
 func TestALookOnASilentConnectionIsFollowedByAnother(t *testing.T) {
 	for _, c := range faultCases() {
+		if strings.HasPrefix(c.name, "sql") && !dbtest.GivesUp() {
+			continue
+		}
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			f := c.setUp(t, func(cfg *finalize.Config) { cfg.ResolveTimeout = 20 * time.Second })
@@ -94,6 +101,9 @@ func TestALookOnASilentConnectionIsFollowedByAnother(t *testing.T) {
 // F49: a transaction of database/sql has a life apart from its caller's, and ends with it nonetheless.
 func TestATransactionOnASilentConnectionEnds(t *testing.T) {
 	t.Parallel()
+	if !dbtest.GivesUp() {
+		return
+	}
 	for _, statement := range []string{"begin", "rollback", "commit"} {
 		t.Run(statement, func(t *testing.T) {
 			t.Parallel()

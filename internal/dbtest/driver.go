@@ -13,6 +13,10 @@ import (
 // dollar and a number in a name. bun's pgdriver puts them into the text, and parses that without regard to those.
 func Apostrophes() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver" }
 
+// GivesUp reports whether a statement ends with its context on a connection that has gone silent. lib/pq asks the server to cancel it,
+// and waits for the answer.
+func GivesUp() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "lib/pq" }
+
 // Serves reports whether a test runs on one of its databases: "pgx", "sql" (PostgreSQL through database/sql), or what begins with
 // "sqlite". A run that is about a driver leaves out what that one isn't for.
 func Serves(database string) bool {

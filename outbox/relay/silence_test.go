@@ -22,6 +22,9 @@ import (
 func TestSilentConnections(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"relay/pgx", "relay/sql", "consumer/pgx", "consumer/sql"} {
+		if strings.HasSuffix(kind, "sql") && !dbtest.GivesUp() {
+			continue
+		}
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			direct := newDatabase(t, "pgx")
@@ -79,6 +82,9 @@ func TestSilentConnections(t *testing.T) {
 			}
 			begins := func(sql string) string {
 				sql = strings.Join(strings.Fields(sql), " ")
+				if i := strings.IndexAny(sql, "'$"); i > 0 { // a driver may put values into the text
+					sql = sql[:i]
+				}
 				return sql[:min(len(sql), 60)]
 			}
 			var statements []string

@@ -24,7 +24,7 @@ import (
 
 func main() {
 	var opts options
-	flag.StringVar(&opts.timeout, "timeout", "20m", "go test's -timeout, for each package")
+	flag.StringVar(&opts.timeout, "timeout", "30m", "go test's -timeout, for each package")
 	flag.StringVar(&opts.run, "run", "", "go test's -run")
 	flag.BoolVar(&opts.race, "race", true, "use the race detector, which needs a C compiler")
 	flag.BoolVar(&opts.browser, "browser", false, "have Chromium, for the tests of the console")
