@@ -30,10 +30,11 @@ extract(epoch FROM pg_catalog.clock_timestamp() - backend_start)::float8 FROM pg
 func staleness(a *attempt, err error, scan func(...any) error) (drop bool, _ error) {
 	var readOnly bool
 	var age float64
+	asked := time.Since(a.start) // not when the answer is here: that may take longer than the connection is older than the call
 	if scan(&readOnly, &age) != nil || !readOnly {
 		return false, err // it was the transaction that could only read
 	}
-	if age > time.Since(a.start).Seconds() {
+	if age > asked.Seconds() {
 		err = fmt.Errorf("%w: %w", errStale, err)
 	}
 	return true, err

@@ -42,7 +42,7 @@ func TestPublisherKeepsTheContract(t *testing.T) {
 				return e
 			},
 			Hang:    b.wire.hold,
-			Restart: func() { stop(b.server); b.start() },
+			Restart: b.restart,
 		}
 	})
 }

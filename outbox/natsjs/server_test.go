@@ -78,6 +78,19 @@ func (b *broker) start() {
 	require.True(b.t, b.server.ReadyForConnections(30*time.Second))
 }
 
+// restart starts the server anew, and waits until it answers on the client's connection: a request sent while that was gone is lost.
+func (b *broker) restart() {
+	b.t.Helper()
+	stop(b.server)
+	b.start()
+	require.Eventually(b.t, func() bool {
+		ctx, cancel := context.WithTimeout(b.t.Context(), time.Second)
+		defer cancel()
+		_, err := b.js.Stream(ctx, "EVENTS")
+		return err == nil
+	}, 2*time.Minute, 10*time.Millisecond)
+}
+
 func stop(s *server.Server) {
 	s.Shutdown()
 	s.WaitForShutdown()
