@@ -175,6 +175,9 @@ func (r *Relay) term(ctx context.Context) (err error) {
 	err = t.work(ctx)
 	lost := l.lost() && ctx.Err() == nil
 	l.close()
+	if f := r.cfg.Trace.Owns; f != nil && t.owned > 0 {
+		f(ctx, 0)
+	}
 	if lost {
 		t.log.WarnContext(ctx, "outbox relay: lease lost")
 		if f := r.cfg.Trace.LeaseLost; f != nil {

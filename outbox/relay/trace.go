@@ -39,7 +39,7 @@ type Trace struct {
 	// Blocked is called when the destination takes nothing, with the error of one of the events it refused, and again, with
 	// nil, when it takes something. Meanwhile events wait, and no attempts are counted.
 	Blocked func(ctx context.Context, err error)
-	// Owns is called when the number of partitions that the relay owns has changed.
+	// Owns is called when the number of partitions that the relay owns has changed, also to 0, when its lease ends.
 	Owns func(ctx context.Context, partitions int)
 	// LeaseTaken is called when the relay has taken a lease, under whose id Stats has it from then on (RelayInfo.ID).
 	LeaseTaken func(ctx context.Context, id uuid.UUID)

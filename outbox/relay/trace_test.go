@@ -143,3 +143,27 @@ func (p publisherIn) Publish(ctx context.Context, batch []outbox.Event) []error 
 	p.called(ctx)
 	return p.Publisher.Publish(ctx, batch)
 }
+
+// How many partitions a relay owns is told from the first one on to the lease's end, whether the relay stops or loses it.
+func TestPartitionsAreReportedToTheLeasesEnd(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, func(t *testing.T, db *database) {
+		owned := make(chan int, 100)
+		cfg := quick()
+		cfg.Trace = &relay.Trace{Owns: func(_ context.Context, partitions int) { owned <- partitions }}
+		stop := run(t, db.relay(t, &recorder{}, cfg))
+		require.Equal(t, outbox.Partitions, <-owned)
+		db.exec(t, "DELETE FROM endstate_outbox_relays")
+		db.exec(t, "UPDATE endstate_outbox_cursors SET owner = NULL")
+		for partitions := -1; partitions != 0; {
+			partitions = <-owned
+		}
+		for partitions := 0; partitions != outbox.Partitions; {
+			partitions = <-owned
+		}
+		stop()
+		for partitions := -1; partitions != 0; {
+			partitions = <-owned
+		}
+	})
+}
