@@ -42,7 +42,8 @@ type Config struct {
 
 	// BatchSize bounds how many events are published at once. Default 1,000.
 	BatchSize int
-	// PublishTimeout bounds one call of Publisher.Publish, or of a consumer's handler, there at most half of LeaseTTL. Default 30 s.
+	// PublishTimeout bounds one call of Publisher.Publish, or of a consumer's handler, there at most half of LeaseTTL, and, before it,
+	// the fetch of large payloads. Default 30 s.
 	PublishTimeout time.Duration
 	// ShutdownTimeout bounds how long Run lets a call of Publish go on after its context has ended. Default 10 s.
 	ShutdownTimeout time.Duration

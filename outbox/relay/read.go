@@ -106,11 +106,13 @@ type place struct {
 
 // payloads fetches those that read left out of rows.
 func (s *store) payloads(ctx context.Context, rows []*row) error {
+	patient := s.database
+	patient.patience = max(s.patience, s.cfg.PublishTimeout) // one may have 256 MiB
 	places, by := make([]place, len(rows)), make(map[int64]*row, len(rows))
 	for i, r := range rows {
 		places[i], by[r.seq] = place{r.partition, r.seq}, r
 	}
-	err := s.rows(ctx, func(result pgx.Row) error {
+	err := patient.rows(ctx, func(result pgx.Row) error {
 		var seq int64
 		var payload []byte
 		if err := result.Scan(&seq, &payload); err != nil {
