@@ -67,7 +67,7 @@ func (a *Admin) look(ctx context.Context, aggregateType, aggregateID string, par
 		err := scanEvent(row, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.PayloadSize)
 		events = append(events, s)
 		return err
-	}, fmt.Sprintf("SELECT %s, length(e.payload) FROM %s LIMIT %d", briefColumns, source, aggregateEvents), args...)
+	}, fmt.Sprintf("SELECT %s, length(e.payload) FROM %s LIMIT %d", a.store.times(briefColumns), source, aggregateEvents), args...)
 	if err != nil {
 		return nil, 0, since, err
 	}

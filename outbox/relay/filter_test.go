@@ -24,6 +24,9 @@ func TestTypesAreTakenLiterally(t *testing.T) {
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		admin := db.admin(t)
 		odd := `it's "5%" \ $1 ? é_`
+		if !dbtest.Apostrophes() {
+			odd = strings.NewReplacer("'", "", "$", "").Replace(odd)
+		}
 		db.put(t, outbox.Event{AggregateType: "order", AggregateID: "1", Type: odd, Payload: []byte("{}")}, outbox.Event{AggregateType: "order", AggregateID: "2", Type: "other", Payload: []byte("{}")})
 		list, err := json.Marshal([]string{odd[:len(odd)-1] + "*"})
 		require.NoError(t, err)

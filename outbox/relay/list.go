@@ -284,7 +284,7 @@ func (l *listing) statement(edge int64, limit int) string {
 		order = "p." + l.order()
 	}
 	return fmt.Sprintf("SELECT %s\nFROM %s\nLEFT JOIN %s c ON c.subscription = CAST($1 AS text) AND c.partition = e.partition\nWHERE %s\nORDER BY %s LIMIT %d",
-		l.columns, from, l.store.cursors, strings.Join(append([]string{"true"}, l.conditions...), " AND "), order, limit)
+		l.store.times(l.columns), from, l.store.cursors, strings.Join(append([]string{"true"}, l.conditions...), " AND "), order, limit)
 }
 
 // Shown is an event, whole.
@@ -313,7 +313,7 @@ func (a *Admin) ShowCut(ctx context.Context, id uuid.UUID, most int) (Shown, err
 func (a *Admin) show(ctx context.Context, id uuid.UUID, columns, payload string) (Shown, error) {
 	list := make([]Shown, 1)
 	s := &list[0]
-	row := a.store.QueryRow(ctx, fmt.Sprintf("SELECT %s, %s, length(e.payload) FROM %s e WHERE e.id = %s", columns, payload, a.store.events, a.store.uuid("CAST($1 AS text)")), id.String())
+	row := a.store.QueryRow(ctx, fmt.Sprintf("SELECT %s, %s, length(e.payload) FROM %s e WHERE e.id = %s", a.store.times(columns), payload, a.store.events, a.store.uuid("CAST($1 AS text)")), id.String())
 	err := scanEvent(row, &s.Event, &s.Seq, &s.Partition, &s.CreatedAt, &s.Payload, &s.PayloadSize)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = ErrNotFound

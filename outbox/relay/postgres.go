@@ -2,6 +2,7 @@ package relay
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
@@ -15,12 +16,23 @@ func (s *store) incarnated() string {
 
 // columns are those of an event in a reading, behind its kind: see collect. Payloads beyond inline are left out.
 func (s *store) columns(matches string) string {
-	id, headers, at := "e.id", "e.headers", "e.occurred_at"
+	id, headers, at := "e.id", "e.headers", s.times("e.occurred_at")
 	if !s.sqlite() && s.pool == nil {
-		id, headers, at = "e.id::text", "e.headers::text", "CASE WHEN e.occurred_at >= '0001-01-01 00:00:00+00' AND e.occurred_at < '10000-01-01 00:00:00+00' THEN e.occurred_at END"
+		id, headers = "e.id::text", "e.headers::text"
 	}
 	return fmt.Sprintf(`e.partition, e.seq, %s, e.aggregate_type, e.aggregate_id, e.type, e.content_type, %s, %s, e.dedup_key, e.schema_version, %s,
 	CASE WHEN %[4]s <= %[5]d AND %[6]s THEN e.payload END`, id, headers, at, s.either("octet_length(e.payload)", "length(e.payload)"), inline, matches)
+}
+
+// times has an event's times among columns be NULL where they are none that Go has: a driver of database/sql may fail at one.
+func (s *store) times(columns string) string {
+	if s.sqlite() || s.pool != nil {
+		return columns
+	}
+	for _, column := range []string{"e.occurred_at", "e.created_at"} {
+		columns = strings.ReplaceAll(columns, column, fmt.Sprintf("CASE WHEN %[1]s >= '0001-01-01 00:00:00+00' AND %[1]s < '10000-01-01 00:00:00+00' THEN %[1]s END", column))
+	}
+	return columns
 }
 
 // age is the column of an event's age, where somebody wants to know.
