@@ -1,13 +1,11 @@
 package finalize_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"log/slog"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -101,28 +99,10 @@ func TestWhatMayBeCalledInACallback(t *testing.T) {
 	}, guardedBy("status", "all"))
 }
 
-// lockedBuffer is a log's.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // A callback that waits for something else keeps its aggregate from everybody, and nothing says so but the log.
 func TestATransactionThatIsIdleInACallbackIsLogged(t *testing.T) {
 	t.Parallel()
-	log := new(lockedBuffer)
+	log := new(dbtest.Log)
 	each(t, func(t *testing.T, w *world) {
 		enough := errors.New("it waited for long enough")
 		_, err := w.do(t.Context(), w.open("b-"+w.schema), "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {

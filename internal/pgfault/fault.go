@@ -91,6 +91,9 @@ func (s *signal) sent() bool {
 // Fired is closed when the fault has fired for the first time.
 func (f *Fault) Fired() <-chan struct{} { return f.fired.c }
 
+// HasFired reports whether the fault has fired.
+func (f *Fault) HasFired() bool { return f.fired.sent() }
+
 // Answered is closed when the server has answered the statement and what was sent with it, where the client doesn't get
 // that answer or not yet: CutAfterReply, CutWhileWorking, HoldReply, HalfOpen. So the statement is done, also if by an error.
 func (f *Fault) Answered() <-chan struct{} { return f.answered.c }

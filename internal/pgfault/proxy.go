@@ -191,7 +191,7 @@ func (p *Proxy) requireFired(t testing.TB) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, f := range p.faults {
-		if !f.fired.sent() {
+		if !f.HasFired() {
 			t.Errorf("pgfault: %s was armed and did not fire", f)
 		}
 	}

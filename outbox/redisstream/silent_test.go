@@ -3,7 +3,6 @@ package redisstream
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,25 +16,6 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
-
-// lines are a log's lines.
-type lines struct {
-	mu   sync.Mutex
-	text []byte
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.text = append(l.text, p...)
-	return len(p), nil
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.text)
-}
 
 func goesOn(t *testing.T, what string, cond func() bool) {
 	t.Helper()
@@ -59,7 +39,7 @@ func TestASilentDatabaseHoldsUpNoMember(t *testing.T) {
 	_, err = direct.Exec(t.Context(), "CREATE TABLE effects (id uuid)")
 	require.NoError(t, err)
 	fault := proxy.Arm(&pgfault.Fault{SQL: "INSERT INTO effects", Do: pgfault.HalfOpen})
-	var log lines
+	var log dbtest.Log
 	running(t, member(t, rdb, inbox.Handle(table, func(ctx context.Context, tx pgx.Tx, e outbox.Event) error {
 		_, err := tx.Exec(ctx, "INSERT INTO effects VALUES ($1)", e.ID)
 		return err
@@ -87,7 +67,7 @@ func TestASilentRedisHoldsUpNoMember(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, client.Close()) })
 	publish(t, direct, events(1))
 	var s sink
-	var log lines
+	var log dbtest.Log
 	running(t, member(t, client, s.handle, func(cfg *ConsumerConfig) { cfg.Logger = slog.New(slog.NewTextHandler(&log, nil)) }))
 	goesOn(t, "the first is acknowledged", func() bool { return s.total.Load() == 1 && pending(direct) == 0 })
 	proxy.NoReplies.Store(true)

@@ -2,7 +2,6 @@ package relay_test
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
@@ -12,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -109,32 +107,14 @@ type process struct {
 	cmd  *exec.Cmd
 	in   *os.File
 	said chan string
-	log  *logBuffer
+	log  *dbtest.Log
 	done chan struct{}
-}
-
-// logBuffer is what a child logged.
-type logBuffer struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer // not embedded: its ReadFrom would write without the lock
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buffer.String()
 }
 
 // start starts a relay in a process of its own.
 func (db *database) start(t *testing.T, record, mode string) *process {
 	t.Helper()
-	p := &process{t: t, cmd: exec.Command(os.Args[0]), said: make(chan string, 1000), log: &logBuffer{}, done: make(chan struct{})}
+	p := &process{t: t, cmd: exec.Command(os.Args[0]), said: make(chan string, 1000), log: &dbtest.Log{}, done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), childURL+"="+db.url, childRecord+"="+record, childMode+"="+mode)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.cmd.Stderr = p.log

@@ -31,14 +31,7 @@ func (f *faultyRelay) arm(do pgfault.Action) *pgfault.Fault {
 // fired waits longer than RequireFired: a relay may have to get partitions first.
 func fired(t *testing.T, f *pgfault.Fault) {
 	t.Helper()
-	eventually(t, f.String(), func() bool {
-		select {
-		case <-f.Fired():
-			return true
-		default:
-			return false
-		}
-	})
+	eventually(t, f.String(), f.HasFired)
 }
 
 // crash cuts a relay off between publishing and moving, until another one has taken its partitions over.

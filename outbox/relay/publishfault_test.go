@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -77,7 +78,7 @@ func TestPublisherFaultsAreContained(t *testing.T) {
 				})
 				cfg := quick()
 				cfg.PublishTimeout = 100 * time.Millisecond
-				log := &logBuffer{}
+				log := &dbtest.Log{}
 				cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
 				run(t, db.relay(t, p, cfg))
 				if all {
@@ -120,7 +121,7 @@ func TestPublisherThatIgnoresItsContextIsLeftBehind(t *testing.T) {
 	})
 	cfg := quick()
 	cfg.PublishTimeout = 50 * time.Millisecond
-	log := &logBuffer{}
+	log := &dbtest.Log{}
 	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
 	run(t, db.relay(t, p, cfg))
 	db.settled(t)

@@ -329,7 +329,7 @@ func TestRelayThroughPgBouncer(t *testing.T) {
 		}
 		return nil
 	}
-	log := &logBuffer{}
+	log := &dbtest.Log{}
 	cfg := quick()
 	cfg.ListenURL = direct
 	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))

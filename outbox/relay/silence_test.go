@@ -108,15 +108,7 @@ func TestSilentConnections(t *testing.T) {
 			for _, s := range all {
 				faults = append(faults, proxy.Arm(&pgfault.Fault{Match: func(sql string) bool { return begins(sql) == s }, Do: pgfault.HalfOpen}))
 			}
-			fired := func(f *pgfault.Fault) bool {
-				select {
-				case <-f.Fired():
-					return true
-				default:
-					return false
-				}
-			}
-			for faults = slices.DeleteFunc(faults, fired); len(faults) > 0; faults = slices.DeleteFunc(faults, fired) {
+			for faults = slices.DeleteFunc(faults, (*pgfault.Fault).HasFired); len(faults) > 0; faults = slices.DeleteFunc(faults, (*pgfault.Fault).HasFired) {
 				round()
 			}
 			direct.settled(t)
