@@ -256,7 +256,7 @@ func TestProcessStoppedInItsTransaction(t *testing.T) {
 			receiptsTold := 0
 			for id, woken := range process.returned(len(callers)) {
 				if woken.Err != "" {
-					require.Contains(t, woken.Err, "idle-in-transaction timeout (SQLSTATE 25P03)", id)
+					require.Equal(t, "25P03", woken.State, "%s: %s", id, woken.Err)
 					require.NotContains(t, woken.Err, finalize.ErrOutcomeUnknown.Error(), id)
 					continue
 				}

@@ -118,7 +118,7 @@ func usable(conn *pgx.Conn) error {
 		return errors.New("the connection was lost before the commit")
 	}
 	if conn.PgConn().IsBusy() {
-		return errors.New("the connection is busy: the rows of a query were not closed")
+		return sqltx.ErrRowsOpen
 	}
 	switch conn.PgConn().TxStatus() {
 	case 'I':

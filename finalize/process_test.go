@@ -59,7 +59,7 @@ func TestProcess(t *testing.T) {
 			said := called{Key: c.ID}
 			var err error
 			if said.Receipt, err = c.call(t, released); err != nil {
-				said.Err = err.Error()
+				said.Err, said.State = err.Error(), sqlState(err)
 			}
 			say(t, said)
 		})

@@ -23,6 +23,7 @@ type called struct {
 	Key     string
 	Receipt finalize.Receipt
 	Err     string
+	State   string // the error's SQLSTATE
 }
 
 // race lets n goroutines call for every key, each in its own order, half of them by Do and half by Settle. Each has a

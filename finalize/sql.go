@@ -155,7 +155,7 @@ func (d *sqlDB) claimIn(ctx context.Context, tx endstate.SQLTx, a *attempt) (*sq
 	ctx, cancel := context.WithTimeoutCause(ctx, d.cfg.ClaimTimeout, ErrBusy)
 	defer cancel()
 	s := &sqlSession{db: d, sqlTx: tx, guardTx: sqltx.Wrap(tx, d.dialect)}
-	if _, err := s.guardTx.Exec(ctx, "SAVEPOINT "+savepoint); err != nil {
+	if err := sqltx.Savepoint(ctx, s.guardTx, savepoint); err != nil {
 		s.ended = true
 		return nil, guard.Record{}, withCause(ctx, s.told(err))
 	}
@@ -205,7 +205,11 @@ func (s *sqlSession) intact(ctx context.Context) error {
 		}
 	}
 	// Outside of a transaction there can be no savepoint.
-	_, err := s.guardTx.Exec(ctx, "SAVEPOINT "+callbackSavepoint)
+	err := sqltx.Savepoint(ctx, s.guardTx, callbackSavepoint)
+	if errors.Is(err, sqltx.ErrRowsOpen) && s.conn == nil {
+		s.ended = true
+		_ = s.sqlTx.Rollback() // what follows would be answered late as well, and the caller must not commit what couldn't be undone
+	}
 	return s.told(err)
 }
 

@@ -17,6 +17,14 @@ func Apostrophes() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver"
 // and waits for the answer.
 func GivesUp() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "lib/pq" }
 
+// Cancels reports whether a statement ends as soon as its context is cancelled. bun's pgdriver goes by deadlines alone, its own
+// read_timeout among them, and the server goes on with what it was at.
+func Cancels() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver" }
+
+// Recovers reports whether a transaction goes on behind a savepoint, whatever its last statement ended with. bun's pgdriver gives
+// the connection up after a statement that was broken off, and after one in a transaction that had failed.
+func Recovers() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver" }
+
 // Serves reports whether a test runs on one of its databases: "pgx", "sql" (PostgreSQL through database/sql), or what begins with
 // "sqlite". A run that is about a driver leaves out what that one isn't for.
 func Serves(database string) bool {

@@ -309,7 +309,7 @@ func (t *Table[Tx]) once(ctx context.Context, d *delivery, fn TxResultFunc[Tx]) 
 		return Result{}, context.Cause(ctx)
 	}
 	if err := s.finish(ctx, d, value); err != nil {
-		if errors.Is(err, ErrTxAborted) || errors.Is(err, ErrTxEnded) || sqltx.Definite(err) {
+		if errors.Is(err, ErrTxAborted) || errors.Is(err, ErrTxEnded) || errors.Is(err, sqltx.ErrRowsOpen) || sqltx.Definite(err) {
 			err = failure{err} // a deferred constraint, say: it will fail the next time, too
 		}
 		return Result{}, err

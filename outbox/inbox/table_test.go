@@ -14,7 +14,6 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
-	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
@@ -319,41 +318,6 @@ func TestTheFunctionCantEndTheTransaction(t *testing.T) {
 	})(t.Context(), e)
 	require.ErrorIs(t, err, inbox.ErrTxEnded)
 	require.Error(t, charge(t.Context(), kept, e), "the transaction is over, and its connection another's")
-}
-
-func TestASwallowedErrorIsNoSuccess(t *testing.T) {
-	for _, database := range []string{"pgx", "sql"} {
-		t.Run(database, func(t *testing.T) {
-			t.Parallel()
-			c := newConsumer(t, "table", database)
-			_, err := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
-				_, err := tx.Exec(ctx, "SELECT 1 / 0")
-				require.Error(t, err)
-				return nil
-			})(t.Context(), event())
-			require.ErrorIs(t, err, inbox.ErrTxAborted)
-			require.Equal(t, "failed", c.text(`SELECT state FROM endstate_inbox`))
-		})
-	}
-}
-
-// A deferred constraint fails at COMMIT, each time: it counts as the event's failure.
-func TestAFailureAtCommitIsTheEvents(t *testing.T) {
-	for _, database := range []string{"pgx", "sql"} {
-		t.Run(database, func(t *testing.T) {
-			t.Parallel()
-			c := newConsumer(t, "table", database)
-			c.exec(`CREATE TABLE parents (id int PRIMARY KEY)`)
-			c.exec(`CREATE TABLE children (parent int REFERENCES parents DEFERRABLE INITIALLY DEFERRED)`)
-			_, err := c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
-				_, err := tx.Exec(ctx, `INSERT INTO children VALUES (1)`)
-				return err
-			})(t.Context(), event())
-			require.Equal(t, "23503", sqltx.State(err), "%v", err)
-			require.Zero(t, c.count(`SELECT count(*) FROM children`))
-			require.Equal(t, "failed", c.text(`SELECT state FROM endstate_inbox`))
-		})
-	}
 }
 
 // Two functions that lock two rows in opposite order: the database breaks one off, and it runs again.

@@ -152,7 +152,7 @@ func (s *pgxSession) finish(ctx context.Context, dl *delivery, value []byte) err
 	case conn.IsClosed():
 		return errors.New("the connection was lost before the commit")
 	case conn.PgConn().IsBusy():
-		return failure{errors.New("the connection is busy: the rows of a query were not closed")}
+		return failure{sqltx.ErrRowsOpen}
 	case conn.PgConn().TxStatus() == 'I':
 		return ErrTxEnded
 	case conn.PgConn().TxStatus() == 'E':

@@ -142,12 +142,15 @@ func (s *sqlSession) intact(ctx context.Context) error {
 	}
 	tells := false
 	if err := s.conn.Raw(func(conn any) error {
-		_, tells = conn.(interface{ Conn() *pgx.Conn }) // whose Commit looks
+		var c interface{ Conn() *pgx.Conn }
+		if c, tells = conn.(interface{ Conn() *pgx.Conn }); tells && c.Conn().PgConn().IsBusy() { // its Commit looks at the rest
+			return sqltx.ErrRowsOpen
+		}
 		return nil
 	}); err != nil || tells {
 		return err
 	}
-	_, err := s.wrapped().Exec(ctx, "SAVEPOINT endstate_handled")
+	err := sqltx.Savepoint(ctx, s.wrapped(), "endstate_handled")
 	switch sqltx.State(err) {
 	case sqltx.FailedTransaction:
 		return fmt.Errorf("%w: %w", ErrTxAborted, err)

@@ -27,6 +27,9 @@ func TestConsumersCommitIsCut(t *testing.T) {
 	t.Parallel()
 	for _, do := range []pgfault.Action{pgfault.CutBefore, pgfault.CutWhileWorking, pgfault.CutAfterReply, pgfault.HalfOpen} {
 		for _, kind := range []string{"pgx", "sql"} {
+			if kind == "sql" && do == pgfault.HalfOpen && !dbtest.GivesUp() {
+				continue
+			}
 			for _, parked := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%v/%s/parked=%v", do, kind, parked), func(t *testing.T) {
 					t.Parallel()
