@@ -30,6 +30,7 @@ type setting struct {
 	schema         string // named in the library's configuration; else the search_path leads there
 	security       string // row-level security on each table, by a policy or none
 	bouncer        bool   // PgBouncer in transaction mode
+	since          int    // the first version of PostgreSQL that has the setting
 
 	// What is expected instead of success. All of it is about the tables that were made before.
 	fails map[string]string // what a step's error says; "" is for steps that aren't named
@@ -70,6 +71,9 @@ var settings = map[string]setting{
 	"statement_timeout":                   {role: inApp, database: "statement_timeout = '200ms'", fault: "57014"},
 	"lock_timeout":                        {role: inApp, database: "lock_timeout = '20ms'", fault: "55P03"},
 	"idle_in_transaction_session_timeout": {role: inApp, database: "idle_in_transaction_session_timeout = '200ms'", fault: "25P03"},
+	"transaction_timeout":                 {role: inApp, database: "transaction_timeout = '500ms'", fault: "25P04", since: 17},
+	"idle_session_timeout":                {role: inApp, connection: "idle_session_timeout=100ms", fault: "57P05"},
+	"synchronous_commit":                  {role: inApp, database: "synchronous_commit = off"},
 
 	"PgBouncer":                          {role: inApp, connection: "default_query_exec_mode=exec", bouncer: true},
 	"PgBouncer and an empty search_path": {role: "search_path = ''", schema: "app", connection: "default_query_exec_mode=exec", bouncer: true},
@@ -109,6 +113,11 @@ func (s setting) test(t *testing.T, kind string) {
 	u, err := url.Parse(server)
 	require.NoError(t, err)
 	database, role := `"`+u.Path[1:]+`"`, "r_"+strings.ReplaceAll(uuid.NewString(), "-", "")[:12]
+	var version int
+	require.NoError(t, owner.QueryRow(t.Context(), "SELECT current_setting('server_version_num')::int / 10000").Scan(&version))
+	if version < s.since {
+		return
+	}
 	exec("CREATE ROLE " + role + " LOGIN")
 	t.Cleanup(func() {
 		exec("DROP OWNED BY " + role)
@@ -196,7 +205,15 @@ func (s setting) test(t *testing.T, kind string) {
 func (s setting) provoke(ctx context.Context, j *journey, step step) {
 	j.t.Helper()
 	var err error
-	if s.fault == "25P03" {
+	switch s.fault {
+	case "57P05":
+		require.Eventually(j.t, func() bool {
+			var others bool
+			err := j.owner.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND usename <> current_user)").Scan(&others)
+			return err == nil && !others
+		}, time.Minute, 5*time.Millisecond)
+		err = step.run(ctx)
+	case "25P03", "25P04":
 		j.pause = func(ctx context.Context, tx endstate.Querier) {
 			var pid int
 			if err := tx.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid); err == nil {
@@ -212,7 +229,7 @@ func (s setting) provoke(ctx context.Context, j *journey, step step) {
 		if slices.Contains([]string{"Do", "DoTx", "Do by eight at once", "inbox"}, step.name) {
 			require.Equal(j.t, s.fault, sqltx.State(err), "%s: %v", step.name, err)
 		}
-	} else {
+	default:
 		tx, beginErr := j.owner.Begin(ctx)
 		require.NoError(j.t, beginErr)
 		_, lockErr := tx.Exec(ctx, `DO $$ DECLARE t text; BEGIN
@@ -228,4 +245,39 @@ END $$`)
 	require.NotErrorIs(j.t, err, outbox.ErrSchema, "%s: the tables are there", step.name)
 	require.NotErrorIs(j.t, err, guard.ErrSchema, "%s: the tables are there", step.name)
 	require.EventuallyWithT(j.t, func(c *assert.CollectT) { require.NoError(c, step.run(ctx), step.name) }, time.Minute, 5*time.Millisecond)
+}
+
+// In statement mode a PgBouncer allows no transactions. That is said at once, and nothing is half done.
+func TestPgBouncerInStatementMode(t *testing.T) {
+	t.Parallel()
+	bouncer := func(t *testing.T, url string) string {
+		return dbtest.StartPgBouncer(t, url, "pool_mode=statement").URL() + "&default_query_exec_mode=exec"
+	}
+	for _, kind := range []string{"pgx", "sql"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			server := dbtest.Postgres(t)
+			owner := dbtest.PoolOn(t, server)
+			_, err := owner.Exec(t.Context(), `CREATE SCHEMA app;
+				CREATE TABLE app.batches (id text PRIMARY KEY, status text NOT NULL DEFAULT 'PENDING', note text);
+				CREATE TABLE app.effects (by text);
+				INSERT INTO app.batches VALUES ('do'), ('tx')`)
+			require.NoError(t, err)
+			require.NoError(t, each(t.Context(), newJourney(t, owner, owner, nil, "app").way.migrate))
+			var pool *pgxpool.Pool
+			var db *sql.DB
+			if kind == "pgx" {
+				pool = dbtest.PoolOn(t, bouncer(t, server))
+			} else {
+				db = dbtest.SQLOn(t, bouncer(t, server))
+			}
+			j := newJourney(t, owner, pool, db, "app")
+			for _, step := range j.steps() {
+				if slices.Contains([]string{"Migrate", "Check", "Do", "DoTx"}, step.name) {
+					require.ErrorContains(t, step.run(t.Context()), "transaction blocks not allowed in statement pooling mode", step.name)
+				}
+			}
+			j.requireUntouched()
+		})
+	}
 }

@@ -164,8 +164,12 @@ func (f *Finalizer[Tx]) Migrate(ctx context.Context) error {
 
 // Check says what the database lacks: each missing table, column and index, and what to do. Call it at start, before any
 // trigger fires. The error wraps guard.ErrSchema or outbox.ErrSchema; nil means that all is there. A SQLite handle whose
-// settings don't suit several writers is warned of in the log.
+// settings don't suit several writers is warned of in the log. A pooler that allows no transactions, as PgBouncer does in statement
+// mode, is an error.
 func (f *Finalizer[Tx]) Check(ctx context.Context) error {
+	if err := f.db.transacts(ctx); err != nil {
+		return fmt.Errorf("finalize: no transaction: %w", err)
+	}
 	return f.db.query(ctx, func(q endstate.Querier) error {
 		var errs []error
 		if c, ok := f.cfg.Guard.(guard.Checker); ok {

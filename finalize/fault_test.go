@@ -454,10 +454,11 @@ func TestServerStopsUnderLoad(t *testing.T) {
 	pool := dbtest.PoolOn(t, url)
 	_, err := pool.Exec(t.Context(), `CREATE TABLE batches (id bigint PRIMARY KEY, status text); INSERT INTO batches SELECT n, 'PENDING' FROM generate_series(1, 3000) n`)
 	require.NoError(t, err)
-	fin, err := finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), Logger: discard()})
+	cfg := &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), ResolveTimeout: 5 * time.Minute, Logger: discard()}
+	fin, err := finalize.New(pool, cfg)
 	require.NoError(t, err)
 	require.NoError(t, fin.Migrate(t.Context()))
-	onSQL, err := finalize.NewSQL(dbtest.SQLOn(t, url), &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), Logger: discard()})
+	onSQL, err := finalize.NewSQL(dbtest.SQLOn(t, url), cfg)
 	require.NoError(t, err)
 	out := finalize.Outcome{State: "COMPLETE", Events: []outbox.Event{{Type: "done", Payload: []byte(`1`)}}}
 	call := func(n int64) (finalize.Receipt, error) {

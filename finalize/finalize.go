@@ -219,6 +219,8 @@ type database[Tx any] interface {
 	// taken is how many of the pool's connections are in use, of how many; 0: of any number.
 	taken() (taken, of int)
 	migrate(ctx context.Context, fn func(endstate.Tx) error) error
+	// transacts says why PostgreSQL, or a pooler in front of it, begins no transaction.
+	transacts(ctx context.Context) error
 }
 
 // settler is a database that can do without a session; handled is false where the guard has no plan for it.

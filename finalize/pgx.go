@@ -53,6 +53,10 @@ func (d *pgxDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
 	return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return fn(tx) })
 }
 
+func (d *pgxDB) transacts(ctx context.Context) error {
+	return pgx.BeginFunc(ctx, d.pool, func(pgx.Tx) error { return nil })
+}
+
 // pgxSession is a transaction on a connection of the pool, or a savepoint in the caller's.
 type pgxSession struct {
 	db     *pgxDB

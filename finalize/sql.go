@@ -85,6 +85,13 @@ func (d *sqlDB) migrateOnce(ctx context.Context, fn func(endstate.Tx) error) err
 	return s.commit(ctx)
 }
 
+func (d *sqlDB) transacts(ctx context.Context) error {
+	if d.dialect == sqltx.SQLite {
+		return nil // it might wait for another one's
+	}
+	return d.migrateOnce(ctx, func(endstate.Tx) error { return nil })
+}
+
 // sqlSession is a transaction on a connection of its own, or a savepoint in the caller's.
 type sqlSession struct {
 	db      *sqlDB

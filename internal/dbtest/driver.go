@@ -25,6 +25,9 @@ func Cancels() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver" }
 // the connection up after a statement that was broken off, and after one in a transaction that had failed.
 func Recovers() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver" }
 
+// SeveralHosts reports whether a URL may name several, of which the first that answers is taken. bun's pgdriver knows one.
+func SeveralHosts() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver" }
+
 // Serves reports whether a test runs on one of its databases: "pgx", "sql" (PostgreSQL through database/sql), or what begins with
 // "sqlite". A run that is about a driver leaves out what that one isn't for.
 func Serves(database string) bool {

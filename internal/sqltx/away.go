@@ -25,7 +25,7 @@ func Lacking(sentinel, err error) error {
 
 // away reports whether err is of a database that can't be asked for now, and says nothing of what it lacks.
 func away(err error) bool {
-	if _, unreachable := errors.AsType[net.Error](err); unreachable || Conflicted(err) {
+	if _, unreachable := errors.AsType[net.Error](err); unreachable || Conflicted(err) || pgconn.SafeToRetry(err) { // such as pgx's "conn closed"
 		return true
 	}
 	for _, broken := range []error{context.Canceled, context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, driver.ErrBadConn, sql.ErrConnDone} {

@@ -19,6 +19,8 @@ func Savepoint(ctx context.Context, tx interface {
 }, name string) error {
 	tag, err := tx.Exec(ctx, "SAVEPOINT "+name)
 	switch {
+	case Of(tx) == SQLite: // where rows and statements don't meet on a wire, and what was affected is that of an earlier statement
+		return err
 	case err == nil && tag.RowsAffected() > 0: // a savepoint has none
 		return ErrRowsOpen
 	case err != nil && State(err) == "" && !away(err) && !errors.Is(err, sql.ErrTxDone): // neither the server's word nor the connection's

@@ -19,13 +19,19 @@ func OpenPostgres(dsn string) (*sql.DB, error) {
 		return nil, err
 	}
 	query := u.Query()
+	query.Set("read_timeout", "30s") // its default is less than what a statement may wait for on a busy machine
 	path := query.Get("search_path")
-	if !strings.Contains(path, ",") {
-		return sql.Open("pg", dsn)
+	if strings.Contains(path, ",") {
+		query.Del("search_path")
+	} else {
+		path = ""
 	}
-	query.Del("search_path")
 	u.RawQuery = query.Encode()
-	return sql.OpenDB(connector{pgdriver.NewConnector(pgdriver.WithDSN(u.String())), path}), nil
+	c := pgdriver.NewConnector(pgdriver.WithDSN(u.String()))
+	if path == "" {
+		return sql.OpenDB(c), nil
+	}
+	return sql.OpenDB(connector{c, path}), nil
 }
 
 // connector sets the search_path of its connections.
