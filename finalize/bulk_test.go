@@ -243,10 +243,13 @@ func TestATriggerThatReopensAnotherRowOfTheBulk(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		keys := ids(12)
 		w.open(keys...)
+		w.exec("CREATE SEQUENCE reopened")
 		undo := w.meddle("BEFORE UPDATE", "batches", fmt.Sprintf(`IF NEW.id = '%s' AND NEW.status = 'COMPLETE_STABLE' THEN
-			UPDATE batches SET status = 'PENDING' WHERE id = '%s' AND status = 'COMPLETE_STABLE' AND xmin = pg_current_xact_id()::xid; END IF;`, keys[9], keys[2]), "")
+			UPDATE batches SET status = 'PENDING' WHERE id = '%s' AND status = 'COMPLETE_STABLE' AND xmin = pg_current_xact_id()::xid;
+			IF FOUND THEN PERFORM nextval('reopened'); END IF; END IF;`, keys[9], keys[2]), "")
 		results, err := w.many(t.Context(), "sweep", items(keys, completed()))
 		require.NoError(t, err)
+		require.Equal(t, []string{"true"}, w.text("SELECT is_called FROM reopened"), "the fault fired")
 		for i, r := range results {
 			require.True(t, r.Receipt.Won)
 			require.Equal(t, "COMPLETE_STABLE", w.state(keys[i]), keys[i])

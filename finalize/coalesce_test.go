@@ -47,7 +47,7 @@ func (w *world) queue(id string, n int) {
 	require.Eventually(w.t, func() bool { return w.queued(guard.Text(id)) == n }, 20*time.Second, time.Millisecond)
 }
 
-// The incident's storm of 83 calls, all at once: one connection is taken, and each call gets the receipt.
+// F9: the incident's storm of 83 calls, all at once: one connection is taken, and each call gets the receipt.
 func TestAStormTakesOneConnection(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {

@@ -149,7 +149,7 @@ func TestDoTxInATransactionThatCannotGoOn(t *testing.T) {
 	})
 }
 
-// 40001 and 40P01 can be cured by nobody but the caller, who runs the whole transaction again.
+// F6: 40001 and 40P01 can be cured by nobody but the caller, who runs the whole transaction again.
 func TestDoTxHandsConflictsOn(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
@@ -183,7 +183,7 @@ func sqlState(err error) string {
 	return ""
 }
 
-// A caller whose snapshot is older than the winner's commit either learns of it or gets 40001. It never wins, and never
+// F6: a caller whose snapshot is older than the winner's commit either learns of it or gets 40001. It never wins, and never
 // writes an event.
 func TestDoTxUnderOtherIsolationLevels(t *testing.T) {
 	t.Parallel()

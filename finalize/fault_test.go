@@ -167,6 +167,7 @@ func (c faultCase) wins(t *testing.T, do pgfault.Action, callbacks int32) {
 	require.Equal(t, r.At, again.At)
 }
 
+// F2: the connection is cut before COMMIT is sent.
 func TestCommitNeverArrived(t *testing.T) {
 	for _, c := range faultCases() {
 		t.Run(c.name, func(t *testing.T) {
@@ -176,6 +177,7 @@ func TestCommitNeverArrived(t *testing.T) {
 	}
 }
 
+// F2: the connection is cut after COMMIT took effect.
 func TestCommitTookEffectAndTheAnswerGotLost(t *testing.T) {
 	for _, c := range faultCases() {
 		t.Run(c.name, func(t *testing.T) {
@@ -185,6 +187,7 @@ func TestCommitTookEffectAndTheAnswerGotLost(t *testing.T) {
 	}
 }
 
+// F2: the connection is cut while the server works on COMMIT.
 func TestConnectionLostWhileTheServerWorksOnTheCommit(t *testing.T) {
 	for _, c := range faultCases() {
 		t.Run(c.name, func(t *testing.T) {
@@ -194,6 +197,7 @@ func TestConnectionLostWhileTheServerWorksOnTheCommit(t *testing.T) {
 	}
 }
 
+// F2: the connection is cut in the middle of what goes out in one trip.
 func TestPipelineCutBeforeItsSettle(t *testing.T) {
 	c := faultCase{"do/all", guard.All(statusGuard(), guard.Ledger{}), true, "do"}
 	f := c.setUp(t)
@@ -231,7 +235,7 @@ func TestCommitNeverArrivedAndARivalWon(t *testing.T) {
 	}
 }
 
-// With nothing durable that tells, the truth is that it isn't known.
+// F2: with nothing durable that tells, the truth is that it isn't known.
 func TestOutcomeUnknownWithoutAToken(t *testing.T) {
 	for _, call := range []string{"do", "settle", "sql"} {
 		t.Run(call+"/status alone", func(t *testing.T) {
@@ -278,6 +282,7 @@ func TestAbortedTransactionOfStatusAloneIsLost(t *testing.T) {
 	require.Equal(t, "ERROR_PROCESSING", r.State)
 }
 
+// F2: the connection is cut, and there is no other.
 func TestDatabaseStaysAway(t *testing.T) {
 	for _, c := range faultCases() {
 		t.Run(c.name, func(t *testing.T) {
@@ -300,7 +305,7 @@ func TestDatabaseStaysAway(t *testing.T) {
 	}
 }
 
-// The COMMIT is on its way for so long that the caller gives up. While it can still take effect, nobody is told that it
+// F3: the COMMIT is on its way for so long that the caller gives up. While it can still take effect, nobody is told that it
 // didn't.
 func TestCommitArrivesLate(t *testing.T) {
 	for _, c := range faultCases() {
@@ -347,7 +352,7 @@ func TestCommitArrivesLate(t *testing.T) {
 	}
 }
 
-// A Settle that is still on its way when it is run again: whichever comes first wins, both have one token.
+// F3: a Settle that is still on its way when it is run again: whichever comes first wins, both have one token.
 func TestSettleArrivesLate(t *testing.T) {
 	for _, c := range faultCases() {
 		if c.call != "settle" {
@@ -373,7 +378,7 @@ func TestSettleArrivesLate(t *testing.T) {
 	}
 }
 
-// The server ends sessions in the middle of a callback: a clear error or another attempt, and nothing half-written.
+// F5: the server ends sessions in the middle of a callback: a clear error or another attempt, and nothing half-written.
 func TestServerEndsTheSession(t *testing.T) {
 	for _, tt := range []struct{ name, setting, during string }{
 		{"terminated", "", `SELECT pg_terminate_backend(pg_backend_pid())`},
@@ -417,7 +422,7 @@ func TestServerEndsTheSession(t *testing.T) {
 	}
 }
 
-// lock_timeout while another holds the row.
+// F5: lock_timeout while another holds the row.
 func TestLockTimeout(t *testing.T) {
 	c := faultCase{"do/status", statusGuard(), true, "do"}
 	f := c.setUp(t)
@@ -447,14 +452,19 @@ func TestLockTimeout(t *testing.T) {
 	}
 }
 
-// A server that stops without a shutdown, under load, and starts again.
+// F4: a server that stops without a shutdown, under load, and starts again.
 func TestServerStopsUnderLoad(t *testing.T) {
 	server := dbtest.StartPostgres(t)
 	url := dbtest.Database(t, server.URL())
 	pool := dbtest.PoolOn(t, url)
 	_, err := pool.Exec(t.Context(), `CREATE TABLE batches (id bigint PRIMARY KEY, status text); INSERT INTO batches SELECT n, 'PENDING' FROM generate_series(1, 3000) n`)
 	require.NoError(t, err)
-	cfg := &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), ResolveTimeout: 5 * time.Minute, Logger: discard()}
+	var struck atomic.Int64 // calls that the stop met
+	cfg := &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), ResolveTimeout: 5 * time.Minute, Logger: discard(), Trace: &finalize.Trace{
+		Retry:     func(context.Context, finalize.Call, error, time.Duration) { struck.Add(1) },
+		Resolving: func(context.Context, finalize.Call, error) { struck.Add(1) },
+		Failed:    func(context.Context, finalize.Call, error) { struck.Add(1) },
+	}}
 	fin, err := finalize.New(pool, cfg)
 	require.NoError(t, err)
 	require.NoError(t, fin.Migrate(t.Context()))
@@ -513,6 +523,7 @@ func TestServerStopsUnderLoad(t *testing.T) {
 	pool.Reset()
 	require.NoError(t, pool.QueryRow(t.Context(), `SELECT (SELECT count(*) FROM batches WHERE status = 'COMPLETE'), (SELECT count(*) FROM endstate_ledger), (SELECT count(*) FROM endstate_outbox)`).
 		Scan(&final, &entries, &events))
+	require.Positive(t, struck.Load(), "the fault fired: the server stopped under calls")
 	require.EqualValues(t, 3000, final)
 	require.EqualValues(t, 3000, entries)
 	require.EqualValues(t, 3000, events)

@@ -302,7 +302,7 @@ func (p *panicking) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQ
 	}
 }
 
-// A panic in the leader's goroutine is the leader's. The others find out what became of their calls.
+// F8: a panic in the leader's goroutine is the leader's. The others find out what became of their calls.
 func TestAPanicInAGroup(t *testing.T) {
 	t.Parallel()
 	url := dbtest.Postgres(t)

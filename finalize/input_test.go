@@ -75,6 +75,7 @@ func TestConfigErrorsNameTheField(t *testing.T) {
 	require.ErrorContains(t, err, "use NewSQL")
 }
 
+// F23: hostile keys, triggers, outcomes and events.
 func TestBadInputWritesNothing(t *testing.T) {
 	event := func(change func(*outbox.Event)) finalize.Outcome {
 		e := outbox.Event{Type: "done", Payload: []byte(`{}`)}
@@ -144,6 +145,7 @@ func TestBadInputWritesNothing(t *testing.T) {
 	})
 }
 
+// F21: a table or a column is missing.
 func TestMissingTablesAreNamed(t *testing.T) {
 	lite := dbtest.SQLite(t)
 	pool := dbtest.Pool(t)
@@ -225,7 +227,7 @@ func TestRenamedTables(t *testing.T) {
 	require.Equal(t, 1, n)
 }
 
-// Every way in which pgx sends queries, and PgBouncer.
+// F22: every way in which pgx sends queries, and PgBouncer.
 func TestQueryModes(t *testing.T) {
 	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol} {
 		t.Run(mode.String(), func(t *testing.T) {
@@ -267,6 +269,7 @@ func callsOfEveryKind(t *testing.T, w *world) {
 	require.NoError(t, tx.Commit(t.Context()))
 }
 
+// F22: through PgBouncer in transaction mode.
 func TestThroughPgBouncer(t *testing.T) {
 	if !dbtest.Serves("pgx") {
 		return // it is about pgx's modes
@@ -278,6 +281,12 @@ func TestThroughPgBouncer(t *testing.T) {
 	bouncer := dbtest.StartPgBouncer(t, url, "default_pool_size = 3")
 	pool := dbtest.PoolOn(t, bouncer.URL(), func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec })
 	db := dbtest.SQLOn(t, withParams(bouncer.URL(), "default_query_exec_mode", "exec"))
+	require.NoError(t, pool.AcquireFunc(t.Context(), func(c *pgxpool.Conn) error {
+		var pid uint32
+		err := c.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&pid)
+		require.NotEqual(t, c.Conn().PgConn().PID(), pid, "a pooler is in between")
+		return err
+	}))
 	out := finalize.Outcome{State: "COMPLETE"}
 	for _, g := range []guard.Guard{statusGuard(), guard.Ledger{}} {
 		cfg := &finalize.Config{Aggregate: "batch", Guard: g, Logger: discard()}
@@ -355,7 +364,7 @@ func TestDoTxInNoTransaction(t *testing.T) {
 	require.ErrorContains(t, err, "tx is nil")
 }
 
-// Without its unique index a dedup key would let duplicates in unnoticed; an index over unpublished rows alone stops at the
+// F21: without its unique index a dedup key would let duplicates in unnoticed; an index over unpublished rows alone stops at the
 // first publish.
 func TestMissingIndexesAreNamed(t *testing.T) {
 	t.Parallel()

@@ -29,7 +29,7 @@ func (s *severalLocks) Do(ctx context.Context, key string, fn func(context.Conte
 	return s.clients[int(s.calls.Add(1))%len(s.clients)].Do(ctx, key, fn)
 }
 
-// Whatever becomes of Redis while one call prepares and the others wait, one transition commits, with one set of events, and
+// F11: whatever becomes of Redis while one call prepares and the others wait, one transition commits, with one set of events, and
 // with FailOpen nobody is kept.
 func TestRedisFaultsNeverBreakThePromise(t *testing.T) {
 	for name, fault := range map[string]struct {
@@ -120,6 +120,7 @@ func redisDo(t *testing.T, r *testserver.Redis, args ...any) {
 	require.Eventually(t, func() bool { return dbtest.RedisOn(t, r.URL()).Do(t.Context(), args...).Err() == nil }, 20*time.Second, 50*time.Millisecond)
 }
 
+// F11: Redis is away from the start.
 func TestRedisAwayFromTheStart(t *testing.T) {
 	server := dbtest.StartRedis(t)
 	server.Kill()

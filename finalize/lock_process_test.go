@@ -147,7 +147,7 @@ func TestEightyThreeCallsPrepareOnce(t *testing.T) {
 	}, on("pgx"), guardedBy("all"))
 }
 
-// A holder that is stopped for longer than its TTL is overtaken. It goes on, is told, and loses.
+// F12: a holder that is stopped for longer than its TTL is overtaken. It goes on, is told, and loses.
 func TestHolderStoppedPastItsTTL(t *testing.T) {
 	redis := dbtest.RedisURL(t)
 	each(t, func(t *testing.T, w *world) {

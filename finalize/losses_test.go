@@ -73,8 +73,10 @@ func TestAContextThatEndsOnceACallHasLooked(t *testing.T) {
 
 	won, err := settle(ctx, other, 2)
 	require.NoError(t, err)
-	r, err = settle(endsOnceItLooked(), fin, 2)
+	ended := endsOnceItLooked()
+	r, err = settle(ended, fin, 2)
 	require.NoError(t, err, "what was read is true")
+	require.Error(t, ended.Err(), "the fault fired")
 	won.Won = false
 	require.Equal(t, won, r)
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/endstate-go/endstate/internal/dbtest"
 )
 
-// A call in a callback would wait for itself, or commit though the outer one rolls back.
+// F34: a call in a callback would wait for itself, or commit though the outer one rolls back.
 func TestACallInACallbackIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
@@ -68,8 +68,8 @@ func TestACallInACallbackIsRefusedAtOnce(t *testing.T) {
 	})
 }
 
-// Other databases' finalizers, and work that is no callback, are not concerned; DoTx is what to use, but not for the callback's
-// own aggregate.
+// F34: other databases' finalizers, and work that is no callback, are not concerned; DoTx is what to use, but not for the
+// callback's own aggregate.
 func TestWhatMayBeCalledInACallback(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
@@ -99,7 +99,7 @@ func TestWhatMayBeCalledInACallback(t *testing.T) {
 	}, guardedBy("status", "all"))
 }
 
-// A callback that waits for something else keeps its aggregate from everybody, and nothing says so but the log.
+// F34: a callback that waits for something else keeps its aggregate from everybody, and nothing says so but the log.
 func TestATransactionThatIsIdleInACallbackIsLogged(t *testing.T) {
 	t.Parallel()
 	log := new(dbtest.Log)

@@ -110,6 +110,7 @@ func (g trapGuard) Settle(ctx context.Context, tx endstate.Tx, ref guard.Ref, to
 	return rec, err
 }
 
+// F8: a guard panics.
 func TestPanicInTheGuard(t *testing.T) {
 	t.Parallel()
 	for _, kind := range databases {
@@ -186,6 +187,7 @@ func TestPanicInAStatesFunction(t *testing.T) {
 	}
 }
 
+// F8: a hook panics.
 func TestPanicInATraceHook(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {

@@ -65,7 +65,7 @@ func TestStormOnASmallPool(t *testing.T) {
 	}
 }
 
-// Finding the earlier event's name, too, needs no second connection.
+// F34: finding the earlier event's name, too, needs no second connection.
 func TestConflictsOnAPoolOfOne(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {

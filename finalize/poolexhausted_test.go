@@ -35,7 +35,7 @@ func (w *world) exhaust(n int) (free func()) {
 	}
 }
 
-// A pool without a free connection is not an aggregate that another call holds.
+// F34: a pool without a free connection is not an aggregate that another call holds.
 func TestAnExhaustedPoolIsNamed(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
@@ -73,7 +73,7 @@ func TestAnExhaustedPoolIsNamed(t *testing.T) {
 	}, conns(2), configured(func(c *finalize.Config) { c.ClaimTimeout = 100 * time.Millisecond }))
 }
 
-// So it is for those who go together.
+// F34: so it is for those who go together.
 func TestAnExhaustedPoolIsNamedToAGroup(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {

@@ -188,6 +188,7 @@ func losing(ctx context.Context, _ string, fn func(context.Context) error) error
 	return errors.Join(fn(ctx), lock.ErrLost)
 }
 
+// F12: the lease ends while the work goes on.
 func TestLeaseLostInPrepare(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("heeds", "ignores", "late")

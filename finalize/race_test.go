@@ -156,6 +156,7 @@ func TestRaceChild(t *testing.T) {
 	require.NoError(t, out.Flush())
 }
 
+// F9: four processes, on one key and on many.
 func TestRaceOfProcesses(t *testing.T) {
 	for _, journal := range []string{"wal", "delete"} {
 		t.Run(journal, func(t *testing.T) {

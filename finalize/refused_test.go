@@ -48,7 +48,7 @@ func TestASwallowedErrorIsNoWin(t *testing.T) {
 	}, on("pgx", "sql"))
 }
 
-// SQLite undoes just the failed statement, so that the transaction is whole. But some errors make it roll back everything.
+// F30: SQLite undoes just the failed statement, so that the transaction is whole. But some errors make it roll back everything.
 func TestASwallowedErrorOnSQLite(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
@@ -225,7 +225,7 @@ func TestDoTxWhileRowsAreOpen(t *testing.T) {
 	}, on("pgx", "sql"))
 }
 
-// What the driver can't encode is found out before anything is sent, and is no lost COMMIT either.
+// F23: what the driver can't encode is found out before anything is sent, and is no lost COMMIT either.
 func TestAValueThatCannotBeSent(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {

@@ -15,7 +15,7 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// Without a Tenant, a pool that prepares connections for callers needs names with schemas.
+// F33: without a Tenant, a pool that prepares connections for callers needs names with schemas.
 func TestPoolWithAHookNeedsATenant(t *testing.T) {
 	status := statusGuard()
 	status.Schema = "app"
@@ -49,7 +49,7 @@ func TestPoolWithAHookNeedsATenant(t *testing.T) {
 	}
 }
 
-// Behind database/sql a hook can't be seen, what connections show can: nothing is written where it differs, and nothing that
+// F33: behind database/sql a hook can't be seen, what connections show can: nothing is written where it differs, and nothing that
 // was learnt before is told.
 func TestConnectionsThatDifferAreRefused(t *testing.T) {
 	url := dbtest.Postgres(t)

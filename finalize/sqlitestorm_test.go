@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -18,13 +20,16 @@ import (
 	"github.com/endstate-go/endstate/internal/dbtest"
 )
 
-// Many writers on a SQLite handle whose connections don't wait for each other: nothing stays open, and Check says what to set.
+// F27: many writers on a SQLite handle whose connections don't wait for each other: nothing stays open, and Check says what to
+// set.
 func TestSQLiteWithoutABusyTimeout(t *testing.T) {
 	t.Parallel()
 	dsn := dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), "delete") + "&_pragma=synchronous(off)" // no test here stops the machine
 	db := dbtest.SQLiteOn(t, impatient(t, dsn))
 	var log bytes.Buffer
-	fin, err := finalize.NewSQL(db, &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	var busy atomic.Int64
+	fin, err := finalize.NewSQL(db, &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), Logger: slog.New(slog.NewTextHandler(&log, nil)),
+		Trace: &finalize.Trace{Retry: func(context.Context, finalize.Call, error, time.Duration) { busy.Add(1) }}})
 	require.NoError(t, err)
 	_, err = db.ExecContext(t.Context(), "CREATE TABLE batches (id text PRIMARY KEY, status text)")
 	require.NoError(t, err)
@@ -51,6 +56,7 @@ func TestSQLiteWithoutABusyTimeout(t *testing.T) {
 		})
 	}
 	all.Wait()
+	require.Positive(t, busy.Load(), "the fault fired: some found the database busy")
 
 	patient, err := finalize.NewSQL(dbtest.SQLite(t), &finalize.Config{Aggregate: "batch", Guard: guard.Ledger{}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)

@@ -71,6 +71,7 @@ CREATE TABLE batches (tenant text, id bigint, status text, PRIMARY KEY (tenant, 
 ALTER TABLE batches ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON batches USING (tenant = current_setting('app.tenant'));`
 
+// F33: by row security over one table.
 func TestRowsOfEachTenant(t *testing.T) {
 	url := dbtest.Postgres(t)
 	admin := dbtest.PoolOn(t, url)
@@ -160,6 +161,7 @@ func (f *finalizers) of(ctx context.Context) (*finalize.Finalizer[pgx.Tx], error
 	return fin, err
 }
 
+// F33: by database.
 func TestDatabaseOfEachTenant(t *testing.T) {
 	urls := map[string]string{}
 	for _, tenant := range tenants {

@@ -117,6 +117,7 @@ func (w *tenantsWorld) requireOwn(t *testing.T, ids []string) {
 	}
 }
 
+// F33: by search_path, through every door.
 func TestEachTenantsAggregateIsItsOwn(t *testing.T) {
 	ids := []string{"do", "settle", "prepared", "dotx", "many"}
 	eachTenantWorld(t, ids, func(t *testing.T, w *tenantsWorld) {
@@ -150,7 +151,7 @@ func TestEachTenantsAggregateIsItsOwn(t *testing.T) {
 	})
 }
 
-// Calls for one key of two tenants don't wait for each other, and none is answered by what the other learnt.
+// F33: calls for one key of two tenants don't wait for each other, and none is answered by what the other learnt.
 func TestTenantsDoNotTakeTurns(t *testing.T) {
 	eachTenantWorld(t, []string{"b"}, func(t *testing.T, w *tenantsWorld) {
 		r, err := w.do(as(t.Context(), "acme"), guard.Text("b"), "acme", func(context.Context, endstate.Tx) (finalize.Outcome, error) {
@@ -165,7 +166,7 @@ func TestTenantsDoNotTakeTurns(t *testing.T) {
 	})
 }
 
-// A group is one tenant's: its statement runs on a connection that was prepared for that tenant.
+// F33: a group is one tenant's: its statement runs on a connection that was prepared for that tenant.
 func TestTenantsAreNotGrouped(t *testing.T) {
 	ids := ids(250)
 	eachTenantWorld(t, ids, func(t *testing.T, w *tenantsWorld) {
@@ -189,6 +190,7 @@ func TestTenantsAreNotGrouped(t *testing.T) {
 	}, func(c *finalize.Config) { c.Group.Wait = 100 * time.Millisecond })
 }
 
+// F33: what is forgotten of one is remembered of the other.
 func TestForgetIsOneTenants(t *testing.T) {
 	eachTenantWorld(t, []string{"b"}, func(t *testing.T, w *tenantsWorld) {
 		for _, tenant := range tenants {
@@ -206,6 +208,7 @@ func TestForgetIsOneTenants(t *testing.T) {
 	})
 }
 
+// F33: a call whose tenant isn't known is refused.
 func TestWhoseAggregateMustBeKnown(t *testing.T) {
 	eachTenantWorld(t, []string{"b"}, func(t *testing.T, w *tenantsWorld) {
 		_, err := w.settle(as(t.Context(), "acme"), guard.Text("b"), "first", outcomeOf("acme"))
@@ -231,6 +234,7 @@ func TestWhoseAggregateMustBeKnown(t *testing.T) {
 	})
 }
 
+// F33: one tenant's sweep is no other's.
 func TestSweeperGoesThroughTenants(t *testing.T) {
 	touched := func(c *finalize.Config) {
 		status := statusGuard()

@@ -12,6 +12,7 @@ import (
 	"github.com/endstate-go/endstate/guard"
 )
 
+// F21: a table, a column or an index is missing.
 func TestCheckNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sql", "sqlite-wal"}, func(t *testing.T, db *database) {

@@ -189,7 +189,7 @@ func TestOwnGuardKeepsTheContract(t *testing.T) {
 	})
 }
 
-// Every way that pgx has to send a statement gives the same results.
+// F22: every way that pgx has to send a statement gives the same results.
 func TestGuardsInEveryExecMode(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")

@@ -158,6 +158,7 @@ func requireInjective(t *testing.T, key guard.Key, texts []string, number int64)
 	require.NotContains(t, key.Encode(), "#", "what ends a key in a dedup key")
 }
 
+// F23: no two keys are the same to the database.
 func TestKeyEncodingIsInjective(t *testing.T) {
 	require.NoError(t, quick.Check(func(texts []string, number int64) bool {
 		if len(texts) > 0 {

@@ -131,6 +131,7 @@ func TestLedgerMigrationsUpAndDown(t *testing.T) {
 	})
 }
 
+// F19: ten at once.
 func TestLedgerMigrateByTenAtOnce(t *testing.T) {
 	t.Parallel()
 	each(t, databases, func(t *testing.T, db *database) {
@@ -145,7 +146,7 @@ func TestLedgerMigrateByTenAtOnce(t *testing.T) {
 	})
 }
 
-// A migration that doesn't commit has not happened, and can be done again.
+// F19: a migration that doesn't commit has not happened, and can be done again.
 func TestLedgerMigrateRolledBack(t *testing.T) {
 	t.Parallel()
 	each(t, databases, func(t *testing.T, db *database) {

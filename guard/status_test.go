@@ -83,6 +83,7 @@ func TestStatusSetsOtherColumns(t *testing.T) {
 	})
 }
 
+// F23: hostile names of tables and columns.
 func TestStatusWithAnyNames(t *testing.T) {
 	t.Parallel()
 	each(t, databases, func(t *testing.T, db *database) {
@@ -121,7 +122,7 @@ func TestStatusWithAnyNames(t *testing.T) {
 	})
 }
 
-// Hostile values travel as arguments.
+// F23: hostile values travel as arguments.
 func TestStatusWithAnyValues(t *testing.T) {
 	t.Parallel()
 	each(t, databases, func(t *testing.T, db *database) {
@@ -309,7 +310,7 @@ func (db *database) claimBehind(t *testing.T, g guard.Guard, ref guard.Ref, chan
 	return rec, claimErr
 }
 
-// In a caller's stricter transaction a race ends in 40001, never in a second win.
+// F6: in a caller's stricter transaction a race ends in 40001, never in a second win.
 func TestRacesUnderStricterIsolation(t *testing.T) {
 	t.Parallel()
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {

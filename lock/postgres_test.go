@@ -50,6 +50,7 @@ func TestPostgresLeavesConnectionsToTheWork(t *testing.T) {
 	require.Zero(t, held, "every lock was given back")
 }
 
+// F22: a session's lock through PgBouncer.
 func TestPostgresRefusesPoolers(t *testing.T) {
 	bouncer := dbtest.StartPgBouncer(t, dbtest.Postgres(t))
 	pool := dbtest.PoolOn(t, bouncer.URL(), func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec })
@@ -95,7 +96,7 @@ func TestPostgresAway(t *testing.T) {
 	eventually(t, func() bool { _ = l.Do(t.Context(), "k", ran(&n)); return n > 0 }, "it works once the server is there")
 }
 
-// A server that goes silent is noticed by the next check.
+// F49: a server that goes silent is noticed by the next check.
 func TestPostgresSilentWhileHeld(t *testing.T) {
 	t.Parallel()
 	u, err := url.Parse(dbtest.Postgres(t))

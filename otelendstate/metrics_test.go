@@ -215,7 +215,7 @@ func TestAConsumersMetrics(t *testing.T) {
 	require.Equal(t, 1, w.count("messaging.client.consumed.messages", attribute.String("error.type", "in_progress")))
 }
 
-// A trigger that somebody makes of a key fills neither memory nor the back end.
+// F48: a trigger that somebody makes of a key fills neither memory nor the back end.
 func TestSeriesAreBounded(t *testing.T) {
 	w := newWorld(t)
 	hooks := w.telemetry.Finalize()

@@ -98,7 +98,7 @@ func (d *doors) parts(ctx context.Context) map[string]func() {
 	}
 }
 
-// Without a provider nothing is allocated that wasn't without telemetry.
+// F48: without a provider nothing is allocated that wasn't without telemetry.
 func TestSilenceAllocatesNothing(t *testing.T) {
 	without := map[string]float64{}
 	for name, run := range newDoors(t, nil).parts(t.Context()) {

@@ -174,7 +174,7 @@ func TestAConsumerOfTheLogIsInTheTrace(t *testing.T) {
 	require.Equal(t, 1, w.count("messaging.client.consumed.messages", attribute.String("messaging.consumer.group.name", "credits")), "measured as a consumer")
 }
 
-// A span names the outcome of its call. What keys, payloads and errors hold stands in no attribute, unless it is asked for.
+// F48: a span names the outcome of its call. What keys, payloads and errors hold stands in no attribute, unless it is asked for.
 func TestNoSpanTellsWhatItIsAbout(t *testing.T) {
 	for _, identifiers := range []bool{false, true} {
 		t.Run(fmt.Sprint("identifiers=", identifiers), func(t *testing.T) {
@@ -270,7 +270,7 @@ func TestTooEarlyIsNoFailure(t *testing.T) {
 	requireAttributes(t, w.span("finalize batch"), map[string]any{"endstate.outcome": "not_ready"})
 }
 
-// A panic goes on, and the span of what panicked is ended.
+// F48: a panic goes on, and the span of what panicked is ended.
 func TestAPanicEndsItsSpan(t *testing.T) {
 	w := newWorld(t)
 	require.Panics(t, func() {

@@ -32,7 +32,7 @@ func (u untouched) QueryRow(context.Context, string, ...any) pgx.Row {
 func (u untouched) Commit(context.Context) error   { return nil }
 func (u untouched) Rollback(context.Context) error { return nil }
 
-// A bad event is refused before anything is sent, with the field's name, also when it is the last of many.
+// F23: a bad event is refused before anything is sent, with the field's name, also when it is the last of many.
 func TestPutNamesTheBadField(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 3000)

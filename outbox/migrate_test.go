@@ -75,6 +75,7 @@ func TestOutboxesApart(t *testing.T) {
 	})
 }
 
+// F19: ten at once.
 func TestMigrateByTenAtOnce(t *testing.T) {
 	t.Parallel()
 	each(t, databases, nil, func(t *testing.T, db *database) {
@@ -231,7 +232,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	})
 }
 
-// A migration that doesn't commit has not happened, and can be done again.
+// F19: a migration that doesn't commit has not happened, and can be done again.
 func TestMigrateRolledBack(t *testing.T) {
 	t.Parallel()
 	each(t, databases, nil, func(t *testing.T, db *database) {

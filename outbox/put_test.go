@@ -29,7 +29,7 @@ func TestPutKeepsWhatItIsGiven(t *testing.T) {
 	each(t, databases, writer, func(t *testing.T, db *database) { requireKept(t, db) })
 }
 
-// Every way that pgx has to send a statement gives the same rows.
+// F22: every way that pgx has to send a statement gives the same rows.
 func TestPutInEveryExecMode(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []string{"cache_statement", "cache_describe", "describe_exec", "exec", "simple_protocol"} {

@@ -30,7 +30,8 @@ func TestMain(m *testing.M) {
 // callsPerKey is how many calls a key gets, about.
 const callsPerKey = 10
 
-// TestHistories goes on, in rounds, for as long as it is told to, or for one short round.
+// TestHistories goes on, in rounds, for as long as it is told to, or for one short round, in which each kind of fault strikes: F1,
+// F2, F4, F5, F13, F18, F20, F24, F39, F40.
 func TestHistories(t *testing.T) {
 	run := newRun(t)
 	s := newService(t)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -152,7 +153,7 @@ func (a *adopted) ready(t testing.TB) {
 	require.Equal(t, "event_outbox_endstate_unique", pg.ConstraintName)
 }
 
-// A run is killed at each of its statements, with a writer at work, and the next one ends right. The statement that it was
+// F25: a run is killed at each of its statements, with a writer at work, and the next one ends right. The statement that it was
 // about to send, or waited for, still reaches the server.
 func TestAdoptIsKilled(t *testing.T) {
 	t.Parallel()
@@ -163,7 +164,7 @@ func TestAdoptIsKilled(t *testing.T) {
 			url := dbtest.Postgres(t)
 			db := dbtest.SQLOn(t, url)
 			proxy := pgfault.New(t, url)
-			kills := 0
+			kills, undone := 0, 0
 			for n := worker; ; n += workers {
 				a := newAdopted(t, db)
 				if !killed(t, proxy, n, "adopt", "apply", "--batch", "3") {
@@ -178,7 +179,9 @@ func TestAdoptIsKilled(t *testing.T) {
 					continue
 				}
 				// And so is undoing, from which all that was written comes back.
-				killed(t, proxy, n/3, "adopt", "undo", "--batch", "5")
+				if killed(t, proxy, n/3, "adopt", "undo", "--batch", "5") {
+					undone++
+				}
 				r = cli(t, url, "adopt", "undo", "--batch", "5")
 				if r.status != 0 { // it was through
 					require.Contains(t, r.stderr, "nothing to undo", "after a kill at statement %d", n/3)
@@ -186,6 +189,7 @@ func TestAdoptIsKilled(t *testing.T) {
 				a.whole(t, "SELECT id FROM event_outbox")
 			}
 			require.Greater(t, kills, 5)
+			require.Positive(t, undone)
 		})
 	}
 }
@@ -230,7 +234,7 @@ func killed(t testing.TB, proxy *pgfault.Proxy, n int, args ...string) bool {
 	}
 }
 
-// A run that is killed while it builds an index concurrently leaves that invalid. The next one builds it anew.
+// F25: a run that is killed while it builds an index concurrently leaves that invalid. The next one builds it anew.
 func TestAdoptIsKilledWhileItBuilds(t *testing.T) {
 	t.Parallel()
 	for _, statement := range []string{"CREATE INDEX CONCURRENTLY", "CREATE UNIQUE INDEX CONCURRENTLY"} {
@@ -274,13 +278,19 @@ func TestAdoptIsKilledWhileItBuilds(t *testing.T) {
 	}
 }
 
-// Two runs at once take turns.
+// F25: two runs at once take turns.
 func TestAdoptTwiceAtOnce(t *testing.T) {
 	t.Parallel()
 	url := dbtest.Postgres(t)
 	a := newAdopted(t, dbtest.SQLOn(t, url))
-	runs := []*running{start(t, url, "adopt", "apply", "--batch", "2"), start(t, url, "adopt", "apply", "--batch", "3")}
-	for _, run := range runs {
+	proxy := pgfault.New(t, url)
+	fault := proxy.Arm(&pgfault.Fault{Match: func(sql string) bool { return strings.Contains(sql, "SET step = ") }, Do: pgfault.Hold})
+	first := start(t, proxy.URL(), "adopt", "apply", "--batch", "2")
+	<-fault.Fired()
+	second := start(t, url, "adopt", "apply", "--batch", "3")
+	require.Eventually(t, func() bool { return strings.Contains(second.stderr.String(), "another run is at work") }, long, 10*time.Millisecond)
+	fault.Release()
+	for _, run := range []*running{first, second} {
 		r := run.wait(t)
 		require.Zero(t, r.status, r.stderr)
 	}

@@ -182,7 +182,7 @@ func TestAuditPage(t *testing.T) {
 	})
 }
 
-// What ids and types hold is shown, and steers neither a terminal nor a page.
+// F38: what ids and types hold is shown, and steers neither a terminal nor a page.
 func TestControlCharactersAreEscaped(t *testing.T) {
 	t.Parallel()
 	db := dbtest.SQLite(t)

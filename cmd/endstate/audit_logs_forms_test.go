@@ -27,7 +27,7 @@ func journalEntry(message string, more ...string) string {
 	return "__CURSOR=s=1;i=1\n__REALTIME_TIMESTAMP=1763204400000000\n_PID=7\nMESSAGE\n" + string(size[:]) + message + "\n" + strings.Join(append(more, ""), "\n") + "\n"
 }
 
-// One and the same log, as each of those who carry logs hands it on.
+// F38: one and the same log, as each of those who carry logs hands it on.
 func TestLogForms(t *testing.T) {
 	t.Parallel()
 	const first, second = `{"time":"2025-11-15T11:00:00Z","msg":"finalized","key":"b\n1","trigger":"sweep"}`, `{"time":"2025-11-15T11:00:01Z","msg":"already final","key":"b\n1","trigger":"loop"}`
@@ -122,7 +122,7 @@ func journalMessage(t testing.TB, text string) string {
 	return string(line)
 }
 
-// Each compression, several members one after the other, from a file and from standard input, and cut off.
+// F38: each compression, several members one after the other, from a file and from standard input, and cut off.
 func TestCompressedLogs(t *testing.T) {
 	t.Parallel()
 	line := []byte(`{"msg":"finalized","key":"1"}` + "\n")
@@ -180,7 +180,7 @@ func TestCompressedLogs(t *testing.T) {
 	}
 }
 
-// Nothing found doesn't look like all well.
+// F38: nothing found doesn't look like all well.
 func TestLogsInWhichNothingIsFound(t *testing.T) {
 	t.Parallel()
 	for says, run := range map[string][]string{
@@ -202,7 +202,7 @@ func TestLogsInWhichNothingIsFound(t *testing.T) {
 	require.Zero(t, cli(t, "", "audit", "logs", logFile(t, `{"msg":"not ready","key":"1"}`)).status, "the form is known, and nothing was finalized")
 }
 
-// Little that unpacks to much: long keys, long lines.
+// F38: little that unpacks to much: long keys, long lines.
 func TestLogsTakeBoundedMemory(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "log.gz")
@@ -232,7 +232,7 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
-// Aggregates that don't fit into memory are reported, and parts of them are looked at one after the other.
+// F38: aggregates that don't fit into memory are reported, and parts of them are looked at one after the other.
 func TestLogsOfTooManyAggregates(t *testing.T) {
 	t.Parallel()
 	message, err := newMatcher("message", ownCompletions)

@@ -128,7 +128,7 @@ func TestTextLogs(t *testing.T) {
 	require.Equal(t, badLine{path, 5, "--pattern finds no key in it", "this completed without a batch"}, r.Bad[0])
 }
 
-// Bad lines are counted, the first ones shown, and nothing else is lost by them.
+// F38: bad lines are counted, the first ones shown, and nothing else is lost by them.
 func TestBadLines(t *testing.T) {
 	t.Parallel()
 	good := `{"msg":"finalized","key":"1"}`

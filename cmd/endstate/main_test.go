@@ -164,7 +164,7 @@ func TestVersion(t *testing.T) {
 	require.Contains(t, r.stdout, "schema "+version["schema"])
 }
 
-// What can't run says why once, on stderr, and ends with 2. No credential is shown.
+// F38: what can't run says why once, on stderr, and ends with 2. No credential is shown.
 func TestErrors(t *testing.T) {
 	t.Parallel()
 	missing := filepath.Join(t.TempDir(), "missing.db")

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// No credential is printed, however the URL is written, and whichever command is given it by mistake.
+// F38: no credential is printed, however the URL is written, and whichever command is given it by mistake.
 func TestCredentialsAreNotPrinted(t *testing.T) {
 	t.Parallel()
 	for _, password := range []string{"hunter2", "hunter2 hunter2", "hunter2@hunter2", "1/hunter2", "hunter2#1", "hunter2?a=hunter2", "100%hunter2", "%68unter2hunter2", `hunter2'"\`, "a,hunter2", "a:hunter2", "[hunter2", "hunter2\x1b[31m"} {

@@ -13,7 +13,7 @@ import (
 	"github.com/endstate-go/endstate/internal/dbtest"
 )
 
-// What is at --html's path and isn't a regular file is written through, and is there afterwards.
+// F38: what is at --html's path and isn't a regular file is written through, and is there afterwards.
 func TestAuditPageGoesThroughWhatIsThere(t *testing.T) {
 	t.Parallel()
 	db := dbtest.SQLite(t)

@@ -89,7 +89,7 @@ func TestRedisCluster(t *testing.T) {
 	}
 }
 
-// A failover to a replica that has heard of the lock keeps it; the holder of one that it hasn't heard of is told.
+// F11: a fail-over to a replica that has heard of the lock keeps it.
 func TestRedisSentinelFailover(t *testing.T) {
 	t.Parallel()
 	primary := dbtest.StartRedis(t)

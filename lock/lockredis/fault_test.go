@@ -64,6 +64,7 @@ func requireLost(t testing.TB, ctx context.Context) {
 	}
 }
 
+// F11: Redis is killed, and comes back empty after the TTL.
 func TestRedisKilledWhileHeld(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
@@ -87,6 +88,7 @@ func TestRedisKilledWhileHeld(t *testing.T) {
 	empty(t, client(t, server.Addr()))
 }
 
+// F11: Redis comes back empty within the TTL.
 func TestRedisRestartedEmptyWhileHeld(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
@@ -103,6 +105,7 @@ func TestRedisRestartedEmptyWhileHeld(t *testing.T) {
 	require.ErrorIs(t, err, lock.ErrLost)
 }
 
+// F11: Redis is flushed.
 func TestFlushAllWhileHeld(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
@@ -214,6 +217,7 @@ func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn fu
 	})
 }
 
+// F11, F49: Redis hangs, or its answers get lost on connections that stay.
 func TestRedisHangs(t *testing.T) {
 	t.Parallel()
 	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient) {
@@ -295,6 +299,7 @@ func TestRedisDownFromTheStart(t *testing.T) {
 	eventually(t, func() bool { _ = l.Do(t.Context(), "k", ran(&n)); return n > 0 }, "it works once Redis is there")
 }
 
+// F11: Redis refuses.
 func TestRedisRefuses(t *testing.T) {
 	t.Parallel()
 	primary := dbtest.StartRedis(t)

@@ -93,7 +93,7 @@ func TestLostByTheServicesWord(t *testing.T) {
 	})
 }
 
-// A process that was stopped finds its lease over when it goes on, and asks for nothing.
+// F12: a process that was stopped finds its lease over when it goes on, and asks for nothing.
 func TestLostWhileNobodyLooked(t *testing.T) {
 	k := &keeper{ttl: 9 * time.Second, margin: time.Second, lease: answers{
 		renewal: func(context.Context) error { panic("asked") },

@@ -238,7 +238,7 @@ func TestAdoptYieldsToWriters(t *testing.T) {
 	require.NoError(t, <-applied)
 }
 
-// Writers that write duplicates all the time, and two runs at once: in the end the index stands, and every row that was
+// F25: writers that write duplicates all the time, and two runs at once: in the end the index stands, and every row that was
 // written is in the table or its backup.
 func TestAdoptUnderDuplicates(t *testing.T) {
 	t.Parallel()

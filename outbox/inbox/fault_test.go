@@ -28,7 +28,7 @@ func throughProxy(t *testing.T, database string) (*consumer, *pgfault.Proxy) {
 	return c, proxy
 }
 
-// The connection is cut around COMMIT: the delivery fails, which isn't counted against the event, and the next one finds
+// F24: the connection is cut around COMMIT: the delivery fails, which isn't counted against the event, and the next one finds
 // out what became of it.
 func TestALostCommitIsFoundOutByTheNextDelivery(t *testing.T) {
 	for _, database := range []string{"pgx", "sql"} {

@@ -73,7 +73,7 @@ func chargeByKey(ctx context.Context, tx endstate.Querier, event outbox.Event) e
 	return err
 }
 
-// A consumer is killed at each step, and its event is delivered again.
+// F24: a consumer is killed at each step, and its event is delivered again.
 func TestKilledAtEachStep(t *testing.T) {
 	for _, tt := range []struct {
 		way, step  string

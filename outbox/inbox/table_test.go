@@ -35,6 +35,7 @@ func TestEachWayHandlesAnEventOnce(t *testing.T) {
 	})
 }
 
+// F24: one event is delivered fifty times at once.
 func TestFiftyDeliveriesAtOnceHaveOneEffect(t *testing.T) {
 	eachWay(t, func(t *testing.T, c *consumer, way string) {
 		e := event()
@@ -249,6 +250,7 @@ func TestAFailureIsRolledBackAndMayBeRepeated(t *testing.T) {
 	})
 }
 
+// F8: a handler panics, or ends its goroutine.
 func TestAPanicAndAGoexitGoOnAndLeaveNothing(t *testing.T) {
 	eachWay(t, func(t *testing.T, c *consumer, way string) {
 		e := event()
@@ -256,11 +258,18 @@ func TestAPanicAndAGoexitGoOnAndLeaveNothing(t *testing.T) {
 			_, _ = c.way(func(context.Context, endstate.Querier, outbox.Event) error { panic("boom") })(t.Context(), e)
 		})
 		done := make(chan struct{})
+		reached, returned := false, false
 		go func() {
 			defer close(done)
-			_, _ = c.way(func(context.Context, endstate.Querier, outbox.Event) error { runtime.Goexit(); return nil })(context.Background(), e)
+			_, _ = c.way(func(context.Context, endstate.Querier, outbox.Event) error {
+				reached = true
+				runtime.Goexit()
+				return nil
+			})(context.Background(), e)
+			returned = true
 		}()
 		<-done
+		require.True(t, reached && !returned, "the goroutine ended in the function")
 		if way == "table" {
 			require.Equal(t, 2, c.count(`SELECT attempts FROM endstate_inbox WHERE state = 'failed'`))
 		}
@@ -320,7 +329,7 @@ func TestTheFunctionCantEndTheTransaction(t *testing.T) {
 	require.Error(t, charge(t.Context(), kept, e), "the transaction is over, and its connection another's")
 }
 
-// Two functions that lock two rows in opposite order: the database breaks one off, and it runs again.
+// F6: two functions that lock two rows in opposite order: the database breaks one off, and it runs again.
 func TestADeadlockRunsTheFunctionAgain(t *testing.T) {
 	for _, database := range []string{"pgx", "sql"} {
 		t.Run(database, func(t *testing.T) {

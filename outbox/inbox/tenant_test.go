@@ -27,7 +27,7 @@ func tenantOf(ctx context.Context) (string, error) {
 	return tenant, nil
 }
 
-// One event, or two of one key, are handled once for each tenant, and its dead letters are its own.
+// F33: one event, or two of one key, are handled once for each tenant, and its dead letters are its own.
 func TestEachTenantsEventsAreItsOwn(t *testing.T) {
 	t.Parallel()
 	for name, key := range map[string]func(outbox.Event) (string, error){"by id": nil, "by key": func(outbox.Event) (string, error) { return "credit/batch-1", nil }} {

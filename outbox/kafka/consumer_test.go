@@ -345,6 +345,13 @@ func TestAHandlerThatHangsIsGivenUp(t *testing.T) {
 	c.running(s.handle, func(cfg *ConsumerConfig) { cfg.HandlerTimeout = 2 * time.Second })
 	require.Eventually(t, func() bool { return c.committed(DefaultTopic) == 3 }, 3*time.Minute, 20*time.Millisecond, "all is committed")
 	require.Equal(t, upTo(3), numbers(s.handled(), "a"))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	calls := 0
+	for _, n := range s.calls {
+		calls += n
+	}
+	require.Greater(t, calls, 3, "the fault fired: one call was in vain")
 }
 
 // F49: the brokers' answers stop, on connections that stay. The member says so, and goes on over others.

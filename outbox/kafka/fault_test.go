@@ -105,8 +105,8 @@ func TestAPauseEndsWhenThePartitionGoes(t *testing.T) {
 	m.running.Wait()
 }
 
-// A handler whose partition is to go to another member keeps its context while it finishes, and the member waits for it; one whose
-// partition another member has already is ended.
+// F40: a handler whose partition is to go to another member keeps its context while it finishes, and the member waits for it; one
+// whose partition another member has already is ended.
 func TestAHandlersContextWhenItsPartitionGoes(t *testing.T) {
 	t.Parallel()
 	for name, lost := range map[string]bool{"revoked": false, "lost": true} {

@@ -255,7 +255,7 @@ func TestLostDataIsLogged(t *testing.T) {
 	eventually(t, "it is logged", func() bool { return log.has("a broker has lost events that it had acknowledged") })
 }
 
-// Relays that share a Publisher take turns: the end of one's call takes nothing of another's with it.
+// F39: relays that share a Publisher take turns: the end of one's call takes nothing of another's with it.
 func TestACallThatEndsLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, kfake.SeedTopics(1, DefaultTopic))

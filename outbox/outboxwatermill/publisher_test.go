@@ -87,6 +87,7 @@ func (f fake) Publish(topic string, messages ...*message.Message) error {
 
 func (fake) Close() error { return nil }
 
+// F47: a publisher fails, panics, or ends its goroutine.
 func TestErrorsAreTheirEvents(t *testing.T) {
 	tooLarge := errors.New("too large")
 	topics := sync.Map{}
@@ -129,8 +130,8 @@ func TestErrorsAreTheirEvents(t *testing.T) {
 	require.True(t, named)
 }
 
-// A call of Watermill's that hangs is left behind when the context ends; there are never more of them than Concurrency, and Wait
-// waits for their end.
+// F47: a call of Watermill's that hangs is left behind when the context ends; there are never more of them than Concurrency, and
+// Wait waits for their end.
 func TestACallThatHangsIsLeftBehind(t *testing.T) {
 	const concurrency = 3
 	resume, full := make(chan struct{}), make(chan struct{})

@@ -12,8 +12,8 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// A busy relay reads while it publishes, but never ahead of a move: what is read meanwhile is of other partitions than what is
-// published.
+// F35: a busy relay reads while it publishes, but never ahead of a move: what is read meanwhile is of other partitions than what
+// is published.
 func TestReadingAheadIsOfOtherPartitions(t *testing.T) {
 	t.Parallel()
 	s := newScript(t, func(c *Config) { c.BatchSize = 16 })

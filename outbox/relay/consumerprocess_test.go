@@ -111,7 +111,7 @@ func (c commits) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, data pgx.TraceQ
 	}
 }
 
-// A consumer's process is killed with kill -9 in its handler, before its commit, and after it, and another one goes on: each
+// F27: a consumer's process is killed with kill -9 in its handler, before its commit, and after it, and another one goes on: each
 // event is applied once.
 func TestKilledConsumerAppliesOnce(t *testing.T) {
 	t.Parallel()

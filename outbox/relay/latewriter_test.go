@@ -10,7 +10,7 @@ import (
 	"github.com/endstate-go/endstate/outbox"
 )
 
-// A deferred trigger writes its event while the transaction commits: others may have been published by then.
+// F35: a deferred trigger writes its event while the transaction commits: others may have been published by then.
 func TestAnEventOfADeferredTrigger(t *testing.T) {
 	t.Parallel()
 	s := newScript(t, nil)
@@ -45,7 +45,7 @@ END $$`)
 	s.requirePublished("1", "2", "deferred")
 }
 
-// An insert that waits for another transaction's dedup key has its number already, and goes in if that one rolls back.
+// F35: an insert that waits for another transaction's dedup key has its number already, and goes in if that one rolls back.
 func TestAnEventThatWaitedForAnothersKey(t *testing.T) {
 	t.Parallel()
 	s := newScript(t, nil)

@@ -70,6 +70,7 @@ func TestRandomTransactions(t *testing.T) {
 		require.Equal(t, types, r.first(id), "aggregate %s, seed %d", id, seed)
 	}
 	require.Len(t, r.published(), db.count(t), "each once, seed %d", seed)
+	require.Positive(t, prepared.Load(), "seed %d", seed)
 }
 
 // aggregates are those of random transactions.

@@ -49,9 +49,10 @@ func (f *faultyRelay) crash(t *testing.T, db *database) {
 	f.proxy.Refuse(false)
 }
 
-// F2, F13, F35: random transactions beside faults at random: a relay is cut off between publishing and its move, for longer than its
-// lease; a move's COMMIT is cut before, while and after it takes effect; and in the middle a standby that lacks the last commits takes
-// over. Each event that survived is published, those of an aggregate in commit order, first publications considered.
+// F2, F13, F35, F49: random transactions beside faults at random: a relay is cut off between publishing and its move, for longer
+// than its lease; a move's COMMIT is cut before, while and after it takes effect; and in the middle a standby that lacks the last
+// commits takes over. Each event that survived is published, those of an aggregate in commit order, first publications
+// considered.
 func TestRandomTransactionsUnderFaults(t *testing.T) {
 	t.Parallel()
 	primary := dbtest.StartPostgres(t)

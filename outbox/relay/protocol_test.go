@@ -149,6 +149,9 @@ func TestALateRowBeyondXmax(t *testing.T) {
 	s.put(late, "late")
 	s.put(u, "2")
 	s.commit(u)
+	var beyond bool
+	require.NoError(t, s.pool.QueryRow(t.Context(), "SELECT max(backend_xid::text::bigint) >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM pg_stat_activity").Scan(&beyond))
+	require.True(t, beyond, "the fault fired")
 	s.step()
 	s.requirePublished("2")
 	s.commit(late)

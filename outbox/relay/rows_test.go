@@ -3,6 +3,7 @@ package relay_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -57,7 +58,7 @@ VALUES (1, '`+id+`', 'hand', '`+id+`', 'made', `+map[bool]string{true: "CAST('{}
 	})
 }
 
-// Readings are bounded by bytes, whatever the sizes are that come one after the other.
+// F37: readings are bounded by bytes, whatever the sizes are that come one after the other.
 func TestMixedSizes(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")
@@ -100,28 +101,35 @@ func TestMixedSizes(t *testing.T) {
 	require.Less(t, largest, 11<<20)
 }
 
-// A reading that times out is tried smaller, down to one event.
+// F37: a reading that times out is tried smaller, down to one event.
 func TestReadingsThatTimeOut(t *testing.T) {
 	t.Parallel()
 	url := dbtest.Postgres(t)
 	pool := dbtest.PoolOn(t, url)
 	db := &database{url: url, pool: pool, begin: beginPgx(pool)}
 	db.migrate(t, outbox.Writer{})
-	var events []outbox.Event
-	for i := range 200 {
-		e := event(fmt.Sprint(i), "")
-		e.AggregateID, e.ContentType, e.Payload = fmt.Sprint(i%40), "text/plain", make([]byte, 1<<20)
-		events = append(events, e)
-	}
-	for chunk := 0; chunk < len(events); chunk += 20 {
-		db.put(t, events[chunk:chunk+20]...)
-	}
-	slow := dbtest.PoolOn(t, url+"&options=-c%20statement_timeout%3D"+"20ms")
-	r := &recorder{}
-	run(t, (&database{pool: slow}).relay(t, r, quick()))
-	eventually(t, "all", func() bool { return len(r.published()) >= 200 })
-	db.settled(t)
-	for _, e := range r.published() {
-		require.Len(t, e.Payload, 1<<20)
+	log := &dbtest.Log{}
+	// 20 ms are far too short for 8 MB on most machines.
+	for timeout := 20 * time.Millisecond; !strings.Contains(log.String(), "a reading timed out"); timeout /= 2 {
+		require.Greater(t, timeout, time.Millisecond, "the fault doesn't fire")
+		var events []outbox.Event
+		for i := range 200 {
+			e := event(fmt.Sprint(i), "")
+			e.AggregateID, e.ContentType, e.Payload = fmt.Sprint(i%40), "text/plain", make([]byte, 1<<20)
+			events = append(events, e)
+		}
+		for chunk := 0; chunk < len(events); chunk += 20 {
+			db.put(t, events[chunk:chunk+20]...)
+		}
+		slow := dbtest.PoolOn(t, fmt.Sprintf("%s&options=-c%%20statement_timeout%%3D%dms", url, timeout.Milliseconds()))
+		r, cfg := &recorder{}, quick()
+		cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+		stop := run(t, (&database{pool: slow}).relay(t, r, cfg))
+		eventually(t, "all", func() bool { return len(r.published()) >= 200 })
+		db.settled(t)
+		stop()
+		for _, e := range r.published() {
+			require.Len(t, e.Payload, 1<<20)
+		}
 	}
 }

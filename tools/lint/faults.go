@@ -31,7 +31,7 @@ type testFunction struct {
 }
 
 // brokenFaults returns a line for each row of the list that names neither a test that exists nor that it is open, for each
-// number in a test that isn't in the list, and for each test that isn't in the row of a fault that its comment names.
+// number in a test that isn't in the list, and for each test whose comment and whose rows don't name the same faults.
 func brokenFaults(root string) (lines []string, err error) {
 	text, err := os.ReadFile(filepath.Join(root, faultList))
 	if err != nil {
@@ -44,8 +44,11 @@ func brokenFaults(root string) (lines []string, err error) {
 	rows := map[string]string{}
 	for line := range strings.Lines(string(text)) {
 		links := testLink.FindAllStringSubmatch(line, -1)
+		fault := ""
 		if row := faultRow.FindStringSubmatch(line); row != nil {
-			rows[row[1]] = line
+			if rows[row[1]] = line; row[1][0] == 'F' {
+				fault = row[1]
+			}
 			if len(links) == 0 && !strings.Contains(line, "**open**") {
 				lines = append(lines, fmt.Sprintf("%s: %s names no test, and isn't marked **open**", faultList, row[1]))
 			}
@@ -53,7 +56,11 @@ func brokenFaults(root string) (lines []string, err error) {
 		for _, link := range links {
 			pkg, name, file := link[1], link[2], link[3]
 			at := functions[pkg+"."+name]
-			if !slices.ContainsFunc(at, func(f testFunction) bool { return f.file == file }) {
+			if i := slices.IndexFunc(at, func(f testFunction) bool { return f.file == file }); i >= 0 {
+				if fault != "" && !slices.Contains(at[i].faults, fault) {
+					lines = append(lines, fmt.Sprintf("%s: the comment of %s doesn't name %s, in whose row of %s it stands", file, name, fault, faultList))
+				}
+			} else {
 				where := "is nowhere"
 				if len(at) > 0 {
 					where = "is in " + at[0].file

@@ -105,6 +105,7 @@ func drained(broker *testserver.RabbitMQ, queue string) func(context.Context) ([
 	}
 }
 
+// F47: RabbitMQ is killed, and started again.
 func TestAMQPKeepsTheContract(t *testing.T) {
 	broker := dbtest.StartRabbitMQ(t)
 	outboxtest.Publisher(t, func(t *testing.T) outboxtest.Subject {
@@ -118,7 +119,7 @@ func TestAMQPKeepsTheContract(t *testing.T) {
 	})
 }
 
-// What a broker refuses is a failure where confirms are on, and is lost without a word where they are off.
+// F47: what a broker refuses is a failure where confirms are on, and is lost without a word where they are off.
 func TestOnlyConfirmsTellOfARefusal(t *testing.T) {
 	broker := dbtest.StartRabbitMQ(t)
 	for _, confirm := range []bool{true, false} {
@@ -142,7 +143,8 @@ func TestOnlyConfirmsTellOfARefusal(t *testing.T) {
 	}
 }
 
-// While a broker hangs a call ends with its context, and what it left behind ends when the broker answers; it is a repeat then.
+// F47: while a broker hangs a call ends with its context, and what it left behind ends when the broker answers; it is a repeat
+// then.
 func TestABrokerThatHangs(t *testing.T) {
 	broker := dbtest.StartRabbitMQ(t)
 	queue := declare(t, broker, nil)

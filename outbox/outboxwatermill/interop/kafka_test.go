@@ -120,7 +120,7 @@ func TestKafkaKeepsTheContract(t *testing.T) {
 	})
 }
 
-// A broker that refuses for a while costs nothing: the failure is its event's, and a repeat gets through.
+// F47: a broker that refuses for a while costs nothing: the failure is its event's, and a repeat gets through.
 func TestKafkaRefusesForAWhile(t *testing.T) {
 	cluster := startKafka(t)
 	p := toKafka(t, cluster)
