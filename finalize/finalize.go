@@ -297,7 +297,7 @@ func (f *Finalizer[Tx]) explain(ctx context.Context, a *attempt, err error) erro
 			err = fmt.Errorf("%w (%w)", lack, err)
 		}
 	}
-	if sqltx.State(err) == sqltx.ReadOnly {
+	if sqltx.State(err) == sqltx.ReadOnly || errors.Is(err, errReplica) {
 		err = fmt.Errorf("%w; finalizing needs the primary, with default_transaction_read_only off", err)
 	}
 	return fmt.Errorf("finalize: %v, trigger %s: %w", a.ref, a.Trigger, err)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -106,6 +107,7 @@ type sqlSession struct {
 
 // begin opens a transaction whose life is apart from ctx.
 func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
+	began := time.Now()
 	written, err := d.turnToWrite(ctx)
 	if err != nil {
 		return nil, err
@@ -121,7 +123,8 @@ func (d *sqlDB) begin(ctx context.Context) (*sqlSession, error) {
 	}
 	tx, cancel, err := sqltx.Begin(ctx, conn, opts)
 	if err != nil {
-		err = errors.Join(fmt.Errorf("begin: %w", err), conn.Close())
+		err = fmt.Errorf("begin: %w", d.refused(ctx, conn, began, err))
+		_ = conn.Close()
 		written()
 		return nil, err
 	}

@@ -25,12 +25,15 @@ var errStale = errors.New("the connection was opened while it could only read")
 const sessionState = `SELECT pg_catalog.pg_is_in_recovery() OR pg_catalog.current_setting('default_transaction_read_only')::bool,
 extract(epoch FROM pg_catalog.clock_timestamp() - backend_start)::float8 FROM pg_catalog.pg_stat_activity WHERE pid = pg_catalog.pg_backend_pid()`
 
-// staleness looks at the session in which a, outside of a transaction by now, was refused as read-only: whether to drop it, and
-// with which error.
-func staleness(a *attempt, err error, scan func(...any) error) (drop bool, _ error) {
+// errReplica marks the error of a BEGIN READ WRITE on a session that can only read.
+var errReplica = errors.New("the session takes no writes")
+
+// staleness looks at the session in which a call that began then, outside of a transaction by now, was refused as read-only: whether
+// to drop it, and with which error.
+func staleness(began time.Time, err error, scan func(...any) error) (drop bool, _ error) {
 	var readOnly bool
 	var age float64
-	asked := time.Since(a.start) // not when the answer is here: that may take longer than the connection is older than the call
+	asked := time.Since(began) // not when the answer is here: that may take longer than the connection is older than the call
 	if scan(&readOnly, &age) != nil || !readOnly {
 		return false, err // it was the transaction that could only read
 	}
@@ -66,7 +69,7 @@ func dropStale(ctx context.Context, conn *pgx.Conn, a *attempt, err error) error
 			return err
 		}
 	}
-	drop, err := staleness(a, err, conn.QueryRow(ctx, sessionState).Scan)
+	drop, err := staleness(a.start, err, conn.QueryRow(ctx, sessionState).Scan)
 	if drop {
 		_ = conn.Close(ctx)
 	}
@@ -83,9 +86,22 @@ func (s *sqlSession) stale(ctx context.Context, a *attempt, err error) error {
 		return err
 	}
 	s.ended = true
-	drop, err := staleness(a, err, s.conn.QueryRowContext(ctx, sessionState).Scan)
+	drop, err := staleness(a.start, err, s.conn.QueryRowContext(ctx, sessionState).Scan)
 	if drop {
 		_ = s.conn.Raw(func(any) error { return driver.ErrBadConn })
+	}
+	return err
+}
+
+// refused gives a connection up that can only read, where the driver begins READ WRITE, as lib/pq does: a replica refuses that.
+func (d *sqlDB) refused(ctx context.Context, conn *sql.Conn, began time.Time, err error) error {
+	if sqltx.State(err) != sqltx.Unsupported {
+		return err
+	}
+	drop, err := staleness(began, err, conn.QueryRowContext(ctx, sessionState).Scan)
+	if drop {
+		_ = conn.Raw(func(any) error { return driver.ErrBadConn })
+		err = fmt.Errorf("%w: %w", errReplica, err)
 	}
 	return err
 }

@@ -17,7 +17,7 @@ func TestASessionsAgeIsComparedWhenItIsAsked(t *testing.T) {
 			a := &attempt{start: time.Now()}
 			time.Sleep(50 * time.Millisecond)
 			refused := errors.New("refused")
-			drop, err := staleness(a, refused, func(dest ...any) error {
+			drop, err := staleness(a.start, refused, func(dest ...any) error {
 				*dest[0].(*bool), *dest[1].(*float64) = true, (time.Since(a.start) + older).Seconds()
 				time.Sleep(time.Second) // the answer's way
 				return nil

@@ -28,6 +28,9 @@ func Recovers() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver" }
 // SeveralHosts reports whether a URL may name several, of which the first that answers is taken. bun's pgdriver knows one.
 func SeveralHosts() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver" }
 
+// HeedsReadOnly reports whether default_transaction_read_only holds. lib/pq begins each transaction READ WRITE.
+func HeedsReadOnly() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "lib/pq" }
+
 // Serves reports whether a test runs on one of its databases: "pgx", "sql" (PostgreSQL through database/sql), or what begins with
 // "sqlite". A run that is about a driver leaves out what that one isn't for.
 func Serves(database string) bool {

@@ -20,6 +20,7 @@ const (
 	QueryCanceled       = "57014"
 	FailedTransaction   = "25P02"
 	ReadOnly            = "25006"
+	Unsupported         = "0A000" // such as a transaction that writes, on a replica
 	UndefinedTable      = "42P01"
 	UndefinedColumn     = "42703"
 	UndefinedFunction   = "42883" // or operator: such as one that compares a key with a column of another kind
