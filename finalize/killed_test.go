@@ -256,7 +256,9 @@ func TestProcessStoppedInItsTransaction(t *testing.T) {
 			receiptsTold := 0
 			for id, woken := range process.returned(len(callers)) {
 				if woken.Err != "" {
-					require.Equal(t, "25P03", woken.State, "%s: %s", id, woken.Err)
+					if dbtest.SaysWhyItEnded() || strings.HasPrefix(id, "pgx") {
+						require.Equal(t, "25P03", woken.State, "%s: %s", id, woken.Err)
+					}
 					require.NotContains(t, woken.Err, finalize.ErrOutcomeUnknown.Error(), id)
 					continue
 				}

@@ -31,6 +31,9 @@ func SeveralHosts() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "pgdriver
 // HeedsReadOnly reports whether default_transaction_read_only holds. lib/pq begins each transaction READ WRITE.
 func HeedsReadOnly() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "lib/pq" }
 
+// SaysWhyItEnded reports whether the server's last word on a connection that it ended comes through. lib/pq says driver.ErrBadConn.
+func SaysWhyItEnded() bool { return os.Getenv("ENDSTATE_TEST_DRIVER") != "lib/pq" }
+
 // Serves reports whether a test runs on one of its databases: "pgx", "sql" (PostgreSQL through database/sql), or what begins with
 // "sqlite". A run that is about a driver leaves out what that one isn't for.
 func Serves(database string) bool {
