@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -122,6 +123,13 @@ func TestConsumerParksAPoisonousEvent(t *testing.T) {
 		"hangs":  func(ctx context.Context, _ endstate.Tx, _ outbox.Event) error { <-ctx.Done(); return ctx.Err() },
 		"writes, and fails": func(ctx context.Context, tx endstate.Tx, e outbox.Event) error {
 			return errors.Join(apply(ctx, tx, e), refuse)
+		},
+		"passes over a lost connection": func(ctx context.Context, tx endstate.Tx, e outbox.Event) error {
+			if sqltx.Of(tx) == sqltx.SQLite { // whose connections aren't lost
+				return refuse
+			}
+			_, _ = tx.Exec(ctx, "SELECT pg_terminate_backend(pg_backend_pid())")
+			return nil
 		},
 		"passes over a failed statement": func(ctx context.Context, tx endstate.Tx, e outbox.Event) error {
 			if _, err := tx.Exec(ctx, "INSERT INTO nowhere VALUES (1)"); err == nil {

@@ -79,6 +79,7 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 	}
 	if t.store.pool == nil && len(handled) > 0 {
 		if err := w.look(ctx); errors.Is(err, errCut) {
+			t.wary = true
 			return false, nil, err
 		} else if err != nil {
 			return false, &fault{only, err}, nil
@@ -101,10 +102,14 @@ func (t *term) transact(run context.Context, read func(ctx context.Context, s *s
 	}
 	switch err := w.commit(ctx); {
 	case err == nil:
-		t.conflicts, t.cuts = 0, 0
+		t.conflicts = 0
 		for _, r := range handled {
+			if r.seq == t.cutBy {
+				t.cuts = 0
+			}
 			t.count(r)
 		}
+		t.wary = t.cuts > 0
 		return true, nil, nil
 	case sqltx.Definite(err) || sqltx.RolledBack(err):
 		return false, &fault{only, err}, nil
@@ -135,7 +140,7 @@ func (t *term) handleOne(ctx context.Context, w *work, r *row) (*fault, error) {
 	if errs != nil && (errors.Is(errs[0], errPublishTimeout) || errors.Is(errs[0], context.DeadlineExceeded)) {
 		return &fault{r, errs[0]}, nil // it is no wonder if the connection is gone
 	}
-	if errs == nil && t.store.pool == nil {
+	if errs == nil && t.store.pool == nil && !t.wary {
 		return nil, nil // a look is a trip there
 	}
 	state := w.look(ctx)

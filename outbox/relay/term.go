@@ -45,8 +45,9 @@ type term struct {
 
 	gauge     gauge
 	conflicts int // transactions of a consumer in a row that a concurrent one broke off
-	cuts      int // and in which the handler of the event cutBy lost its connection
+	cuts      int // how often the handler of the event cutBy lost its connection
 	cutBy     int64
+	wary      bool                   // a connection was lost by whichever handler: who it is, is found out
 	back      bool                   // the last one would have handled something, after others had failed in an outage
 	doubt     map[int64]int          // how often events were refused, and nobody knows why
 	sent      map[int]map[int64]bool // by partition, what is published and beyond the cursor, since earlier events are open
