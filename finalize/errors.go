@@ -14,7 +14,8 @@ var (
 	// ErrNotReady is returned by a Func to say that it is too early. Do and DoTx hand it on; nothing was written.
 	ErrNotReady = errors.New("finalize: not ready")
 
-	// ErrBusy is returned when another call held the aggregate for longer than ClaimTimeout. Nothing was written.
+	// ErrBusy is returned when another call held the aggregate for longer than ClaimTimeout. Nothing was written. Where the database
+	// itself didn't answer, as on a connection that has gone silent, it says so.
 	ErrBusy = errors.New("finalize: another call holds the aggregate")
 
 	// ErrEventConflict is returned when an event of the outcome has a dedup key (or id) that another event holds. All was

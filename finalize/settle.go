@@ -231,11 +231,23 @@ func withCause(ctx context.Context, err error) error {
 		<-ctx.Done() // a dial that was given the same deadline may be the first to notice
 	}
 	if err != nil && ctx.Err() != nil {
-		if cause := context.Cause(ctx); !errors.Is(err, cause) {
+		switch cause := context.Cause(ctx); {
+		case errors.Is(err, cause):
+		case cause == ErrBusy:
+			return busy(err)
+		default:
 			return fmt.Errorf("%w: %w", cause, err)
 		}
 	}
 	return err
+}
+
+// busy adds ErrBusy to the error of a statement that waited for too long. Unless that is the server's word, nobody knows what for.
+func busy(err error) error {
+	if !sqltx.Definite(err) {
+		return fmt.Errorf("%w, or the database gives no answer: %w", ErrBusy, err)
+	}
+	return fmt.Errorf("%w: %w", ErrBusy, err)
 }
 
 // interruptGrace is how long the server has to answer a cancel request, before the connection is given up.
@@ -291,7 +303,7 @@ func (d *pgxDB) interruptibly(ctx context.Context, limit time.Duration, conn *pg
 			_ = conn.Close(ctx)
 		}
 		if i.busy && err != nil {
-			err = fmt.Errorf("%w: %w", ErrBusy, err)
+			err = busy(err)
 		}
 	}()
 	return run(i.detached)

@@ -142,3 +142,27 @@ func TestATransactionOnASilentConnectionEnds(t *testing.T) {
 		})
 	}
 }
+
+// F49: who is told to be too late for another call's sake must see that it may be the database's.
+func TestASilentClaimSaysThatNoAnswerCame(t *testing.T) {
+	t.Parallel()
+	for database, statement := range map[string]string{"pgx": "begin", "sql": "SELECT pg_advisory_xact_lock"} {
+		if !dbtest.Serves(database) || !dbtest.GivesUp() {
+			continue
+		}
+		t.Run(database, func(t *testing.T) {
+			t.Parallel()
+			url := dbtest.Postgres(t)
+			proxy := pgfault.New(t, url)
+			w := newWorld(t, database, "all", url)
+			proxied := connect(t, database, "all", proxy.URL(), w.schema, configured(func(c *finalize.Config) { c.ClaimTimeout = time.Second }))
+			w.open("b1")
+			fault := proxy.Arm(&pgfault.Fault{SQL: statement, Do: pgfault.HalfOpen})
+			_, err := proxied.do(t.Context(), guard.Text("b1"), "caller", never(t))
+			fault.RequireFired(t)
+			require.ErrorIs(t, err, finalize.ErrBusy)
+			require.ErrorContains(t, err, "the database gives no answer")
+			proxy.CutAll() // the server knows nothing of it
+		})
+	}
+}

@@ -9,6 +9,8 @@ import (
 // Handler makes a handler for Watermill's router (AddConsumerHandler) of an inbox's, which applies each event once, however often
 // Watermill delivers it. An error is the router's to handle: without middleware the message is delivered again at once, forever.
 // For those that no repetition fixes, inbox.Permanent is a filter for middleware.PoisonQueueWithFilter; middleware.Retry is for others.
+// A message's context has no deadline unless a middleware sets one: give the handler one by its method Within, lest a database's
+// connection that has gone silent hold the router up.
 func Handler(handle inbox.Handler) message.NoPublishHandlerFunc {
 	return func(msg *message.Message) error {
 		event, err := Decode(msg)

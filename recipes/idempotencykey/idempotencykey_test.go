@@ -147,6 +147,34 @@ func TestOnePostFiveTimesAtOnceAndAfterACrash(t *testing.T) {
 	})
 }
 
+func TestANewPostFiveTimesAtOnce(t *testing.T) {
+	t.Parallel()
+	batchtest.Each(t, func(t *testing.T, db *batchtest.DB) {
+		s := start(t, db)
+		var all sync.WaitGroup
+		answers := make([]answer, 5)
+		for i := range answers {
+			all.Go(func() {
+				var err error
+				if answers[i], err = s.post(t, "a", key, "b1", "{}"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		again := s.must(t, "a", key, "b1", "{}")
+		require.Equal(t, http.StatusCreated, again.status)
+		require.Contains(t, again.body, `"won":true`)
+		for _, a := range answers {
+			if a.status != http.StatusConflict { // the first one was in progress
+				require.Equal(t, again, a)
+			}
+		}
+		require.EqualValues(t, 1, s.runs.Load())
+		s.RequireComplete("")
+	})
+}
+
 func TestARequestInProgress(t *testing.T) {
 	t.Parallel()
 	batchtest.Each(t, func(t *testing.T, db *batchtest.DB) {
