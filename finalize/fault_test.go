@@ -393,18 +393,18 @@ func TestServerEndsTheSession(t *testing.T) {
 			fin, err := finalize.New(pool, &finalize.Config{Aggregate: "batch", Guard: c.guard, Logger: discard()})
 			require.NoError(t, err)
 			_, err = fin.Do(ctx, guard.Text(faultKey), "caller", func(ctx context.Context, tx pgx.Tx) (finalize.Outcome, error) {
+				var pid int
+				require.NoError(t, tx.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&pid))
 				if tt.setting != "" {
 					_, err := tx.Exec(ctx, tt.setting)
 					require.NoError(t, err)
 				}
 				if tt.during == "" {
-					var pid int
-					require.NoError(t, tx.QueryRow(ctx, `SELECT pg_backend_pid()`).Scan(&pid))
 					require.Eventually(t, func() bool {
 						var alive bool
 						err := f.direct.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)`, pid).Scan(&alive)
 						return err == nil && !alive
-					}, 10*time.Second, 5*time.Millisecond)
+					}, time.Minute, 5*time.Millisecond)
 				} else if _, err := tx.Exec(ctx, tt.during); err != nil {
 					return finalize.Outcome{}, err
 				}
