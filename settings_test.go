@@ -71,7 +71,7 @@ var settings = map[string]setting{
 	"statement_timeout":                   {role: inApp, database: "statement_timeout = '200ms'", fault: "57014"},
 	"lock_timeout":                        {role: inApp, database: "lock_timeout = '20ms'", fault: "55P03"},
 	"idle_in_transaction_session_timeout": {role: inApp, database: "idle_in_transaction_session_timeout = '200ms'", fault: "25P03"},
-	"transaction_timeout":                 {role: inApp, database: "transaction_timeout = '500ms'", fault: "25P04", since: 17},
+	"transaction_timeout":                 {role: inApp, database: "transaction_timeout = '5s'", fault: "25P04", since: 17},
 	"idle_session_timeout":                {role: inApp, connection: "idle_session_timeout=100ms", fault: "57P05"},
 	"synchronous_commit":                  {role: inApp, database: "synchronous_commit = off"},
 
