@@ -207,5 +207,12 @@ func FuzzKey(f *testing.F) {
 		} else {
 			require.ErrorIs(t, err, guard.ErrInvalidKey)
 		}
+		if k, err := guard.ParseUUID(a); err == nil {
+			again, err := guard.ParseUUID(k.String())
+			require.NoError(t, err)
+			require.Equal(t, k, again)
+		} else {
+			require.ErrorIs(t, err, guard.ErrInvalidKey)
+		}
 	})
 }

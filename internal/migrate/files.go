@@ -1,6 +1,7 @@
 package migrate
 
 import (
+	"cmp"
 	"fmt"
 	"io/fs"
 	"path"
@@ -39,7 +40,7 @@ func Load(fsys fs.FS) ([]File, error) {
 		up, down := Statements(string(text))
 		files = append(files, File{version, name, up, down})
 	}
-	slices.SortFunc(files, func(a, b File) int { return int(min(1, max(-1, a.Version-b.Version))) })
+	slices.SortFunc(files, func(a, b File) int { return cmp.Compare(a.Version, b.Version) })
 	return files, nil
 }
 
@@ -78,8 +79,9 @@ func statements(text string) (list []string) {
 }
 
 const (
-	statementBegin = "-- +goose StatementBegin\n"
-	statementEnd   = "-- +goose StatementEnd"
+	mark           = "-- +goose"
+	statementBegin = mark + " StatementBegin\n"
+	statementEnd   = mark + " StatementEnd"
 )
 
 // Rename returns fsys with a default table's name replaced by that of another table, in the names of its indexes too, and
@@ -92,6 +94,9 @@ func Rename(fsys fs.FS, d sqltx.Dialect, from, schema, to string, companions ...
 	}
 	replacer := strings.NewReplacer(append(pairs, rename(d, from, schema, to)...)...)
 	return changed{fsys, func(name, text string) (string, error) {
+		if named := schema + " " + to; strings.Contains(named, mark) {
+			return "", fmt.Errorf("migration %s: the name %q has %q in it, which marks where statements begin and end", name, named, mark)
+		}
 		version, err := versionOf(name)
 		if err != nil {
 			return "", err
