@@ -1,7 +1,6 @@
 package finalize
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -9,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -39,8 +37,12 @@ type attempt struct {
 	lost   error // of a COMMIT for many that got no answer, with which it may have been settled
 }
 
-func (f *core) newAttempt(ref guard.Ref, trigger Trigger) (*attempt, error) {
-	a := &attempt{ref: ref, start: time.Now()}
+// newAttempt makes an attempt, in the room there is for it, if any.
+func (f *core) newAttempt(a *attempt, ref guard.Ref, trigger Trigger) (*attempt, error) {
+	if a == nil {
+		a = new(attempt)
+	}
+	a.ref, a.start = ref, time.Now()
 	var err error
 	if a.shown, err = f.cfg.guards.Open(&a.Call, ref.Key); err != nil {
 		return nil, fmt.Errorf("finalize: %s: key: %w", ref.Aggregate, err)
@@ -48,10 +50,7 @@ func (f *core) newAttempt(ref guard.Ref, trigger Trigger) (*attempt, error) {
 	if err := checkName(string(trigger)); err != nil {
 		return nil, fmt.Errorf("finalize: %v: trigger %w", ref, err)
 	}
-	if a.Token, err = f.ids.next(); err != nil {
-		return nil, fmt.Errorf("finalize: %v: new attempt token: %w", ref, err)
-	}
-	a.Aggregate, a.Trigger, a.Signal = ref.Aggregate, string(trigger), string(sqltx.NewSignal(a.Token))
+	a.Aggregate, a.Trigger, a.Token = ref.Aggregate, string(trigger), f.ids.New()
 	return a, nil
 }
 
@@ -64,18 +63,6 @@ func checkName(s string) error {
 		return fmt.Errorf("is %d bytes long, the limit is %d", len(s), outbox.MaxName)
 	}
 	return sqltx.CheckText(s)
-}
-
-// ids makes ids, which are UUIDs of version 7. It fetches randomness for many at a time.
-type ids struct {
-	mu     sync.Mutex
-	random *bufio.Reader
-}
-
-func (i *ids) next() (uuid.UUID, error) {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return uuid.NewV7FromReader(i.random)
 }
 
 // dedupKey is the default dedup key of an event: the aggregate, its key and the event's type.
@@ -105,10 +92,7 @@ func (f *core) prepare(ctx context.Context, a *attempt, out Outcome) error {
 	for i := range asked {
 		e := &asked[i]
 		if e.ID == uuid.Nil {
-			var err error
-			if e.ID, err = f.ids.next(); err != nil {
-				return fmt.Errorf("finalize: %v: new event id: %w", a.ref, err)
-			}
+			e.ID = f.ids.New()
 		}
 		if e.AggregateType == "" {
 			e.AggregateType = a.ref.Aggregate

@@ -94,7 +94,7 @@ func (j *joined) settleMany(b *sqlplan.Bulk, each, careful bool) (clauses []stri
 }
 
 func bulkSignal(b *sqlplan.Bulk) string {
-	return b.Value(func(c *sqlplan.Call) any { return c.Signal }) + "::text"
+	return sqltx.SignalOf(b.Value(func(c *sqlplan.Call) any { return pgtype.UUID{Bytes: c.Token, Valid: true} }) + "::uuid")
 }
 
 // sourcesMany joins what each plan's table says to Item.
@@ -209,7 +209,7 @@ func (s *bulkSession) settle(ctx, sending context.Context) error {
 
 // raised reports whether err is of a statement that didn't do what it was asked to.
 func (s *bulkSession) raised(err error) bool {
-	_, raised := sqltx.Signal(s.attempts[0].Signal).Raised(err)
+	_, raised := sqltx.NewSignal(s.attempts[0].Token).Raised(err)
 	return raised
 }
 

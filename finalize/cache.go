@@ -137,7 +137,7 @@ func (f *core) now() time.Duration { return time.Since(f.made) }
 // fails or isn't ready, the next one goes, with its own callback.
 type turns struct {
 	mu   sync.Mutex
-	keys map[guard.Ref][]chan turn // who waits, first come first served; a key is here while a call is under way
+	keys map[entryID][]chan turn // who waits, first come first served; a key is here while a call is under way
 }
 
 // turn is what a waiting call gets: the answer, or its turn to go.
@@ -148,16 +148,16 @@ type turn struct {
 
 // take waits until it is the caller's turn, or until it is answered: then final is true. Whoever got a turn must give or
 // finish it.
-func (t *turns) take(ctx context.Context, ref guard.Ref, timeout time.Duration) (turn, error) {
+func (t *turns) take(ctx context.Context, id entryID, timeout time.Duration) (turn, error) {
 	t.mu.Lock()
-	waiting, busy := t.keys[ref]
+	waiting, busy := t.keys[id]
 	if !busy {
-		t.keys[ref] = nil
+		t.keys[id] = nil
 		t.mu.Unlock()
 		return turn{}, nil
 	}
 	mine := make(chan turn, 1)
-	t.keys[ref] = append(waiting, mine)
+	t.keys[id] = append(waiting, mine)
 	t.mu.Unlock()
 
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, ErrBusy)
@@ -168,9 +168,9 @@ func (t *turns) take(ctx context.Context, ref guard.Ref, timeout time.Duration) 
 	case <-ctx.Done():
 	}
 	t.mu.Lock()
-	i := slices.Index(t.keys[ref], mine)
+	i := slices.Index(t.keys[id], mine)
 	if i >= 0 {
-		t.keys[ref] = slices.Delete(t.keys[ref], i, i+1)
+		t.keys[id] = slices.Delete(t.keys[id], i, i+1)
 	}
 	t.mu.Unlock()
 	if i < 0 {
@@ -179,57 +179,57 @@ func (t *turns) take(ctx context.Context, ref guard.Ref, timeout time.Duration) 
 		if got.final {
 			return got, nil
 		}
-		t.give(ref)
+		t.give(id)
 	}
 	return turn{}, fmt.Errorf("waiting for another call of this process: %w", context.Cause(ctx))
 }
 
 // give gives the turn to the next who waits.
-func (t *turns) give(ref guard.Ref) {
+func (t *turns) give(id entryID) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.next(ref)
+	t.next(id)
 }
 
-func (t *turns) next(ref guard.Ref) {
-	waiting := t.keys[ref]
+func (t *turns) next(id entryID) {
+	waiting := t.keys[id]
 	if len(waiting) == 0 {
-		delete(t.keys, ref)
+		delete(t.keys, id)
 		return
 	}
 	waiting[0] <- turn{}
-	t.keys[ref] = waiting[1:]
+	t.keys[id] = waiting[1:]
 }
 
 // finish answers all who wait. Those who came after a Forget must not have what was read before it: with stale, which is
 // asked once nobody can come any more, they get their turns.
-func (t *turns) finish(ref guard.Ref, r Receipt, stale func() bool) {
+func (t *turns) finish(id entryID, r Receipt, stale func() bool) {
 	r.Won = false
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if stale() {
-		t.next(ref)
+		t.next(id)
 		return
 	}
-	for _, c := range t.keys[ref] {
+	for _, c := range t.keys[id] {
 		c <- turn{true, r}
 	}
-	delete(t.keys, ref)
+	delete(t.keys, id)
 }
 
 // inTurn runs a call when no other call of this process for its key is under way, unless that has the answer. What is
 // learnt is remembered. A panic or Goexit goes to the call whose turn it is, and to no other.
 func (f *Finalizer[Tx]) inTurn(ctx context.Context, a *attempt, fn Func[Tx]) (r Receipt, err error) {
-	t, err := f.turns.take(ctx, a.ref, f.cfg.ClaimTimeout)
+	t, err := f.turns.take(ctx, idOf(a.ref), f.cfg.ClaimTimeout)
 	if err != nil || t.final {
 		return t.receipt, err
 	}
 	forgets, final := f.cache.forgets.Load(), false
 	defer func() {
 		if final {
-			f.turns.finish(a.ref, r, func() bool { return f.cache.forgets.Load() != forgets })
+			f.turns.finish(idOf(a.ref), r, func() bool { return f.cache.forgets.Load() != forgets })
 		} else {
-			f.turns.give(a.ref)
+			f.turns.give(idOf(a.ref))
 		}
 	}()
 	a.look = f.losses.prevail()

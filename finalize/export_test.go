@@ -7,7 +7,7 @@ func (f *Finalizer[Tx]) Queued(key guard.Key) int {
 	ref := guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}
 	f.turns.mu.Lock()
 	defer f.turns.mu.Unlock()
-	return len(f.turns.keys[ref])
+	return len(f.turns.keys[idOf(ref)])
 }
 
 // LookAgain has the next call look at the catalog, as if what is known were old.

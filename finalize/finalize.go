@@ -1,9 +1,7 @@
 package finalize
 
 import (
-	"bufio"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"strings"
@@ -16,6 +14,7 @@ import (
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/internal/uuid7"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -38,14 +37,14 @@ type core struct {
 	path  *searchPath // nil where connections can't differ, or callers are told apart
 
 	digests bool // something keeps the outcome's digest
-	ids     ids
+	ids     uuid7.Source
 	losses  losses
 }
 
 func newCore(cfg Config, pool any) *core {
 	return &core{
-		cfg: cfg, made: time.Now(), pool: pool, cache: newCache(cfg.Cache), hot: newHot(cfg.Hot), turns: turns{keys: map[guard.Ref][]chan turn{}},
-		digests: cfg.guards.KeepDigests(), ids: ids{random: bufio.NewReaderSize(rand.Reader, 1024)},
+		cfg: cfg, made: time.Now(), pool: pool, cache: newCache(cfg.Cache), hot: newHot(cfg.Hot), turns: turns{keys: map[entryID][]chan turn{}},
+		digests: cfg.guards.KeepDigests(),
 	}
 }
 
@@ -115,7 +114,7 @@ func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger 
 	if err != nil {
 		return Receipt{}, err
 	}
-	a, err := f.newAttempt(ref, trigger)
+	a, err := f.newAttempt(nil, ref, trigger)
 	if err == nil && fn == nil {
 		err = fmt.Errorf("finalize: %v: fn is nil", ref)
 	}
@@ -131,7 +130,7 @@ func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger 
 // Settle is Do with the outcome known beforehand. On pgx, with the guards of this library, it is one statement. Unlike a
 // losing Do, a losing Settle can compare: see Receipt.Differs.
 func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigger, outcome Outcome) (Receipt, error) {
-	a, r, err := f.ready(ctx, key, trigger, outcome)
+	a, r, err := f.ready(ctx, nil, key, trigger, outcome)
 	if a == nil {
 		return r, err
 	}
@@ -157,15 +156,16 @@ func (f *Finalizer[Tx]) open(ctx context.Context, key guard.Key, trigger Trigger
 	if known, now := f.known(ref, trigger); known != nil && !missing {
 		return nil, f.repeated(ctx, ref, trigger, known, now, false), nil
 	}
-	a, err := f.newAttempt(ref, trigger)
+	a, err := f.newAttempt(nil, ref, trigger)
 	if err == nil && missing {
 		a, err = nil, fmt.Errorf("finalize: %v: %s is nil", ref, work)
 	}
 	return a, Receipt{}, err
 }
 
-// ready makes a Settle's attempt; or none, if the call is answered from memory or something is wrong with it.
-func (f *Finalizer[Tx]) ready(ctx context.Context, key guard.Key, trigger Trigger, outcome Outcome) (*attempt, Receipt, error) {
+// ready makes a Settle's attempt, in the room there is for it, if any; or none, if the call is answered from memory or something is
+// wrong with it.
+func (f *Finalizer[Tx]) ready(ctx context.Context, room *attempt, key guard.Key, trigger Trigger, outcome Outcome) (*attempt, Receipt, error) {
 	ref, err := f.enter(ctx, key)
 	if err != nil {
 		return nil, Receipt{}, err
@@ -177,7 +177,7 @@ func (f *Finalizer[Tx]) ready(ctx context.Context, key guard.Key, trigger Trigge
 			return nil, f.repeated(ctx, ref, trigger, known, now, differs), nil
 		}
 	}
-	a, err := f.newAttempt(ref, trigger)
+	a, err := f.newAttempt(room, ref, trigger)
 	if err == nil {
 		err = f.prepare(ctx, a, outcome)
 	}

@@ -118,19 +118,14 @@ func settleName(plan int) string { return fmt.Sprintf("endstate_settle%d", plan)
 
 // The notes behind a signal; see verdict.go.
 
-func signal(a *sqlplan.Args) string {
-	return a.Named("signal", func(c *sqlplan.Call) any { return c.Signal }) + "::text"
-}
-
-func outcome(a *sqlplan.Args) string {
-	return a.Named("outcome", func(c *sqlplan.Call) any { return c.State }) + "::text"
-}
+func signal(a *sqlplan.Args) string { return sqltx.SignalOf(a.Token()) }
 
 // write settles every guard and inserts the events, in a statement that only writes: that is fastest, and its command tag says
 // whether anything was written. If the first guard moved nothing, nothing is, unless otherwise raises something. What is
 // written otherwise than it was asked for raises the attempt's signal. The time of settling is returned if there is a ledger.
 func (j *joined) write(a *sqlplan.Args, form sqlplan.Form, otherwise func() string) string {
 	var cases strings.Builder
+	var same []string
 	with, from := j.clauses(a), ""
 	for i := range j.plans {
 		name := settleName(i)
@@ -141,10 +136,11 @@ func (j *joined) write(a *sqlplan.Args, form sqlplan.Form, otherwise func() stri
 		if i < len(j.plans)-1 {
 			from += " LEFT JOIN "
 		}
-		fmt.Fprintf(&cases, "WHEN %[1]s.endstate_said IS DISTINCT FROM %[2]s THEN %[3]s || '_%[4]s_' || coalesce(%[5]s, '') ",
-			name, outcome(a), signal(a), noteState, sqltx.Note(name+".endstate_said"))
+		said := name + ".endstate_said"
+		same = append(same, said+" = "+a.State())
+		fmt.Fprintf(&cases, "WHEN %s IS DISTINCT FROM %s THEN %s || '_%s_' || coalesce(%s, '') ", said, a.State(), signal(a), noteState, sqltx.Note(said))
 	}
-	right := sqltx.Unless(fmt.Sprintf("CASE %sELSE 'true' END", cases.String()))
+	right := fmt.Sprintf("CASE WHEN %s THEN true ELSE %s END", strings.Join(same, " AND "), sqltx.Unless(fmt.Sprintf("CASE %sELSE 'true' END", cases.String())))
 	if form.Rows() != 1 || otherwise != nil || j.outbox.Columns != nil {
 		// Looked at once, before an event goes in. Two rows of one key, which isn't unique then, are an error; one event of theirs in a
 		// table of the library's is one by its id.
@@ -188,11 +184,10 @@ func (j *joined) stillWon(a *sqlplan.Args) string {
 	for i, plan := range j.plans {
 		state := fmt.Sprintf("endstate_p%d.%s", i, plan.Columns()[0])
 		fmt.Fprintf(&cases, "WHEN %[1]s COLLATE \"C\" IS DISTINCT FROM %[2]s THEN %[3]s || '_%[4]s_' || coalesce(%[5]s, '') ",
-			state, outcome(a), signal(a), noteState, sqltx.Note(state))
+			state, a.State(), signal(a), noteState, sqltx.Note(state))
 	}
 	if j.ledger >= 0 {
-		fmt.Fprintf(&cases, "WHEN endstate_p%d.token IS DISTINCT FROM %s::text THEN %s || '_%s' ", j.ledger,
-			a.Named("token", func(c *sqlplan.Call) any { return c.Token.String() }), signal(a), notePart)
+		fmt.Fprintf(&cases, "WHEN endstate_p%d.token IS DISTINCT FROM %s::text THEN %s || '_%s' ", j.ledger, a.Token(), signal(a), notePart)
 	}
 	_, sources, _ := strings.Cut(j.sources(a), "\nFROM ")
 	return "SELECT " + sqltx.Unless(fmt.Sprintf("coalesce((SELECT CASE %sELSE 'true' END FROM %s), %s || '_%s_')", cases.String(), sources, signal(a), noteState))

@@ -1,6 +1,7 @@
 package finalize
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,23 +37,29 @@ type Result struct {
 // When ctx ends, the rest of the items fail with its error.
 func (f *Finalizer[Tx]) SettleMany(ctx context.Context, trigger Trigger, items []Item) ([]Result, error) {
 	m := &many[Tx]{Finalizer: f, forgets: f.cache.forgets.Load(), results: make([]Result, len(items))}
-	seen := make(map[guard.Key]struct{}, len(items))
-	jobs := make([]*job, 0, len(items))
+	order := make([]int, len(items))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int {
+		return cmp.Or(strings.Compare(items[i].Key.Encode(), items[j].Key.Encode()), i-j)
+	})
+	all, jobs := make([]job, len(items)), make([]*job, 0, len(items))
 	var repeats []int
-	for i, item := range items {
-		if _, repeated := seen[item.Key]; repeated {
+	for n, i := range order {
+		item, j := &items[i], &all[n]
+		if n > 0 && item.Key == items[order[n-1]].Key {
 			repeats = append(repeats, i)
 			continue
 		}
-		seen[item.Key] = struct{}{}
-		a, r, err := f.ready(ctx, item.Key, trigger, item.Outcome)
+		a, r, err := f.ready(ctx, &j.attempt, item.Key, trigger, item.Outcome)
 		if a == nil {
 			m.results[i] = Result{r, err}
 			continue
 		}
-		jobs = append(jobs, &job{attempt: a, i: i, ctx: f.begin(ctx, a)})
+		j.i, j.ctx = i, f.begin(ctx, a)
+		jobs = append(jobs, j)
 	}
-	slices.SortFunc(jobs, func(a, b *job) int { return strings.Compare(a.Key, b.Key) })
 	m.alone(m.inBulk(ctx, jobs))
 	for _, i := range repeats {
 		r, err := f.Settle(ctx, items[i].Key, trigger, items[i].Outcome)
@@ -70,7 +77,7 @@ type many[Tx any] struct {
 
 // job is an item that must be settled.
 type job struct {
-	*attempt
+	attempt
 	i   int
 	ctx context.Context // the item's own, of Trace.Began
 }
@@ -102,11 +109,10 @@ func (m *many[Tx]) inBulk(ctx context.Context, jobs []*job) (rest []*job) {
 	}
 	byShape := map[string][]*job{}
 	for _, j := range jobs {
-		shape := j.ref.Key.Shape()
-		byShape[shape] = append(byShape[shape], j)
+		byShape[j.Shape] = append(byShape[j.Shape], j)
 	}
 	for _, jobs := range byShape {
-		size := db.bulkSize(jobs[0].attempt)
+		size := db.bulkSize(&jobs[0].attempt)
 		if size == 0 {
 			rest = append(rest, jobs...)
 			continue
@@ -143,7 +149,7 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 	attempts := make([]*attempt, len(jobs))
 	for i, j := range jobs {
 		j.number = 1
-		attempts[i] = j.attempt
+		attempts[i] = &j.attempt
 	}
 	results, err := db.settleBulk(ctx, attempts)
 	switch {
@@ -180,8 +186,8 @@ func (m *many[Tx]) bulk(ctx context.Context, db bulkSettler, jobs []*job) (rest 
 
 // end notes what became of a job, and reports it.
 func (m *many[Tx]) end(j *job, r Receipt, err error) {
-	r.Differs = err == nil && !r.Won && m.differs(j.attempt, r)
-	r, err = m.Finalizer.end(j.ctx, j.attempt, r, err)
+	r.Differs = err == nil && !r.Won && m.differs(&j.attempt, r)
+	r, err = m.Finalizer.end(j.ctx, &j.attempt, r, err)
 	m.results[j.i] = Result{r, err}
 }
 
@@ -229,13 +235,13 @@ var errGoexit = errors.New("runtime.Goexit was called")
 
 func (m *many[Tx]) one(j *job) {
 	if j.lost == nil {
-		r, err := m.run(j.ctx, j.attempt, nil)
+		r, err := m.run(j.ctx, &j.attempt, nil)
 		m.results[j.i] = Result{r, err}
 		return
 	}
 	// Not in turn: another call of this process that found the aggregate final would answer that this one lost, though it may
 	// have found what this one committed.
-	r, err := m.retry(j.ctx, j.attempt, nil)
+	r, err := m.retry(j.ctx, &j.attempt, nil)
 	if err == nil {
 		m.cache.put(j.ref, r, m.now(), m.forgets)
 	}

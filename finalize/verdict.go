@@ -43,7 +43,7 @@ func unsent(conn *pgx.Conn, err error) error {
 
 // settleError tells what an error of the joined statement means.
 func (d *pgxDB) settleError(a *attempt, err error) error {
-	if note, ok := sqltx.Signal(a.Signal).Raised(err); ok {
+	if note, ok := sqltx.NewSignal(a.Token).Raised(err); ok {
 		return d.verdict(a, note)
 	}
 	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == sqltx.UniqueViolation && pg.TableName == d.cfg.Outbox.Name() {

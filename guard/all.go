@@ -137,8 +137,10 @@ func (g all) Open(c *sqlplan.Call, key Key) (shown string, err error) {
 		return "", err
 	}
 	for _, guard := range g {
-		if s, ok := guard.(interface{ keys() []string }); ok && len(s.keys()) != len(c.Parts) {
-			return "", guard.(interface{ Fits(Key) error }).Fits(key)
+		if s, ok := guard.(interface{ Fits(Key) error }); ok {
+			if err := s.Fits(key); err != nil {
+				return "", err
+			}
 		}
 	}
 	return shown, nil

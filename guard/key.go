@@ -250,7 +250,7 @@ func (k Key) open(c *sqlplan.Call) (shown string, err error) {
 	if err := k.Validate(); err != nil {
 		return "", err
 	}
-	c.Key, c.Parts, c.Shape = k.encoded, k.Args(), k.Shape()
+	c.Key, c.Parts, c.Shape = k.encoded, k.appendArgs(c.Part[:0]), k.Shape()
 	return k.String(), nil
 }
 
@@ -268,8 +268,9 @@ func (k Key) Shape() string {
 
 // Args returns the key's parts as query arguments, in order: an int64 for Int, a []byte for Bytes, else a string, in which a
 // time is as RFC 3339 has it, in UTC. A guard of your own passes them to its statements.
-func (k Key) Args() []any {
-	args := make([]any, 0, k.len())
+func (k Key) Args() []any { return k.appendArgs(make([]any, 0, k.len())) }
+
+func (k Key) appendArgs(args []any) []any {
 	for kind, value := range k.parts() {
 		switch kind {
 		case kindInt:

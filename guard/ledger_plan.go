@@ -24,9 +24,7 @@ func (p ledgerPlan) Final(row *sqlplan.Row) bool { return row.State.Valid }
 
 func (p ledgerPlan) Absent() error { return nil }
 
-func ledgerKey(a *sqlplan.Args) (aggregate, key string) {
-	return a.Named("aggregate", func(c *sqlplan.Call) any { return c.Aggregate }) + "::text", a.Named("key", func(c *sqlplan.Call) any { return c.Key }) + "::text"
-}
+func ledgerKey(a *sqlplan.Args) (aggregate, key string) { return a.Aggregate(), a.Key() }
 
 func (p ledgerPlan) where(aggregate, key string) string {
 	return fmt.Sprintf(`%s WHERE aggregate = %s AND "key" = %s`, p.table(), aggregate, key)
@@ -64,10 +62,8 @@ func (p ledgerPlan) Claim(behind bool) []func(*sqlplan.Args) string {
 // Settle takes the lock too, so that it waits for a Do whose callback is at work. The insert itself decides.
 func (p ledgerPlan) Settle(a *sqlplan.Args, name, prev, condition string) string {
 	aggregate, key := ledgerKey(a)
-	values := fmt.Sprintf("SELECT %s, %s, %s::text, %s::text, %s::uuid, %s::bytea, clock_timestamp()", aggregate, key,
-		a.Named("outcome", func(c *sqlplan.Call) any { return c.State }),
-		a.Add(func(c *sqlplan.Call) any { return c.Trigger }),
-		a.Named("token", func(c *sqlplan.Call) any { return c.Token.String() }),
+	values := fmt.Sprintf("SELECT %s, %s, %s, %s::text, %s, %s::bytea, clock_timestamp()", aggregate, key, a.State(),
+		a.Add(func(c *sqlplan.Call) any { return (*sqlplan.Text)(&c.Trigger) }), a.Token(),
 		a.Add(func(c *sqlplan.Call) any { return c.Digest }))
 	clauses := ""
 	if prev == "" {
@@ -81,8 +77,8 @@ func (p ledgerPlan) Settle(a *sqlplan.Args, name, prev, condition string) string
 	return clauses + fmt.Sprintf(`%s AS (
 	INSERT INTO %s (aggregate, "key", state, "trigger", token, digest, at) %s FROM %s%s
 	ON CONFLICT (aggregate, "key") DO NOTHING
-	RETURNING at, CASE WHEN aggregate = %s AND "key" = %s AND token = %s::uuid THEN state COLLATE "C" END AS endstate_said)`,
-		name, p.table(), values, prev, where, aggregate, key, a.Named("token", nil))
+	RETURNING at, CASE WHEN aggregate = %s AND "key" = %s AND token = %s THEN state COLLATE "C" END AS endstate_said)`,
+		name, p.table(), values, prev, where, aggregate, key, a.Token())
 }
 
 func (p ledgerPlan) Table() sqlplan.Table {

@@ -52,10 +52,10 @@ func (p statusPlan) Claim(bool) []func(*sqlplan.Args) string {
 }
 
 func (p statusPlan) Settle(a *sqlplan.Args, name, prev, condition string) string {
-	state := a.Add(func(c *sqlplan.Call) any { return c.State })
+	state := a.Add(func(c *sqlplan.Call) any { return (*sqlplan.Text)(&c.State) })
 	set := p.set(sqltx.Postgres, state, func(v any) string {
 		if v == By {
-			return a.Add(func(c *sqlplan.Call) any { return c.Trigger })
+			return a.Add(func(c *sqlplan.Call) any { return (*sqlplan.Text)(&c.Trigger) })
 		}
 		return a.Add(func(*sqlplan.Call) any { return v })
 	})

@@ -16,6 +16,7 @@ import (
 
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
+	"github.com/endstate-go/endstate/internal/uuid7"
 )
 
 // Event is one event on its way to consumers. Type, AggregateType and AggregateID are required; inside a finalization the
@@ -59,6 +60,7 @@ const (
 // they may share. It sends nothing.
 func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
 	prepared := append(make([]Event, 0, len(events)), events...)
+	var generated uuid7.Source
 	var carried map[string]string
 	checked := false // whether carried alone can be stored
 	if w.Headers != nil && len(events) > 0 {
@@ -66,9 +68,7 @@ func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
 	}
 	for i := range prepared {
 		e := &prepared[i]
-		if err := e.fill(); err != nil {
-			return nil, err
-		}
+		e.fill(&generated)
 		if err := e.validate(cmp.Or(w.MaxPayload, DefaultMaxPayload)); err != nil {
 			return nil, err
 		}
@@ -108,13 +108,9 @@ func duplicates(events []Event, i, j int, key string) error {
 }
 
 // fill fills in e's zero fields.
-func (e *Event) fill() error {
+func (e *Event) fill(ids *uuid7.Source) {
 	if e.ID == uuid.Nil {
-		id, err := uuid.NewV7()
-		if err != nil {
-			return fmt.Errorf("outbox: new event id: %w", err)
-		}
-		e.ID = id
+		e.ID = ids.New()
 	}
 	if e.ContentType == "" {
 		e.ContentType = sqlplan.JSON
@@ -125,7 +121,6 @@ func (e *Event) fill() error {
 	if e.Payload == nil {
 		e.Payload = []byte{}
 	}
-	return nil
 }
 
 // validate says which field of e, which has its defaults, can't be stored; its headers are left to carry.

@@ -122,7 +122,7 @@ func (b *Bulk) StateOf(from, column, table string) string {
 	})
 	return fmt.Sprintf("%s[%s.%s]", all, from, b.column("place", "int4", true, func(calls []*Call) any {
 		all := states(calls)
-		return alike(each(calls, func(c *Call) int32 { return int32(slices.Index(all, c.State)) + 1 }))
+		return oneOrEach(calls, func(c *Call) int32 { return int32(slices.Index(all, c.State)) + 1 })
 	}))
 }
 
@@ -158,7 +158,7 @@ func (b *Bulk) text(name string, get func(*Call) string) string {
 
 // same is text that mostly is the same in all calls.
 func (b *Bulk) same(name string, get func(*Call) string) string {
-	return b.column(name, "text", true, func(calls []*Call) any { return alike(each(calls, get)) })
+	return b.column(name, "text", true, func(calls []*Call) any { return oneOrEach(calls, get) })
 }
 
 // column adds a column. Of one that may be short, what is beyond its array's end is its first element: unnest gives NULL there.
@@ -179,6 +179,17 @@ func each[T any](calls []*Call, get func(*Call) T) []T {
 		values[i] = get(c)
 	}
 	return values
+}
+
+// oneOrEach is each, or one value if all are the same.
+func oneOrEach[T comparable](calls []*Call, get func(*Call) T) []T {
+	first := get(calls[0])
+	for _, c := range calls {
+		if get(c) != first {
+			return each(calls, get)
+		}
+	}
+	return []T{first}
 }
 
 // BulkStatement is a finished text over many calls.

@@ -19,11 +19,11 @@ type Call struct {
 	Aggregate string
 	Key       string // the key's canonical encoding
 	Parts     []any  // the key's parts, each as its SQL type wants it
+	Part      [1]any // room for Parts, where there is one
 	Shape     string // their kinds, a letter each
 	State     string
 	Trigger   string
-	Token     uuid.UUID
-	Signal    string // what the statement raises when it must not be committed, random for each attempt
+	Token     uuid.UUID // random for each attempt; what a statement raises when it must not be committed is its sqltx.Signal
 	Digest    []byte
 	Events    []*Event
 	arrays    []any // of many events
@@ -67,6 +67,21 @@ func (a *Args) Named(name string, arg Arg) string {
 		a.named[name] = placeholder
 	}
 	return placeholder
+}
+
+// The placeholders of a call's fields.
+
+func (a *Args) Aggregate() string {
+	return a.Named("aggregate", func(c *Call) any { return (*Text)(&c.Aggregate) }) + "::text"
+}
+func (a *Args) Key() string {
+	return a.Named("key", func(c *Call) any { return (*Text)(&c.Key) }) + "::text"
+}
+func (a *Args) State() string {
+	return a.Named("outcome", func(c *Call) any { return (*Text)(&c.State) }) + "::text"
+}
+func (a *Args) Token() string {
+	return a.Named("token", func(c *Call) any { return pgtype.UUID{Bytes: c.Token, Valid: true} }) + "::uuid"
 }
 
 // Statement is a finished text with its arguments.

@@ -218,6 +218,18 @@ func Each(calls []*Call) bool {
 	})
 }
 
+// eachHeaders are the headers of calls that each have one event. What calls share is made once.
+func eachHeaders(calls []*Call) []string {
+	var before map[string]string
+	text := (&Event{}).headers()
+	return oneOrEach(calls, func(c *Call) string {
+		if e := c.Events[0]; !same(e.Headers, before) {
+			before, text = e.Headers, e.headers()
+		}
+		return text
+	})
+}
+
 // ClauseEach is ClauseMany for calls that each have one event: it is a part of its call's row in Item, and so in prev, which spares the
 // server a second relation and the search for those that go in.
 func (o Outbox) ClauseEach(b *Bulk, name, prev string) string {
@@ -236,9 +248,7 @@ func (o Outbox) ClauseEach(b *Bulk, name, prev string) string {
 		same("type", func(e *Event) string { return e.Type }),
 		b.column("event_payload", "bytea", false, func(calls []*Call) any { return each(calls, func(c *Call) []byte { return c.Events[0].Payload }) }),
 		usualConstants[5],
-		b.column("event_headers", "jsonb", true, func(calls []*Call) any {
-			return alike(each(calls, func(c *Call) string { return c.Events[0].headers() }))
-		}),
+		b.column("event_headers", "jsonb", true, func(calls []*Call) any { return eachHeaders(calls) }),
 		usualConstants[occurredAt],
 		text("dedup_key", func(e *Event) string { return e.DedupKey }),
 		usualConstants[9],

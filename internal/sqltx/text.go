@@ -66,12 +66,14 @@ func Literal(s string) string {
 type Signal string
 
 // NewSignal returns the Signal of a random id that nobody else has.
-func NewSignal(id [16]byte) Signal {
-	var buffer [len(signalPrefix) + 2*len(id)]byte
-	return Signal(hex.AppendEncode(append(buffer[:0], signalPrefix...), id[:]))
-}
+func NewSignal(id [16]byte) Signal { return Signal(signalPrefix + hex.EncodeToString(id[:])) }
 
 const signalPrefix = "endstate_"
+
+// SignalOf is the SQL expression of the Signal of an id, an expression of type uuid.
+func SignalOf(id string) string {
+	return fmt.Sprintf("'%s' || pg_catalog.replace(%s::text, '-', '')", signalPrefix, id)
+}
 
 // Unless is an SQL condition that holds if verdict, an expression of type text, is 'true', is unknown if that is NULL, and
 // raises the signal if verdict is the signal itself with a note of letters, digits and underscores behind it. Verdict must

@@ -41,8 +41,8 @@ endstate_settle0 AS (
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 SELECT (SELECT at FROM endstate_settle0)
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
+	SELECT CASE WHEN endstate_settle0.endstate_said = $3::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
+	FROM endstate_settle0) THEN true ELSE ('endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with one usual event
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -61,10 +61,10 @@ endstate_settle0 AS (
 	AND "key" = $2::text
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', $13::jsonb, clock_timestamp(), $14::text, 1, $15::int2
+SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', $12::jsonb, clock_timestamp(), $13::text, 1, $14::int2
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+	SELECT CASE WHEN endstate_settle0.endstate_said = $3::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
+	FROM endstate_settle0) THEN true ELSE ('endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle0);
 
 -- Do: settle with two usual events
@@ -86,10 +86,10 @@ endstate_settle0 AS (
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT *
 FROM (
-	VALUES ($8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', $13::jsonb, clock_timestamp(), $14::text, 1, $15::int2), ($16::uuid, $17::text, $18::text, $19::text, $20::bytea, 'application/json', $21::jsonb, clock_timestamp(), $22::text, 1, $23::int2)) AS endstate_values
+	VALUES ($7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', $12::jsonb, clock_timestamp(), $13::text, 1, $14::int2), ($15::uuid, $16::text, $17::text, $18::text, $19::bytea, 'application/json', $20::jsonb, clock_timestamp(), $21::text, 1, $22::int2)) AS endstate_values
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+	SELECT CASE WHEN endstate_settle0.endstate_said = $3::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
+	FROM endstate_settle0) THEN true ELSE ('endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle0);
 
 -- Do: settle with one event of any kind
@@ -109,10 +109,10 @@ endstate_settle0 AS (
 	AND "key" = $2::text
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, $13::text, $14::jsonb, coalesce($15::timestamptz, clock_timestamp()), $16::text, $17::int4, $18::int2
+SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, $12::text, $13::jsonb, coalesce($14::timestamptz, clock_timestamp()), $15::text, $16::int4, $17::int2
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+	SELECT CASE WHEN endstate_settle0.endstate_said = $3::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
+	FROM endstate_settle0) THEN true ELSE ('endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle0);
 
 -- Do: settle with many events
@@ -132,19 +132,19 @@ endstate_settle0 AS (
 	AND "key" = $2::text
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
-endstate_event.aggregate_id, coalesce(endstate_event.type, ($11::text[])[1]),
-endstate_event.payload, coalesce(endstate_event.content_type, ($13::text[])[1]), coalesce(endstate_event.headers, ($14::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
-endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($17::int4[])[1]),
+SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($8::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($10::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($12::text[])[1]), coalesce(endstate_event.headers, ($13::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($16::int4[])[1]),
 endstate_event.partition
-FROM unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::jsonb[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+FROM unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[], $13::jsonb[], $14::timestamptz[], $15::text[], $16::int4[], $17::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0) THEN true ELSE ($7::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+	SELECT CASE WHEN endstate_settle0.endstate_said = $3::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
+	FROM endstate_settle0) THEN true ELSE ('endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle0);
 
 -- Do: look again, where triggers may have changed what was settled
-SELECT (coalesce((SELECT CASE WHEN endstate_p0.state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p0.token IS DISTINCT FROM $3::text THEN $2::text || '_p' ELSE 'true' END FROM (VALUES (1)) AS endstate_one (n) LEFT JOIN (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $4::text AND "key" = $5::text) AS endstate_p0 ON true), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
+SELECT (coalesce((SELECT CASE WHEN endstate_p0.state COLLATE "C" IS DISTINCT FROM $1::text THEN 'endstate_' || pg_catalog.replace($2::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p0.token IS DISTINCT FROM $2::uuid::text THEN 'endstate_' || pg_catalog.replace($2::uuid::text, '-', '') || '_p' ELSE 'true' END FROM (VALUES (1)) AS endstate_one (n) LEFT JOIN (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $3::text AND "key" = $4::text) AS endstate_p0 ON true), 'endstate_' || pg_catalog.replace($2::uuid::text, '-', '') || '_s_'))::pg_catalog.json IS NOT NULL;
 
 -- Settle with no events
 WITH endstate_settle0_lock AS MATERIALIZED (
@@ -164,7 +164,7 @@ endstate_settle0 AS (
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 SELECT (SELECT at FROM endstate_settle0)
 WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $3::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0);
 
 -- Settle with one usual event
@@ -184,9 +184,9 @@ endstate_settle0 AS (
 	AND "key" = $2::text
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', $13::jsonb, clock_timestamp(), $14::text, 1, $15::int2
+SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', $12::jsonb, clock_timestamp(), $13::text, 1, $14::int2
 FROM endstate_settle0
-WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+WHERE CASE WHEN endstate_settle0.endstate_said = $3::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle0);
 
 -- Settle with two usual events
@@ -208,9 +208,9 @@ endstate_settle0 AS (
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT *
 FROM (
-	VALUES ($8::uuid, $9::text, $10::text, $11::text, $12::bytea, 'application/json', $13::jsonb, clock_timestamp(), $14::text, 1, $15::int2), ($16::uuid, $17::text, $18::text, $19::text, $20::bytea, 'application/json', $21::jsonb, clock_timestamp(), $22::text, 1, $23::int2)) AS endstate_values
+	VALUES ($7::uuid, $8::text, $9::text, $10::text, $11::bytea, 'application/json', $12::jsonb, clock_timestamp(), $13::text, 1, $14::int2), ($15::uuid, $16::text, $17::text, $18::text, $19::bytea, 'application/json', $20::jsonb, clock_timestamp(), $21::text, 1, $22::int2)) AS endstate_values
 WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $3::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0)
 RETURNING (SELECT at FROM endstate_settle0);
 
@@ -231,9 +231,9 @@ endstate_settle0 AS (
 	AND "key" = $2::text
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT $8::uuid, $9::text, $10::text, $11::text, $12::bytea, $13::text, $14::jsonb, coalesce($15::timestamptz, clock_timestamp()), $16::text, $17::int4, $18::int2
+SELECT $7::uuid, $8::text, $9::text, $10::text, $11::bytea, $12::text, $13::jsonb, coalesce($14::timestamptz, clock_timestamp()), $15::text, $16::int4, $17::int2
 FROM endstate_settle0
-WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+WHERE CASE WHEN endstate_settle0.endstate_said = $3::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle0);
 
 -- Settle with many events
@@ -253,14 +253,14 @@ endstate_settle0 AS (
 	AND "key" = $2::text
 	AND token = $5::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($9::text[])[1]),
-endstate_event.aggregate_id, coalesce(endstate_event.type, ($11::text[])[1]),
-endstate_event.payload, coalesce(endstate_event.content_type, ($13::text[])[1]), coalesce(endstate_event.headers, ($14::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
-endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($17::int4[])[1]),
+SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($8::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($10::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($12::text[])[1]), coalesce(endstate_event.headers, ($13::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($16::int4[])[1]),
 endstate_event.partition
-FROM unnest($8::uuid[], $9::text[], $10::text[], $11::text[], $12::bytea[], $13::text[], $14::jsonb[], $15::timestamptz[], $16::text[], $17::int4[], $18::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+FROM unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::bytea[], $12::text[], $13::jsonb[], $14::timestamptz[], $15::text[], $16::int4[], $17::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN $7::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $3::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $3::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0)
 RETURNING (SELECT at FROM endstate_settle0);
 
@@ -300,7 +300,7 @@ endstate_events AS (
 	endstate_event_dedup_key, 1, endstate_event_partition
 	FROM endstate_settle0)
 SELECT CASE WHEN count(*) < $16::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $16::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
-FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $15::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($15::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany with one usual event each: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -338,7 +338,7 @@ endstate_events AS (
 	endstate_event_dedup_key, 1, endstate_event_partition
 	FROM endstate_settle0)
 SELECT CASE WHEN count(*) < $16::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $16::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
-FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $15::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($15::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany, and Settles that are gathered, with any events
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -380,7 +380,7 @@ endstate_events AS (
 	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 	WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE)
 SELECT CASE WHEN count(*) < $20::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $20::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
-FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $19::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($19::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany with any events: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -422,7 +422,7 @@ endstate_events AS (
 	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 	WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE)
 SELECT CASE WHEN count(*) < $20::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $20::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
-FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $19::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT count(*) FROM endstate_settle0_entry) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($19::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany: read the winners' records
 WITH endstate_item AS (
@@ -441,7 +441,7 @@ WITH endstate_item AS (
 	SELECT endstate_n, coalesce(endstate_state, ($1::text[])[1]) AS endstate_state, endstate_token, endstate_key
 	FROM unnest($1::text[], $2::uuid[], $5::text[]) WITH ORDINALITY AS endstate_calls (endstate_state, endstate_token, endstate_key, endstate_n)),
 endstate_changed AS MATERIALIZED (
-	SELECT $3::text AS endstate_signal
+	SELECT 'endstate_' || pg_catalog.replace($3::uuid::text, '-', '') AS endstate_signal
 	FROM endstate_item
 	LEFT JOIN LATERAL (
 		SELECT state, "trigger", token::text, at, digest

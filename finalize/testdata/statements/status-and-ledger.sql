@@ -50,9 +50,10 @@ endstate_settle1 AS (
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 SELECT (SELECT at FROM endstate_settle1)
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $6::text
+	AND endstate_settle1.endstate_said = $6::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0
-	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ($10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
+	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ('endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with one usual event
 WITH endstate_settle0 AS (
@@ -76,11 +77,12 @@ endstate_settle1 AS (
 	AND "key" = $2::text
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', $16::jsonb, clock_timestamp(), $17::text, 1, $18::int2
+SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', $15::jsonb, clock_timestamp(), $16::text, 1, $17::int2
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $6::text
+	AND endstate_settle1.endstate_said = $6::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0
-	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ($10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ('endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle1);
 
 -- Do: settle with two usual events
@@ -107,11 +109,12 @@ endstate_settle1 AS (
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT *
 FROM (
-	VALUES ($11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', $16::jsonb, clock_timestamp(), $17::text, 1, $18::int2), ($19::uuid, $20::text, $21::text, $22::text, $23::bytea, 'application/json', $24::jsonb, clock_timestamp(), $25::text, 1, $26::int2)) AS endstate_values
+	VALUES ($10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', $15::jsonb, clock_timestamp(), $16::text, 1, $17::int2), ($18::uuid, $19::text, $20::text, $21::text, $22::bytea, 'application/json', $23::jsonb, clock_timestamp(), $24::text, 1, $25::int2)) AS endstate_values
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $6::text
+	AND endstate_settle1.endstate_said = $6::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0
-	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ($10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ('endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle1);
 
 -- Do: settle with one event of any kind
@@ -136,11 +139,12 @@ endstate_settle1 AS (
 	AND "key" = $2::text
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, $16::text, $17::jsonb, coalesce($18::timestamptz, clock_timestamp()), $19::text, $20::int4, $21::int2
+SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, $15::text, $16::jsonb, coalesce($17::timestamptz, clock_timestamp()), $18::text, $19::int4, $20::int2
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $6::text
+	AND endstate_settle1.endstate_said = $6::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0
-	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ($10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ('endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle1);
 
 -- Do: settle with many events
@@ -165,20 +169,21 @@ endstate_settle1 AS (
 	AND "key" = $2::text
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
-endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
-endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
-endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
+SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($11::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($13::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($15::text[])[1]), coalesce(endstate_event.headers, ($16::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($19::int4[])[1]),
 endstate_event.partition
-FROM unnest($11::uuid[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::jsonb[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+FROM unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::text[], $16::jsonb[], $17::timestamptz[], $18::text[], $19::int4[], $20::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $6::text
+	AND endstate_settle1.endstate_said = $6::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0
-	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ($10::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
+	LEFT JOIN endstate_settle1 ON true) THEN true ELSE ('endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $5 AND octet_length($5) = octet_length(translate("id", '', ''))) AS endstate_row), '') || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.state, 200), 'UTF8'), 'hex') FROM (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $1::text AND "key" = $2::text) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle1);
 
 -- Do: look again, where triggers may have changed what was settled
-SELECT (coalesce((SELECT CASE WHEN endstate_p0.endstate_state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.endstate_state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p1.state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p1.state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p1.token IS DISTINCT FROM $3::text THEN $2::text || '_p' ELSE 'true' END FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $4 AND octet_length($4) = octet_length(translate("id", '', ''))) AS endstate_p0 LEFT JOIN (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $5::text AND "key" = $6::text) AS endstate_p1 ON true), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
+SELECT (coalesce((SELECT CASE WHEN endstate_p0.endstate_state COLLATE "C" IS DISTINCT FROM $1::text THEN 'endstate_' || pg_catalog.replace($2::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.endstate_state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p1.state COLLATE "C" IS DISTINCT FROM $1::text THEN 'endstate_' || pg_catalog.replace($2::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p1.state, 200), 'UTF8'), 'hex'), '') WHEN endstate_p1.token IS DISTINCT FROM $2::uuid::text THEN 'endstate_' || pg_catalog.replace($2::uuid::text, '-', '') || '_p' ELSE 'true' END FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3 AND octet_length($3) = octet_length(translate("id", '', ''))) AS endstate_p0 LEFT JOIN (SELECT state, "trigger", token::text, at, digest FROM "endstate_ledger" WHERE aggregate = $4::text AND "key" = $5::text) AS endstate_p1 ON true), 'endstate_' || pg_catalog.replace($2::uuid::text, '-', '') || '_s_'))::pg_catalog.json IS NOT NULL;
 
 -- Settle with no events
 WITH endstate_settle0 AS (
@@ -203,7 +208,8 @@ endstate_settle1 AS (
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 SELECT (SELECT at FROM endstate_settle1)
 WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $6::text
+	AND endstate_settle1.endstate_said = $6::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0
 	LEFT JOIN endstate_settle1 ON true);
 
@@ -229,10 +235,11 @@ endstate_settle1 AS (
 	AND "key" = $2::text
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', $16::jsonb, clock_timestamp(), $17::text, 1, $18::int2
+SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', $15::jsonb, clock_timestamp(), $16::text, 1, $17::int2
 FROM endstate_settle0
 LEFT JOIN endstate_settle1 ON true
-WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+WHERE CASE WHEN endstate_settle0.endstate_said = $6::text
+AND endstate_settle1.endstate_said = $6::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle1);
 
 -- Settle with two usual events
@@ -259,9 +266,10 @@ endstate_settle1 AS (
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT *
 FROM (
-	VALUES ($11::uuid, $12::text, $13::text, $14::text, $15::bytea, 'application/json', $16::jsonb, clock_timestamp(), $17::text, 1, $18::int2), ($19::uuid, $20::text, $21::text, $22::text, $23::bytea, 'application/json', $24::jsonb, clock_timestamp(), $25::text, 1, $26::int2)) AS endstate_values
+	VALUES ($10::uuid, $11::text, $12::text, $13::text, $14::bytea, 'application/json', $15::jsonb, clock_timestamp(), $16::text, 1, $17::int2), ($18::uuid, $19::text, $20::text, $21::text, $22::bytea, 'application/json', $23::jsonb, clock_timestamp(), $24::text, 1, $25::int2)) AS endstate_values
 WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $6::text
+	AND endstate_settle1.endstate_said = $6::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0
 	LEFT JOIN endstate_settle1 ON true)
 RETURNING (SELECT at FROM endstate_settle1);
@@ -288,10 +296,11 @@ endstate_settle1 AS (
 	AND "key" = $2::text
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT $11::uuid, $12::text, $13::text, $14::text, $15::bytea, $16::text, $17::jsonb, coalesce($18::timestamptz, clock_timestamp()), $19::text, $20::int4, $21::int2
+SELECT $10::uuid, $11::text, $12::text, $13::text, $14::bytea, $15::text, $16::jsonb, coalesce($17::timestamptz, clock_timestamp()), $18::text, $19::int4, $20::int2
 FROM endstate_settle0
 LEFT JOIN endstate_settle1 ON true
-WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+WHERE CASE WHEN endstate_settle0.endstate_said = $6::text
+AND endstate_settle1.endstate_said = $6::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 RETURNING (SELECT at FROM endstate_settle1);
 
 -- Settle with many events
@@ -316,14 +325,15 @@ endstate_settle1 AS (
 	AND "key" = $2::text
 	AND token = $8::uuid THEN state COLLATE "C" END AS endstate_said)
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
-SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($12::text[])[1]),
-endstate_event.aggregate_id, coalesce(endstate_event.type, ($14::text[])[1]),
-endstate_event.payload, coalesce(endstate_event.content_type, ($16::text[])[1]), coalesce(endstate_event.headers, ($17::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
-endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($20::int4[])[1]),
+SELECT endstate_event.id, coalesce(endstate_event.aggregate_type, ($11::text[])[1]),
+endstate_event.aggregate_id, coalesce(endstate_event.type, ($13::text[])[1]),
+endstate_event.payload, coalesce(endstate_event.content_type, ($15::text[])[1]), coalesce(endstate_event.headers, ($16::jsonb[])[1]), coalesce(endstate_event.occurred_at, clock_timestamp()),
+endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($19::int4[])[1]),
 endstate_event.partition
-FROM unnest($11::uuid[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::jsonb[], $18::timestamptz[], $19::text[], $20::int4[], $21::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
+FROM unnest($10::uuid[], $11::text[], $12::text[], $13::text[], $14::bytea[], $15::text[], $16::jsonb[], $17::timestamptz[], $18::text[], $19::int4[], $20::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN $10::text || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN $10::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $6::text
+	AND endstate_settle1.endstate_said = $6::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') WHEN NOT EXISTS (SELECT FROM endstate_settle1) THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_p' WHEN endstate_settle1.endstate_said IS DISTINCT FROM $6::text THEN 'endstate_' || pg_catalog.replace($8::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle1.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0
 	LEFT JOIN endstate_settle1 ON true)
 RETURNING (SELECT at FROM endstate_settle1);
@@ -359,7 +369,7 @@ endstate_events AS (
 	endstate_event_dedup_key, 1, endstate_event_partition
 	FROM endstate_settle1)
 SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
-FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($18::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany with one usual event each: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -411,7 +421,7 @@ endstate_events AS (
 	endstate_event_dedup_key, 1, endstate_event_partition
 	FROM endstate_settle1)
 SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
-FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($18::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany, and Settles that are gathered, with any events
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -449,7 +459,7 @@ endstate_events AS (
 	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 	WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle1)) IS TRUE)
 SELECT CASE WHEN count(*) < $23::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $23::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
-FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $22::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($22::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany with any events: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -506,7 +516,7 @@ endstate_events AS (
 	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 	WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle1)) IS TRUE)
 SELECT CASE WHEN count(*) < $23::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $23::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true), (SELECT endstate_at FROM endstate_time)
-FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE $22::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle1 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) AND (SELECT count(*) FROM endstate_settle1_entry) = (SELECT count(*) FROM endstate_settle1) AND (SELECT count(*) FROM endstate_settle1) = (SELECT count(*) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($22::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany: read the winners' records
 WITH endstate_item AS (
@@ -530,7 +540,7 @@ WITH endstate_item AS (
 	SELECT endstate_n, coalesce(endstate_state, ($1::text[])[1]) AS endstate_state, endstate_token, endstate_part0, endstate_key
 	FROM unnest($1::text[], $2::uuid[], array_cat(ARRAY(SELECT "id" FROM "orders" WHERE false), $4), $6::text[]) WITH ORDINALITY AS endstate_calls (endstate_state, endstate_token, endstate_part0, endstate_key, endstate_n)),
 endstate_changed AS MATERIALIZED (
-	SELECT $3::text AS endstate_signal
+	SELECT 'endstate_' || pg_catalog.replace($3::uuid::text, '-', '') AS endstate_signal
 	FROM endstate_item
 	LEFT JOIN LATERAL (
 		SELECT coalesce(endstate_row."status"::text, '') AS endstate_state

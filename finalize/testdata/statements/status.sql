@@ -21,8 +21,8 @@ WITH endstate_settle0 AS (
 	RETURNING "status"::text COLLATE "C" AS endstate_said)
 SELECT
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
+	SELECT CASE WHEN endstate_settle0.endstate_said = $4::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
+	FROM endstate_settle0) THEN true ELSE ('endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with one usual event
 WITH endstate_settle0 AS (
@@ -34,8 +34,8 @@ WITH endstate_settle0 AS (
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
+	SELECT CASE WHEN endstate_settle0.endstate_said = $4::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
+	FROM endstate_settle0) THEN true ELSE ('endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with two usual events
 WITH endstate_settle0 AS (
@@ -49,8 +49,8 @@ SELECT *
 FROM (
 	VALUES ($6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2), ($14::uuid, $15::text, $16::text, $17::text, $18::bytea, 'application/json', $19::jsonb, clock_timestamp(), $20::text, 1, $21::int2)) AS endstate_values
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
+	SELECT CASE WHEN endstate_settle0.endstate_said = $4::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
+	FROM endstate_settle0) THEN true ELSE ('endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with one event of any kind
 WITH endstate_settle0 AS (
@@ -62,8 +62,8 @@ WITH endstate_settle0 AS (
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
+	SELECT CASE WHEN endstate_settle0.endstate_said = $4::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
+	FROM endstate_settle0) THEN true ELSE ('endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: settle with many events
 WITH endstate_settle0 AS (
@@ -80,11 +80,11 @@ endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[
 endstate_event.partition
 FROM unnest($6::uuid[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::jsonb[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE CASE WHEN (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
-	FROM endstate_settle0) THEN true ELSE ($5::text || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
+	SELECT CASE WHEN endstate_settle0.endstate_said = $4::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
+	FROM endstate_settle0) THEN true ELSE ('endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_u' || '_' || coalesce((SELECT 'x' || pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_row.endstate_state, 200), 'UTF8'), 'hex') FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_row), ''))::pg_catalog.json IS NOT NULL END;
 
 -- Do: look again, where triggers may have changed what was settled
-SELECT (coalesce((SELECT CASE WHEN endstate_p0.endstate_state COLLATE "C" IS DISTINCT FROM $1::text THEN $2::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.endstate_state, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_p0), $2::text || '_s_'))::pg_catalog.json IS NOT NULL;
+SELECT (coalesce((SELECT CASE WHEN endstate_p0.endstate_state COLLATE "C" IS DISTINCT FROM $1::text THEN 'endstate_' || pg_catalog.replace($2::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_p0.endstate_state, 200), 'UTF8'), 'hex'), '') ELSE 'true' END FROM (SELECT coalesce("status"::text, '') AS endstate_state FROM "orders" WHERE "id" = $3::uuid) AS endstate_p0), 'endstate_' || pg_catalog.replace($2::uuid::text, '-', '') || '_s_'))::pg_catalog.json IS NOT NULL;
 
 -- Settle with no events
 WITH endstate_settle0 AS (
@@ -95,7 +95,7 @@ WITH endstate_settle0 AS (
 	RETURNING "status"::text COLLATE "C" AS endstate_said)
 SELECT
 WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $4::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0);
 
 -- Settle with one usual event
@@ -108,7 +108,7 @@ WITH endstate_settle0 AS (
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2
 FROM endstate_settle0
-WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL;
+WHERE CASE WHEN endstate_settle0.endstate_said = $4::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END;
 
 -- Settle with two usual events
 WITH endstate_settle0 AS (
@@ -122,7 +122,7 @@ SELECT *
 FROM (
 	VALUES ($6::uuid, $7::text, $8::text, $9::text, $10::bytea, 'application/json', $11::jsonb, clock_timestamp(), $12::text, 1, $13::int2), ($14::uuid, $15::text, $16::text, $17::text, $18::bytea, 'application/json', $19::jsonb, clock_timestamp(), $20::text, 1, $21::int2)) AS endstate_values
 WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $4::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0);
 
 -- Settle with one event of any kind
@@ -135,7 +135,7 @@ WITH endstate_settle0 AS (
 INSERT INTO "endstate_outbox" (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 SELECT $6::uuid, $7::text, $8::text, $9::text, $10::bytea, $11::text, $12::jsonb, coalesce($13::timestamptz, clock_timestamp()), $14::text, $15::int4, $16::int2
 FROM endstate_settle0
-WHERE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL;
+WHERE CASE WHEN endstate_settle0.endstate_said = $4::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END;
 
 -- Settle with many events
 WITH endstate_settle0 AS (
@@ -152,7 +152,7 @@ endstate_event.dedup_key, coalesce(endstate_event.schema_version, ($15::int4[])[
 endstate_event.partition
 FROM unnest($6::uuid[], $7::text[], $8::text[], $9::text[], $10::bytea[], $11::text[], $12::jsonb[], $13::timestamptz[], $14::text[], $15::int4[], $16::int2[]) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition)
 WHERE (
-	SELECT (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN $5::text || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL
+	SELECT CASE WHEN endstate_settle0.endstate_said = $4::text THEN true ELSE (CASE WHEN endstate_settle0.endstate_said IS DISTINCT FROM $4::text THEN 'endstate_' || pg_catalog.replace($5::uuid::text, '-', '') || '_s_' || coalesce(pg_catalog.encode(pg_catalog.convert_to(pg_catalog.left(endstate_settle0.endstate_said, 200), 'UTF8'), 'hex'), '') ELSE 'true' END)::pg_catalog.json IS NOT NULL END
 	FROM endstate_settle0);
 
 -- SettleMany, and Settles that are gathered, with one usual event each
@@ -175,7 +175,7 @@ endstate_events AS (
 	endstate_event_dedup_key, 1, endstate_event_partition
 	FROM endstate_settle0)
 SELECT CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
-FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $14::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($14::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany with one usual event each: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -206,7 +206,7 @@ endstate_events AS (
 	endstate_event_dedup_key, 1, endstate_event_partition
 	FROM endstate_settle0)
 SELECT CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
-FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $14::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($14::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany, and Settles that are gathered, with any events
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -233,7 +233,7 @@ endstate_events AS (
 	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 	WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE)
 SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
-FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($18::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany with any events: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -269,7 +269,7 @@ endstate_events AS (
 	FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 	WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE)
 SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
-FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE $18::text END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($18::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany: read the winners' records
 WITH endstate_item AS (
@@ -287,7 +287,7 @@ WITH endstate_item AS (
 	SELECT endstate_n, coalesce(endstate_state, ($1::text[])[1]) AS endstate_state, endstate_part0
 	FROM unnest($1::text[], $3::text[]) WITH ORDINALITY AS endstate_calls (endstate_state, endstate_part0, endstate_n)),
 endstate_changed AS MATERIALIZED (
-	SELECT $2::text AS endstate_signal
+	SELECT 'endstate_' || pg_catalog.replace($2::uuid::text, '-', '') AS endstate_signal
 	FROM endstate_item
 	LEFT JOIN LATERAL (
 		SELECT coalesce(endstate_row."status"::text, '') AS endstate_state
