@@ -262,6 +262,7 @@ type interrupt struct {
 	detached  context.Context
 	timer     *time.Timer
 	once      sync.Once
+	ended     func()        // asks the server to cancel, since the caller's context has ended
 	finished  chan struct{} // the statements have ended
 	over      chan struct{} // and so has the interruption
 	busy      bool          // it was for the time
@@ -272,6 +273,7 @@ func newInterrupt() any {
 	i := &interrupt{finished: make(chan struct{}), over: make(chan struct{})}
 	i.timer = time.AfterFunc(time.Hour, func() { i.run(true) })
 	i.timer.Stop()
+	i.ended = func() { i.run(false) }
 	return i
 }
 
@@ -288,7 +290,7 @@ func (d *pgxDB) interruptibly(ctx context.Context, limit time.Duration, conn *pg
 	if limit != patient {
 		i.timer.Reset(limit)
 	}
-	stop := context.AfterFunc(ctx, func() { i.run(false) })
+	stop := context.AfterFunc(ctx, i.ended)
 	defer func() { // also on a panic in a tracer of the pool's
 		inTime, onItsOwn := limit == patient || i.timer.Stop(), stop()
 		if inTime && onItsOwn {

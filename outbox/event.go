@@ -60,7 +60,7 @@ const (
 // they may share. It sends nothing.
 func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
 	prepared := append(make([]Event, 0, len(events)), events...)
-	var generated uuid7.Source
+	var source *uuid7.Source // of ids, made when an event needs it
 	var carried map[string]string
 	checked := false // whether carried alone can be stored
 	if w.Headers != nil && len(events) > 0 {
@@ -68,7 +68,13 @@ func (w Writer) Prepare(ctx context.Context, events []Event) ([]Event, error) {
 	}
 	for i := range prepared {
 		e := &prepared[i]
-		e.fill(&generated)
+		if e.ID == uuid.Nil {
+			if source == nil {
+				source = new(uuid7.Source)
+			}
+			e.ID = source.New()
+		}
+		e.fill()
 		if err := e.validate(cmp.Or(w.MaxPayload, DefaultMaxPayload)); err != nil {
 			return nil, err
 		}
@@ -107,11 +113,8 @@ func duplicates(events []Event, i, j int, key string) error {
 	return fmt.Errorf("%w: events %d (%q) and %d (%q) have the same %s", ErrDuplicate, i+1, events[i].Type, j+1, events[j].Type, key)
 }
 
-// fill fills in e's zero fields.
-func (e *Event) fill(ids *uuid7.Source) {
-	if e.ID == uuid.Nil {
-		e.ID = ids.New()
-	}
+// fill fills in e's zero fields, but for its id.
+func (e *Event) fill() {
 	if e.ContentType == "" {
 		e.ContentType = sqlplan.JSON
 	}
