@@ -74,6 +74,7 @@ func (o Outbox) insertInto(source string) string {
 // Values inserts one row of scalar arguments for each event, which every driver can send.
 func (o Outbox) Values(d sqltx.Dialect, events []Event) (string, []any) {
 	var b strings.Builder
+	b.Grow(256 * len(events))
 	b.WriteString("VALUES ")
 	args := make([]any, 0, len(events)*len(columnTypes))
 	for i := range events {
