@@ -16,13 +16,13 @@ func TestCheckOfADatabaseThatIsAway(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			db := newDatabase(t, "pgx")
-			db.migrate(t, outbox.Writer{})
+			db.Migrate(t, outbox.Writer{})
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
-			err := outbox.Writer{Columns: columns}.Check(ctx, db.pool)
+			err := outbox.Writer{Columns: columns}.Check(ctx, db.Pool)
 			require.ErrorIs(t, err, context.Canceled)
 			require.NotErrorIs(t, err, outbox.ErrSchema)
-			require.ErrorIs(t, outbox.Writer{Table: "nowhere", Columns: columns}.Check(t.Context(), db.pool), outbox.ErrSchema)
+			require.ErrorIs(t, outbox.Writer{Table: "nowhere", Columns: columns}.Check(t.Context(), db.Pool), outbox.ErrSchema)
 		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -17,7 +18,7 @@ import (
 func TestCheckSaysWhyNoEventCanBePut(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sql"}, nil, func(t *testing.T, db *database) {
-		db.exec(t, "CREATE TYPE kind AS ENUM ('completed')")
+		db.Exec(t, "CREATE TYPE kind AS ENUM ('completed')")
 		for i, tt := range []struct {
 			says    string // "" where events can be put
 			columns map[string]string
@@ -58,9 +59,9 @@ func TestCheckSaysWhyNoEventCanBePut(t *testing.T) {
 					}
 					return name + " " + kind
 				}
-				db.exec(t, fmt.Sprintf("CREATE TABLE %s (%s PRIMARY KEY, %s, %s, %s, %s, %s%s)", table, column("id", "uuid"), column("aggregate", "text"),
+				db.Exec(t, fmt.Sprintf("CREATE TABLE %s (%s PRIMARY KEY, %s, %s, %s, %s, %s%s)", table, column("id", "uuid"), column("aggregate", "text"),
 					column("type", "text"), column("payload", "bytea"), column("at", "timestamptz"), column("topic", "text"), tt.more))
-				db.exec(t, fmt.Sprintf("CREATE UNIQUE INDEX ON %s (aggregate, type)", table))
+				db.Exec(t, fmt.Sprintf("CREATE UNIQUE INDEX ON %s (aggregate, type)", table))
 				w := outbox.Writer{Table: table, Columns: &outbox.Columns{ID: "id", AggregateID: "aggregate", Type: "type", Payload: "payload", OccurredAt: "at",
 					Set: map[string]string{"topic": "orders"}}}
 				if tt.change != nil {
@@ -75,8 +76,8 @@ func TestCheckSaysWhyNoEventCanBePut(t *testing.T) {
 
 func requireCheckAndPutAgree(t *testing.T, db *database, w outbox.Writer, says string) {
 	t.Helper()
-	check := db.try(func(ctx context.Context, tx endstate.Tx) error { return w.Check(ctx, tx) })
-	put := db.try(func(ctx context.Context, tx endstate.Tx) error {
+	check := db.Try(func(ctx context.Context, tx endstate.Tx) error { return w.Check(ctx, tx) })
+	put := db.Try(func(ctx context.Context, tx endstate.Tx) error {
 		_, err := w.Put(ctx, tx, event("completed", ""))
 		return err
 	})
@@ -99,17 +100,17 @@ func TestCheckLooksBesideTheColumns(t *testing.T) {
 	db := newDatabase(t, "pgx")
 	w := outbox.Writer{Table: "events", Columns: &outbox.Columns{ID: "id", AggregateID: "aggregate", Type: "type", Payload: "payload"}}
 	make := func(extra string) {
-		db.exec(t, "DROP TABLE IF EXISTS events")
-		db.exec(t, "CREATE TABLE events (id uuid PRIMARY KEY, aggregate text, type text, payload bytea, tenant text NOT NULL, UNIQUE (aggregate, type))")
-		db.exec(t, extra)
+		db.Exec(t, "DROP TABLE IF EXISTS events")
+		db.Exec(t, "CREATE TABLE events (id uuid PRIMARY KEY, aggregate text, type text, payload bytea, tenant text NOT NULL, UNIQUE (aggregate, type))")
+		db.Exec(t, extra)
 	}
 	make("CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN new.tenant = 'x'; RETURN new; END $$")
-	db.exec(t, "CREATE TRIGGER fill BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION fill()")
+	db.Exec(t, "CREATE TRIGGER fill BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION fill()")
 	requireCheckAndPutAgree(t, db, w, "")
 	make("CREATE RULE copied AS ON INSERT TO events DO ALSO NOTHING")
 	requireCheckAndPutAgree(t, db, w, `has the rule "copied"`)
 	lite := newDatabase(t, "sqlite-wal")
-	require.ErrorIs(t, lite.try(func(ctx context.Context, tx endstate.Tx) error { return w.Check(ctx, tx) }), outbox.ErrConfig)
+	require.ErrorIs(t, lite.Try(func(ctx context.Context, tx endstate.Tx) error { return w.Check(ctx, tx) }), outbox.ErrConfig)
 }
 
 // A column without a time zone gets UTC, whatever the session's zone.
@@ -119,13 +120,13 @@ func TestOccurredAtWithoutATimeZoneIsUTC(t *testing.T) {
 		makeTheirs(t, db)
 		e := event("completed", "")
 		e.OccurredAt = time.Date(2026, 1, 31, 12, 0, 0, 0, time.FixedZone("", 3600))
-		db.in(t, func(ctx context.Context, tx endstate.Tx) {
+		db.In(t, func(ctx context.Context, tx endstate.Tx) {
 			_, err := tx.Exec(ctx, "SET LOCAL timezone TO 'Asia/Tokyo'")
 			require.NoError(t, err)
 			require.NoError(t, theirs.Check(ctx, tx))
 			_, err = theirs.Put(ctx, tx, e)
 			require.NoError(t, err)
 		})
-		require.Equal(t, "2026-01-31 11:00:00", one[string](t, db, "SELECT created_at::text FROM event_outbox"))
+		require.Equal(t, "2026-01-31 11:00:00", outboxdbtest.One[string](t, db, "SELECT created_at::text FROM event_outbox"))
 	})
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
@@ -25,9 +26,9 @@ var theirs = outbox.Writer{Table: "event_outbox", Columns: &outbox.Columns{
 
 func makeTheirs(t testing.TB, db *database) {
 	t.Helper()
-	db.exec(t, `CREATE TABLE event_outbox (event_id uuid PRIMARY KEY, aggregate_type varchar(50), aggregate_id varchar(300), event_type text, event_data jsonb NOT NULL,
+	db.Exec(t, `CREATE TABLE event_outbox (event_id uuid PRIMARY KEY, aggregate_type varchar(50), aggregate_id varchar(300), event_type text, event_data jsonb NOT NULL,
 	"Headers" text, topic text NOT NULL, retries int NOT NULL, created_at timestamp, published_at timestamptz, dedup text)`)
-	db.exec(t, "CREATE UNIQUE INDEX event_outbox_endstate_unique ON event_outbox (aggregate_type, aggregate_id, event_type)")
+	db.Exec(t, "CREATE UNIQUE INDEX event_outbox_endstate_unique ON event_outbox (aggregate_type, aggregate_id, event_type)")
 }
 
 func TestPutIntoAServicesTable(t *testing.T) {
@@ -35,7 +36,7 @@ func TestPutIntoAServicesTable(t *testing.T) {
 	each(t, []string{"pgx", "sql"}, nil, func(t *testing.T, db *database) {
 		makeTheirs(t, db)
 		put := func(w outbox.Writer, events ...outbox.Event) (results []outbox.Result) {
-			db.in(t, func(ctx context.Context, tx endstate.Tx) {
+			db.In(t, func(ctx context.Context, tx endstate.Tx) {
 				require.NoError(t, w.Check(ctx, tx))
 				require.NoError(t, w.Migrate(ctx, tx))
 				var err error
@@ -53,11 +54,11 @@ func TestPutIntoAServicesTable(t *testing.T) {
 		require.Equal(t, first[0].ID, again[0].HeldBy)
 		require.True(t, again[1].Inserted)
 		require.Equal(t, []uuid.UUID{first[0].ID, first[1].ID}, []uuid.UUID{again[2].HeldBy, again[3].HeldBy})
-		require.Equal(t, 3, one[int](t, db, `SELECT count(*) FROM event_outbox WHERE event_data = '{"ok":true}' AND "Headers" = '{}' AND topic LIKE 'it%s' AND created_at > now() - interval '1 day'`))
+		require.Equal(t, 3, outboxdbtest.One[int](t, db, `SELECT count(*) FROM event_outbox WHERE event_data = '{"ok":true}' AND "Headers" = '{}' AND topic LIKE 'it%s' AND created_at > now() - interval '1 day'`))
 
 		// With the dedup key mapped and unique, that counts, too.
-		db.exec(t, "DROP INDEX event_outbox_endstate_unique")
-		db.exec(t, "CREATE UNIQUE INDEX ON event_outbox (dedup)")
+		db.Exec(t, "DROP INDEX event_outbox_endstate_unique")
+		db.Exec(t, "CREATE UNIQUE INDEX ON event_outbox (dedup)")
 		columns := *theirs.Columns
 		columns.DedupKey = "dedup"
 		keyed := outbox.Writer{Table: "event_outbox", Columns: &columns}
@@ -66,8 +67,8 @@ func TestPutIntoAServicesTable(t *testing.T) {
 		require.Equal(t, []uuid.UUID{one[0].ID, one[2].ID}, []uuid.UUID{two[0].HeldBy, two[1].HeldBy})
 		require.True(t, two[2].Inserted)
 
-		db.exec(t, "DROP INDEX event_outbox_dedup_idx")
-		db.in(t, func(ctx context.Context, tx endstate.Tx) {
+		db.Exec(t, "DROP INDEX event_outbox_dedup_idx")
+		db.In(t, func(ctx context.Context, tx endstate.Tx) {
 			require.ErrorIs(t, keyed.Check(ctx, tx), outbox.ErrSchema)
 			columns.Payload = "nothing"
 			require.ErrorContains(t, keyed.Check(ctx, tx), `no column "nothing"`)
@@ -89,11 +90,11 @@ func TestInsertsIntoAServicesTable(t *testing.T) {
 			}
 			return err
 		}
-		require.NoError(t, db.try(insert))
-		require.True(t, outbox.Taken(db.try(insert)))
+		require.NoError(t, db.Try(insert))
+		require.True(t, outbox.Taken(db.Try(insert)))
 		prepared, err = theirs.Prepare(t.Context(), []outbox.Event{event("completed", "k")})
 		require.NoError(t, err)
-		require.True(t, outbox.Taken(db.try(insert)), "by its aggregate and type")
+		require.True(t, outbox.Taken(db.Try(insert)), "by its aggregate and type")
 	})
 }
 
@@ -113,7 +114,7 @@ func TestColumnsAreChecked(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	each(t, []string{"sqlite-wal"}, nil, func(t *testing.T, db *database) {
-		require.ErrorIs(t, db.try(func(ctx context.Context, tx endstate.Tx) error {
+		require.ErrorIs(t, db.Try(func(ctx context.Context, tx endstate.Tx) error {
 			_, err := theirs.Put(ctx, tx, event("completed", ""))
 			return err
 		}), outbox.ErrConfig)

@@ -101,8 +101,8 @@ func TestPutAcceptsTheLongest(t *testing.T) {
 			AggregateType: random(outbox.MaxName), AggregateID: random(outbox.MaxID), Type: random(outbox.MaxName),
 			ContentType: random(outbox.MaxName), DedupKey: random(outbox.MaxDedupKey), Payload: []byte(random(outbox.DefaultMaxPayload)),
 		}
-		require.True(t, db.put(t, e)[0].Inserted)
-		require.False(t, db.put(t, e)[0].Inserted)
+		require.True(t, db.Put(t, e)[0].Inserted)
+		require.False(t, db.Put(t, e)[0].Inserted)
 	})
 }
 

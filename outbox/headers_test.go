@@ -42,7 +42,7 @@ func TestPutAddsTheContextsHeaders(t *testing.T) {
 				e.Headers = map[string]string{"Traceparent": "its own", "tenant": "7"}
 				events = append(events, event(kind+" without", ""), e)
 			}
-			db.in(t, func(ctx context.Context, tx endstate.Tx) {
+			db.In(t, func(ctx context.Context, tx endstate.Tx) {
 				_, err := w.Put(traced(ctx, "trace-1"), tx, events...)
 				require.NoError(t, err)
 				_, err = w.Put(ctx, tx, event(kind+" untraced", ""))

@@ -13,6 +13,7 @@ import (
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/internal/migrate"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -26,23 +27,23 @@ var hostileNames = []string{
 func TestRenamedOutbox(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
-		db.exec(t, "CREATE TABLE bystander (n int)")
+		db.Exec(t, "CREATE TABLE bystander (n int)")
 		for _, name := range hostileNames {
 			if !dbtest.Apostrophes() && strings.ContainsAny(name, "'$") {
 				continue
 			}
 			t.Run(name, func(t *testing.T) {
 				w := outbox.Writer{Schema: name, Table: name}
-				if db.sqlite {
+				if db.SQLite {
 					w.Schema = "main"
 				}
-				if db.sqlite && name == "endstate_outbox_id" {
+				if db.SQLite && name == "endstate_outbox_id" {
 					return // an index of the default outbox in this database
 				}
-				db.migrate(t, w)
-				db.migrate(t, w)
+				db.Migrate(t, w)
+				db.Migrate(t, w)
 				e := event("completed", "k")
-				db.in(t, func(ctx context.Context, tx endstate.Tx) {
+				db.In(t, func(ctx context.Context, tx endstate.Tx) {
 					require.NoError(t, w.Check(ctx, tx))
 					first, err := w.Put(ctx, tx, e)
 					require.NoError(t, err)
@@ -52,11 +53,11 @@ func TestRenamedOutbox(t *testing.T) {
 					require.Equal(t, first[0].ID, again[0].HeldBy)
 					require.True(t, again[1].Inserted)
 				})
-				require.Equal(t, []string{"completed", "other"}, types(db.stored(t, w)))
+				require.Equal(t, []string{"completed", "other"}, types(db.Stored(t, w)))
 			})
 		}
-		require.Zero(t, one[int](t, db, "SELECT count(*) FROM bystander"))
-		require.Zero(t, db.count(t), "the default outbox")
+		require.Zero(t, outboxdbtest.One[int](t, db, "SELECT count(*) FROM bystander"))
+		require.Zero(t, db.Count(t), "the default outbox")
 	})
 }
 
@@ -65,8 +66,8 @@ func TestOutboxesApart(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sql"}, nil, func(t *testing.T, db *database) {
 		for _, w := range []outbox.Writer{{}, {Schema: "a"}, {Schema: "b"}, {Schema: "a", Table: "events"}} {
-			db.migrate(t, w)
-			db.in(t, func(ctx context.Context, tx endstate.Tx) {
+			db.Migrate(t, w)
+			db.In(t, func(ctx context.Context, tx endstate.Tx) {
 				results, err := w.Put(ctx, tx, event("completed", "k"))
 				require.NoError(t, err)
 				require.True(t, results[0].Inserted)
@@ -80,14 +81,15 @@ func TestMigrateByTenAtOnce(t *testing.T) {
 	t.Parallel()
 	each(t, databases, nil, func(t *testing.T, db *database) {
 		w := outbox.Writer{Schema: "new", Table: "events"}
-		if db.sqlite {
+		if db.SQLite {
 			w.Schema = ""
 		}
-		errs := atOnce(10, func(int) error {
-			return db.retried(func(ctx context.Context, tx endstate.Tx) error { return w.Migrate(ctx, tx) })
+		errs := make([]error, 10)
+		dbtest.AtOnce(len(errs), func(i int) {
+			errs[i] = retried(db, func(ctx context.Context, tx endstate.Tx) error { return w.Migrate(ctx, tx) })
 		})
 		require.NoError(t, errors.Join(errs...))
-		db.in(t, func(ctx context.Context, tx endstate.Tx) {
+		db.In(t, func(ctx context.Context, tx endstate.Tx) {
 			_, err := w.Put(ctx, tx, event("completed", "k"))
 			require.NoError(t, err)
 			require.NoError(t, w.Check(ctx, tx))
@@ -96,12 +98,12 @@ func TestMigrateByTenAtOnce(t *testing.T) {
 }
 
 // objects lists what a migration may have made.
-func (db *database) objects(t testing.TB) string {
+func objects(t testing.TB, db *database) string {
 	t.Helper()
-	if db.sqlite {
-		return one[string](t, db, "SELECT coalesce(group_concat(sql, ', '), '') FROM (SELECT sql FROM sqlite_schema WHERE name NOT LIKE '%endstate_migrations%' AND name NOT LIKE 'sqlite_%' ORDER BY name)")
+	if db.SQLite {
+		return outboxdbtest.One[string](t, db, "SELECT coalesce(group_concat(sql, ', '), '') FROM (SELECT sql FROM sqlite_schema WHERE name NOT LIKE '%endstate_migrations%' AND name NOT LIKE 'sqlite_%' ORDER BY name)")
 	}
-	return one[string](t, db, `SELECT coalesce(string_agg(o, ', ' ORDER BY o), '') FROM (
+	return outboxdbtest.One[string](t, db, `SELECT coalesce(string_agg(o, ', ' ORDER BY o), '') FROM (
 	SELECT relkind::text || ' ' || relname || ' ' || coalesce((SELECT string_agg(attname || ' ' || format_type(atttypid, atttypmod) || ' ' || attnotnull, ',' ORDER BY attnum) FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0), '')
 	FROM pg_class c WHERE relnamespace::regnamespace::text !~ '^(pg_|information_schema)' AND relname !~ '^endstate_migrations'
 	UNION ALL SELECT 'f ' || proname FROM pg_proc WHERE pronamespace::regnamespace::text !~ '^(pg_|information_schema)') s (o)`)
@@ -111,7 +113,7 @@ func TestMigrationsUpAndDown(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sqlite-wal"}, nil, func(t *testing.T, db *database) {
 		dialect := "postgres"
-		if db.sqlite {
+		if db.SQLite {
 			dialect = "sqlite"
 		}
 		for _, w := range []outbox.Writer{{}, {Table: `Own "Events"`}} {
@@ -130,23 +132,23 @@ func TestMigrationsUpAndDown(t *testing.T) {
 			}
 			var made string
 			for range 2 {
-				require.Empty(t, db.objects(t))
+				require.Empty(t, objects(t, db))
 				for _, statement := range up {
-					db.exec(t, statement)
+					db.Exec(t, statement)
 				}
-				made = db.objects(t)
-				db.in(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, w.Check(ctx, tx)) })
+				made = objects(t, db)
+				db.In(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, w.Check(ctx, tx)) })
 				for _, statement := range down {
-					db.exec(t, statement)
+					db.Exec(t, statement)
 				}
-				require.Empty(t, db.objects(t), "Down leaves something behind")
+				require.Empty(t, objects(t, db), "Down leaves something behind")
 			}
-			db.migrate(t, w)
-			require.Equal(t, made, db.objects(t), "Migrate makes the same")
-			db.migrate(t, w)
-			require.Equal(t, made, db.objects(t))
+			db.Migrate(t, w)
+			require.Equal(t, made, objects(t, db), "Migrate makes the same")
+			db.Migrate(t, w)
+			require.Equal(t, made, objects(t, db))
 			for _, statement := range down {
-				db.exec(t, statement)
+				db.Exec(t, statement)
 			}
 		}
 	})
@@ -199,7 +201,7 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sql", "sqlite-wal"}, nil, func(t *testing.T, db *database) {
 		check := func() error {
-			return db.try(func(ctx context.Context, tx endstate.Tx) error { return outbox.Writer{}.Check(ctx, tx) })
+			return db.Try(func(ctx context.Context, tx endstate.Tx) error { return outbox.Writer{}.Check(ctx, tx) })
 		}
 		requireMissing := func(says string) {
 			t.Helper()
@@ -209,24 +211,24 @@ func TestCheckNamesWhatIsMissing(t *testing.T) {
 			require.ErrorContains(t, err, "apply the migrations up to")
 		}
 		requireMissing(`table "endstate_outbox" does not exist`)
-		db.migrate(t, *writer)
+		db.Migrate(t, *writer)
 		require.NoError(t, check())
 
 		// The trap: an index that stops deduplicating at the first publish.
 		for _, column := range []string{"dedup_key", "id"} {
 			index := "endstate_outbox_" + strings.TrimSuffix(column, "_key")
-			db.exec(t, "DROP INDEX "+index)
+			db.Exec(t, "DROP INDEX "+index)
 			requireMissing("no unique index over all of its rows on (" + column + ")")
-			db.exec(t, fmt.Sprintf("CREATE UNIQUE INDEX %s ON endstate_outbox (%s) WHERE schema_version > 0", index, column))
+			db.Exec(t, fmt.Sprintf("CREATE UNIQUE INDEX %s ON endstate_outbox (%s) WHERE schema_version > 0", index, column))
 			requireMissing("no unique index over all of its rows on (" + column + ")")
-			db.exec(t, "DROP INDEX "+index)
-			db.exec(t, fmt.Sprintf("CREATE UNIQUE INDEX %s ON endstate_outbox (%s)", index, column))
+			db.Exec(t, "DROP INDEX "+index)
+			db.Exec(t, fmt.Sprintf("CREATE UNIQUE INDEX %s ON endstate_outbox (%s)", index, column))
 			require.NoError(t, check())
 		}
 		for _, column := range []string{"headers", "created_at"} {
-			db.exec(t, "ALTER TABLE endstate_outbox RENAME COLUMN "+column+" TO gone")
+			db.Exec(t, "ALTER TABLE endstate_outbox RENAME COLUMN "+column+" TO gone")
 			requireMissing(`table "endstate_outbox" has no column "` + column + `"`)
-			db.exec(t, "ALTER TABLE endstate_outbox RENAME COLUMN gone TO "+column)
+			db.Exec(t, "ALTER TABLE endstate_outbox RENAME COLUMN gone TO "+column)
 		}
 		require.NoError(t, check())
 	})
@@ -237,12 +239,12 @@ func TestMigrateRolledBack(t *testing.T) {
 	t.Parallel()
 	each(t, databases, nil, func(t *testing.T, db *database) {
 		undone := errors.New("undone")
-		require.ErrorIs(t, db.try(func(ctx context.Context, tx endstate.Tx) error {
+		require.ErrorIs(t, db.Try(func(ctx context.Context, tx endstate.Tx) error {
 			require.NoError(t, outbox.Writer{}.Migrate(ctx, tx))
 			return undone
 		}), undone)
-		require.Empty(t, db.objects(t))
-		db.migrate(t, *writer)
-		db.put(t, event("completed", "k"))
+		require.Empty(t, objects(t, db))
+		db.Migrate(t, *writer)
+		db.Put(t, event("completed", "k"))
 	})
 }

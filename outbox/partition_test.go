@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -37,8 +38,8 @@ func TestPutFillsInThePartition(t *testing.T) {
 			e.AggregateType, e.AggregateID = fmt.Sprintf("bätch/%d", i%3), fmt.Sprintf("é/%d", i)
 			events = append(events, e)
 		}
-		db.put(t, events...)
-		db.in(t, func(ctx context.Context, tx endstate.Tx) {
+		db.Put(t, events...)
+		db.In(t, func(ctx context.Context, tx endstate.Tx) {
 			rows, err := tx.Query(ctx, "SELECT aggregate_type, aggregate_id, partition FROM endstate_outbox")
 			require.NoError(t, err)
 			defer rows.Close()
@@ -50,8 +51,8 @@ func TestPutFillsInThePartition(t *testing.T) {
 			}
 			require.NoError(t, rows.Err())
 		})
-		if !db.sqlite {
-			require.Zero(t, one[int](t, db, `SELECT count(*) FROM endstate_outbox
+		if !db.SQLite {
+			require.Zero(t, outboxdbtest.One[int](t, db, `SELECT count(*) FROM endstate_outbox
 WHERE partition <> endstate_outbox_partition(aggregate_type, aggregate_id)`))
 		}
 	})

@@ -18,6 +18,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -37,14 +38,13 @@ func TestPutInEveryExecMode(t *testing.T) {
 			t.Parallel()
 			url := dbtest.Postgres(t)
 			url += map[bool]string{true: "&", false: "?"}[strings.Contains(url, "?")] + "default_query_exec_mode=" + mode
-			db := &database{url: url, begin: beginPgx(dbtest.PoolOn(t, url))}
-			db.migrate(t, *writer)
+			db := outboxdbtest.On(t, url)
+			db.Migrate(t, *writer)
 			requireKept(t, db)
-			db.exec(t, "DELETE FROM endstate_outbox")
+			db.Exec(t, "DELETE FROM endstate_outbox")
 			handle := stdlib.OpenDBFromPool(dbtest.PoolOn(t, url)) // and not the run's driver, which doesn't know these modes
 			t.Cleanup(func() { require.NoError(t, handle.Close()) })
-			db.begin = beginSQL(handle, endstate.PostgresTx)
-			requireKept(t, db)
+			requireKept(t, outboxdbtest.Over(handle, url))
 		})
 	}
 }
@@ -77,8 +77,8 @@ func requireKept(t *testing.T, db *database) {
 		e.OccurredAt, e.SchemaVersion, e.DedupKey, e.ID = at, 7, "dedup '"+name, uuid.New()
 		events = append(events, e)
 	}
-	results := db.put(t, events...)
-	stored := db.stored(t, *writer)
+	results := db.Put(t, events...)
+	stored := db.Stored(t, *writer)
 	require.Len(t, stored, len(events))
 	for i, want := range events {
 		require.Equal(t, outbox.Result{ID: want.ID, Inserted: true}, results[i])
@@ -95,9 +95,9 @@ func requireKept(t *testing.T, db *database) {
 func TestPutFillsInDefaults(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
-		results := db.put(t, event("comment.added", ""), event("comment.added", ""))
+		results := db.Put(t, event("comment.added", ""), event("comment.added", ""))
 		require.NotEqual(t, results[0].ID, results[1].ID)
-		stored := db.stored(t, *writer)
+		stored := db.Stored(t, *writer)
 		require.Len(t, stored, 2, "without a dedup key two like events are two")
 		for i, e := range stored {
 			require.Equal(t, outbox.Result{ID: e.ID, Inserted: true}, results[i])
@@ -107,22 +107,22 @@ func TestPutFillsInDefaults(t *testing.T) {
 			require.Empty(t, e.Headers)
 			require.WithinDuration(t, time.Now(), e.OccurredAt, time.Minute)
 		}
-		require.Equal(t, 2, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE dedup_key IS NULL AND created_at IS NOT NULL"))
+		require.Equal(t, 2, outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE dedup_key IS NULL AND created_at IS NOT NULL"))
 		require.Less(t, stored[0].ID.String(), stored[1].ID.String(), "ids of one call are in its order")
-		require.Empty(t, db.put(t), "no events")
+		require.Empty(t, db.Put(t), "no events")
 	})
 }
 
 func TestPutReportsWhoHoldsAKey(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
-		first := db.put(t, event("first", "k1"), event("second", "k2"))
+		first := db.Put(t, event("first", "k1"), event("second", "k2"))
 		same := event("same id", "k3")
 		same.ID = first[0].ID
 		both := event("both", "k2") // the key is held by one event and the id by another
 		both.ID = first[0].ID
 		fresh := event("fresh", "k4")
-		db.in(t, func(ctx context.Context, tx endstate.Tx) {
+		db.In(t, func(ctx context.Context, tx endstate.Tx) {
 			results, err := outbox.Put(ctx, tx, event("a", "k2"), fresh, event("b", "k1"), same)
 			require.NoError(t, err)
 			require.Equal(t, []bool{false, true, false, false}, inserted(results))
@@ -136,9 +136,9 @@ func TestPutReportsWhoHoldsAKey(t *testing.T) {
 			_, err = tx.Exec(ctx, "UPDATE endstate_outbox SET schema_version = 2 WHERE type = 'fresh'")
 			require.NoError(t, err)
 		})
-		require.Equal(t, []string{"first", "second", "fresh"}, types(db.stored(t, *writer)))
-		require.Equal(t, 2, db.stored(t, *writer)[2].SchemaVersion)
-		require.Equal(t, string(event("", "").Payload), string(db.stored(t, *writer)[0].Payload), "the earlier event is as it was")
+		require.Equal(t, []string{"first", "second", "fresh"}, types(db.Stored(t, *writer)))
+		require.Equal(t, 2, db.Stored(t, *writer)[2].SchemaVersion)
+		require.Equal(t, string(event("", "").Payload), string(db.Stored(t, *writer)[0].Payload), "the earlier event is as it was")
 	})
 }
 
@@ -167,14 +167,14 @@ func TestPutIsUndoneByARollback(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		undone := errors.New("undone")
-		require.ErrorIs(t, db.try(func(ctx context.Context, tx endstate.Tx) error {
+		require.ErrorIs(t, db.Try(func(ctx context.Context, tx endstate.Tx) error {
 			results, err := outbox.Put(ctx, tx, event("completed", "k"))
 			require.NoError(t, err)
 			require.True(t, results[0].Inserted)
 			return undone
 		}), undone)
-		require.Zero(t, db.count(t))
-		require.True(t, db.put(t, event("completed", "k"))[0].Inserted, "its key is free again")
+		require.Zero(t, db.Count(t))
+		require.True(t, db.Put(t, event("completed", "k"))[0].Inserted, "its key is free again")
 	})
 }
 
@@ -183,12 +183,12 @@ func TestPutManyEvents(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		for _, n := range []int{1, 2, 999, 1000, 1001, 10_000} {
-			db.exec(t, "DELETE FROM endstate_outbox")
+			db.Exec(t, "DELETE FROM endstate_outbox")
 			var earlier []outbox.Event
 			for i := 0; i < n; i += 3 {
 				earlier = append(earlier, event("earlier", fmt.Sprint("k", i)))
 			}
-			holders := db.put(t, earlier...)
+			holders := db.Put(t, earlier...)
 			events := make([]outbox.Event, n)
 			want := []string{}
 			for i := range events {
@@ -197,7 +197,7 @@ func TestPutManyEvents(t *testing.T) {
 					want = append(want, events[i].Type)
 				}
 			}
-			results := db.put(t, events...)
+			results := db.Put(t, events...)
 			require.Len(t, results, n)
 			for i, r := range results {
 				require.Equal(t, i%3 != 0, r.Inserted, "event %d of %d", i, n)
@@ -205,7 +205,7 @@ func TestPutManyEvents(t *testing.T) {
 					require.Equal(t, holders[i/3].ID, r.HeldBy, "event %d of %d", i, n)
 				}
 			}
-			require.Equal(t, want, types(db.stored(t, *writer))[len(earlier):], "seq follows the call's order")
+			require.Equal(t, want, types(db.Stored(t, *writer))[len(earlier):], "seq follows the call's order")
 		}
 	})
 }
@@ -222,15 +222,15 @@ func (c *counter) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndDat
 func TestPutTakesFewStatements(t *testing.T) {
 	t.Parallel()
 	var sent counter
-	db := &database{begin: beginPgx(dbtest.Pool(t, func(c *pgxpool.Config) { c.ConnConfig.Tracer = &sent }))}
-	db.migrate(t, *writer)
+	db := outboxdbtest.On(t, dbtest.Postgres(t), func(c *pgxpool.Config) { c.ConnConfig.Tracer = &sent })
+	db.Migrate(t, *writer)
 	for _, tt := range []struct{ events, statements int }{{1, 1}, {4, 1}, {5, 1}, {1000, 1}, {1001, 2}, {10_000, 10}} {
 		events := make([]outbox.Event, tt.events)
 		for i := range events {
 			events[i] = event("e", fmt.Sprint(tt.events, "/", i))
 		}
 		for _, more := range []int{0, 1} { // the second time all are held, which takes a look at who holds them
-			db.in(t, func(ctx context.Context, tx endstate.Tx) {
+			db.In(t, func(ctx context.Context, tx endstate.Tx) {
 				before := sent.n.Load()
 				_, err := outbox.Put(ctx, tx, events...)
 				require.NoError(t, err)
@@ -246,12 +246,12 @@ func TestPutWritesNoRowForAHeldEvent(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		written := "SELECT total_changes()"
-		if !db.sqlite {
+		if !db.SQLite {
 			written = "SELECT coalesce(sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::int FROM pg_stat_xact_user_tables"
 		}
-		db.put(t, event("completed", "k"))
+		db.Put(t, event("completed", "k"))
 		for range 40 {
-			db.in(t, func(ctx context.Context, tx endstate.Tx) {
+			db.In(t, func(ctx context.Context, tx endstate.Tx) {
 				var before, after int
 				require.NoError(t, tx.QueryRow(ctx, written).Scan(&before))
 				_, err := outbox.Put(ctx, tx, event("completed", "k"))
@@ -260,7 +260,7 @@ func TestPutWritesNoRowForAHeldEvent(t *testing.T) {
 				require.Equal(t, before, after)
 			})
 		}
-		require.Equal(t, 1, db.count(t))
+		require.Equal(t, 1, db.Count(t))
 	})
 }
 
@@ -272,16 +272,16 @@ func TestPutWaitsForAnUncommittedKey(t *testing.T) {
 			key := fmt.Sprint("k", commit)
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
-			first, err := db.begin(ctx)
+			first, err := db.Begin(ctx)
 			require.NoError(t, err)
 			held, err := outbox.Put(ctx, first, event("first", key))
 			require.NoError(t, err)
 
 			second := make(chan outbox.Result, 1)
-			tx, err := db.begin(ctx)
+			tx, err := db.Begin(ctx)
 			require.NoError(t, err)
 			var pid int
-			if !db.sqlite {
+			if !db.SQLite {
 				require.NoError(t, tx.QueryRow(ctx, "SELECT pg_backend_pid()").Scan(&pid))
 			}
 			go func() {
@@ -295,7 +295,7 @@ func TestPutWaitsForAnUncommittedKey(t *testing.T) {
 					second <- results[0]
 				}
 			}()
-			for !db.sqlite && !one[bool](t, db, "SELECT cardinality(pg_blocking_pids($1)) > 0", pid) {
+			for !db.SQLite && !outboxdbtest.One[bool](t, db, "SELECT cardinality(pg_blocking_pids($1)) > 0", pid) {
 				require.NoError(t, ctx.Err(), "the second Put does not wait")
 			}
 			if commit {
@@ -309,7 +309,7 @@ func TestPutWaitsForAnUncommittedKey(t *testing.T) {
 			if commit {
 				require.Equal(t, held[0].ID, got.HeldBy)
 			}
-			require.Equal(t, 1, one[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE dedup_key = $1", key))
+			require.Equal(t, 1, outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox WHERE dedup_key = $1", key))
 		}
 	})
 }
@@ -319,8 +319,9 @@ func TestPutRacesForOneKey(t *testing.T) {
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		const racers = 24
 		results := make([]outbox.Result, racers)
-		errs := atOnce(racers, func(i int) error {
-			return db.retried(func(ctx context.Context, tx endstate.Tx) error {
+		errs := make([]error, racers)
+		dbtest.AtOnce(racers, func(i int) {
+			errs[i] = retried(db, func(ctx context.Context, tx endstate.Tx) error {
 				r, err := outbox.Put(ctx, tx, event(fmt.Sprint(i), "k"))
 				if err == nil {
 					results[i] = r[0]
@@ -336,23 +337,22 @@ func TestPutRacesForOneKey(t *testing.T) {
 				require.Equal(t, outbox.Result{ID: r.ID, HeldBy: results[winner].ID}, r)
 			}
 		}
-		require.Equal(t, []string{fmt.Sprint(winner)}, types(db.stored(t, *writer)))
+		require.Equal(t, []string{fmt.Sprint(winner)}, types(db.Stored(t, *writer)))
 	})
 }
 
 // In a caller's stricter transaction a key that was taken meanwhile is 40001.
 func TestPutUnderStricterIsolation(t *testing.T) {
 	t.Parallel()
-	pool := dbtest.Pool(t)
-	db := &database{begin: beginPgx(pool)}
-	db.migrate(t, *writer)
+	db := newDatabase(t, "pgx")
+	db.Migrate(t, *writer)
 	for _, level := range []pgx.TxIsoLevel{pgx.RepeatableRead, pgx.Serializable} {
 		ctx := t.Context()
-		late, err := pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: level})
+		late, err := db.Pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: level})
 		require.NoError(t, err)
 		_, err = late.Exec(ctx, "SELECT FROM endstate_outbox") // its snapshot is taken
 		require.NoError(t, err)
-		db.put(t, event("first", string(level)))
+		db.Put(t, event("first", string(level)))
 		_, err = outbox.Put(ctx, late, event("second", string(level)))
 		require.Equal(t, "40001", sqltx.State(err), "%v", err)
 		require.NoError(t, late.Rollback(ctx))
@@ -363,13 +363,13 @@ func TestPutUnderStricterIsolation(t *testing.T) {
 func TestPutFails(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
-		require.Error(t, db.try(func(ctx context.Context, tx endstate.Tx) error {
+		require.Error(t, db.Try(func(ctx context.Context, tx endstate.Tx) error {
 			require.NoError(t, tx.Rollback(ctx))
 			_, err := outbox.Put(ctx, tx, event("completed", "k"))
 			return err
 		}))
-		if !db.sqlite {
-			err := db.try(func(ctx context.Context, tx endstate.Tx) error {
+		if !db.SQLite {
+			err := db.Try(func(ctx context.Context, tx endstate.Tx) error {
 				_, err := tx.Exec(ctx, "SELECT 1 / 0")
 				require.Error(t, err)
 				_, err = outbox.Put(ctx, tx, event("completed", "k"))
@@ -377,18 +377,18 @@ func TestPutFails(t *testing.T) {
 			})
 			require.Equal(t, sqltx.FailedTransaction, sqltx.State(err), "%v", err)
 		}
-		err := db.try(func(ctx context.Context, tx endstate.Tx) error {
+		err := db.Try(func(ctx context.Context, tx endstate.Tx) error {
 			_, err := outbox.Writer{Table: "nowhere"}.Put(ctx, tx, event("completed", "k"))
 			return err
 		})
 		require.True(t, sqltx.Incomplete(err), "%v", err)
-		require.ErrorIs(t, db.try(func(ctx context.Context, tx endstate.Tx) error {
+		require.ErrorIs(t, db.Try(func(ctx context.Context, tx endstate.Tx) error {
 			ctx, cancel := context.WithCancel(ctx)
 			cancel()
 			_, err := outbox.Put(ctx, tx, event("completed", "k"))
 			return err
 		}), context.Canceled)
-		require.Zero(t, db.count(t))
+		require.Zero(t, db.Count(t))
 	})
 	_, err := outbox.Put(t.Context(), nil, event("completed", "k"))
 	require.ErrorContains(t, err, "tx is nil")

@@ -14,24 +14,24 @@ import (
 func TestPutOfAnEventThatTheTableDoesNotTake(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
-		if db.sqlite {
-			db.exec(t, "CREATE TRIGGER refuse BEFORE INSERT ON endstate_outbox WHEN NEW.aggregate_id = 'bad' BEGIN SELECT RAISE(IGNORE); END")
+		if db.SQLite {
+			db.Exec(t, "CREATE TRIGGER refuse BEFORE INSERT ON endstate_outbox WHEN NEW.aggregate_id = 'bad' BEGIN SELECT RAISE(IGNORE); END")
 		} else {
-			db.exec(t, "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.aggregate_id = 'bad' THEN RETURN NULL; END IF; RETURN NEW; END $$")
-			db.exec(t, "CREATE TRIGGER refuse BEFORE INSERT ON endstate_outbox FOR EACH ROW EXECUTE FUNCTION refuse()")
+			db.Exec(t, "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.aggregate_id = 'bad' THEN RETURN NULL; END IF; RETURN NEW; END $$")
+			db.Exec(t, "CREATE TRIGGER refuse BEFORE INSERT ON endstate_outbox FOR EACH ROW EXECUTE FUNCTION refuse()")
 		}
 		event := func(id, dedup string) outbox.Event {
 			return outbox.Event{AggregateType: "batch", AggregateID: id, Type: "completed", DedupKey: dedup, Payload: []byte("{}")}
 		}
 		for _, dedup := range []string{"", "b"} {
-			err := db.try(func(ctx context.Context, tx endstate.Tx) error {
+			err := db.Try(func(ctx context.Context, tx endstate.Tx) error {
 				_, err := outbox.Put(ctx, tx, event("good", "g"), event("bad", dedup))
 				return err
 			})
 			require.ErrorIs(t, err, outbox.ErrRefused)
 			require.ErrorContains(t, err, "batch bad")
 		}
-		db.in(t, func(ctx context.Context, tx endstate.Tx) {
+		db.In(t, func(ctx context.Context, tx endstate.Tx) {
 			results, err := outbox.Put(ctx, tx, event("good", "g"))
 			require.NoError(t, err)
 			require.True(t, results[0].Inserted)

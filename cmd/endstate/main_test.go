@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"database/sql"
 	"encoding/json"
 	"errors"
@@ -10,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -52,25 +50,7 @@ func cli(t testing.TB, db string, args ...string) result {
 // running is a run of the program that goes on.
 type running struct {
 	*exec.Cmd
-	stdout, stderr output
-}
-
-// output is what a program has written, which may be read while it writes.
-type output struct {
-	mu     sync.Mutex
-	buffer bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.buffer.String()
+	stdout, stderr dbtest.Log // which are read while it writes
 }
 
 func start(t testing.TB, db string, args ...string) *running {

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
@@ -83,7 +84,7 @@ func TestCleanUnderLoad(t *testing.T) {
 		}
 		eventually(t, "load", func() bool { return applied.Load() > 0 })
 		var deleted atomic.Int64
-		atOnce(2, func(int) {
+		dbtest.AtOnce(2, func(int) {
 			n, err := c.table.clean(t.Context())
 			if err != nil {
 				t.Error(err)

@@ -75,7 +75,7 @@ func TestAMissingTableIsSaid(t *testing.T) {
 
 func TestMigrateAtOnceAndUnderAnotherName(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
-		atOnce(8, func(int) {
+		dbtest.AtOnce(8, func(int) {
 			if err := c.table.migrate(context.Background()); err != nil {
 				t.Error(err)
 			}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -299,20 +298,6 @@ func (c *consumer) text(query string, args ...any) string {
 	var s sql.NullString
 	require.NoError(c.t, c.db.QueryRowContext(context.Background(), query, args...).Scan(&s))
 	return s.String
-}
-
-// atOnce runs f n times at once.
-func atOnce(n int, f func(i int)) {
-	start := make(chan struct{})
-	var group sync.WaitGroup
-	for i := range n {
-		group.Go(func() {
-			<-start
-			f(i)
-		})
-	}
-	close(start)
-	group.Wait()
 }
 
 // eventually waits until cond holds, at most ten seconds.

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
 )
@@ -147,7 +148,7 @@ func TestADeadLetterOfAKeyLetsAnotherEventTry(t *testing.T) {
 func TestAttemptsAtOnceAreAllCounted(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
 		e := event()
-		atOnce(20, func(int) {
+		dbtest.AtOnce(20, func(int) {
 			_, err := c.way(poison)(t.Context(), e)
 			require.ErrorIs(t, err, errPoison)
 		})

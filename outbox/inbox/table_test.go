@@ -42,7 +42,7 @@ func TestFiftyDeliveriesAtOnceHaveOneEffect(t *testing.T) {
 		handle := c.way(charge)
 		results := make([]inbox.Result, 50)
 		errs := make([]error, 50)
-		atOnce(50, func(i int) { results[i], errs[i] = handle(t.Context(), e) })
+		dbtest.AtOnce(50, func(i int) { results[i], errs[i] = handle(t.Context(), e) })
 		applied := 0
 		for i := range results {
 			require.NoError(t, errs[i])
@@ -64,7 +64,7 @@ func TestAnotherPayloadIsToldApartOnTheConflictPathToo(t *testing.T) {
 		base := event()
 		handle := c.way(charge)
 		errs := make([]error, 50)
-		atOnce(50, func(i int) {
+		dbtest.AtOnce(50, func(i int) {
 			e := base
 			e.Payload = []byte(strings.Repeat("x", i))
 			_, errs[i] = handle(t.Context(), e)
@@ -349,7 +349,7 @@ func TestADeadlockRunsTheFunctionAgain(t *testing.T) {
 			defer close(arrived)
 			runs := make(chan int, 20)
 			errs := make([]error, 2)
-			atOnce(2, func(i int) {
+			dbtest.AtOnce(2, func(i int) {
 				order := [][]string{{"batch-1", "batch-2"}, {"batch-2", "batch-1"}}[i]
 				_, errs[i] = c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
 					runs <- i
@@ -418,7 +418,7 @@ func TestOneIdUnderManyKeysHasOneEffect(t *testing.T) {
 		base := event()
 		handle := c.way(charge)
 		errs := make([]error, 20)
-		atOnce(20, func(i int) {
+		dbtest.AtOnce(20, func(i int) {
 			e := base
 			e.AggregateID = strings.Repeat("b", i+1)
 			_, errs[i] = handle(t.Context(), e)

@@ -25,19 +25,19 @@ type way struct {
 
 func (db *database) scan(t testing.TB, query string, dest ...any) {
 	t.Helper()
-	db.in(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, tx.QueryRow(ctx, query).Scan(dest...)) })
+	db.In(t, func(ctx context.Context, tx endstate.Tx) { require.NoError(t, tx.QueryRow(ctx, query).Scan(dest...)) })
 }
 
 // subscribe makes a subscription whose cursors stand at a position in every partition.
 func (db *database) subscribe(t *testing.T, name, types string, position int64) {
 	t.Helper()
-	db.exec(t, fmt.Sprintf("INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) VALUES ('%s', '%s', 'https://%[1]s.example', 'begin')", name, types))
+	db.Exec(t, fmt.Sprintf("INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) VALUES ('%s', '%s', 'https://%[1]s.example', 'begin')", name, types))
 	for p := range outbox.Partitions {
-		if db.sqlite {
-			db.exec(t, fmt.Sprintf("INSERT INTO endstate_outbox_cursors (subscription, partition, token, position) VALUES ('%s', %d, '%s', %d)", name, p, uuid.NewString(), position))
+		if db.SQLite {
+			db.Exec(t, fmt.Sprintf("INSERT INTO endstate_outbox_cursors (subscription, partition, token, position) VALUES ('%s', %d, '%s', %d)", name, p, uuid.NewString(), position))
 			continue
 		}
-		db.exec(t, fmt.Sprintf(`INSERT INTO endstate_outbox_cursors (subscription, partition, token, position, prior_position, snapshot, cluster)
+		db.Exec(t, fmt.Sprintf(`INSERT INTO endstate_outbox_cursors (subscription, partition, token, position, prior_position, snapshot, cluster)
 VALUES ('%s', %d, '%s', %d, %[4]d, pg_current_snapshot(), 0)`, name, p, uuid.NewString(), position))
 	}
 }
@@ -46,8 +46,8 @@ VALUES ('%s', %d, '%s', %d, %[4]d, pg_current_snapshot(), 0)`, name, p, uuid.New
 func (db *database) insert(t *testing.T, typ, aggregate string) (uuid.UUID, int64) {
 	t.Helper()
 	id := uuid.Must(uuid.NewV7())
-	db.exec(t, fmt.Sprintf(`INSERT INTO endstate_outbox (partition, id, aggregate_type, aggregate_id, type, payload, headers)
-VALUES (%d, '%s', 'order', '%s', '%s', CAST('{}' AS %s), '{"h": "v"}')`, outbox.Partition("order", aggregate), id, aggregate, typ, map[bool]string{true: "blob", false: "bytea"}[db.sqlite]))
+	db.Exec(t, fmt.Sprintf(`INSERT INTO endstate_outbox (partition, id, aggregate_type, aggregate_id, type, payload, headers)
+VALUES (%d, '%s', 'order', '%s', '%s', CAST('{}' AS %s), '{"h": "v"}')`, outbox.Partition("order", aggregate), id, aggregate, typ, map[bool]string{true: "blob", false: "bytea"}[db.SQLite]))
 	var seq int64
 	db.scan(t, fmt.Sprintf("SELECT seq FROM endstate_outbox WHERE id = '%s'", id), &seq)
 	return id, seq
@@ -56,10 +56,10 @@ VALUES (%d, '%s', 'order', '%s', '%s', CAST('{}' AS %s), '{"h": "v"}')`, outbox.
 // park sets an event aside.
 func (db *database) park(t *testing.T, subscription string, id uuid.UUID, set string) {
 	t.Helper()
-	db.exec(t, fmt.Sprintf(`INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id)
+	db.Exec(t, fmt.Sprintf(`INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id)
 SELECT '%s', partition, seq, id, aggregate_type, aggregate_id FROM endstate_outbox WHERE id = '%s'`, subscription, id))
 	if set != "" {
-		db.exec(t, fmt.Sprintf("UPDATE endstate_outbox_parked SET %s WHERE subscription = '%s' AND event_id = '%s'", set, subscription, id))
+		db.Exec(t, fmt.Sprintf("UPDATE endstate_outbox_parked SET %s WHERE subscription = '%s' AND event_id = '%s'", set, subscription, id))
 	}
 }
 
@@ -149,15 +149,15 @@ func TestAListGoesOnBehindWhatItLookedAt(t *testing.T) {
 		db.subscribe(t, "default", "[]", 0)
 		_, first := db.insert(t, "rare", "first")
 		many := "INSERT INTO endstate_outbox (partition, id, aggregate_type, aggregate_id, type, payload) "
-		if db.sqlite {
-			db.exec(t, many+`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 11000)
+		if db.SQLite {
+			db.Exec(t, many+`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 11000)
 SELECT i % 2, 'x' || i, 'order', '1', 'usual', x'7b7d' FROM n`)
 		} else {
-			db.exec(t, many+"SELECT i % 2, gen_random_uuid(), 'order', '1', 'usual', '{}' FROM generate_series(1, 11000) i")
+			db.Exec(t, many+"SELECT i % 2, gen_random_uuid(), 'order', '1', 'usual', '{}' FROM generate_series(1, 11000) i")
 		}
 		_, last := db.insert(t, "rare", "last")
 		middle := first + 2600 // among many of its partition
-		db.exec(t, fmt.Sprintf("UPDATE endstate_outbox SET type = 'rare' WHERE seq = %d", middle))
+		db.Exec(t, fmt.Sprintf("UPDATE endstate_outbox SET type = 'rare' WHERE seq = %d", middle))
 		find := func(f relay.Filter) {
 			for newest, want := range map[bool][]int64{false: {first, middle, last}, true: {last, middle, first}} {
 				var found []int64
@@ -177,7 +177,7 @@ SELECT i % 2, 'x' || i, 'order', '1', 'usual', x'7b7d' FROM n`)
 			}
 		}
 		find(relay.Filter{Type: "rare"})
-		db.exec(t, `INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id, last_error, dead_at)
+		db.Exec(t, `INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id, last_error, dead_at)
 SELECT 'default', partition, seq, id, aggregate_type, aggregate_id, type, created_at FROM endstate_outbox`)
 		find(relay.Filter{Type: "rare", State: relay.Dead})
 		find(relay.Filter{Error: "rare"})
@@ -211,9 +211,9 @@ func TestAdminShowsAnEventsWayThroughEachSubscription(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, relay.Published, shown.Deliveries[0].State)
 		require.Zero(t, shown.Deliveries[0].PublishedBy, "nothing tells")
-		db.exec(t, "UPDATE endstate_outbox SET created_at = '2024-01-01T00:00:01.000Z' WHERE id = '"+published.String()+"'")
+		db.Exec(t, "UPDATE endstate_outbox SET created_at = '2024-01-01T00:00:01.000Z' WHERE id = '"+published.String()+"'")
 		for seq, at := range map[int64]string{shown.Seq - 1: "2024-01-01T00:00:00.000Z", shown.Seq: "2024-01-01T00:00:05.000Z", shown.Seq + 1: "2024-01-01T00:00:10.000Z"} {
-			db.exec(t, fmt.Sprintf("INSERT INTO endstate_outbox_samples (subscription, partition, at, position) VALUES ('default', %d, '%s', %d)", shown.Partition, at, seq))
+			db.Exec(t, fmt.Sprintf("INSERT INTO endstate_outbox_samples (subscription, partition, at, position) VALUES ('default', %d, '%s', %d)", shown.Partition, at, seq))
 		}
 		shown, err = w.admin.Show(ctx, published)
 		require.NoError(t, err)
@@ -258,7 +258,7 @@ func TestDeadLettersAreRetriedOrDiscardedOnTheRecord(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, before.Records[1:], after.Records, "the others are as they were")
 
-		db.exec(t, "UPDATE endstate_outbox_parked SET dead_at = parked_at WHERE event_id = '"+w.ids[relay.Dead].String()+"'")
+		db.Exec(t, "UPDATE endstate_outbox_parked SET dead_at = parked_at WHERE event_id = '"+w.ids[relay.Dead].String()+"'")
 		done, err = w.admin.Discard(ctx, relay.By{Subscription: "default", Who: "bob", Why: "obsolete"}, every...)
 		require.NoError(t, err)
 		require.Equal(t, []uuid.UUID{w.ids[relay.Dead]}, done)
@@ -294,9 +294,9 @@ func TestStatsBySubscription(t *testing.T) {
 		require.Equal(t, []string{"pend*"}, stats[1].Types)
 
 		id := uuid.NewString()
-		db.exec(t, "INSERT INTO endstate_outbox_relays (id, subscription, name, expires_at, published, rate) VALUES ('"+id+"', 'default', 'here', '9999-01-01T00:00:00Z', 7, 3.5)")
-		db.exec(t, "UPDATE endstate_outbox_cursors SET owner = '"+id+"' WHERE subscription = 'default' AND partition < 3")
-		db.exec(t, "UPDATE endstate_outbox_cursors SET blocked_since = '2024-01-01T00:00:00Z', blocked_by = '"+w.ids[relay.Pending].String()+"', blocked_why = '410' WHERE subscription = 'default' AND partition = 2")
+		db.Exec(t, "INSERT INTO endstate_outbox_relays (id, subscription, name, expires_at, published, rate) VALUES ('"+id+"', 'default', 'here', '9999-01-01T00:00:00Z', 7, 3.5)")
+		db.Exec(t, "UPDATE endstate_outbox_cursors SET owner = '"+id+"' WHERE subscription = 'default' AND partition < 3")
+		db.Exec(t, "UPDATE endstate_outbox_cursors SET blocked_since = '2024-01-01T00:00:00Z', blocked_by = '"+w.ids[relay.Pending].String()+"', blocked_why = '410' WHERE subscription = 'default' AND partition = 2")
 		stats, err = w.admin.Stats(ctx)
 		require.NoError(t, err)
 		s = stats[0]

@@ -19,11 +19,11 @@ func (db *database) bury(t *testing.T, n int) {
 	t.Helper()
 	into := "INSERT INTO endstate_outbox (partition, id, aggregate_type, aggregate_id, type, payload) "
 	partition := outbox.Partition("order", "7")
-	if db.sqlite {
-		db.exec(t, into+fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
+	if db.SQLite {
+		db.Exec(t, into+fmt.Sprintf(`WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
 SELECT %d, lower(hex(randomblob(16))), 'order', 'other', 'usual', x'7b7d' FROM n`, n, partition))
 	} else {
-		db.exec(t, into+fmt.Sprintf("SELECT %d, gen_random_uuid(), 'order', 'other', 'usual', '{}' FROM generate_series(1, %d) i", partition, n))
+		db.Exec(t, into+fmt.Sprintf("SELECT %d, gen_random_uuid(), 'order', 'other', 'usual', '{}' FROM generate_series(1, %d) i", partition, n))
 	}
 }
 
@@ -97,15 +97,15 @@ func TestAnAggregatesEventsAmongMany(t *testing.T) {
 
 		// The others were written together, at about the same time: the clocks of two of them may say the same.
 		update := "UPDATE endstate_outbox SET created_at = '%s' WHERE seq %s"
-		db.exec(t, fmt.Sprintf(update, "2024-01-01T00:00:00.000Z", fmt.Sprint("< ", shown.Seq)))
-		db.exec(t, fmt.Sprintf(update, "2024-01-02T00:00:00.000Z", fmt.Sprint("= ", shown.Seq)))
-		db.exec(t, fmt.Sprintf(update, "2024-01-03T00:00:00.000Z", fmt.Sprint("> ", shown.Seq)))
+		db.Exec(t, fmt.Sprintf(update, "2024-01-01T00:00:00.000Z", fmt.Sprint("< ", shown.Seq)))
+		db.Exec(t, fmt.Sprintf(update, "2024-01-02T00:00:00.000Z", fmt.Sprint("= ", shown.Seq)))
+		db.Exec(t, fmt.Sprintf(update, "2024-01-03T00:00:00.000Z", fmt.Sprint("> ", shown.Seq)))
 		events, further, _, err := admin.Aggregate(t.Context(), "order", "7", 0, time.Date(2024, 1, 2, 0, 0, 0, 0, time.UTC))
 		require.NoError(t, err)
 		require.Len(t, events, 1)
 		require.NotZero(t, further, "there is more further back")
 
-		db.exec(t, "CREATE INDEX by_aggregate ON endstate_outbox (aggregate_type, aggregate_id, seq)")
+		db.Exec(t, "CREATE INDEX by_aggregate ON endstate_outbox (aggregate_type, aggregate_id, seq)")
 		events, further, _, err = admin.Aggregate(t.Context(), "order", "7", 0, time.Time{})
 		require.NoError(t, err)
 		require.Len(t, events, 1)
@@ -126,13 +126,13 @@ func TestListsAreSafeWhateverIsInTheTable(t *testing.T) {
 		id, _ := db.insert(t, "paid", "7")
 		const huge = 10 << 20
 		long := fmt.Sprintf("repeat('é', %d)", huge)
-		if db.sqlite {
+		if db.SQLite {
 			long = fmt.Sprintf("replace(hex(zeroblob(%d)), '00', 'é')", huge)
 		} else {
-			db.exec(t, "ALTER TABLE endstate_outbox DROP CONSTRAINT endstate_outbox_headers_check, DROP CONSTRAINT endstate_outbox_occurred_at_check")
+			db.Exec(t, "ALTER TABLE endstate_outbox DROP CONSTRAINT endstate_outbox_headers_check, DROP CONSTRAINT endstate_outbox_occurred_at_check")
 		}
 		db.park(t, "default", id, "dead_at = parked_at, last_error = "+long)
-		db.exec(t, "UPDATE endstate_outbox SET type = "+long+", occurred_at = 'infinity', headers = '{\"n\": 1}', payload = CAST("+map[bool]string{true: long + " AS blob)", false: "repeat('x', 20971520) AS bytea)"}[db.sqlite])
+		db.Exec(t, "UPDATE endstate_outbox SET type = "+long+", occurred_at = 'infinity', headers = '{\"n\": 1}', payload = CAST("+map[bool]string{true: long + " AS blob)", false: "repeat('x', 20971520) AS bytea)"}[db.SQLite])
 		said := fmt.Sprintf("… (%d characters)", huge)
 		page, err := db.admin(t).List(t.Context(), relay.Filter{Brief: true})
 		require.NoError(t, err)
@@ -148,10 +148,10 @@ func TestListsAreSafeWhateverIsInTheTable(t *testing.T) {
 		require.EqualValues(t, 2*huge, shown.PayloadSize)
 		require.Contains(t, shown.Deliveries[0].LastError, said)
 		headers := fmt.Sprintf("'{\"n\": \"' || %s || '\"}'", long)
-		if !db.sqlite {
+		if !db.SQLite {
 			headers = "CAST(" + headers + " AS jsonb)"
 		}
-		db.exec(t, "UPDATE endstate_outbox SET headers = "+headers)
+		db.Exec(t, "UPDATE endstate_outbox SET headers = "+headers)
 		shown, err = db.admin(t).ShowCut(t.Context(), id, 0)
 		require.NoError(t, err)
 		require.Empty(t, shown.Payload)

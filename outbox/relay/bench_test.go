@@ -22,9 +22,8 @@ import (
 // benchDatabase is a database with an outbox on a server of its own, with autovacuum.
 func benchDatabase(b *testing.B) *database {
 	server := dbtest.StartPostgres(b, "shared_buffers=512MB", "autovacuum_naptime=1s", "max_wal_size=4GB")
-	pool := dbtest.PoolOn(b, server.URL())
-	db := &database{url: server.URL(), pool: pool, begin: beginPgx(pool)}
-	db.in(b, func(ctx context.Context, tx endstate.Tx) { require.NoError(b, writer.Migrate(ctx, tx)) })
+	db := on(b, server.URL())
+	db.In(b, func(ctx context.Context, tx endstate.Tx) { require.NoError(b, writer.Migrate(ctx, tx)) })
 	return db
 }
 
@@ -32,13 +31,13 @@ func benchDatabase(b *testing.B) *database {
 func BenchmarkWakeUp(b *testing.B) {
 	db := benchDatabase(b)
 	called := make(chan time.Time, 1)
-	rel, err := relay.New(db.pool, outbox.PublisherFunc(func(context.Context, outbox.Event) error {
+	rel, err := relay.New(db.Pool, outbox.PublisherFunc(func(context.Context, outbox.Event) error {
 		called <- time.Now()
 		return nil
-	}), &relay.Config{ListenURL: db.url, Logger: slog.New(slog.DiscardHandler)})
+	}), &relay.Config{ListenURL: db.URL, Logger: slog.New(slog.DiscardHandler)})
 	require.NoError(b, err)
 	run(b, rel)
-	notifier, err := relay.NewNotifier(db.pool, nil)
+	notifier, err := relay.NewNotifier(db.Pool, nil)
 	require.NoError(b, err)
 	ctx, cancel := context.WithCancel(b.Context())
 	done := make(chan error, 1)
@@ -48,7 +47,7 @@ func BenchmarkWakeUp(b *testing.B) {
 		var took []time.Duration
 		for i := range 520 {
 			time.Sleep(time.Duration(20+i%30) * time.Millisecond) // the system is idle
-			db.put(b, event("completed", ""))
+			db.Put(b, event("completed", ""))
 			committed := time.Now()
 			notifier.Wake()
 			took = append(took, max(0, (<-called).Sub(committed))) // the publisher may be faster than the commit's reply
@@ -65,7 +64,7 @@ func BenchmarkDrain(b *testing.B) {
 	const n = 200_000
 	for b.Loop() {
 		db := benchDatabase(b)
-		db.exec(b, fmt.Sprintf(`INSERT INTO endstate_outbox (partition, id, aggregate_type, aggregate_id, type, payload)
+		db.Exec(b, fmt.Sprintf(`INSERT INTO endstate_outbox (partition, id, aggregate_type, aggregate_id, type, payload)
 SELECT endstate_outbox_partition('batch', id::text), id, 'batch', id::text, 'completed', '{"batch":"b1","status":"COMPLETE"}' FROM (SELECT gen_random_uuid() AS id FROM generate_series(1, %d)) e`, n))
 		var left atomic.Int64
 		left.Store(n)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
@@ -29,14 +30,14 @@ func (db *database) consumer(t testing.TB, handle effect, cfg *relay.Config) (re
 	t.Helper()
 	cfg.Subscription = "default"
 	var err error
-	if db.pool != nil {
-		rel, err = relay.NewConsumer(db.pool, func(ctx context.Context, tx pgx.Tx, e outbox.Event) error { return handle(ctx, tx, e) }, cfg)
+	if db.Pool != nil {
+		rel, err = relay.NewConsumer(db.Pool, func(ctx context.Context, tx pgx.Tx, e outbox.Event) error { return handle(ctx, tx, e) }, cfg)
 	} else {
 		wrap := endstate.PostgresTx
-		if db.sqlite {
+		if db.SQLite {
 			wrap = endstate.SQLiteTx
 		}
-		rel, err = relay.NewConsumerSQL(db.sql, func(ctx context.Context, tx *sql.Tx, e outbox.Event) error { return handle(ctx, wrap(tx), e) }, cfg)
+		rel, err = relay.NewConsumerSQL(db.SQL, func(ctx context.Context, tx *sql.Tx, e outbox.Event) error { return handle(ctx, wrap(tx), e) }, cfg)
 	}
 	require.NoError(t, err)
 	return rel
@@ -46,10 +47,10 @@ func (db *database) consumer(t testing.TB, handle effect, cfg *relay.Config) (re
 func (db *database) effects(t testing.TB) {
 	t.Helper()
 	number := "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
-	if db.sqlite {
+	if db.SQLite {
 		number = "INTEGER PRIMARY KEY"
 	}
-	db.exec(t, "CREATE TABLE effects (number "+number+", event text NOT NULL, aggregate text NOT NULL, kind text NOT NULL)")
+	db.Exec(t, "CREATE TABLE effects (number "+number+", event text NOT NULL, aggregate text NOT NULL, kind text NOT NULL)")
 }
 
 func apply(ctx context.Context, tx endstate.Tx, e outbox.Event) error {
@@ -60,11 +61,11 @@ func apply(ctx context.Context, tx endstate.Tx, e outbox.Event) error {
 // requireOnce makes sure that each event has one effect, unless it is a dead letter, which has none, and that they came in order.
 func (db *database) requireOnce(t testing.TB) {
 	t.Helper()
-	require.Zero(t, one[int](t, db, "SELECT count(*) - count(DISTINCT event) FROM effects"), "effects twice")
+	require.Zero(t, outboxdbtest.One[int](t, db, "SELECT count(*) - count(DISTINCT event) FROM effects"), "effects twice")
 	live := "FROM endstate_outbox e WHERE NOT EXISTS (SELECT 1 FROM endstate_outbox_parked p WHERE p.seq = e.seq AND p.dead_at IS NOT NULL)"
-	require.Zero(t, one[int](t, db, "SELECT count(*) "+live+" AND CAST(e.id AS text) NOT IN (SELECT event FROM effects)"), "events without an effect")
-	require.Equal(t, one[int](t, db, "SELECT count(*) "+live), one[int](t, db, "SELECT count(*) FROM effects"))
-	require.Zero(t, one[int](t, db, `SELECT count(*) FROM effects a JOIN endstate_outbox ea ON CAST(ea.id AS text) = a.event JOIN effects b ON b.aggregate = a.aggregate
+	require.Zero(t, outboxdbtest.One[int](t, db, "SELECT count(*) "+live+" AND CAST(e.id AS text) NOT IN (SELECT event FROM effects)"), "events without an effect")
+	require.Equal(t, outboxdbtest.One[int](t, db, "SELECT count(*) "+live), outboxdbtest.One[int](t, db, "SELECT count(*) FROM effects"))
+	require.Zero(t, outboxdbtest.One[int](t, db, `SELECT count(*) FROM effects a JOIN endstate_outbox ea ON CAST(ea.id AS text) = a.event JOIN effects b ON b.aggregate = a.aggregate
 	JOIN endstate_outbox eb ON CAST(eb.id AS text) = b.event WHERE ea.seq < eb.seq AND a.number > b.number`), "out of order")
 }
 
@@ -86,7 +87,7 @@ func TestConsumerAppliesEachEventOnceAndInOrder(t *testing.T) {
 		stop()
 		db.requireOnce(t)
 		require.Zero(t, db.parked(t, "1 = 1"))
-		if !db.sqlite {
+		if !db.SQLite {
 			require.EqualValues(t, 256, calls.Load())
 		}
 	})
@@ -96,21 +97,21 @@ func TestConsumerAppliesEachEventOnceAndInOrder(t *testing.T) {
 func TestConsumerCommitsABatchAtOnce(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")
-	db.migrate(t, *writer)
+	db.Migrate(t, *writer)
 	db.effects(t)
-	db.exec(t, "ALTER TABLE effects ADD txid xid8 DEFAULT pg_current_xact_id(), ADD settings text DEFAULT current_setting('enable_seqscan') || current_setting('idle_in_transaction_session_timeout')")
-	db.exec(t, "CREATE TABLE moves (txid xid8 DEFAULT pg_current_xact_id())")
-	db.exec(t, "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO moves DEFAULT VALUES; RETURN NULL; END'")
-	db.exec(t, "CREATE TRIGGER note AFTER UPDATE OF position ON endstate_outbox_cursors FOR EACH ROW WHEN (OLD.position <> NEW.position) EXECUTE FUNCTION note()")
+	db.Exec(t, "ALTER TABLE effects ADD txid xid8 DEFAULT pg_current_xact_id(), ADD settings text DEFAULT current_setting('enable_seqscan') || current_setting('idle_in_transaction_session_timeout')")
+	db.Exec(t, "CREATE TABLE moves (txid xid8 DEFAULT pg_current_xact_id())")
+	db.Exec(t, "CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO moves DEFAULT VALUES; RETURN NULL; END'")
+	db.Exec(t, "CREATE TRIGGER note AFTER UPDATE OF position ON endstate_outbox_cursors FOR EACH ROW WHEN (OLD.position <> NEW.position) EXECUTE FUNCTION note()")
 	db.aggregates(t, 10, 3)
 	cfg := quick()
 	relay.SetPass(cfg, time.Minute)
 	run(t, db.consumer(t, apply, cfg))
 	db.settled(t)
 	db.requireOnce(t)
-	require.Equal(t, 1, one[int](t, db, "SELECT count(DISTINCT txid) FROM effects"))
-	require.Equal(t, 1, one[int](t, db, "SELECT count(DISTINCT txid) FROM (SELECT txid FROM effects UNION SELECT txid FROM moves) t"))
-	require.Equal(t, "on30s", one[string](t, db, "SELECT DISTINCT settings FROM effects"), "the planner is the handler's, and the server ends what is idle")
+	require.Equal(t, 1, outboxdbtest.One[int](t, db, "SELECT count(DISTINCT txid) FROM effects"))
+	require.Equal(t, 1, outboxdbtest.One[int](t, db, "SELECT count(DISTINCT txid) FROM (SELECT txid FROM effects UNION SELECT txid FROM moves) t"))
+	require.Equal(t, "on30s", outboxdbtest.One[string](t, db, "SELECT DISTINCT settings FROM effects"), "the planner is the handler's, and the server ends what is idle")
 }
 
 // One bad event among good ones: whatever it does, those of other aggregates are applied, once.
@@ -170,7 +171,7 @@ func TestConsumerParksAPoisonousEvent(t *testing.T) {
 				require.Zero(t, db.parked(t, "dead_at IS NULL"))
 				require.Zero(t, db.parked(t, "last_error LIKE '%secret%'"))
 				db.requireOnce(t)
-				require.Equal(t, 99, one[int](t, db, "SELECT count(*) FROM effects"))
+				require.Equal(t, 99, outboxdbtest.One[int](t, db, "SELECT count(*) FROM effects"))
 				mu.Lock()
 				defer mu.Unlock()
 				require.Equal(t, map[int]int{1: 1, 2: 1, 3: 1}, attempts)
@@ -225,8 +226,8 @@ func TestConsumerOutage(t *testing.T) {
 		before := calls.Load()
 		eventually(t, "it goes on trying", func() bool { return calls.Load() > before+30 })
 		require.Zero(t, db.parked(t, "1 = 1"))
-		require.Zero(t, one[int](t, db, "SELECT count(*) FROM effects"))
-		require.Zero(t, one[int](t, db, "SELECT max(position) FROM endstate_outbox_cursors"))
+		require.Zero(t, outboxdbtest.One[int](t, db, "SELECT count(*) FROM effects"))
+		require.Zero(t, outboxdbtest.One[int](t, db, "SELECT max(position) FROM endstate_outbox_cursors"))
 		broken.Store(false)
 		db.settled(t)
 		require.NoError(t, <-told)
@@ -261,10 +262,10 @@ func TestConsumersHandlerPuts(t *testing.T) {
 			return nil
 		}, quick())
 		run(t, c)
-		eventually(t, "what was derived", func() bool { return db.count(t) == 80 })
+		eventually(t, "what was derived", func() bool { return db.Count(t) == 80 })
 		db.settled(t)
 		db.requireOnce(t)
-		require.Equal(t, 40, one[int](t, db, "SELECT count(*) FROM effects WHERE kind = 'derived'"))
+		require.Equal(t, 40, outboxdbtest.One[int](t, db, "SELECT count(*) FROM effects WHERE kind = 'derived'"))
 	})
 }
 
@@ -273,9 +274,9 @@ func TestConsumerConfig(t *testing.T) {
 	db := newDatabase(t, "sqlite-wal")
 	handler := func(context.Context, *sql.Tx, outbox.Event) error { return nil }
 	for want, f := range map[string]func() (*relay.Relay, error){
-		"Subscription is empty": func() (*relay.Relay, error) { return relay.NewConsumerSQL(db.sql, handler, nil) },
+		"Subscription is empty": func() (*relay.Relay, error) { return relay.NewConsumerSQL(db.SQL, handler, nil) },
 		"the handler is nil": func() (*relay.Relay, error) {
-			return relay.NewConsumerSQL(db.sql, nil, &relay.Config{Subscription: "s"})
+			return relay.NewConsumerSQL(db.SQL, nil, &relay.Config{Subscription: "s"})
 		},
 		"the database is nil": func() (*relay.Relay, error) {
 			return relay.NewConsumer(nil, func(context.Context, pgx.Tx, outbox.Event) error { return nil }, &relay.Config{Subscription: "s"})
@@ -295,7 +296,9 @@ func TestConsumerSharesWithConsumersOnly(t *testing.T) {
 		for range 2 {
 			run(t, db.consumer(t, apply, quick()))
 		}
-		eventually(t, "they share", func() bool { return one[int](t, db, "SELECT count(DISTINCT owner) FROM endstate_outbox_cursors") == 2 })
+		eventually(t, "they share", func() bool {
+			return outboxdbtest.One[int](t, db, "SELECT count(DISTINCT owner) FROM endstate_outbox_cursors") == 2
+		})
 		cfg := quick()
 		cfg.Destination = "https://elsewhere.example"
 		require.ErrorIs(t, db.relay(t, &recorder{}, cfg).Run(t.Context()), relay.ErrDestination)

@@ -16,6 +16,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/internal/pgfault"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
@@ -34,14 +35,14 @@ func TestConsumersCommitIsCut(t *testing.T) {
 				t.Run(fmt.Sprintf("%v/%s/parked=%v", do, kind, parked), func(t *testing.T) {
 					t.Parallel()
 					direct := newDatabase(t, kind)
-					direct.migrate(t, *writer)
+					direct.Migrate(t, *writer)
 					direct.effects(t)
-					proxy := pgfault.New(t, direct.url)
+					proxy := pgfault.New(t, direct.URL)
 					var db database
 					if kind == "pgx" {
-						db.pool = dbtest.PoolOn(t, proxy.URL())
+						db.Pool = dbtest.PoolOn(t, proxy.URL())
 					} else {
-						db.sql = dbtest.SQLOn(t, proxy.URL())
+						db.SQL = dbtest.SQLOn(t, proxy.URL())
 					}
 					direct.aggregates(t, 10, 3)
 					var fault *pgfault.Fault
@@ -91,7 +92,7 @@ func TestConsumerThatLostItsLeaseCommitsNothing(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- c.Run(ctx) }()
 		<-entered
-		db.exec(t, "DELETE FROM endstate_outbox_relays") // but not in the database
+		db.Exec(t, "DELETE FROM endstate_outbox_relays") // but not in the database
 		run(t, db.consumer(t, apply, quick()))
 		db.settled(t)
 		db.requireOnce(t)
@@ -111,15 +112,15 @@ func TestTakeOverWhileTheOldTransactionIsOpen(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			direct := newDatabase(t, kind)
-			direct.migrate(t, *writer)
+			direct.Migrate(t, *writer)
 			direct.effects(t)
 			direct.aggregates(t, 20, 3)
-			proxy := pgfault.New(t, direct.url)
+			proxy := pgfault.New(t, direct.URL)
 			var db database
 			if kind == "pgx" {
-				db.pool = dbtest.PoolOn(t, proxy.URL())
+				db.Pool = dbtest.PoolOn(t, proxy.URL())
 			} else {
-				db.sql = dbtest.SQLOn(t, proxy.URL())
+				db.SQL = dbtest.SQLOn(t, proxy.URL())
 			}
 			var fault *pgfault.Fault
 			var once sync.Once
@@ -133,14 +134,14 @@ func TestTakeOverWhileTheOldTransactionIsOpen(t *testing.T) {
 			done := make(chan error, 1)
 			go func() { done <- c.Run(ctx) }()
 			const open = "FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction' AND query LIKE 'UPDATE \"endstate_outbox_cursors\" AS c SET token%'"
-			eventually(t, "it is about to commit", func() bool { return one[int](t, direct, "SELECT count(*) "+open) == 1 })
-			direct.exec(t, "DELETE FROM endstate_outbox_relays") // its lease is over
+			eventually(t, "it is about to commit", func() bool { return outboxdbtest.One[int](t, direct, "SELECT count(*) "+open) == 1 })
+			direct.Exec(t, "DELETE FROM endstate_outbox_relays") // its lease is over
 			other := direct.consumer(t, apply, mortal())
 			stop := run(t, other)
 			eventually(t, "the other one isn't stopped by the locks", func() bool {
-				return one[int](t, direct, "SELECT count(*) FROM endstate_outbox_relays WHERE expires_at > started_at + interval '2100 ms'") == 1
+				return outboxdbtest.One[int](t, direct, "SELECT count(*) FROM endstate_outbox_relays WHERE expires_at > started_at + interval '2100 ms'") == 1
 			})
-			require.Equal(t, 1, one[int](t, direct, "SELECT count(pg_terminate_backend(pid)) "+open), "the locks were there all the time; the server ends them, as it does with idle_in_transaction_session_timeout")
+			require.Equal(t, 1, outboxdbtest.One[int](t, direct, "SELECT count(pg_terminate_backend(pid)) "+open), "the locks were there all the time; the server ends them, as it does with idle_in_transaction_session_timeout")
 			direct.settled(t)
 			direct.requireOnce(t)
 			fault.Release()
@@ -156,12 +157,11 @@ func TestTakeOverWhileTheOldTransactionIsOpen(t *testing.T) {
 func TestConsumersDeferredConstraint(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sql", "sqlite-wal"}, writer, func(t *testing.T, db *database) {
-		db.exec(t, "CREATE TABLE owners (aggregate text PRIMARY KEY)")
+		db.Exec(t, "CREATE TABLE owners (aggregate text PRIMARY KEY)")
 		db.effects(t)
-		db.exec(t, "CREATE TABLE owned (aggregate text NOT NULL REFERENCES owners DEFERRABLE INITIALLY DEFERRED)")
-		if db.sqlite {
-			db.sql = dbtest.SQLiteOn(t, db.url+"&_pragma=foreign_keys(1)")
-			db.begin = beginSQL(db.sql, endstate.SQLiteTx)
+		db.Exec(t, "CREATE TABLE owned (aggregate text NOT NULL REFERENCES owners DEFERRABLE INITIALLY DEFERRED)")
+		if db.SQLite {
+			db.SQL = dbtest.SQLiteOn(t, db.URL+"&_pragma=foreign_keys(1)")
 		}
 		db.aggregates(t, 20, 3)
 		cfg := quick()
@@ -179,8 +179,8 @@ func TestConsumersDeferredConstraint(t *testing.T) {
 		}, cfg))
 		db.settled(t)
 		require.Equal(t, 1, db.parked(t, "dead_at IS NOT NULL AND attempts = 3"))
-		require.Equal(t, 59, one[int](t, db, "SELECT count(*) FROM effects"))
-		require.Equal(t, 59, one[int](t, db, "SELECT count(*) FROM owned"))
+		require.Equal(t, 59, outboxdbtest.One[int](t, db, "SELECT count(*) FROM effects"))
+		require.Equal(t, 59, outboxdbtest.One[int](t, db, "SELECT count(*) FROM owned"))
 		db.requireOnce(t)
 	})
 }
@@ -221,11 +221,11 @@ func TestConsumersConflictsCostNoAttempt(t *testing.T) {
 func TestConsumersTransactionIsItsOwn(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")
-	db.migrate(t, *writer)
+	db.Migrate(t, *writer)
 	db.effects(t)
 	db.aggregates(t, 10, 3)
 	var kept pgx.Tx
-	c, err := relay.NewConsumer(db.pool, func(ctx context.Context, tx pgx.Tx, e outbox.Event) error {
+	c, err := relay.NewConsumer(db.Pool, func(ctx context.Context, tx pgx.Tx, e outbox.Event) error {
 		kept = tx
 		if err := tx.Commit(ctx); !errors.Is(err, relay.ErrTxOwned) {
 			return errors.Join(errors.New("it commits"), outbox.Permanent(err))
@@ -267,9 +267,9 @@ func TestHandlerThatEndsItsTransactionIsFoundOut(t *testing.T) {
 			t.Parallel()
 			each(t, []string{"pgx", "sql"}, writer, func(t *testing.T, db *database) {
 				switch {
-				case name == "by a method" && db.pool != nil:
+				case name == "by a method" && db.Pool != nil:
 					return // it can't: TestConsumersTransactionIsItsOwn
-				case name == "by COMMIT AND CHAIN" && db.pool != nil, name == "by leaving rows unread" && db.pool == nil:
+				case name == "by COMMIT AND CHAIN" && db.Pool != nil, name == "by leaving rows unread" && db.Pool == nil:
 					return // outside of the promise: documented
 				}
 				db.effects(t)
@@ -284,8 +284,8 @@ func TestHandlerThatEndsItsTransactionIsFoundOut(t *testing.T) {
 				}, cfg))
 				db.settled(t)
 				require.Equal(t, 1, db.parked(t, "dead_at IS NOT NULL AND attempts = 2 AND last_error LIKE 'relay: the handler %'"))
-				require.Zero(t, one[int](t, db, "SELECT count(*) FROM effects WHERE aggregate = 'a3' AND kind = '1'"))
-				require.Equal(t, 59, one[int](t, db, "SELECT count(DISTINCT event) FROM effects"))
+				require.Zero(t, outboxdbtest.One[int](t, db, "SELECT count(*) FROM effects WHERE aggregate = 'a3' AND kind = '1'"))
+				require.Equal(t, 59, outboxdbtest.One[int](t, db, "SELECT count(DISTINCT event) FROM effects"))
 			})
 		})
 	}
@@ -295,20 +295,18 @@ func TestHandlerThatEndsItsTransactionIsFoundOut(t *testing.T) {
 func TestConsumersReadingComesFirst(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")
-	db.migrate(t, *writer)
+	db.Migrate(t, *writer)
 	db.effects(t)
 	db.aggregates(t, 10, 1)
 	var wrong atomic.Bool
 	wrong.Store(true)
-	pool := dbtest.PoolOn(t, db.url, func(c *pgxpool.Config) {
-		c.ConnConfig.Tracer = writing{&wrong}
-	})
+	through := on(t, db.URL, func(c *pgxpool.Config) { c.ConnConfig.Tracer = writing{&wrong} })
 	cfg := quick()
 	said := make(chan error, 1000)
 	cfg.Trace = &relay.Trace{Reconnecting: func(_ context.Context, err error, _ time.Duration) { said <- err }}
-	run(t, (&database{pool: pool}).consumer(t, apply, cfg))
+	run(t, through.consumer(t, apply, cfg))
 	require.ErrorContains(t, <-said, "the reading's transaction has an id")
-	require.Zero(t, one[int](t, db, "SELECT count(*) FROM effects"))
+	require.Zero(t, outboxdbtest.One[int](t, db, "SELECT count(*) FROM effects"))
 	wrong.Store(false)
 	db.settled(t)
 	db.requireOnce(t)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -129,7 +130,7 @@ func TestKilledConsumerAppliesOnce(t *testing.T) {
 				if step == afterCommit {
 					want = 100
 				}
-				require.Equal(t, want, one[int](t, db, "SELECT count(*) FROM effects"))
+				require.Equal(t, want, outboxdbtest.One[int](t, db, "SELECT count(*) FROM effects"))
 				other := db.start(t, newRecord(t), consuming)
 				eventually(t, "the dead one's partitions are taken", func() bool {
 					return strings.Contains(other.log.String(), "another relay died")

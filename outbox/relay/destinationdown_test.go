@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -59,10 +60,10 @@ func TestOutageCostsNothing(t *testing.T) {
 		relay.SetOutage(cfg, time.Microsecond, time.Millisecond)
 		cfg.MaxAttempts = 3
 		written := func() int { // by updates and deletions of events, and by anything in parked
-			if db.sqlite {
-				return one[int](t, db, "SELECT count(*) FROM endstate_outbox_parked")
+			if db.SQLite {
+				return outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox_parked")
 			}
-			return one[int](t, db, `SELECT sum(pg_stat_get_tuples_updated(c) + pg_stat_get_tuples_deleted(c))::int + pg_stat_get_tuples_inserted('endstate_outbox_parked'::regclass)::int
+			return outboxdbtest.One[int](t, db, `SELECT sum(pg_stat_get_tuples_updated(c) + pg_stat_get_tuples_deleted(c))::int + pg_stat_get_tuples_inserted('endstate_outbox_parked'::regclass)::int
 + pg_relation_size('endstate_outbox_parked')::int FROM unnest(ARRAY['endstate_outbox', 'endstate_outbox_parked']::regclass[]) c GROUP BY ()`)
 		}
 		stop := run(t, db.relay(t, d, cfg))
@@ -73,7 +74,7 @@ func TestOutageCostsNothing(t *testing.T) {
 		require.Zero(t, stats[0].Dead)
 		require.Zero(t, stats[0].Retrying)
 		require.EqualValues(t, events, stats[0].Pending)
-		require.NotNil(t, one[*string](t, db, "SELECT max(blocked_why) FROM endstate_outbox_cursors"), "and why is written down")
+		require.NotNil(t, outboxdbtest.One[*string](t, db, "SELECT max(blocked_why) FROM endstate_outbox_cursors"), "and why is written down")
 		require.Zero(t, written())
 
 		d.away.Store(nil)
@@ -82,10 +83,10 @@ func TestOutageCostsNothing(t *testing.T) {
 		// Ten of each aggregate take ten calls, of each half of the partitions.
 		require.Less(t, d.calls.Load()-before, int64(aggregates), "with few more calls than that takes, and not one for each aggregate")
 		stop()
-		if !db.sqlite {
-			db.pool.Reset() // sessions that end say what they did
+		if !db.SQLite {
+			db.Pool.Reset() // sessions that end say what they did
 			eventually(t, "figures", func() bool {
-				return one[int](t, db, "SELECT pg_stat_get_tuples_inserted('endstate_outbox'::regclass)::int") == events
+				return outboxdbtest.One[int](t, db, "SELECT pg_stat_get_tuples_inserted('endstate_outbox'::regclass)::int") == events
 			})
 		}
 		require.Zero(t, written())

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -28,13 +29,12 @@ func newSwitched(t *testing.T, target string) *switched {
 	t.Helper()
 	s := &switched{}
 	s.lead(t, target)
-	pool := dbtest.PoolOn(t, target, func(cfg *pgxpool.Config) {
+	s.database = on(t, target, func(cfg *pgxpool.Config) {
 		cfg.ConnConfig.DialFunc = func(ctx context.Context, network, _ string) (net.Conn, error) {
 			var d net.Dialer
 			return d.DialContext(ctx, network, *s.addr.Load())
 		}
 	})
-	s.database = &database{url: target, pool: pool, begin: beginPgx(pool)}
 	return s
 }
 
@@ -75,7 +75,7 @@ func (db *database) kinds(t *testing.T, aggregate, prefix string, n int) {
 		events[i] = event(fmt.Sprint(prefix, i), "")
 		events[i].AggregateID = aggregate
 	}
-	db.put(t, events...)
+	db.Put(t, events...)
 }
 
 // ofKind are the types with a prefix among an aggregate's first publications, in their order.
@@ -100,7 +100,7 @@ func (db *database) still(t *testing.T) {
 	t.Helper()
 	db.settled(t)
 	eventually(t, "cursors at rest", func() bool {
-		return one[bool](t, db, "SELECT bool_and(prior_position = position AND owner IS NOT NULL) AND max(position) > 0 FROM endstate_outbox_cursors")
+		return outboxdbtest.One[bool](t, db, "SELECT bool_and(prior_position = position AND owner IS NOT NULL) AND max(position) > 0 FROM endstate_outbox_cursors")
 	})
 }
 
@@ -110,7 +110,7 @@ func TestPromotionThatLosesCommits(t *testing.T) {
 	t.Parallel()
 	primary := dbtest.StartPostgres(t)
 	db := newSwitched(t, primary.URL())
-	db.migrate(t, *writer)
+	db.Migrate(t, *writer)
 	h := newHeld(t)
 	run(t, db.relay(t, h, quick()))
 	db.kinds(t, "b1", "before", 5)
@@ -118,30 +118,29 @@ func TestPromotionThatLosesCommits(t *testing.T) {
 	db.still(t)
 
 	standby := dbtest.StartStandby(t, primary)
-	behind := dbtest.PoolOn(t, standby.URL())
-	there := &database{url: standby.URL(), pool: behind, begin: beginPgx(behind)}
-	lsn := one[string](t, db.database, "SELECT pg_current_wal_lsn()::text")
+	there := on(t, standby.URL())
+	lsn := outboxdbtest.One[string](t, db.database, "SELECT pg_current_wal_lsn()::text")
 	eventually(t, "the standby has all", func() bool {
-		return one[bool](t, there, "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", lsn)
+		return outboxdbtest.One[bool](t, there, "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn", lsn)
 	})
 	for _, statement := range []string{"ALTER SYSTEM SET primary_conninfo = ''", "SELECT pg_reload_conf()"} {
-		_, err := behind.Exec(context.Background(), statement)
+		_, err := there.Pool.Exec(context.Background(), statement)
 		require.NoError(t, err)
 	}
-	eventually(t, "the standby is cut off", func() bool { return one[int](t, there, "SELECT count(*) FROM pg_stat_wal_receiver") == 0 })
+	eventually(t, "the standby is cut off", func() bool { return outboxdbtest.One[int](t, there, "SELECT count(*) FROM pg_stat_wal_receiver") == 0 })
 
 	const n = 100 // more than a sequence is ahead of itself in the log
 	h.armed.Store(true)
 	db.kinds(t, "b1", "lost", n)
 	<-h.reached
-	lost := one[int64](t, db.database, "SELECT max(seq) FROM endstate_outbox")
+	lost := outboxdbtest.One[int64](t, db.database, "SELECT max(seq) FROM endstate_outbox")
 	primary.Kill()
-	require.True(t, one[bool](t, there, "SELECT pg_promote()"))
-	require.Equal(t, 10, there.count(t), "the last commits are lost")
+	require.True(t, outboxdbtest.One[bool](t, there, "SELECT pg_promote()"))
+	require.Equal(t, 10, there.Count(t), "the last commits are lost")
 	db.lead(t, standby.URL())
 	there.kinds(t, "b1", "new", n/2)
 	there.kinds(t, "b2", "new", n/2)
-	require.Less(t, one[int64](t, there, "SELECT min(seq) FROM endstate_outbox WHERE type = 'new0'"), lost, "numbers are given out twice")
+	require.Less(t, outboxdbtest.One[int64](t, there, "SELECT min(seq) FROM endstate_outbox WHERE type = 'new0'"), lost, "numbers are given out twice")
 
 	h.release()
 	eventually(t, "all that survived is published", func() bool { return there.pending(t) == 0 })
@@ -192,9 +191,8 @@ func TestDatabaseThatIsReplacedByItsCopy(t *testing.T) {
 	u, err := url.Parse(server.URL())
 	require.NoError(t, err)
 	u.Path = "/service"
-	pool := dbtest.PoolOn(t, u.String())
-	db := &database{url: u.String(), pool: pool, begin: beginPgx(pool)}
-	db.migrate(t, *writer)
+	db := on(t, u.String())
+	db.Migrate(t, *writer)
 	h := newHeld(t)
 	run(t, db.relay(t, h, quick()))
 	db.kinds(t, "b1", "before", 5)
@@ -204,17 +202,16 @@ func TestDatabaseThatIsReplacedByItsCopy(t *testing.T) {
 
 	const n = 20
 	u.Path = "/copy"
-	copied := dbtest.PoolOn(t, u.String())
-	there := &database{url: u.String(), pool: copied, begin: beginPgx(copied)}
+	there := on(t, u.String())
 	there.kinds(t, "b1", "new", n) // in transactions that the reading below takes for its own database's
-	copied.Reset()
+	there.Pool.Reset()
 	h.armed.Store(true)
 	db.reconnected(t)
 	db.kinds(t, "b1", "lost", n)
 	<-h.reached
-	require.Equal(t, one[int64](t, db, "SELECT max(seq) FROM endstate_outbox"), one[int64](t, there, "SELECT max(seq) FROM endstate_outbox"), "numbers are given out twice")
+	require.Equal(t, outboxdbtest.One[int64](t, db, "SELECT max(seq) FROM endstate_outbox"), outboxdbtest.One[int64](t, there, "SELECT max(seq) FROM endstate_outbox"), "numbers are given out twice")
 	gone()
-	copied.Close()
+	there.Pool.Close()
 	do("ALTER DATABASE service RENAME TO away", "ALTER DATABASE copy RENAME TO service")
 	db.reconnected(t)
 
@@ -227,8 +224,8 @@ func TestDatabaseThatIsReplacedByItsCopy(t *testing.T) {
 // reconnected waits until the pool has only connections that work.
 func (db *database) reconnected(t *testing.T) {
 	t.Helper()
-	db.pool.Reset()
+	db.Pool.Reset()
 	eventually(t, "the database is back", func() bool {
-		return pgx.BeginFunc(context.Background(), db.pool, func(tx pgx.Tx) error { return tx.Conn().Ping(context.Background()) }) == nil
+		return pgx.BeginFunc(context.Background(), db.Pool, func(tx pgx.Tx) error { return tx.Conn().Ping(context.Background()) }) == nil
 	})
 }

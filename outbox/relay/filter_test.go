@@ -27,10 +27,10 @@ func TestTypesAreTakenLiterally(t *testing.T) {
 		if !dbtest.Apostrophes() {
 			odd = strings.NewReplacer("'", "", "$", "").Replace(odd)
 		}
-		db.put(t, outbox.Event{AggregateType: "order", AggregateID: "1", Type: odd, Payload: []byte("{}")}, outbox.Event{AggregateType: "order", AggregateID: "2", Type: "other", Payload: []byte("{}")})
+		db.Put(t, outbox.Event{AggregateType: "order", AggregateID: "1", Type: odd, Payload: []byte("{}")}, outbox.Event{AggregateType: "order", AggregateID: "2", Type: "other", Payload: []byte("{}")})
 		list, err := json.Marshal([]string{odd[:len(odd)-1] + "*"})
 		require.NoError(t, err)
-		db.exec(t, "INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) VALUES ('odd', $1, '', 'begin')", string(list))
+		db.Exec(t, "INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) VALUES ('odd', $1, '', 'begin')", string(list))
 		stats, err := admin.Stats(t.Context())
 		require.NoError(t, err)
 		require.EqualValues(t, 1, stats[0].Pending)

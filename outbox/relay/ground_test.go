@@ -33,9 +33,9 @@ CREATE INDEX endstate_outbox_txid ON endstate_outbox (txid, ((partition::bigint 
 		t.Run(said, func(t *testing.T) {
 			t.Parallel()
 			db := newDatabase(t, "pgx")
-			db.migrate(t, outbox.Writer{})
-			require.NoError(t, relay.Check(t.Context(), db.pool, outbox.Writer{}))
-			conn, err := db.pool.Acquire(t.Context())
+			db.Migrate(t, outbox.Writer{})
+			require.NoError(t, relay.Check(t.Context(), db.Pool, outbox.Writer{}))
+			conn, err := db.Pool.Acquire(t.Context())
 			require.NoError(t, err)
 			defer conn.Release()
 			_, err = conn.Exec(t.Context(), "SET allow_system_table_mods = on; SET search_path = public, other, pg_catalog; "+change)

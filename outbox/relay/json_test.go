@@ -16,8 +16,8 @@ func TestAnEventInJSON(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		w := states(t, db)
-		db.exec(t, `UPDATE endstate_outbox SET created_at = '2026-01-02T03:04:05Z', occurred_at = '2026-01-02T03:04:04Z', dedup_key = NULL, headers = '{}'`)
-		db.exec(t, `UPDATE endstate_outbox_parked SET parked_at = '2026-01-02T03:04:06Z', dead_at = '2026-01-02T03:04:07Z' WHERE dead_at IS NOT NULL`)
+		db.Exec(t, `UPDATE endstate_outbox SET created_at = '2026-01-02T03:04:05Z', occurred_at = '2026-01-02T03:04:04Z', dedup_key = NULL, headers = '{}'`)
+		db.Exec(t, `UPDATE endstate_outbox_parked SET parked_at = '2026-01-02T03:04:06Z', dead_at = '2026-01-02T03:04:07Z' WHERE dead_at IS NOT NULL`)
 		id := w.ids[relay.Dead]
 		row := fmt.Sprintf(`"seq": 1, "id": "%s", "type": "dead", "aggregate_type": "order", "aggregate_id": "dead", "partition": %%d, "created_at": "2026-01-02T03:04:05Z", "occurred_at": "2026-01-02T03:04:04Z", "schema_version": 1, "content_type": "application/json"`, id)
 		const delivery = `"subscription": "default", "state": "dead", "attempts": 7, "crashes": 2, "last_error": "refused", "parked_at": "2026-01-02T03:04:06Z", "dead_at": "2026-01-02T03:04:07Z"`
@@ -41,14 +41,14 @@ func TestAnEventInJSON(t *testing.T) {
 		require.JSONEq(t, `{`+row+`, "payload_bytes": 2, "payload": "{}"`+rest+`}`, show(10))
 		require.JSONEq(t, `{`+row+`, "payload_bytes": 2, "payload": "{", "payload_cut": true`+rest+`}`, show(1))
 		require.JSONEq(t, `{`+row+`, "payload_bytes": 2`+rest+`}`, show(0), "nobody asked for it")
-		db.exec(t, "UPDATE endstate_outbox SET payload = $1", []byte("\xff\x00"))
+		db.Exec(t, "UPDATE endstate_outbox SET payload = $1", []byte("\xff\x00"))
 		require.JSONEq(t, `{`+row+`, "payload_bytes": 2, "payload_base64": "/wA="`+rest+`}`, show(10))
 
 		// A time that JSON has no form for is left out, and the rest is there.
-		if !db.sqlite {
-			db.exec(t, "ALTER TABLE endstate_outbox DROP CONSTRAINT endstate_outbox_occurred_at_check")
+		if !db.SQLite {
+			db.Exec(t, "ALTER TABLE endstate_outbox DROP CONSTRAINT endstate_outbox_occurred_at_check")
 		}
-		db.exec(t, "UPDATE endstate_outbox SET occurred_at = '12026-01-02T03:04:05Z'")
+		db.Exec(t, "UPDATE endstate_outbox SET occurred_at = '12026-01-02T03:04:05Z'")
 		require.JSONEq(t, strings.Replace(`{`+row+`, "payload_bytes": 2`+rest+`}`, `"occurred_at": "2026-01-02T03:04:04Z", `, "", 1), show(0))
 	})
 }
@@ -60,12 +60,12 @@ func TestTheHistoryGoesOn(t *testing.T) {
 		admin := db.admin(t)
 		const n = 11_000
 		fill := "INSERT INTO endstate_outbox_audit (subscription, action, by_whom, reason) SELECT CASE WHEN n IN (1, 3, 10500) THEN 'rare' ELSE 'default' END, 'drop', 'ada', CAST(n AS text) FROM "
-		if db.sqlite {
+		if db.SQLite {
 			fill += fmt.Sprintf("(WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < %d) SELECT n FROM c)", n)
 		} else {
 			fill += fmt.Sprintf("generate_series(1, %d) n", n)
 		}
-		db.exec(t, fill)
+		db.Exec(t, fill)
 		read := func(subscription string, limit int) (reasons []string, looks int) {
 			t.Helper()
 			for before := int64(0); looks == 0 || before != 0; looks++ {

@@ -23,9 +23,8 @@ func TestMoveThatIsCutAtItsCommit(t *testing.T) {
 		t.Run(do.String(), func(t *testing.T) {
 			t.Parallel()
 			proxy := pgfault.New(t, dbtest.Postgres(t))
-			pool := dbtest.PoolOn(t, proxy.URL())
-			db := &database{url: proxy.URL(), pool: pool, begin: beginPgx(pool)}
-			db.migrate(t, *writer)
+			db := on(t, proxy.URL())
+			db.Migrate(t, *writer)
 			db.aggregates(t, 10, 3)
 			var parking atomic.Bool
 			fault := proxy.Arm(&pgfault.Fault{Do: do, Match: func(sql string) bool {

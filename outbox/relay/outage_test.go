@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -46,14 +47,14 @@ func TestAnOutageIsNobodysFault(t *testing.T) {
 				db.aggregates(t, 300, 3)
 				require.ErrorIs(t, <-blocked, failure)
 				eventually(t, "it is kept", func() bool {
-					return one[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE blocked_since IS NOT NULL AND blocked_by IS NOT NULL AND blocked_why IS NOT NULL") == 8
+					return outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE blocked_since IS NOT NULL AND blocked_by IS NOT NULL AND blocked_why IS NOT NULL") == 8
 				})
 				before := refused.Load()
 				eventually(t, "more probes", func() bool { return refused.Load() > before+20 })
 				require.Zero(t, db.parked(t, "1 = 1"))
-				if !db.sqlite {
-					require.Zero(t, one[int](t, db, "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del)::int FROM pg_stat_user_tables WHERE relname = 'endstate_outbox_parked'"))
-					require.Zero(t, one[int](t, db, "SELECT (n_tup_upd + n_tup_del)::int FROM pg_stat_user_tables WHERE relname = 'endstate_outbox'"))
+				if !db.SQLite {
+					require.Zero(t, outboxdbtest.One[int](t, db, "SELECT sum(n_tup_ins + n_tup_upd + n_tup_del)::int FROM pg_stat_user_tables WHERE relname = 'endstate_outbox_parked'"))
+					require.Zero(t, outboxdbtest.One[int](t, db, "SELECT (n_tup_upd + n_tup_del)::int FROM pg_stat_user_tables WHERE relname = 'endstate_outbox'"))
 				}
 				down.Store(false)
 				require.NoError(t, <-blocked)
@@ -63,7 +64,7 @@ func TestAnOutageIsNobodysFault(t *testing.T) {
 					require.Len(t, r.first(fmt.Sprint("a", a)), 3)
 				}
 				require.Len(t, r.published(), 940, "each once")
-				require.Zero(t, one[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE blocked_since IS NOT NULL"))
+				require.Zero(t, outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE blocked_since IS NOT NULL"))
 			})
 		})
 	}
@@ -73,7 +74,7 @@ func TestAnOutageIsNobodysFault(t *testing.T) {
 func TestRetryAfterSlowsTheSubscriptionDown(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "sqlite-wal")
-	db.migrate(t, *writer)
+	db.Migrate(t, *writer)
 	db.aggregates(t, 150, 1)
 	var mu sync.Mutex
 	var second time.Time
@@ -112,12 +113,12 @@ func TestTheLastEventFails(t *testing.T) {
 		t.Run(fmt.Sprint("trusted=", trusted), func(t *testing.T) {
 			t.Parallel()
 			db := newDatabase(t, "sqlite-wal")
-			db.migrate(t, *writer)
+			db.Migrate(t, *writer)
 			if trusted {
 				db.aggregates(t, 5, 1)
 			}
 			bad := event("bad", "")
-			db.put(t, bad)
+			db.Put(t, bad)
 			var tries atomic.Int64
 			r := &recorder{fail: func(e outbox.Event) error {
 				if e.Type == "bad" {
@@ -138,7 +139,7 @@ func TestTheLastEventFails(t *testing.T) {
 			require.Zero(t, db.parked(t, "1 = 1"))
 			other := event("good", "")
 			other.AggregateID = "other"
-			db.put(t, other)
+			db.Put(t, other)
 			eventually(t, "another one tells", func() bool { return db.parked(t, "dead_at IS NOT NULL") == 1 })
 		})
 	}
@@ -165,7 +166,7 @@ func TestTwoDestinations(t *testing.T) {
 				require.Equal(t, numbered(10), r.first(fmt.Sprint("a", a)))
 			}
 		}
-		require.Equal(t, "https://partner.example", one[string](t, db, "SELECT destination FROM endstate_outbox_subscriptions WHERE name = 'partner'"))
+		require.Equal(t, "https://partner.example", outboxdbtest.One[string](t, db, "SELECT destination FROM endstate_outbox_subscriptions WHERE name = 'partner'"))
 		cfg := quick()
 		cfg.Destination = "https://elsewhere.example"
 		err := db.relay(t, &recorder{}, cfg).Run(t.Context())
@@ -183,7 +184,7 @@ func TestASubscriptionOfSomeTypes(t *testing.T) {
 			e.AggregateID = fmt.Sprint(i % 7)
 			events = append(events, e)
 		}
-		db.put(t, events...)
+		db.Put(t, events...)
 		r := &recorder{}
 		cfg := quick()
 		cfg.Types, cfg.BatchSize = []string{"assessment.*", "exact"}, 16
@@ -199,7 +200,7 @@ func TestASubscriptionStartsWhereItSays(t *testing.T) {
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		db.aggregates(t, 10, 1)
 		time.Sleep(20 * time.Millisecond) // the times below are between the events'
-		at := one[string](t, db, "SELECT CAST(clock AS text) FROM (SELECT "+map[bool]string{true: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", false: "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"}[db.sqlite]+" AS clock) c")
+		at := outboxdbtest.One[string](t, db, "SELECT CAST(clock AS text) FROM (SELECT "+map[bool]string{true: "strftime('%Y-%m-%dT%H:%M:%fZ', 'now')", false: "to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')"}[db.SQLite]+" AS clock) c")
 		time.Sleep(20 * time.Millisecond)
 		db.aggregates(t, 7, 1)
 		for start, want := range map[relay.Start]int{relay.Begin: 18, relay.End: 1, relay.Start(at): 8} {
@@ -208,12 +209,12 @@ func TestASubscriptionStartsWhereItSays(t *testing.T) {
 			cfg.Subscription, cfg.Start = string(start), start
 			defer run(t, db.relay(t, r, cfg))()
 			eventually(t, "it is placed", func() bool {
-				return one[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE placements = 0 AND subscription = '"+string(start)+"'") == 8
+				return outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE placements = 0 AND subscription = '"+string(start)+"'") == 8
 			})
 			defer func() {
 				eventually(t, string(start), func() bool { return len(r.published()) == want })
 			}()
 		}
-		db.put(t, event("new", ""))
+		db.Put(t, event("new", ""))
 	})
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -77,7 +78,7 @@ const readerOwner = "00000000-0000-0000-0000-000000000001"
 func (db *database) reader(t *testing.T) *reader {
 	t.Helper()
 	ctx := context.Background()
-	conn, err := db.pool.Acquire(ctx)
+	conn, err := db.Pool.Acquire(ctx)
 	require.NoError(t, err)
 	t.Cleanup(conn.Release)
 	r := &reader{Conn: conn}
@@ -113,16 +114,16 @@ func (r *reader) explain(t *testing.T, mode, call string) (p plan) {
 func (db *database) owned(t *testing.T) {
 	t.Helper()
 	stop := run(t, db.relay(t, &recorder{}, quick()))
-	eventually(t, "cursors", func() bool { return one[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors") == 8 })
+	eventually(t, "cursors", func() bool { return outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors") == 8 })
 	stop()
-	db.exec(t, "INSERT INTO endstate_outbox_relays (id, subscription, name, expires_at) VALUES ('"+readerOwner+"', 'default', 'reader', 'infinity')")
-	db.exec(t, "UPDATE endstate_outbox_cursors SET owner = '"+readerOwner+"', careful = 0")
+	db.Exec(t, "INSERT INTO endstate_outbox_relays (id, subscription, name, expires_at) VALUES ('"+readerOwner+"', 'default', 'reader', 'infinity')")
+	db.Exec(t, "UPDATE endstate_outbox_cursors SET owner = '"+readerOwner+"', careful = 0")
 }
 
 // fill writes n events, each of an aggregate of its own or all of one.
 func (db *database) fill(t *testing.T, n int, aggregate string) {
 	t.Helper()
-	db.exec(t, fmt.Sprintf(`INSERT INTO endstate_outbox (id, aggregate_type, aggregate_id, type, payload, partition)
+	db.Exec(t, fmt.Sprintf(`INSERT INTO endstate_outbox (id, aggregate_type, aggregate_id, type, payload, partition)
 SELECT gen_random_uuid(), 'batch', id, 'completed', '{}', endstate_outbox_partition('batch', id) FROM (SELECT %s AS id FROM generate_series(1, %d) n) e`, aggregate, n))
 }
 
@@ -131,7 +132,7 @@ SELECT gen_random_uuid(), 'batch', id, 'completed', '{}', endstate_outbox_partit
 func TestPlansOfReadings(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")
-	db.migrate(t, *writer)
+	db.Migrate(t, *writer)
 	db.owned(t)
 	r := db.reader(t)
 	calls := map[string]string{
@@ -164,23 +165,23 @@ func TestPlansOfReadings(t *testing.T) {
 	rows := planRows(t)
 	db.fill(t, rows, "'a' || n")
 	look("pending, no statistics")
-	db.exec(t, "ANALYZE endstate_outbox")
+	db.Exec(t, "ANALYZE endstate_outbox")
 	look("pending")
 	db.fill(t, rows, "'one'")
 	look("pending of one aggregate, old statistics")
-	db.exec(t, "ANALYZE endstate_outbox")
+	db.Exec(t, "ANALYZE endstate_outbox")
 	look("pending of one aggregate")
-	db.exec(t, "UPDATE endstate_outbox_cursors c SET position = (SELECT max(seq) FROM endstate_outbox), prior_position = (SELECT max(seq) - 1000 FROM endstate_outbox), snapshot = pg_current_snapshot()")
+	db.Exec(t, "UPDATE endstate_outbox_cursors c SET position = (SELECT max(seq) FROM endstate_outbox), prior_position = (SELECT max(seq) - 1000 FROM endstate_outbox), snapshot = pg_current_snapshot()")
 	look("published")
 	// A transaction that was open when the cursors passed it, all of whose rows are of one partition: the others' readings end at
 	// their own, which the range in the index says.
-	db.exec(t, "UPDATE endstate_outbox_cursors SET prior_position = position, snapshot = (SELECT (txid || ':' || txid::text::bigint + 1 || ':' || txid)::pg_snapshot FROM endstate_outbox WHERE aggregate_id = 'one' LIMIT 1)")
+	db.Exec(t, "UPDATE endstate_outbox_cursors SET prior_position = position, snapshot = (SELECT (txid || ':' || txid::text::bigint + 1 || ':' || txid)::pg_snapshot FROM endstate_outbox WHERE aggregate_id = 'one' LIMIT 1)")
 	look("late of one aggregate")
-	db.exec(t, "UPDATE endstate_outbox_cursors SET snapshot = pg_current_snapshot()")
-	db.exec(t, `INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id, next_attempt_at)
+	db.Exec(t, "UPDATE endstate_outbox_cursors SET snapshot = pg_current_snapshot()")
+	db.Exec(t, `INSERT INTO endstate_outbox_parked (subscription, partition, seq, event_id, aggregate_type, aggregate_id, next_attempt_at)
 SELECT 'default', partition, seq, id, aggregate_type, aggregate_id, CASE WHEN aggregate_id <> 'one' THEN now() END FROM endstate_outbox WHERE seq % 20 = 0`)
 	look("parked, no statistics")
-	db.exec(t, "ANALYZE endstate_outbox_parked")
+	db.Exec(t, "ANALYZE endstate_outbox_parked")
 	look("parked")
 }
 
@@ -188,7 +189,7 @@ SELECT 'default', partition, seq, id, aggregate_type, aggregate_id, CASE WHEN ag
 func TestManyEventsOfOneAggregateLetOthersPass(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")
-	db.migrate(t, *writer)
+	db.Migrate(t, *writer)
 	db.fill(t, planRows(t), "'one'")
 	var others []outbox.Event
 	for a := range 200 {
@@ -200,7 +201,7 @@ func TestManyEventsOfOneAggregateLetOthersPass(t *testing.T) {
 			}
 		}
 	}
-	db.put(t, others...)
+	db.Put(t, others...)
 	r := &tally{want: int64(len(others))}
 	run(t, db.relay(t, r, quick()))
 	eventually(t, "the others are out", func() bool { return r.others.Load() == r.want })

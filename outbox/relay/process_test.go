@@ -20,6 +20,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -115,7 +116,7 @@ type process struct {
 func (db *database) start(t *testing.T, record, mode string) *process {
 	t.Helper()
 	p := &process{t: t, cmd: exec.Command(os.Args[0]), said: make(chan string, 1000), log: &dbtest.Log{}, done: make(chan struct{})}
-	p.cmd.Env = append(os.Environ(), childURL+"="+db.url, childRecord+"="+record, childMode+"="+mode)
+	p.cmd.Env = append(os.Environ(), childURL+"="+db.URL, childRecord+"="+record, childMode+"="+mode)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	p.cmd.Stderr = p.log
 	out, err := p.cmd.StdoutPipe()
@@ -201,7 +202,7 @@ func (db *database) requireDelivered(t *testing.T, record string) {
 		}
 	}
 	want := map[string][]string{}
-	db.in(t, func(ctx context.Context, tx endstate.Tx) {
+	db.In(t, func(ctx context.Context, tx endstate.Tx) {
 		rows, err := tx.Query(ctx, "SELECT aggregate_id, CAST(id AS text) FROM endstate_outbox e WHERE NOT EXISTS (SELECT 1 FROM endstate_outbox_parked p WHERE p.seq = e.seq AND p.dead_at IS NOT NULL) ORDER BY seq")
 		require.NoError(t, err)
 		defer rows.Close()
@@ -254,7 +255,7 @@ func TestStoppedPastTheLease(t *testing.T) {
 		stopped := db.start(t, record, holding)
 		stopped.await("published")
 		stopped.signal(syscall.SIGSTOP)
-		before := one[string](t, db, "SELECT CAST(owner AS text) FROM endstate_outbox_cursors WHERE partition = 0")
+		before := outboxdbtest.One[string](t, db, "SELECT CAST(owner AS text) FROM endstate_outbox_cursors WHERE partition = 0")
 
 		other := db.start(t, record, "")
 		db.settled(t)
@@ -266,7 +267,7 @@ func TestStoppedPastTheLease(t *testing.T) {
 		require.NoError(t, err)
 		stopped.signal(syscall.SIGCONT)
 		eventually(t, "the woken relay is told", func() bool { return strings.Contains(stopped.log.String(), "lease lost") })
-		require.NotEqual(t, before, one[string](t, db, "SELECT coalesce(CAST(owner AS text), '') FROM endstate_outbox_cursors WHERE partition = 0"))
+		require.NotEqual(t, before, outboxdbtest.One[string](t, db, "SELECT coalesce(CAST(owner AS text), '') FROM endstate_outbox_cursors WHERE partition = 0"))
 		require.Contains(t, stopped.log.String(), "moves refused")
 		db.requireDelivered(t, record)
 	})
@@ -281,7 +282,7 @@ func TestPoisonousEventIsCountedAndThenDead(t *testing.T) {
 		bad.AggregateID = "a5"
 		after := event("after", "")
 		after.AggregateID = "a5"
-		db.put(t, bad, after)
+		db.Put(t, bad, after)
 		record := newRecord(t)
 		starts := 0
 		for db.pending(t) > 0 {
@@ -301,7 +302,7 @@ func TestPoisonousEventIsCountedAndThenDead(t *testing.T) {
 		}
 		require.Equal(t, 5, starts, "one in a batch, three alone, and one that finishes")
 		require.Equal(t, 1, db.parked(t, "dead_at IS NOT NULL AND crashes = 3 AND last_error LIKE '%died while it published this event'"))
-		require.Equal(t, poison, one[string](t, db, "SELECT e.type FROM endstate_outbox e JOIN endstate_outbox_parked p ON p.seq = e.seq AND p.dead_at IS NOT NULL"))
+		require.Equal(t, poison, outboxdbtest.One[string](t, db, "SELECT e.type FROM endstate_outbox e JOIN endstate_outbox_parked p ON p.seq = e.seq AND p.dead_at IS NOT NULL"))
 		db.requireDelivered(t, record)
 	})
 }

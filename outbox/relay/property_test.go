@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/assert"
@@ -22,10 +23,9 @@ import (
 // go: each committed event is published, those of an aggregate that is locked in commit order, and nothing twice.
 func TestRandomTransactions(t *testing.T) {
 	t.Parallel()
-	server := dbtest.StartPostgres(t, "max_prepared_transactions=20")
-	pool := dbtest.PoolOn(t, server.URL())
-	db := &database{url: server.URL(), pool: pool, begin: beginPgx(pool)}
-	db.migrate(t, *writer)
+	server := dbtest.StartPostgres(t)
+	db := on(t, server.URL())
+	db.Migrate(t, *writer)
 	const writers, rounds = 6, 60
 	db.counters(t)
 	r := &recorder{}
@@ -39,7 +39,7 @@ func TestRandomTransactions(t *testing.T) {
 		group.Go(func() {
 			random := rand.New(rand.NewPCG(seed, uint64(w)))
 			for range rounds {
-				if !assert.NoError(t, randomTransaction(t.Context(), pool, random, &prepared)) {
+				if !assert.NoError(t, randomTransaction(t.Context(), db.Pool, random, &prepared)) {
 					return
 				}
 			}
@@ -63,13 +63,13 @@ func TestRandomTransactions(t *testing.T) {
 	}
 	db.settled(t)
 	stored := map[string][]string{}
-	for _, e := range db.stored(t, *writer) {
+	for _, e := range db.Stored(t, *writer) {
 		stored[e.AggregateID] = append(stored[e.AggregateID], e.Type)
 	}
 	for id, types := range stored {
 		require.Equal(t, types, r.first(id), "aggregate %s, seed %d", id, seed)
 	}
-	require.Len(t, r.published(), db.count(t), "each once, seed %d", seed)
+	require.Len(t, r.published(), db.Count(t), "each once, seed %d", seed)
 	require.Positive(t, prepared.Load(), "seed %d", seed)
 }
 
@@ -78,11 +78,11 @@ const aggregates = 12
 
 func (db *database) counters(t *testing.T) {
 	t.Helper()
-	db.exec(t, "CREATE TABLE counters (id int PRIMARY KEY, n int NOT NULL)")
-	db.exec(t, fmt.Sprintf("INSERT INTO counters SELECT n, 0 FROM generate_series(1, %d) n", aggregates))
+	db.Exec(t, "CREATE TABLE counters (id int PRIMARY KEY, n int NOT NULL)")
+	db.Exec(t, fmt.Sprintf("INSERT INTO counters SELECT n, 0 FROM generate_series(1, %d) n", aggregates))
 }
 
-// randomTransaction puts events of some aggregates, and commits, mostly. Nothing is prepared if prepared is nil.
+// randomTransaction puts events of some aggregates, and commits, mostly: now and then in two phases, which prepared counts.
 func randomTransaction(ctx context.Context, pool *pgxpool.Pool, random *rand.Rand, prepared *atomic.Int64) error {
 	tx, err := pool.Begin(ctx)
 	if err != nil {
@@ -138,17 +138,17 @@ func randomTransaction(ctx context.Context, pool *pgxpool.Pool, random *rand.Ran
 	case 0:
 		return tx.Rollback(ctx)
 	case 1:
-		if prepared == nil {
-			break
-		}
-		name := fmt.Sprintf("'p%d'", prepared.Add(1))
+		name := "'" + uuid.NewString() + "'"
 		if _, err := tx.Exec(ctx, "PREPARE TRANSACTION "+name); err != nil {
 			return err
 		}
 		_ = tx.Rollback(ctx)
 		time.Sleep(time.Duration(random.IntN(30)) * time.Millisecond)
-		_, err = pool.Exec(ctx, "COMMIT PREPARED "+name)
-		return err
+		if _, err := pool.Exec(ctx, "COMMIT PREPARED "+name); err != nil {
+			return err
+		}
+		prepared.Add(1)
+		return nil
 	}
 	return tx.Commit(ctx)
 }
@@ -157,11 +157,11 @@ func randomTransaction(ctx context.Context, pool *pgxpool.Pool, random *rand.Ran
 func TestManySavepoints(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")
-	db.migrate(t, *writer)
+	db.Migrate(t, *writer)
 	ctx := t.Context()
 	r := &recorder{}
 	run(t, db.relay(t, r, quick()))
-	tx, err := db.pool.Begin(ctx)
+	tx, err := db.Pool.Begin(ctx)
 	require.NoError(t, err)
 	defer func() { _ = tx.Rollback(context.Background()) }()
 	for i := range 200 {
@@ -174,7 +174,7 @@ func TestManySavepoints(t *testing.T) {
 	for i := range 10 {
 		e := event(fmt.Sprint(i), "")
 		e.AggregateID = "other"
-		db.put(t, e)
+		db.Put(t, e)
 		eventually(t, "others don't wait", func() bool { return len(r.published()) == i+1 })
 	}
 	require.NoError(t, tx.Commit(ctx))

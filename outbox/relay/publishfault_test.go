@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -55,7 +56,7 @@ func TestPublisherFaultsAreContained(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/all=%v", name, all), func(t *testing.T) {
 				t.Parallel()
 				db := newDatabase(t, "sqlite-wal")
-				db.migrate(t, *writer)
+				db.Migrate(t, *writer)
 				db.aggregates(t, 6, 2)
 				var broken atomic.Bool
 				broken.Store(true)
@@ -106,7 +107,7 @@ func TestPublisherFaultsAreContained(t *testing.T) {
 func TestPublisherThatIgnoresItsContextIsLeftBehind(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "sqlite-wal")
-	db.migrate(t, *writer)
+	db.Migrate(t, *writer)
 	db.aggregates(t, 3, 1)
 	release, returned := make(chan struct{}), make(chan struct{})
 	var hung atomic.Bool
@@ -196,10 +197,10 @@ func TestDeadLettersKeepTheirLastErrorAndLetOthersPass(t *testing.T) {
 		require.Equal(t, map[string]int{"a01": 3, "a11": 1}, dead)
 		mu.Unlock()
 		require.Equal(t, 2, db.parked(t, "dead_at IS NOT NULL"))
-		last := one[string](t, db, "SELECT last_error FROM endstate_outbox_parked WHERE aggregate_id = 'a0' AND attempts = 3")
+		last := outboxdbtest.One[string](t, db, "SELECT last_error FROM endstate_outbox_parked WHERE aggregate_id = 'a0' AND attempts = 3")
 		require.True(t, strings.HasPrefix(last, "attempt 3: éé"), last)
 		require.Less(t, len(last), 1100)
-		require.Contains(t, one[string](t, db, "SELECT last_error FROM endstate_outbox_parked WHERE aggregate_id = 'a1' AND attempts = 1"), "too large")
+		require.Contains(t, outboxdbtest.One[string](t, db, "SELECT last_error FROM endstate_outbox_parked WHERE aggregate_id = 'a1' AND attempts = 1"), "too large")
 	})
 }
 
@@ -208,7 +209,7 @@ func TestManyBehindOneFailureStarveNobody(t *testing.T) {
 	t.Parallel()
 	each(t, kinds, writer, func(t *testing.T, db *database) {
 		behind := 9_999
-		if db.sqlite {
+		if db.SQLite {
 			behind = 999 // which takes as long
 		}
 		events := make([]outbox.Event, behind+1)
@@ -216,7 +217,7 @@ func TestManyBehindOneFailureStarveNobody(t *testing.T) {
 			events[i] = event(fmt.Sprint(i), "")
 			events[i].AggregateID = "blocked"
 		}
-		db.put(t, events...)
+		db.Put(t, events...)
 		db.aggregates(t, 500, 2)
 		var broken atomic.Bool
 		broken.Store(true)
@@ -263,7 +264,7 @@ func TestManyFailuresStarveNobody(t *testing.T) {
 				events = append(events, e)
 			}
 		}
-		db.put(t, events...)
+		db.Put(t, events...)
 		healthy := events[299].AggregateID
 		r := &recorder{}
 		r.fail = func(e outbox.Event) error {
@@ -344,7 +345,7 @@ func TestShutdownFinishesWhatIsInFlight(t *testing.T) {
 		close(release)
 		require.NoError(t, <-done)
 		require.Zero(t, db.pending(t))
-		require.Zero(t, one[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE owner IS NOT NULL")+one[int](t, db, "SELECT count(*) FROM endstate_outbox_relays"))
+		require.Zero(t, outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE owner IS NOT NULL")+outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox_relays"))
 	})
 }
 
@@ -386,7 +387,7 @@ func TestBatchesOfLargeEventsAreSmall(t *testing.T) {
 			e.AggregateID, e.ContentType, e.Payload = uuid.NewString(), "text/plain", make([]byte, 1<<20)
 			events = append(events, e)
 		}
-		db.put(t, events...)
+		db.Put(t, events...)
 		var largest atomic.Int64
 		var n atomic.Int64
 		p := publisherFunc(func(_ context.Context, batch []outbox.Event) []error {

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -82,10 +83,10 @@ func mortal() *relay.Config {
 func (db *database) relay(t testing.TB, p outbox.Publisher, cfg *relay.Config) (rel *relay.Relay) {
 	t.Helper()
 	var err error
-	if db.pool != nil {
-		rel, err = relay.New(db.pool, p, cfg)
+	if db.Pool != nil {
+		rel, err = relay.New(db.Pool, p, cfg)
 	} else {
-		rel, err = relay.NewSQL(db.sql, p, cfg)
+		rel, err = relay.NewSQL(db.SQL, p, cfg)
 	}
 	require.NoError(t, err)
 	return rel
@@ -126,10 +127,10 @@ var writer = &outbox.Writer{}
 func (db *database) pending(t testing.TB) int {
 	t.Helper()
 	late := "OR e.seq > c.restored_through AND NOT pg_visible_in_snapshot(e.txid, c.snapshot)"
-	if db.sqlite {
+	if db.SQLite {
 		late = ""
 	}
-	return one[int](t, db, `SELECT count(*) FROM endstate_outbox e LEFT JOIN endstate_outbox_cursors c ON c.partition = e.partition AND c.subscription = 'default'
+	return outboxdbtest.One[int](t, db, `SELECT count(*) FROM endstate_outbox e LEFT JOIN endstate_outbox_cursors c ON c.partition = e.partition AND c.subscription = 'default'
 	LEFT JOIN endstate_outbox_parked p ON p.partition = e.partition AND p.seq = e.seq AND p.subscription = 'default'
 WHERE p.seq IS NOT NULL AND p.dead_at IS NULL OR p.seq IS NULL AND (c.partition IS NULL OR e.seq > c.position `+late+")")
 }
@@ -137,7 +138,7 @@ WHERE p.seq IS NOT NULL AND p.dead_at IS NULL OR p.seq IS NULL AND (c.partition 
 // parked counts the parked events for which a condition holds.
 func (db *database) parked(t testing.TB, condition string) int {
 	t.Helper()
-	return one[int](t, db, "SELECT count(*) FROM endstate_outbox_parked WHERE "+condition)
+	return outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox_parked WHERE "+condition)
 }
 
 // settled waits until no event waits any more.
@@ -157,7 +158,7 @@ func (db *database) aggregates(t testing.TB, aggregates, n int) {
 			events = append(events, e)
 		}
 	}
-	db.put(t, events...)
+	db.Put(t, events...)
 }
 
 func numbered(n int) (list []string) {
@@ -184,13 +185,13 @@ func TestRelayPublishesAllInOrder(t *testing.T) {
 		for a := range 100 {
 			require.Equal(t, numbered(5), r.first(fmt.Sprint("a", a)))
 		}
-		stored := db.stored(t, *writer)
+		stored := db.Stored(t, *writer)
 		for _, e := range r.published() {
 			i := slices.IndexFunc(stored, func(s outbox.Event) bool { return s.ID == e.ID })
 			e.Headers = map[string]string{}
 			require.Equal(t, stored[i], e)
 		}
-		require.Zero(t, one[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE owner IS NOT NULL")+one[int](t, db, "SELECT count(*) FROM endstate_outbox_relays"), "the partitions are given back")
+		require.Zero(t, outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox_cursors WHERE owner IS NOT NULL")+outboxdbtest.One[int](t, db, "SELECT count(*) FROM endstate_outbox_relays"), "the partitions are given back")
 	})
 }
 
@@ -216,7 +217,7 @@ func TestFailingEventHoldsBackOnlyItsAggregate(t *testing.T) {
 		require.Equal(t, numbered(3), r.first("a7"))
 		e := event("10", "") // a later one
 		e.AggregateID = "a7"
-		db.put(t, e)
+		db.Put(t, e)
 		r.mu.Lock()
 		broken = false
 		r.mu.Unlock()

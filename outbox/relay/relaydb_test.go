@@ -18,6 +18,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/internal/pgfault"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
@@ -37,7 +38,7 @@ func (db *database) writing(t *testing.T) (stop func() []int) {
 			for !ended.Load() {
 				e := event(fmt.Sprint(counts[a]), fmt.Sprint(a, "/", counts[a]))
 				e.AggregateID = fmt.Sprint("a", a)
-				if err := db.try(func(ctx context.Context, tx endstate.Tx) error {
+				if err := db.Try(func(ctx context.Context, tx endstate.Tx) error {
 					_, err := outbox.Put(ctx, tx, e)
 					return err
 				}); err == nil {
@@ -66,9 +67,8 @@ func requireAll(t *testing.T, r *recorder, counts []int) {
 func TestRelaySurvivesPostgres(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartPostgres(t)
-	pool := dbtest.PoolOn(t, server.URL())
-	db := &database{url: server.URL(), pool: pool, begin: beginPgx(pool)}
-	db.migrate(t, *writer)
+	db := on(t, server.URL())
+	db.Migrate(t, *writer)
 	r := &recorder{}
 	cfg := mortal()
 	cfg.MaxCrashes = 1000 // on a busy machine leases are lost in other ways, too, while events are tried one by one
@@ -100,9 +100,8 @@ func TestRelaySurvivesCutConnections(t *testing.T) {
 		t.Run(do.String(), func(t *testing.T) {
 			t.Parallel()
 			proxy := pgfault.New(t, dbtest.Postgres(t))
-			pool := dbtest.PoolOn(t, proxy.URL())
-			db := &database{url: proxy.URL(), pool: pool, begin: beginPgx(pool)}
-			db.migrate(t, *writer)
+			db := on(t, proxy.URL())
+			db.Migrate(t, *writer)
 			db.aggregates(t, 10, 3)
 			fault := proxy.Arm(&pgfault.Fault{SQL: `UPDATE "endstate_outbox_cursors" AS c SET token`, Do: do})
 			renewal := proxy.Arm(&pgfault.Fault{SQL: `UPDATE "endstate_outbox_relays" SET expires_at`, Do: do})
@@ -124,9 +123,8 @@ func TestRelaySurvivesCutConnections(t *testing.T) {
 func TestPublishEndsWithTheLease(t *testing.T) {
 	t.Parallel()
 	proxy := pgfault.New(t, dbtest.Postgres(t))
-	pool := dbtest.PoolOn(t, proxy.URL())
-	db := &database{url: proxy.URL(), pool: pool, begin: beginPgx(pool)}
-	db.migrate(t, *writer)
+	db := on(t, proxy.URL())
+	db.Migrate(t, *writer)
 	db.aggregates(t, 10, 1)
 	broken := make(chan time.Duration, 1)
 	var hung atomic.Bool
@@ -159,9 +157,8 @@ func TestRelayInEveryExecMode(t *testing.T) {
 			t.Parallel()
 			url := dbtest.Postgres(t)
 			url += map[bool]string{true: "&", false: "?"}[strings.Contains(url, "?")] + "default_query_exec_mode=" + mode
-			pool := dbtest.PoolOn(t, url)
-			db := &database{url: url, pool: pool, begin: beginPgx(pool)}
-			db.migrate(t, *writer)
+			db := on(t, url)
+			db.Migrate(t, *writer)
 			db.aggregates(t, 10, 3)
 			failed := false
 			r := &recorder{fail: func(e outbox.Event) error {
@@ -171,7 +168,7 @@ func TestRelayInEveryExecMode(t *testing.T) {
 				}
 				return nil
 			}}
-			for _, db := range []*database{db, {url: url, sql: dbtest.SQLOn(t, url)}} {
+			for _, db := range []*database{db, onSQL(t, url)} {
 				stop := run(t, db.relay(t, r, quick()))
 				eventually(t, "all", func() bool { return len(r.published()) >= 30 })
 				stop()
@@ -192,17 +189,17 @@ func TestLateCommitIsNeitherSkippedNorWaitedFor(t *testing.T) {
 		rel := db.relay(t, r, quick())
 		run(t, rel)
 		ctx := t.Context()
-		late, err := db.begin(ctx)
+		late, err := db.Begin(ctx)
 		require.NoError(t, err)
 		defer func() { _ = late.Rollback(context.WithoutCancel(ctx)) }()
 		_, err = outbox.Put(ctx, late, event("late", ""))
 		require.NoError(t, err)
 		for i := range 20 {
-			db.put(t, event(fmt.Sprint(i), ""))
+			db.Put(t, event(fmt.Sprint(i), ""))
 			eventually(t, "the later one first", func() bool { return len(r.published()) == i+1 })
 		}
 		require.NoError(t, late.Commit(ctx))
-		require.Equal(t, "late", one[string](t, db, "SELECT type FROM endstate_outbox ORDER BY seq LIMIT 1"), "the fault fired: its number is the lowest")
+		require.Equal(t, "late", outboxdbtest.One[string](t, db, "SELECT type FROM endstate_outbox ORDER BY seq LIMIT 1"), "the fault fired: its number is the lowest")
 		eventually(t, "the late one", func() bool { return len(r.published()) == 21 })
 		require.Equal(t, "late", r.published()[20].Type)
 	})
@@ -213,7 +210,7 @@ func TestLateCommitIsNeitherSkippedNorWaitedFor(t *testing.T) {
 func TestRelayBesideAnOldSnapshot(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")
-	db.migrate(t, *writer)
+	db.Migrate(t, *writer)
 	ctx := t.Context()
 	r := &recorder{}
 	cfg := quick()
@@ -229,21 +226,21 @@ func TestRelayBesideAnOldSnapshot(t *testing.T) {
 			eventually(t, "all", func() bool { return len(r.published()) == done })
 		}
 		took := time.Since(began)
-		eventually(t, "all is deleted", func() bool { return db.count(t) == 0 })
-		cursors = one[int64](t, db, "SELECT pg_relation_size('endstate_outbox_cursors')")
+		eventually(t, "all is deleted", func() bool { return db.Count(t) == 0 })
+		cursors = outboxdbtest.One[int64](t, db, "SELECT pg_relation_size('endstate_outbox_cursors')")
 		t.Logf("%s: %.0f events a second, put and published; %d kB of events, %d kB of cursors", what, rounds*1000/took.Seconds(),
-			one[int64](t, db, "SELECT pg_total_relation_size('endstate_outbox') / 1024"), cursors/1024)
+			outboxdbtest.One[int64](t, db, "SELECT pg_total_relation_size('endstate_outbox') / 1024"), cursors/1024)
 		return cursors
 	}
 	drain("with nobody beside")
-	tx, err := db.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
+	tx, err := db.Pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead})
 	require.NoError(t, err)
 	defer func() { _ = tx.Rollback(context.WithoutCancel(ctx)) }()
 	var n int
 	require.NoError(t, tx.QueryRow(ctx, "SELECT count(*) FROM endstate_outbox").Scan(&n))
 	require.Zero(t, n)
 	cursors := drain("beside an old snapshot")
-	require.True(t, one[bool](t, db, "SELECT coalesce(bool_or(age(backend_xmin) > $1), false) FROM pg_stat_activity WHERE pid = $2", rounds, int64(tx.Conn().PgConn().PID())), "the fault fired: no row that is dead since may be removed")
+	require.True(t, outboxdbtest.One[bool](t, db, "SELECT coalesce(bool_or(age(backend_xmin) > $1), false) FROM pg_stat_activity WHERE pid = $2", rounds, int64(tx.Conn().PgConn().PID())), "the fault fired: no row that is dead since may be removed")
 	require.Less(t, cursors, int64(rounds*1000*100), "bytes of cursors: fewer than a hundred for each event")
 	require.NoError(t, tx.QueryRow(ctx, "SELECT count(*) FROM endstate_outbox").Scan(&n))
 	require.Zero(t, n, "the snapshot is as old as before")
@@ -260,7 +257,7 @@ func hostClockDoesNotCount(t *testing.T, db *database) {
 	db.aggregates(t, 10, 3)
 	e := event("in an hour", "")
 	e.AggregateID = "later"
-	db.put(t, e)
+	db.Put(t, e)
 	synctest.Test(t, func(t *testing.T) {
 		require.Equal(t, 2000, time.Now().Year())
 		failed := map[string]bool{}
@@ -278,11 +275,11 @@ func hostClockDoesNotCount(t *testing.T, db *database) {
 		cfg.Retention = time.Hour
 		cfg.LeaseTTL, cfg.PollInterval = 10*time.Hour, time.Hour // of which many pass
 		relay.SetFirstPoll(cfg, time.Minute)
-		own := &database{} // connections of the bubble's own
-		if db.sqlite {
-			own.sql = dbtest.SQLiteOn(t, db.url)
+		own := &database{&outboxdbtest.Database{}} // connections of the bubble's own
+		if db.SQLite {
+			own.SQL = dbtest.SQLiteOn(t, db.URL)
 		} else {
-			own.pool = dbtest.PoolOn(t, db.url)
+			own.Pool = dbtest.PoolOn(t, db.URL)
 		}
 		rel := own.relay(t, r, cfg)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -303,7 +300,7 @@ func hostClockDoesNotCount(t *testing.T, db *database) {
 	})
 	require.Equal(t, 1, db.pending(t))
 	require.Equal(t, 1, db.parked(t, "attempts = 1 AND next_attempt_at > parked_at"), "the hour isn't over")
-	require.Equal(t, 31, db.count(t), "nothing is an hour old")
+	require.Equal(t, 31, db.Count(t), "nothing is an hour old")
 }
 
 // F22: through PgBouncer in transaction mode, with LISTEN on a direct connection; and through it, which is noticed.
@@ -312,11 +309,9 @@ func TestRelayThroughPgBouncer(t *testing.T) {
 	direct := dbtest.Postgres(t)
 	bouncer := dbtest.StartPgBouncer(t, direct, "default_pool_size=3")
 	exec := func(c *pgxpool.Config) { c.ConnConfig.DefaultQueryExecMode = pgx.QueryExecModeExec }
-	pool := dbtest.PoolOn(t, bouncer.URL(), exec)
-	db := &database{url: direct, pool: pool, begin: beginPgx(pool)}
-	db.migrate(t, *writer)
-	unset := &database{pool: dbtest.PoolOn(t, bouncer.URL())}
-	err := unset.relay(t, &recorder{}, quick()).Run(t.Context())
+	db := on(t, bouncer.URL(), exec)
+	db.Migrate(t, *writer)
+	err := on(t, bouncer.URL()).relay(t, &recorder{}, quick()).Run(t.Context())
 	require.ErrorIs(t, err, outbox.ErrConfig)
 	require.ErrorContains(t, err, "default_query_exec_mode=cache_describe")
 	var failures int
@@ -352,8 +347,8 @@ func TestSessionsThatAreReadOnlyAreDropped(t *testing.T) {
 	t.Parallel()
 	each(t, []string{"pgx", "sql"}, writer, func(t *testing.T, db *database) {
 		db.aggregates(t, 5, 2)
-		settings := dbtest.PoolOn(t, db.url)
-		name := one[string](t, db, "SELECT quote_ident(current_database())")
+		settings := dbtest.PoolOn(t, db.URL)
+		name := outboxdbtest.One[string](t, db, "SELECT quote_ident(current_database())")
 		set := func(change string) {
 			_, err := settings.Exec(t.Context(), "ALTER DATABASE "+name+change)
 			require.NoError(t, err)
@@ -361,9 +356,9 @@ func TestSessionsThatAreReadOnlyAreDropped(t *testing.T) {
 		_, err := settings.Exec(t.Context(), "SELECT 1")
 		require.NoError(t, err)
 		set(" SET default_transaction_read_only = on")
-		through := &database{pool: dbtest.PoolOn(t, db.url)}
-		if db.pool == nil {
-			through = &database{sql: dbtest.SQLOn(t, db.url)}
+		through := on(t, db.URL)
+		if db.Pool == nil {
+			through = onSQL(t, db.URL)
 		}
 		cfg := quick()
 		tries := make(chan error, 100)
@@ -389,14 +384,14 @@ func TestWakeUps(t *testing.T) {
 		slow.PollInterval, slow.LeaseTTL = time.Hour, time.Hour
 		relay.SetFirstPoll(slow, time.Hour)
 		slow.Trace = &relay.Trace{Owns: func(context.Context, int) { owns <- struct{}{} }}
-		if !db.sqlite {
-			slow.ListenURL = db.url
+		if !db.SQLite {
+			slow.ListenURL = db.URL
 		}
 		r := &recorder{}
 		rel := db.relay(t, r, slow)
 		run(t, rel)
 		wakers := map[string]func(){"Relay": rel.Wake}
-		if !db.sqlite {
+		if !db.SQLite {
 			ctx, cancel := context.WithCancel(t.Context())
 			done := make(chan error, 1)
 			notifier := db.notifier(t)
@@ -405,15 +400,15 @@ func TestWakeUps(t *testing.T) {
 			wakers["Notifier"] = notifier.Wake
 		}
 		<-owns
-		if !db.sqlite {
+		if !db.SQLite {
 			eventually(t, "it listens", func() bool {
-				return one[int](t, db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'") > 0
+				return outboxdbtest.One[int](t, db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'") > 0
 			})
 		}
 		for name, wake := range wakers {
 			for range 5 {
 				before := len(r.published())
-				db.put(t, event("completed", ""))
+				db.Put(t, event("completed", ""))
 				for range 100 {
 					wake() // once for many
 				}
@@ -426,10 +421,10 @@ func TestWakeUps(t *testing.T) {
 func (db *database) notifier(t *testing.T) (n *relay.Notifier) {
 	t.Helper()
 	var err error
-	if db.pool != nil {
-		n, err = relay.NewNotifier(db.pool, nil)
+	if db.Pool != nil {
+		n, err = relay.NewNotifier(db.Pool, nil)
 	} else {
-		n, err = relay.NewNotifierSQL(db.sql, nil)
+		n, err = relay.NewNotifierSQL(db.SQL, nil)
 	}
 	require.NoError(t, err)
 	return n
@@ -442,8 +437,8 @@ func TestRelaySaysWhatIsWrongWithItsSchema(t *testing.T) {
 		err := rel.Run(t.Context())
 		require.ErrorIs(t, err, outbox.ErrSchema)
 		require.ErrorContains(t, err, "endstate_relay")
-		db.migrate(t, *writer)
-		db.exec(t, "ALTER TABLE endstate_outbox RENAME COLUMN created_at TO gone")
+		db.Migrate(t, *writer)
+		db.Exec(t, "ALTER TABLE endstate_outbox RENAME COLUMN created_at TO gone")
 		err = rel.Run(t.Context())
 		require.ErrorIs(t, err, outbox.ErrSchema)
 		require.ErrorContains(t, err, `no column "created_at"`)
@@ -454,9 +449,8 @@ func TestRelaySaysWhatIsWrongWithItsSchema(t *testing.T) {
 func TestTheDatabaseIsAwayAtTheStart(t *testing.T) {
 	t.Parallel()
 	proxy := pgfault.New(t, dbtest.Postgres(t))
-	pool := dbtest.PoolOn(t, proxy.URL())
-	db := &database{url: proxy.URL(), pool: pool, begin: beginPgx(pool)}
-	db.migrate(t, *writer)
+	db := on(t, proxy.URL())
+	db.Migrate(t, *writer)
 	db.aggregates(t, 3, 1)
 	proxy.Refuse(true)
 	proxy.CutAll()
@@ -500,15 +494,15 @@ func TestRelayConfigNamesTheField(t *testing.T) {
 		"relay.Config.Destination is not scheme":     {Destination: "u:secret@h"},
 		"Writer.MaxPayload is -1":                    {Outbox: outbox.Writer{MaxPayload: -1}},
 	} {
-		_, err := relay.NewSQL(db.sql, &recorder{}, &cfg)
+		_, err := relay.NewSQL(db.SQL, &recorder{}, &cfg)
 		require.ErrorIs(t, err, outbox.ErrConfig, says)
 		require.ErrorContains(t, err, says)
 		require.NotContains(t, err.Error(), "secret")
 	}
-	_, err := relay.NewSQL(db.sql, nil, nil)
+	_, err := relay.NewSQL(db.SQL, nil, nil)
 	require.ErrorContains(t, err, "the publisher is nil")
 	_, err = relay.New((*pgxpool.Pool)(nil), &recorder{}, nil)
 	require.ErrorContains(t, err, "the database is nil")
-	_, err = relay.NewNotifierSQL(db.sql, nil)
+	_, err = relay.NewNotifierSQL(db.SQL, nil)
 	require.ErrorContains(t, err, "SQLite has no NOTIFY")
 }

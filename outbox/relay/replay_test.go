@@ -22,12 +22,12 @@ func history(t *testing.T, db *database) (ids []uuid.UUID, seqs []int64, at func
 	p := outbox.Partition("order", "7")
 	for hour := range 6 {
 		id, seq := db.insert(t, "order.paid", "7")
-		db.exec(t, fmt.Sprintf("UPDATE endstate_outbox SET created_at = '%s' WHERE seq = %d", at(hour).Format("2006-01-02T15:04:05.000Z"), seq))
+		db.Exec(t, fmt.Sprintf("UPDATE endstate_outbox SET created_at = '%s' WHERE seq = %d", at(hour).Format("2006-01-02T15:04:05.000Z"), seq))
 		ids, seqs = append(ids, id), append(seqs, seq)
 	}
 	db.subscribe(t, "default", "[]", seqs[5])
 	for hour, seq := range seqs {
-		db.exec(t, fmt.Sprintf("INSERT INTO endstate_outbox_samples (subscription, partition, at, position) VALUES ('default', %d, '%s', %d)", p, at(hour).Add(time.Minute).Format("2006-01-02T15:04:05.000Z"), seq))
+		db.Exec(t, fmt.Sprintf("INSERT INTO endstate_outbox_samples (subscription, partition, at, position) VALUES ('default', %d, '%s', %d)", p, at(hour).Add(time.Minute).Format("2006-01-02T15:04:05.000Z"), seq))
 	}
 	db.park(t, "default", ids[1], "dead_at = parked_at")
 	db.park(t, "default", ids[4], "next_attempt_at = '9999-01-01T00:00:00Z'")
@@ -60,7 +60,7 @@ func TestReplaySetsTheCursorsBack(t *testing.T) {
 		require.Equal(t, seqs[2], position)
 		require.NotEqual(t, before, token, "a relay that is about to move finds another")
 		require.Equal(t, map[uuid.UUID]bool{ids[1]: true}, db.setAside(t), "what is read again was taken back, a dead letter below stays")
-		if !db.sqlite {
+		if !db.SQLite {
 			var prior int64
 			db.scan(t, fmt.Sprintf("SELECT prior_position FROM endstate_outbox_cursors WHERE partition = %d", outbox.Partition("order", "7")), &prior)
 			require.Equal(t, seqs[2], prior)
@@ -179,9 +179,9 @@ func TestDropASubscriptionThatIsGone(t *testing.T) {
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		history(t, db)
 		ctx, admin := t.Context(), db.admin(t)
-		db.exec(t, "INSERT INTO endstate_outbox_relays (id, subscription, name, expires_at) VALUES ('"+uuid.NewString()+"', 'default', 'here', '9999-01-01T00:00:00Z')")
+		db.Exec(t, "INSERT INTO endstate_outbox_relays (id, subscription, name, expires_at) VALUES ('"+uuid.NewString()+"', 'default', 'here', '9999-01-01T00:00:00Z')")
 		require.ErrorIs(t, admin.Drop(ctx, replaying), relay.ErrLive)
-		db.exec(t, "UPDATE endstate_outbox_relays SET expires_at = '2024-01-01T00:00:00Z'")
+		db.Exec(t, "UPDATE endstate_outbox_relays SET expires_at = '2024-01-01T00:00:00Z'")
 		require.NoError(t, admin.Drop(ctx, replaying))
 		require.ErrorIs(t, admin.Drop(ctx, replaying), relay.ErrNoSubscription)
 		for _, table := range []string{"subscriptions", "cursors", "parked", "relays", "samples"} {

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/internal/testserver"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -105,8 +106,8 @@ func TestRestoreIntoAnotherCluster(t *testing.T) {
 			t.Parallel()
 			from, to := dbtest.StartPostgres(t, "fsync=off"), dbtest.StartPostgres(t, "fsync=off")
 			source, target := onServer(t, from), onServer(t, to)
-			was, is := spend(t, source.pool, spent[0]+1), spend(t, target.pool, spent[1]+1)
-			source.migrate(t, *writer)
+			was, is := spend(t, source.Pool, spent[0]+1), spend(t, target.Pool, spent[1]+1)
+			source.Migrate(t, *writer)
 			r := &recorder{fail: func(e outbox.Event) error {
 				if e.Type == "bad" {
 					return outbox.Permanent(context.DeadlineExceeded)
@@ -114,7 +115,7 @@ func TestRestoreIntoAnotherCluster(t *testing.T) {
 				return nil
 			}}
 			stop := run(t, source.relay(t, r, quick()))
-			late, err := source.begin(context.Background())
+			late, err := source.Begin(context.Background())
 			require.NoError(t, err)
 			defer func() { _ = late.Rollback(context.Background()) }()
 			lateOne := event("late0", "")
@@ -124,7 +125,7 @@ func TestRestoreIntoAnotherCluster(t *testing.T) {
 			source.kinds(t, "b1", "published", 20)
 			source.kinds(t, "b2", "published", 20)
 			source.kinds(t, "b4", "published", 5) // and others of each partition
-			source.put(t, event("bad", ""))
+			source.Put(t, event("bad", ""))
 			eventually(t, "one is dead", func() bool { return source.parked(t, "dead_at IS NOT NULL") == 1 })
 			source.still(t)
 			stop()
@@ -134,7 +135,7 @@ func TestRestoreIntoAnotherCluster(t *testing.T) {
 			require.Equal(t, 41, source.pending(t))
 			before := len(r.published())
 			copyDump(t, from.URL(), to.URL())
-			if foreign := one[int64](t, target, "SELECT max(txid::text::bigint) FROM endstate_outbox"); spent[0] > 0 {
+			if foreign := outboxdbtest.One[int64](t, target, "SELECT max(txid::text::bigint) FROM endstate_outbox"); spent[0] > 0 {
 				require.Less(t, is, foreign, "the rows' transactions are to come")
 			} else {
 				require.Greater(t, is, foreign, "the rows' transactions are past")
@@ -142,7 +143,7 @@ func TestRestoreIntoAnotherCluster(t *testing.T) {
 			}
 
 			// New events come on the way, and one late.
-			again, err := target.begin(context.Background())
+			again, err := target.Begin(context.Background())
 			require.NoError(t, err)
 			defer func() { _ = again.Rollback(context.Background()) }()
 			lateOne.ID, lateOne.Type = [16]byte{1}, "late1"
@@ -155,7 +156,7 @@ func TestRestoreIntoAnotherCluster(t *testing.T) {
 			require.NoError(t, again.Commit(context.Background()))
 			target.settled(t)
 			// Now come the ids that the restored rows have.
-			require.Greater(t, spend(t, target.pool, spent[0]+1), was)
+			require.Greater(t, spend(t, target.Pool, spent[0]+1), was)
 			target.kinds(t, "b2", "new", 20)
 			target.settled(t)
 
@@ -175,6 +176,5 @@ func TestRestoreIntoAnotherCluster(t *testing.T) {
 // onServer is the database of a server of the test's own.
 func onServer(t *testing.T, server *testserver.Postgres) *database {
 	t.Helper()
-	pool := dbtest.PoolOn(t, server.URL())
-	return &database{url: server.URL(), pool: pool, begin: beginPgx(pool)}
+	return on(t, server.URL())
 }

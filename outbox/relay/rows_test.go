@@ -21,9 +21,9 @@ func TestBadRowsStopNobody(t *testing.T) {
 	t.Parallel()
 	each(t, databases, writer, func(t *testing.T, db *database) {
 		insert := func(id, headers, occurred string) error {
-			return db.try(func(ctx context.Context, tx endstate.Tx) error {
+			return db.Try(func(ctx context.Context, tx endstate.Tx) error {
 				_, err := tx.Exec(ctx, `INSERT INTO endstate_outbox (partition, id, aggregate_type, aggregate_id, type, payload, headers, occurred_at)
-VALUES (1, '`+id+`', 'hand', '`+id+`', 'made', `+map[bool]string{true: "CAST('{}' AS BLOB)", false: "'{}'"}[db.sqlite]+`, '`+headers+`', '`+occurred+`')`)
+VALUES (1, '`+id+`', 'hand', '`+id+`', 'made', `+map[bool]string{true: "CAST('{}' AS BLOB)", false: "'{}'"}[db.SQLite]+`, '`+headers+`', '`+occurred+`')`)
 				return err
 			})
 		}
@@ -32,19 +32,19 @@ VALUES (1, '`+id+`', 'hand', '`+id+`', 'made', `+map[bool]string{true: "CAST('{}
 		bad := 0
 		for _, row := range [][2]string{{`{"n": 1}`, good}, {`{"n": ["x"]}`, good}, {`[]`, good}, {`"x"`, good}, {`null`, good}, {`{}`, "infinity"}, {`{}`, "-infinity"}, {`{}`, "12026-01-02T03:04:05Z"}} {
 			err := insert(uuid.NewString(), row[0], row[1])
-			if !db.sqlite {
+			if !db.SQLite {
 				require.ErrorContains(t, err, "23514", "%v", row)
 			} else if row[0] != "null" { // which Go reads as no headers
 				require.NoError(t, err)
 				bad++
 			}
 		}
-		if db.sqlite {
+		if db.SQLite {
 			require.NoError(t, insert("no-uuid", "{}", good))
 			bad++
 		} else {
 			// As in a table that was made otherwise.
-			db.exec(t, "ALTER TABLE endstate_outbox DROP CONSTRAINT endstate_outbox_headers_check, DROP CONSTRAINT endstate_outbox_occurred_at_check")
+			db.Exec(t, "ALTER TABLE endstate_outbox DROP CONSTRAINT endstate_outbox_headers_check, DROP CONSTRAINT endstate_outbox_occurred_at_check")
 			require.NoError(t, insert(uuid.NewString(), `{"n": 1}`, good))
 			require.NoError(t, insert(uuid.NewString(), `{}`, "infinity"))
 			bad = 2
@@ -62,7 +62,7 @@ VALUES (1, '`+id+`', 'hand', '`+id+`', 'made', `+map[bool]string{true: "CAST('{}
 func TestMixedSizes(t *testing.T) {
 	t.Parallel()
 	db := newDatabase(t, "pgx")
-	db.migrate(t, outbox.Writer{})
+	db.Migrate(t, outbox.Writer{})
 	var big []outbox.Event
 	for i := range 150 {
 		e := event(fmt.Sprint(i), "")
@@ -73,7 +73,7 @@ func TestMixedSizes(t *testing.T) {
 		big = append(big, e)
 	}
 	for chunk := 0; chunk < len(big); chunk += 10 {
-		db.in(t, func(ctx context.Context, tx endstate.Tx) {
+		db.In(t, func(ctx context.Context, tx endstate.Tx) {
 			_, err := outbox.Writer{MaxPayload: 11 << 20}.Put(ctx, tx, big[chunk:chunk+10]...)
 			require.NoError(t, err)
 		})
@@ -105,9 +105,8 @@ func TestMixedSizes(t *testing.T) {
 func TestReadingsThatTimeOut(t *testing.T) {
 	t.Parallel()
 	url := dbtest.Postgres(t)
-	pool := dbtest.PoolOn(t, url)
-	db := &database{url: url, pool: pool, begin: beginPgx(pool)}
-	db.migrate(t, outbox.Writer{})
+	db := on(t, url)
+	db.Migrate(t, outbox.Writer{})
 	log := &dbtest.Log{}
 	// 20 ms are far too short for 8 MB on most machines.
 	for timeout := 20 * time.Millisecond; !strings.Contains(log.String(), "a reading timed out"); timeout /= 2 {
@@ -119,12 +118,12 @@ func TestReadingsThatTimeOut(t *testing.T) {
 			events = append(events, e)
 		}
 		for chunk := 0; chunk < len(events); chunk += 20 {
-			db.put(t, events[chunk:chunk+20]...)
+			db.Put(t, events[chunk:chunk+20]...)
 		}
-		slow := dbtest.PoolOn(t, fmt.Sprintf("%s&options=-c%%20statement_timeout%%3D%dms", url, timeout.Milliseconds()))
+		slow := on(t, fmt.Sprintf("%s&options=-c%%20statement_timeout%%3D%dms", url, timeout.Milliseconds()))
 		r, cfg := &recorder{}, quick()
 		cfg.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		stop := run(t, (&database{pool: slow}).relay(t, r, cfg))
+		stop := run(t, slow.relay(t, r, cfg))
 		eventually(t, "all", func() bool { return len(r.published()) >= 200 })
 		db.settled(t)
 		stop()

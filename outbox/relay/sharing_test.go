@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/relay"
 )
@@ -62,7 +63,7 @@ func TestRelaysShareTheWork(t *testing.T) {
 		db.settled(t)
 		requireAll(t, r, counts)
 		if n := len(r.published()); mishaps.Load() == 0 {
-			require.Equal(t, db.count(t), n, "nothing went wrong, so each once")
+			require.Equal(t, db.Count(t), n, "nothing went wrong, so each once")
 		}
 	})
 }
@@ -79,7 +80,7 @@ func TestSharesAreThereAtOnce(t *testing.T) {
 			run(t, db.relay(t, &recorder{}, cfg))
 		}
 		eventually(t, "equal shares", func() bool {
-			return relays == one[int](t, db, fmt.Sprintf("SELECT count(*) FROM (SELECT 1 FROM endstate_outbox_cursors WHERE owner IS NOT NULL GROUP BY owner HAVING count(*) = %d) o", outbox.Partitions/relays))
+			return relays == outboxdbtest.One[int](t, db, fmt.Sprintf("SELECT count(*) FROM (SELECT 1 FROM endstate_outbox_cursors WHERE owner IS NOT NULL GROUP BY owner HAVING count(*) = %d) o", outbox.Partitions/relays))
 		})
 	})
 }
@@ -108,14 +109,14 @@ func TestDuplicatesAndPurgesRaceTheRelay(t *testing.T) {
 				for i := range n {
 					var results []outbox.Result
 					for {
-						err := db.try(func(ctx context.Context, tx endstate.Tx) (err error) {
+						err := db.Try(func(ctx context.Context, tx endstate.Tx) (err error) {
 							results, err = outbox.Put(ctx, tx, event("completed", fmt.Sprint("k", i)))
 							return err
 						})
 						if err == nil {
 							break
 						}
-						if !assert.True(t, db.sqlite, "%v", err) {
+						if !assert.True(t, db.SQLite, "%v", err) {
 							return
 						}
 					}
@@ -151,7 +152,7 @@ func TestDuplicatesAndPurgesRaceTheRelay(t *testing.T) {
 				require.EqualValues(t, n, deleted)
 				break
 			}
-			require.True(t, db.sqlite, "%v", err)
+			require.True(t, db.SQLite, "%v", err)
 		}
 	})
 }
@@ -163,7 +164,7 @@ func TestRetention(t *testing.T) {
 			db.aggregates(t, 20, 2)
 			failing := event("refused", "")
 			failing.AggregateID = "dead"
-			db.put(t, failing)
+			db.Put(t, failing)
 			r := &recorder{fail: func(e outbox.Event) error {
 				if e.Type == "refused" {
 					return outbox.Permanent(errors.New("refused"))
@@ -173,11 +174,11 @@ func TestRetention(t *testing.T) {
 			cfg := quick()
 			cfg.Retention = retention
 			stop := run(t, db.relay(t, r, cfg))
-			eventually(t, "only the dead letter stays", func() bool { return db.count(t) == 1 })
+			eventually(t, "only the dead letter stays", func() bool { return db.Count(t) == 1 })
 			require.Len(t, r.published(), 40)
 			stop()
-			db.exec(t, "DELETE FROM endstate_outbox_parked")
-			db.exec(t, "DELETE FROM endstate_outbox")
+			db.Exec(t, "DELETE FROM endstate_outbox_parked")
+			db.Exec(t, "DELETE FROM endstate_outbox")
 		}
 	})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/dbtest"
+	"github.com/endstate-go/endstate/internal/outboxdbtest"
 	"github.com/endstate-go/endstate/internal/pgfault"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -28,14 +29,12 @@ func TestSilentConnections(t *testing.T) {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
 			direct := newDatabase(t, "pgx")
-			direct.migrate(t, *writer)
+			direct.Migrate(t, *writer)
 			direct.effects(t)
-			proxy := pgfault.New(t, direct.url)
-			db := &database{url: proxy.URL()}
+			proxy := pgfault.New(t, direct.URL)
+			db := on(t, proxy.URL())
 			if strings.HasSuffix(kind, "sql") {
-				db.sql = dbtest.SQLOn(t, proxy.URL())
-			} else {
-				db.pool = dbtest.PoolOn(t, proxy.URL())
+				db = onSQL(t, proxy.URL())
 			}
 			cfg := mortal()
 			cfg.PublishTimeout, cfg.MaxCrashes = 2*time.Second, 1000 // on a busy machine it loses its lease in other ways, too
@@ -67,16 +66,16 @@ func TestSilentConnections(t *testing.T) {
 			rounds := 0
 			round := func() {
 				rounds++
-				direct.exec(t, "TRUNCATE endstate_outbox_incarnation") // as after a crash of the server
+				direct.Exec(t, "TRUNCATE endstate_outbox_incarnation") // as after a crash of the server
 				stop := start()
 				eventually(t, "the partitions are taken", func() bool {
-					return one[bool](t, direct, "SELECT count(owner) = 8 FROM endstate_outbox_cursors")
+					return outboxdbtest.One[bool](t, direct, "SELECT count(owner) = 8 FROM endstate_outbox_cursors")
 				})
-				direct.exec(t, "UPDATE endstate_outbox_cursors SET careful = 1")
+				direct.Exec(t, "UPDATE endstate_outbox_cursors SET careful = 1")
 				direct.aggregates(t, 10, 3)
 				large := event("large", "")
 				large.Payload = []byte(`"` + strings.Repeat("x", 20_000) + `"`)
-				direct.put(t, large)
+				direct.Put(t, large)
 				direct.settled(t)
 				stop()
 			}

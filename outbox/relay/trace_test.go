@@ -67,8 +67,8 @@ func TestTriesAndAgesAreReported(t *testing.T) {
 	t.Parallel()
 	each(t, kinds, writer, func(t *testing.T, db *database) {
 		db.aggregates(t, 20, 2)
-		db.exec(t, "UPDATE endstate_outbox SET occurred_at = '2001-01-01T00:00:00Z'")
-		db.exec(t, "UPDATE endstate_outbox SET created_at = '"+time.Now().Add(-time.Hour).UTC().Format("2006-01-02T15:04:05.000Z")+"' WHERE aggregate_id = 'a7'")
+		db.Exec(t, "UPDATE endstate_outbox SET occurred_at = '2001-01-01T00:00:00Z'")
+		db.Exec(t, "UPDATE endstate_outbox SET created_at = '"+time.Now().Add(-time.Hour).UTC().Format("2006-01-02T15:04:05.000Z")+"' WHERE aggregate_id = 'a7'")
 		noted := &tries{ages: map[string]time.Duration{}}
 		failed := false
 		r := &recorder{fail: func(e outbox.Event) error {
@@ -153,8 +153,8 @@ func TestPartitionsAreReportedToTheLeasesEnd(t *testing.T) {
 		cfg.Trace = &relay.Trace{Owns: func(_ context.Context, partitions int) { owned <- partitions }}
 		stop := run(t, db.relay(t, &recorder{}, cfg))
 		require.Equal(t, outbox.Partitions, <-owned)
-		db.exec(t, "DELETE FROM endstate_outbox_relays")
-		db.exec(t, "UPDATE endstate_outbox_cursors SET owner = NULL")
+		db.Exec(t, "DELETE FROM endstate_outbox_relays")
+		db.Exec(t, "UPDATE endstate_outbox_cursors SET owner = NULL")
 		for partitions := -1; partitions != 0; {
 			partitions = <-owned
 		}
