@@ -87,6 +87,7 @@ type Config struct {
 	sampleEvery  time.Duration // how often a moving cursor is written down
 	alone        time.Duration // how long the only event there is may fail before it is to blame
 	pass         time.Duration // how long a pass goes on with further calls; what was published is written down first
+	piece        int           // how many parked events a statement goes over
 	types        string        // Types, as JSON
 
 	minOutage, maxOutage time.Duration // pauses while the destination takes nothing
@@ -140,6 +141,7 @@ func (c *Config) withDefaults() (*Config, error) {
 	cfg.firstPoll = cmp.Or(cfg.firstPoll, 5*time.Millisecond)
 	cfg.balanceEvery = cmp.Or(cfg.balanceEvery, time.Second)
 	cfg.pass = cmp.Or(cfg.pass, time.Second)
+	cfg.piece = cmp.Or(cfg.piece, 5_000)
 	cfg.alone = cmp.Or(cfg.alone, 5*time.Second)
 	cfg.minOutage, cfg.maxOutage = cmp.Or(cfg.minOutage, minOutage), cmp.Or(cfg.maxOutage, maxOutage)
 	if cfg.sampleEvery = 30 * time.Second; cfg.Retention > 0 {

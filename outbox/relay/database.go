@@ -163,6 +163,15 @@ func drain(rows pgx.Rows, scan func(pgx.Row) error) error {
 const pins = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true),
 	set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('enable_material', 'off', true), set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
 
+// pin pins the plans of a transaction's statements.
+func (d database) pin(ctx context.Context, tx endstate.Tx) error {
+	if d.sqlite() {
+		return nil
+	}
+	_, err := tx.Exec(ctx, pins)
+	return err
+}
+
 // What goes around the pins in a transaction that goes on: rolling back to a savepoint takes settings back too. Neither takes a
 // transaction id.
 const (

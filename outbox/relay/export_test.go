@@ -14,6 +14,9 @@ func SetPatience(cfg *Config, d time.Duration) { cfg.alone = d }
 // SetPass has a relay go on for longer before it moves its cursors, so that a busy machine doesn't cut a batch.
 func SetPass(cfg *Config, d time.Duration) { cfg.pass = d }
 
+// SetPiece has a statement go over fewer parked events.
+func SetPiece(cfg *Config, n int) { cfg.piece = n }
+
 // SetOutage has a relay try more often while the destination takes nothing, so that a test takes less than a day.
 func SetOutage(cfg *Config, low, high time.Duration) { cfg.minOutage, cfg.maxOutage = low, high }
 

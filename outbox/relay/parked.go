@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/endstate-go/endstate"
 )
 
@@ -126,10 +128,8 @@ func (t *term) settle(rows []*row, p *tries) error {
 // settle returns how many of the published ones were still parked, and this owner's.
 func (s *store) settle(ctx context.Context, owner string, published, unlucky, promoted []settlement) (removed int64, err error) {
 	err = s.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
-		if !s.sqlite() {
-			if _, err := tx.Exec(ctx, pins); err != nil {
-				return err
-			}
+		if err := s.pin(ctx, tx); err != nil {
+			return err
 		}
 		change := func(list []settlement, statement string, columns ...string) (int64, error) {
 			if len(list) == 0 {
@@ -156,13 +156,14 @@ FROM %[2]s WHERE %[3]s AND p.partition = r.partition AND p.seq = r.seq AND p.att
 	return removed, err
 }
 
-// nextDue returns when the next parked event is due; any is false when none waits.
-func (s *store) nextDue(ctx context.Context, owner string) (wait time.Duration, any bool, err error) {
+// nextDue returns when the next parked event is due; waits is false when none does.
+func (s *store) nextDue(ctx context.Context, owner string) (wait time.Duration, waits bool, err error) {
 	var ago *float64
 	var waiting int
-	due := fmt.Sprintf("FROM %s p WHERE %s AND p.dead_at IS NULL", s.parked, s.mine("p."))
-	err = s.QueryRow(ctx, fmt.Sprintf("SELECT %s, (SELECT count(*) FROM (SELECT 1 %[2]s LIMIT 1) one)", s.age(fmt.Sprintf("(SELECT min(p.next_attempt_at) %s)", due)), due),
-		s.cfg.Subscription, owner).Scan(&ago, &waiting)
+	// Of each partition the first of its index: a million others may be parked, too.
+	parked := fmt.Sprintf("SELECT p.next_attempt_at FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND p.dead_at IS NULL", s.parked)
+	err = s.row(ctx, []any{&ago, &waiting}, fmt.Sprintf(`SELECT %s, coalesce(max(waiting), 0) FROM (SELECT (%s AND p.next_attempt_at IS NOT NULL ORDER BY p.next_attempt_at LIMIT 1) AS due,
+	CASE WHEN EXISTS (%[2]s) THEN 1 ELSE 0 END AS waiting FROM %[3]s c WHERE %[4]s) endstate_next`, s.age("min(due)"), parked, s.cursors, s.owned()), s.cfg.Subscription, owner)
 	if err != nil || ago == nil {
 		return time.Second, waiting > 0, err
 	}
@@ -171,7 +172,33 @@ func (s *store) nextDue(ctx context.Context, owner string) (wait time.Duration, 
 
 // free has heads be due that nobody made so: what they were behind was discarded between a reading and its move.
 func (s *store) free(ctx context.Context, owner string) error {
-	return s.run(ctx, fmt.Sprintf(`UPDATE %[1]s AS p SET next_attempt_at = %[2]s WHERE %[3]s AND p.dead_at IS NULL AND p.next_attempt_at IS NULL AND NOT EXISTS (SELECT 1 FROM %[1]s w
-	WHERE w.subscription = p.subscription AND w.partition = p.partition AND w.aggregate_type = p.aggregate_type AND w.aggregate_id = p.aggregate_id AND w.dead_at IS NULL AND w.seq < p.seq)`,
-		s.parked, s.clock(), s.mine("p.")), s.cfg.Subscription, owner)
+	return s.change(ctx, owner, "next_attempt_at = "+s.clock(), "p.dead_at IS NULL AND p.next_attempt_at IS NULL AND NOT "+
+		s.earlier("p.subscription, p.partition, p.aggregate_type, p.aggregate_id", "p.seq"))
+}
+
+// change sets columns of this owner's parked events p for which a condition holds, some thousand in a transaction: with all of them,
+// which may be millions, it would take longer than an answer is waited for.
+func (s *store) change(ctx context.Context, owner, set, condition string) error {
+	next := fmt.Sprintf("SELECT w.partition, w.seq FROM %s w WHERE w.subscription = CAST($1 AS text) AND (w.partition, w.seq) > (CAST($3 AS smallint), CAST($4 AS bigint)) AND CAST($2 AS text) <> '' ORDER BY w.subscription, w.partition, w.seq LIMIT ", s.parked)
+	update := fmt.Sprintf("UPDATE %s AS p SET %s WHERE %s AND (p.partition, p.seq) IN (%s%d) AND %s", s.parked, set, s.mine("p."), next, s.cfg.piece, condition)
+	after, last := place{Partition: -1}, false
+	for !last {
+		if err := s.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
+			args := []any{s.cfg.Subscription, owner, after.Partition, after.Seq}
+			if err := s.pin(ctx, tx); err != nil {
+				return err
+			}
+			if _, err := tx.Exec(ctx, update, args...); err != nil {
+				return err
+			}
+			err := tx.QueryRow(ctx, fmt.Sprintf("%s1 OFFSET %d", next, s.cfg.piece-1), args...).Scan(&after.Partition, &after.Seq)
+			if last = errors.Is(err, pgx.ErrNoRows); last {
+				return nil
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
