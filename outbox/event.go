@@ -124,6 +124,7 @@ func (e *Event) fill() {
 	if e.Payload == nil {
 		e.Payload = []byte{}
 	}
+	e.OccurredAt = e.OccurredAt.Truncate(time.Microsecond) // as the table keeps it: some drivers send more, and PostgreSQL rounds
 }
 
 // validate says which field of e, which has its defaults, can't be stored; its headers are left to carry.

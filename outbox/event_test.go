@@ -145,11 +145,15 @@ func TestPutRefusesTwoOfOneKey(t *testing.T) {
 
 func TestPrepareLeavesTheCallersEventsAlone(t *testing.T) {
 	t.Parallel()
+	at := time.Date(2026, 2, 3, 4, 5, 6, 123456789, time.UTC)
 	events := []outbox.Event{event("completed", "")}
+	events[0].OccurredAt = at
 	prepared, err := outbox.Writer{}.Prepare(t.Context(), events)
 	require.NoError(t, err)
 	require.Equal(t, uuid.Nil, events[0].ID)
+	require.Equal(t, at, events[0].OccurredAt)
 	require.NotEqual(t, uuid.Nil, prepared[0].ID)
+	require.Equal(t, at.Truncate(time.Microsecond), prepared[0].OccurredAt, "what is prepared is what the table will have")
 }
 
 func TestWriterValidateNamesTheField(t *testing.T) {

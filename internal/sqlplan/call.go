@@ -165,7 +165,7 @@ const occurredAt = 7 // among InsertColumns
 func (e *Event) row() ([len(columnTypes)]any, bool) {
 	row := [len(columnTypes)]any{pgtype.UUID{Bytes: e.ID, Valid: true}, e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, e.dedupKey(), int32(e.SchemaVersion), e.partition()}
 	if !e.OccurredAt.IsZero() {
-		row[occurredAt] = e.OccurredAt.Truncate(time.Microsecond) // some drivers send more, and PostgreSQL rounds
+		row[occurredAt] = e.OccurredAt
 	}
 	return row, e.usual()
 }
