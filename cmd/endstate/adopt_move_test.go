@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/url"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -42,4 +43,38 @@ func TestAdoptMove(t *testing.T) {
 	lite := "sqlite:" + t.TempDir() + "/x.db"
 	require.Zero(t, cli(t, lite, "migrate").status)
 	require.Contains(t, cli(t, lite, "adopt", "move", "plan", "--aggregate-name", "order").stderr, "for PostgreSQL")
+}
+
+// What a move says of its steps, and of what fails, is for everybody's eyes: no payload, whatever the server says of the row, and no
+// password.
+func TestWhatAMoveSaysHasNoPayloadsAndNoPasswords(t *testing.T) {
+	t.Parallel()
+	direct := dbtest.Postgres(t)
+	db := dbtest.SQLOn(t, direct)
+	u, err := url.Parse(direct)
+	require.NoError(t, err)
+	u.User = url.UserPassword(u.User.Username(), "hunter2-of-nobody")
+	require.Zero(t, cli(t, direct, "migrate").status)
+	mustExec(t, db, "CREATE TABLE event_outbox (id bigserial PRIMARY KEY, aggregate_id text NOT NULL, event_type text NOT NULL, payload text NOT NULL, created_at timestamptz NOT NULL DEFAULT now(), published_at timestamptz)")
+	mustExec(t, db, `INSERT INTO event_outbox (aggregate_id, event_type, payload) VALUES ('7', 'paid', '{"iban": "confidential"}')`)
+	mustExec(t, db, "ALTER TABLE endstate_outbox ADD CONSTRAINT no_events CHECK (octet_length(payload) < 10)")
+	for _, apply := range []struct {
+		status int
+		says   []string
+		first  string
+	}{
+		{2, []string{"adopt: move begun", "no_events"}, "SELECT"},
+		{0, []string{"adopt: "}, "ALTER TABLE endstate_outbox DROP CONSTRAINT no_events"},
+	} {
+		mustExec(t, db, apply.first)
+		for _, form := range [][]string{nil, {"--json"}} {
+			r := cli(t, u.String(), append([]string{"adopt", "move", "apply", "--aggregate-name", "order"}, form...)...)
+			require.Equal(t, apply.status, r.status, r.stderr)
+			for _, part := range apply.says {
+				require.Contains(t, r.stderr, part)
+			}
+			require.NotContains(t, r.stdout+r.stderr, "confidential")
+			require.NotContains(t, r.stdout+r.stderr, "hunter2")
+		}
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"regexp"
@@ -72,6 +73,7 @@ const (
 	pingTimeout  = 5 * time.Second
 	openTimeout  = time.Minute // to connect to one of several hosts, and to look for what the outbox lacks
 	closeTimeout = 5 * time.Second
+	silence      = 30 * time.Second // after which a connection is given up of whose other end nothing is heard; pgx waits for 45 minutes
 )
 
 func openPostgres(ctx context.Context, text string) (*database, error) {
@@ -88,6 +90,7 @@ func openPostgres(ctx context.Context, text string) (*database, error) {
 	if cfg.PingTimeout == 0 {
 		cfg.PingTimeout = pingTimeout // or who takes an idle connection that has gone silent would wait for it
 	}
+	cfg.ConnConfig.DialFunc = (&net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: silence / 2, Interval: silence / 6, Count: 3}, Control: giveUp}).DialContext
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, err
