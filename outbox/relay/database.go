@@ -30,14 +30,6 @@ type database struct {
 	patience time.Duration
 }
 
-// bounded is ctx for a statement or a transaction.
-func (d database) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	if d.patience == 0 {
-		return ctx, func() {}
-	}
-	return context.WithTimeout(ctx, d.patience)
-}
-
 // Exec sends a statement.
 func (d database) Exec(ctx context.Context, statement string, args ...any) (pgconn.CommandTag, error) {
 	ctx, cancel := d.bounded(ctx)
@@ -136,113 +128,6 @@ func (d database) inTx(ctx context.Context, f func(ctx context.Context, tx endst
 func (d database) run(ctx context.Context, statement string, args ...any) error {
 	_, err := d.Exec(ctx, statement, args...)
 	return err
-}
-
-// each hands the rows of a query to scan, one by one.
-func each(ctx context.Context, q endstate.Querier, scan func(pgx.Row) error, query string, args ...any) error {
-	rows, err := q.Query(ctx, query, args...)
-	if err != nil {
-		return err
-	}
-	return drain(rows, scan)
-}
-
-func drain(rows pgx.Rows, scan func(pgx.Row) error) error {
-	defer rows.Close()
-	for rows.Next() {
-		if err := scan(rows); err != nil {
-			return err
-		}
-	}
-	return rows.Err()
-}
-
-// pins keep the planner to the indexes, whatever statistics it has, so that one plan, made on the empty table, does for a million
-// rows: making another one takes as long as reading five hundred.
-// The settings end with the transaction, so that they go through a pooler and stay out of others' statements.
-const pins = `SELECT set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true), set_config('enable_sort', 'off', true),
-	set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true), set_config('enable_material', 'off', true), set_config('jit', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)`
-
-// pin pins the plans of a transaction's statements.
-func (d database) pin(ctx context.Context, tx endstate.Tx) error {
-	if d.sqlite() {
-		return nil
-	}
-	_, err := tx.Exec(ctx, pins)
-	return err
-}
-
-// What goes around the pins in a transaction that goes on: rolling back to a savepoint takes settings back too. Neither takes a
-// transaction id.
-const (
-	savePins = "SAVEPOINT endstate_pins"
-	dropPins = "ROLLBACK TO SAVEPOINT endstate_pins"
-)
-
-// rows hands the rows of a query whose plan is pinned to scan, one by one.
-func (d database) rows(ctx context.Context, scan func(pgx.Row) error, query string, args ...any) error {
-	return d.pinned(ctx, func(rows pgx.Rows) error { return drain(rows, scan) }, query, args...)
-}
-
-// row scans the one row of a query whose plan is pinned.
-func (d database) row(ctx context.Context, dest []any, query string, args ...any) error {
-	return d.rows(ctx, func(row pgx.Row) error { return row.Scan(dest...) }, query, args...)
-}
-
-// pinned runs a query whose plan is pinned, in a transaction that has written nothing, and hands its rows to collect, which closes
-// them.
-func (d database) pinned(ctx context.Context, collect func(pgx.Rows) error, query string, args ...any) error {
-	ctx, cancel := d.bounded(ctx)
-	defer cancel()
-	read := func(rows pgx.Rows, err error) error {
-		if err != nil {
-			return err
-		}
-		return collect(rows)
-	}
-	if d.dialect == sqltx.SQLite {
-		return read(d.Query(ctx, query, args...))
-	}
-	before, after := []string{pins}, []string(nil)
-	if d.within {
-		before, after = []string{savePins, pins}, []string{dropPins}
-	}
-	q, ok := d.Querier.(interface {
-		SendBatch(context.Context, *pgx.Batch) pgx.BatchResults
-	})
-	if !ok {
-		return d.inTx(ctx, func(ctx context.Context, tx endstate.Tx) (err error) {
-			for _, statement := range before {
-				if _, err := tx.Exec(ctx, statement); err != nil {
-					return err
-				}
-			}
-			err = read(tx.Query(ctx, query, args...))
-			for _, statement := range after {
-				if err == nil {
-					_, err = tx.Exec(ctx, statement)
-				}
-			}
-			return err
-		})
-	}
-	// One trip, and one transaction: a pipeline is one up to its end.
-	var batch pgx.Batch
-	for _, statement := range before {
-		batch.Queue(statement)
-	}
-	batch.Queue(query, args...)
-	for _, statement := range after {
-		batch.Queue(statement)
-	}
-	results := q.SendBatch(ctx, &batch)
-	for range before {
-		if _, err := results.Exec(); err != nil {
-			return errors.Join(err, results.Close())
-		}
-	}
-	err := read(results.Query())
-	return errors.Join(err, results.Close())
 }
 
 // checkPooler says which setting a connection lacks that goes through a pooler. Such a connection has been told another process

@@ -202,9 +202,7 @@ func (t *term) consume(ctx context.Context) (rows int, err error) {
 		return 1, nil // it was tried smaller
 	case f == nil:
 		if n := len(b.in(sent)); n > 0 {
-			if over := t.gauge.took(n, time.Now()); over || t.gauge.told || t.blocked {
-				t.recovered()
-			}
+			t.took(n)
 		}
 		return len(b.rows), nil
 	case sqltx.Conflicted(f.err):

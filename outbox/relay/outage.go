@@ -167,6 +167,13 @@ func (t *term) report(ctx context.Context, p *tries) {
 	}
 }
 
+// took notes that the destination took n events, which may end an outage.
+func (t *term) took(n int) {
+	if over := t.gauge.took(n, time.Now()); over || t.gauge.told || t.blocked {
+		t.recovered()
+	}
+}
+
 // recovered has everything that waits be due at once, when an outage is over.
 func (t *term) recovered() {
 	ctx := context.WithoutCancel(t.lease.ctx)

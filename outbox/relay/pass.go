@@ -9,9 +9,121 @@ import (
 	"slices"
 	"time"
 
-	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
+
+// work publishes until run ends or the lease is lost. An error is one that no repetition fixes.
+func (t *term) work(run context.Context) error {
+	ctx, cancel := context.WithCancel(run) // of everything but publishing and moving, which a shutdown lets finish
+	defer cancel()
+	defer context.AfterFunc(t.lease.ctx, cancel)()
+	defer t.leave()
+	poll, failures := t.cfg.firstPoll, 0
+	for ctx.Err() == nil {
+		n, err := t.round(ctx)
+		switch {
+		case ctx.Err() != nil:
+		case errors.Is(err, ErrSequence):
+			return err
+		case err != nil:
+			failures++
+			t.reconnecting(ctx, err, failures)
+		case n > 0:
+			poll, failures = t.cfg.firstPoll, 0
+		case t.wait(ctx, t.idle(poll)):
+			poll, failures = t.cfg.firstPoll, 0
+		default:
+			poll, failures = min(poll*3/2, t.cfg.PollInterval), 0
+		}
+	}
+	return nil
+}
+
+// balancing is how often the relay looks at how the partitions are spread: soon again, while it doesn't have its share.
+func (t *term) balancing() time.Duration {
+	usual := min(t.cfg.LeaseTTL/5, t.cfg.balanceEvery)
+	if t.uneven {
+		return min(usual, 20*time.Millisecond<<min(t.hurried, 10))
+	}
+	return usual
+}
+
+// idle is how long to wait for something to do.
+func (t *term) idle(poll time.Duration) time.Duration {
+	wait := min(poll, time.Until(t.balanced.Add(t.balancing())))
+	if t.waiting {
+		wait = min(wait, time.Until(t.nextDue))
+	}
+	if until := time.Until(t.gauge.until); until > 0 {
+		wait = min(until, t.balancing()) // there is nothing to do before
+	}
+	return wait
+}
+
+// wait waits until it is time, or the relay is woken.
+func (t *term) wait(ctx context.Context, d time.Duration) (woken bool) {
+	if d <= 0 {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-t.wake:
+		return true
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return false
+}
+
+// round shares the partitions if it is time, and then takes one step of each kind that there is to do. It returns how many
+// events they had.
+func (t *term) round(ctx context.Context) (events int, err error) {
+	if time.Since(t.balanced) >= t.balancing() {
+		t.forget()
+		if err := t.housekeep(ctx); err != nil {
+			return 0, err
+		}
+	}
+	if t.owned == 0 {
+		return 0, nil
+	}
+	if t.placing {
+		if err := t.place(ctx); err != nil {
+			return 0, fmt.Errorf("place the cursors: %w", err)
+		}
+	}
+	if t.careful {
+		n, err := t.beCareful(ctx)
+		events += n
+		if err != nil {
+			return events, fmt.Errorf("take care: %w", err)
+		}
+	}
+	pausing := func() bool { return time.Now().Before(t.gauge.until) }
+	if !pausing() {
+		pass := t.pass
+		if t.begin != nil {
+			pass = t.consume
+		}
+		n, err := pass(ctx)
+		events += n
+		if err != nil {
+			return events, err
+		}
+	}
+	if t.waiting && !pausing() && !time.Now().Before(t.nextDue) {
+		n, err := t.passParked(ctx)
+		events += n
+		if err != nil {
+			return events, err
+		}
+	}
+	if pausing() {
+		return 0, nil
+	}
+	return events, nil
+}
 
 // batch is what one reading brought, by its snapshot.
 type batch struct {
@@ -169,14 +281,6 @@ func (t *term) forget() {
 	}
 }
 
-// read reads a batch. One that times out is tried smaller, until it is one event of one partition: then there is no batch, and no
-// error.
-func (t *term) read(ctx context.Context, s *store, partitions []int, limit int) (*batch, error) {
-	r := reading{partitions: partitions, limit: limit}
-	r.cursors, r.rows, r.err = s.read(ctx, t.lease.id, partitions, limit, nil)
-	return t.arrange(ctx, s, &r)
-}
-
 // arrange makes a batch of what was read.
 func (t *term) arrange(ctx context.Context, s *store, r *reading) (*batch, error) {
 	switch {
@@ -198,19 +302,6 @@ func (t *term) arrange(ctx context.Context, s *store, r *reading) (*batch, error
 	}
 	return b, nil
 }
-
-// timedOut has the next reading be smaller if this one timed out: then there is no error.
-func (t *term) timedOut(ctx context.Context, err error) error {
-	late := sqltx.State(err) == sqltx.QueryCanceled || errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil
-	if !late || t.shrunk >= maxShrunk {
-		return fmt.Errorf("read events: %w", err)
-	}
-	t.shrunk, t.calm = t.shrunk+1, 0
-	t.log.DebugContext(ctx, "outbox relay: a reading timed out, trying a smaller one", "error", err)
-	return nil
-}
-
-const maxShrunk = 14
 
 // pass reads, publishes and moves once for each of the relay's partitions, and returns how many rows there were.
 func (t *term) pass(ctx context.Context) (rows int, err error) {

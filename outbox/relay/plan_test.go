@@ -136,7 +136,7 @@ func TestPlansOfReadings(t *testing.T) {
 	db.owned(t)
 	r := db.reader(t)
 	calls := map[string]string{
-		"new": "endstate_new('default', '" + readerOwner + "', '[0,1,2,3,4,5,6,7]', 125, NULL)",
+		"new": "endstate_new('default', '" + readerOwner + "', '[0,1,2,3,4,5,6,7]', 125)",
 		"due": "endstate_due('default', '" + readerOwner + "', 1000, 1, false, false)",
 	}
 	// For each of a thousand events it is what leads to it by an index, its page, and whether one waits before it; of those that are

@@ -47,15 +47,14 @@ func (s *store) ageColumn(of string) string {
 // package's documentation for why it finds every row. What it does not do matters as much: it neither writes nor locks, so that
 // the transaction of the move takes its id after this snapshot.
 func (s *store) postgresReading() string {
-	const matches = "($5::text IS NULL OR e.type LIKE ANY (ARRAY(SELECT json_array_elements_text($5::text::json))))"
 	parked := func(condition string) string {
 		return fmt.Sprintf("EXISTS (SELECT FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND %s)", s.parked, condition)
 	}
 	// Not EXISTS, which may also be answered from a list of all that is parked.
 	there := fmt.Sprintf("(SELECT true FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND p.seq = e.seq LIMIT 1) IS NOT NULL", s.parked)
 	event := func(foreign, passed string) string {
-		return fmt.Sprintf("%s, %s, c.waiting AND %s, %s OR NOT %s%s", s.columns(matches), foreign,
-			s.earlier("c.subscription, c.partition, e.aggregate_type, e.aggregate_id", "e.seq"), passed, matches, s.ageColumn(s.age("e.created_at")))
+		return fmt.Sprintf("%s, %s, c.waiting AND %s, %s OR NOT %s%s", s.columns(s.matches), foreign,
+			s.earlier("c.subscription, c.partition, e.aggregate_type, e.aggregate_id", "e.seq"), passed, s.matches, s.ageColumn(s.age("e.created_at")))
 	}
 	none := "'', '', '', '', '', NULL, NULL::timestamptz"
 	if s.pool != nil {

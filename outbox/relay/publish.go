@@ -139,9 +139,7 @@ func (t *term) publishCall(p *tries, call []*row) (goOn bool) {
 			t.decide(p, p.open)
 			p.open = nil
 		}
-		if over := t.gauge.took(taken, now); over || t.gauge.told || t.blocked {
-			t.recovered()
-		}
+		t.took(taken)
 		return true
 	}
 	if t.lease.lost() {

@@ -28,7 +28,7 @@ func TestAReadingGoesByItsIndexes(t *testing.T) {
 		require.NoError(t, err)
 		_, err = tx.Exec(ctx, "SET LOCAL plan_cache_mode = "+mode)
 		require.NoError(t, err)
-		rows, err := tx.Query(ctx, fmt.Sprintf("EXPLAIN (COSTS off) EXECUTE reading ('default', '%s', '[0,1,2,3,4,5,6,7]', 100, NULL)", s.lease.id), pgx.QueryExecModeSimpleProtocol)
+		rows, err := tx.Query(ctx, fmt.Sprintf("EXPLAIN (COSTS off) EXECUTE reading ('default', '%s', '[0,1,2,3,4,5,6,7]', 100)", s.lease.id), pgx.QueryExecModeSimpleProtocol)
 		require.NoError(t, err)
 		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
 		require.NoError(t, err)

@@ -46,9 +46,7 @@ func (t *term) handleSingly(ctx context.Context, plan *batch, suspect *row) (n i
 					delete(p.blocked, o.aggregate())
 				}
 			}
-			if over := t.gauge.took(1, time.Now()); over || t.gauge.told || t.blocked {
-				t.recovered()
-			}
+			t.took(1)
 		}
 		if suspect != nil && suspect.state != todo && len(p.open) == 0 {
 			break
@@ -225,9 +223,7 @@ func (t *term) handleParked(ctx context.Context, rows []*row) (*tries, error) {
 			}
 		}
 		if p.taken > 0 {
-			if over := t.gauge.took(p.taken, time.Now()); over || t.gauge.told || t.blocked {
-				t.recovered()
-			}
+			t.took(p.taken)
 		}
 	}
 	list := slices.DeleteFunc(slices.Clone(rows), func(r *row) bool { return r.state != todo })

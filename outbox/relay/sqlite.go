@@ -4,7 +4,6 @@ import "fmt"
 
 // sqliteReading is postgresReading where seq is the order of commits: nothing is ever late.
 func (s *store) sqliteReading() string {
-	const matches = "(?5 IS NULL OR EXISTS (SELECT 1 FROM json_each(?5) endstate_type WHERE e.type GLOB endstate_type.value))"
 	parked := func(condition string) string {
 		return fmt.Sprintf("EXISTS (SELECT 1 FROM %s p WHERE p.subscription = c.subscription AND p.partition = c.partition AND %s)", s.parked, condition)
 	}
@@ -17,8 +16,8 @@ UNION ALL
 SELECT 2, %[6]s, 0, %[7]s, %[8]s OR NOT %[9]s%[12]s
 FROM %[1]s c CROSS JOIN %[2]s e WHERE %[3]s AND c.placements = 0
 	AND e.seq IN (SELECT f.seq FROM %[2]s f WHERE f.partition = c.partition AND f.seq > c.position ORDER BY f.seq LIMIT ?4)`,
-		s.cursors, s.events, mine, boolean(parked("p.dead_at IS NULL")), boolean("c.blocked_since IS NOT NULL"), s.columns(matches),
-		parked("p.aggregate_type = e.aggregate_type AND p.aggregate_id = e.aggregate_id AND p.dead_at IS NULL AND p.seq < e.seq"), parked("p.seq = e.seq"), matches, s.relays, s.ageColumn("NULL"), s.ageColumn(s.age("e.created_at")))
+		s.cursors, s.events, mine, boolean(parked("p.dead_at IS NULL")), boolean("c.blocked_since IS NOT NULL"), s.columns(s.matches),
+		parked("p.aggregate_type = e.aggregate_type AND p.aggregate_id = e.aggregate_id AND p.dead_at IS NULL AND p.seq < e.seq"), parked("p.seq = e.seq"), s.matches, s.relays, s.ageColumn("NULL"), s.ageColumn(s.age("e.created_at")))
 }
 
 // sqliteEnding is postgresEnding.

@@ -2,7 +2,6 @@ package relay
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
@@ -24,7 +23,7 @@ type store struct {
 	database
 	tables
 	cfg                          *Config
-	patterns                     any    // the subscription's types as the database compares them; nil for all
+	matches                      string // the condition that an event e is of the subscription's types
 	reading, due, ending, moving string // statements
 }
 
@@ -38,7 +37,7 @@ func newStore(db database, cfg *Config) (*store, error) {
 		return nil, err
 	}
 	s := &store{database: db, tables: tablesOf(cfg.Outbox), cfg: cfg}
-	if s.patterns = s.patternsOf(cfg.Types); db.sqlite() {
+	if s.matches = types(cfg.Types).condition(db.dialect, "e.type"); db.sqlite() {
 		s.reading, s.due, s.ending = s.sqliteReading(), s.sqliteDue(), s.sqliteEnding()
 	} else {
 		s.reading, s.due, s.ending = s.postgresReading(), s.postgresDue(), s.postgresEnding()
@@ -52,24 +51,6 @@ func (s *store) in(tx endstate.Tx) *store {
 	inside := *s
 	inside.database = s.database.in(tx)
 	return &inside
-}
-
-func (s *store) patternsOf(types []string) any {
-	if len(types) == 0 {
-		return nil
-	}
-	escape, wild := strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`), "%"
-	if s.sqlite() {
-		escape, wild = strings.NewReplacer(`[`, `[[]`, `?`, `[?]`), "*"
-	}
-	list := make([]string, len(types))
-	for i, pattern := range types {
-		prefix, any := strings.CutSuffix(pattern, "*")
-		if list[i] = escape.Replace(prefix); any {
-			list[i] += wild
-		}
-	}
-	return toJSON(list)
 }
 
 // owned is the condition that a cursor is the owner's. $1 is the subscription, and $2 the owner.
