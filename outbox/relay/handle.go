@@ -216,14 +216,7 @@ func (t *term) consume(ctx context.Context) (rows int, err error) {
 
 // moveIn moves the cursors of a batch in a transaction, all of them or none.
 func (t *term) moveIn(ctx context.Context, s *store, b *batch) (bool, error) {
-	var moves []move
-	var parks []park
-	for i := range b.cursors {
-		c := &b.cursors[i]
-		if m, mine, needed := b.moveOf(c, false, false); needed {
-			moves, parks = append(moves, m), append(parks, mine...)
-		}
-	}
+	_, moves, parks := b.moves(nil, false)
 	if len(moves) == 0 {
 		return false, nil
 	}

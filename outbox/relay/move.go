@@ -135,19 +135,7 @@ FROM %s WHERE true ON CONFLICT DO NOTHING`, s.parked, s.either("r.suspect", "CAS
 // moveBatch writes down what became of a batch. It doesn't give up before the lease is lost: until then nobody else knows.
 // stopping says that nobody goes on from here with what is in memory.
 func (t *term) moveBatch(b *batch, stopping bool) error {
-	var moves []move
-	var parks []park
-	all := make([]move, len(b.cursors))
-	for i := range b.cursors {
-		c := &b.cursors[i]
-		m, mine, needed := b.moveOf(c, t.sent[c.Partition] != nil, stopping)
-		if needed {
-			moves, parks = append(moves, m), append(parks, mine...)
-		} else {
-			m.Mode = moveHold
-		}
-		all[i] = m
-	}
+	all, moves, parks := b.moves(t.sent, stopping)
 	if len(moves) > 0 {
 		var moved []int
 		if err := t.persist("move the cursors", func(ctx context.Context) (err error) {
@@ -197,6 +185,21 @@ func (t *term) remember(m move, rows []*row) {
 	if len(memory) == 0 {
 		delete(t.sent, m.Partition)
 	}
+}
+
+// moves are those of a batch's cursors: all, with a hold for each that has nothing to write down, and those that are needed.
+func (b *batch) moves(beyond map[int]map[int64]bool, stopping bool) (all, needed []move, parks []park) {
+	for i := range b.cursors {
+		c := &b.cursors[i]
+		m, mine, needs := b.moveOf(c, beyond[c.Partition] != nil, stopping)
+		if needs {
+			needed, parks = append(needed, m), append(parks, mine...)
+		} else {
+			m.Mode = moveHold
+		}
+		all = append(all, m)
+	}
+	return all, needed, parks
 }
 
 // moveOf is the move of a batch's cursor, and what it parks. beyond says that events are published that the cursor hasn't passed.

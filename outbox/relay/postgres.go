@@ -118,10 +118,3 @@ FROM endstate_head h CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (SELECT * FROM %[6]s e WHERE e.partition = p.partition AND e.seq = p.seq LIMIT 1) e ORDER BY e.seq`,
 		heads("h.next_attempt_at <= now()", "h.next_attempt_at"), heads("h.suspect", "h.seq"), s.columns("true"), s.age("e.created_at"), s.parked, s.events, order, aggregate)
 }
-
-// postgresEnding reads where partitions that are being placed shall stand: at the end, or before a time.
-func (s *store) postgresEnding() string {
-	return fmt.Sprintf(`SELECT c.partition, c.token::text, c.position, pg_current_snapshot()::text, %[3]s::text, coalesce(
-	(SELECT e.seq FROM %[2]s e WHERE e.partition = c.partition AND (s.start IN ('begin', 'end') OR e.created_at < CASE WHEN s.start NOT IN ('begin', 'end') THEN s.start::timestamptz END) ORDER BY e.partition DESC, e.seq DESC LIMIT 1), 0)
-FROM %[1]s c JOIN %[4]s s ON s.name = c.subscription WHERE c.subscription = $1::text AND c.owner = $2::text::uuid AND c.placements > 0`, s.cursors, s.events, s.incarnated(), s.subscriptions)
-}

@@ -208,7 +208,7 @@ func TestAReadingTakesNoTransactionID(t *testing.T) {
 	require.NoError(t, err)
 	_, err = tx.Exec(t.Context(), pins)
 	require.NoError(t, err)
-	rows, err := tx.Query(t.Context(), s.store.reading, s.cfg.Subscription, s.lease.id, "[0,1,2,3,4,5,6,7]", 10, nil)
+	rows, err := tx.Query(t.Context(), s.store.reading, s.cfg.Subscription, s.lease.id, "[0,1,2,3,4,5,6,7]", 10)
 	require.NoError(t, err)
 	rows.Close()
 	require.NoError(t, rows.Err())

@@ -306,11 +306,12 @@ func (t *term) publish(rows []*row) []error {
 	if !culprit {
 		errs = slices.Clone(errs) // they may be the publisher's
 		t.log.WarnContext(t.lease.ctx, "outbox relay: a batch failed as a whole, publishing its events one by one", "events", len(events), "error", firstError(errs))
-		for culprits, i := 0, 0; i < len(events) && !t.lease.lost(); i++ {
-			if errs[i] == nil {
+		culprits, refused := 0, map[name]bool{}
+		for i, r := range rows {
+			switch {
+			case errs[i] == nil || t.lease.lost():
 				continue
-			}
-			if culprits == maxCulprits {
+			case culprits == maxCulprits || refused[r.aggregate()]: // an ordered publisher's batch may have later ones of an aggregate
 				errs[i] = errPutOff
 				continue
 			}
@@ -319,6 +320,7 @@ func (t *term) publish(rows []*row) []error {
 			} else {
 				errs[i] = single[0]
 				culprits++
+				refused[r.aggregate()] = !t.cfg.Unordered
 			}
 		}
 	}

@@ -20,19 +20,12 @@ FROM %[1]s c CROSS JOIN %[2]s e WHERE %[3]s AND c.placements = 0
 		parked("p.aggregate_type = e.aggregate_type AND p.aggregate_id = e.aggregate_id AND p.dead_at IS NULL AND p.seq < e.seq"), parked("p.seq = e.seq"), s.matches, s.relays, s.ageColumn("NULL"), s.ageColumn(s.age("e.created_at")))
 }
 
-// sqliteEnding is postgresEnding.
-func (s *store) sqliteEnding() string {
-	return fmt.Sprintf(`SELECT c.partition, c.token, c.position, '', '', coalesce(
-	(SELECT e.seq FROM %[2]s e WHERE e.partition = c.partition AND (s.start IN ('begin', 'end') OR julianday(e.created_at) < julianday(s.start)) ORDER BY e.seq DESC LIMIT 1), 0)
-FROM %[1]s c JOIN %[3]s s ON s.name = c.subscription WHERE c.subscription = ?1 AND c.owner = ?2 AND c.placements > 0`, s.cursors, s.events, s.subscriptions)
-}
-
 // sqliteDue reads parked events. An aggregate's lowest is its head, and only heads go out: computed, not stored, so that a
 // retry that succeeds meanwhile strands nobody. With a head come those behind it. Of suspects it is one.
 func (s *store) sqliteDue() string {
 	partitions := fmt.Sprintf("IN (SELECT c.partition FROM %s c WHERE c.subscription = CAST($1 AS text) AND c.owner = %s AND c.careful = CASE WHEN CAST($5 AS boolean) THEN 2 ELSE 0 END)",
 		s.cursors, s.uuid("CAST($2 AS text)"))
-	earlier := fmt.Sprintf("EXISTS (SELECT 1 FROM %s w WHERE w.subscription = h.subscription AND w.partition = h.partition AND w.aggregate_type = h.aggregate_type AND w.aggregate_id = h.aggregate_id AND w.dead_at IS NULL AND w.seq < h.seq)", s.parked)
+	earlier := s.earlier("h.subscription, h.partition, h.aggregate_type, h.aggregate_id", "h.seq")
 	run := fmt.Sprintf(`IN (SELECT r.seq FROM %s r WHERE r.subscription = h.subscription AND r.partition = h.partition AND r.aggregate_type = h.aggregate_type
 		AND r.aggregate_id = h.aggregate_id AND r.dead_at IS NULL AND r.seq >= h.seq ORDER BY r.subscription, r.partition, r.aggregate_type, r.aggregate_id, r.seq LIMIT CAST($4 AS bigint))`, s.parked)
 	heads := func(condition, order string) string {

@@ -38,11 +38,11 @@ func newStore(db database, cfg *Config) (*store, error) {
 	}
 	s := &store{database: db, tables: tablesOf(cfg.Outbox), cfg: cfg}
 	if s.matches = types(cfg.Types).condition(db.dialect, "e.type"); db.sqlite() {
-		s.reading, s.due, s.ending = s.sqliteReading(), s.sqliteDue(), s.sqliteEnding()
+		s.reading, s.due = s.sqliteReading(), s.sqliteDue()
 	} else {
-		s.reading, s.due, s.ending = s.postgresReading(), s.postgresDue(), s.postgresEnding()
+		s.reading, s.due = s.postgresReading(), s.postgresDue()
 	}
-	s.moving = s.movingStatement()
+	s.ending, s.moving = s.endingStatement(), s.movingStatement()
 	return s, nil
 }
 

@@ -82,6 +82,14 @@ ON CONFLICT (one) DO UPDATE SET id = excluded.id, database = excluded.database, 
 	return err
 }
 
+// endingStatement reads where partitions that are being placed shall stand: at the end, or before a time.
+func (s *store) endingStatement() string {
+	before := s.either("e.created_at < CASE WHEN s.start NOT IN ('begin', 'end') THEN s.start::timestamptz END", "julianday(e.created_at) < julianday(s.start)")
+	return fmt.Sprintf(`SELECT c.partition, CAST(c.token AS text), c.position, %s, CAST(%s AS text), coalesce(
+	(SELECT e.seq FROM %s e WHERE e.partition = c.partition AND (s.start IN ('begin', 'end') OR %s) ORDER BY e.partition DESC, e.seq DESC LIMIT 1), 0)
+FROM %s c JOIN %s s ON s.name = c.subscription WHERE c.%s AND c.placements > 0`, s.either("pg_current_snapshot()::text", "''"), s.incarnated(), s.events, before, s.cursors, s.subscriptions, s.owned())
+}
+
 // place moves cursors of a new subscription to where it starts, without publishing anything. That is done twice: with its second
 // snapshot, a cursor knows that whatever is late in the stretch behind it was in progress then. One move would deliver half a
 // transaction, or have each look go through the whole table.
