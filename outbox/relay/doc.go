@@ -94,7 +94,7 @@
 //
 // # Reading this package
 //
-// relay.go, term.go and pass.go are the loop: read.go reads what postgres.go and sqlite.go ask for, publish.go publishes, outage.go says
+// relay.go and term.go begin and end, pass.go is the loop: read.go reads what postgres.go and sqlite.go ask for, publish.go publishes, outage.go says
 // whose fault it is, and move.go moves the cursors. subscription.go and lease.go are about who works for what, parked.go about what
 // failed, careful.go about what a dead relay left, retention.go about what may go. consumer.go, handle.go and singly.go are about
 // handlers in place of publishers. What operators ask is in admin.go, list.go, aggregate.go, stats.go, deadletter.go and replay.go.

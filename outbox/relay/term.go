@@ -40,7 +40,7 @@ type term struct {
 	full         bool           // the last reading brought about a batch
 	ahead        *reading       // of partitions whose last move is done
 	spare        [][]row        // memory to read into
-	events       []outbox.Event // memory of a call\'s events
+	events       []outbox.Event // memory of a call's events
 	seen         map[uint64]int // of aggregates, by their hash
 	seed         maphash.Seed
 
