@@ -63,7 +63,7 @@ func TestWhatAMoveSaysHasNoPayloadsAndNoPasswords(t *testing.T) {
 		says   []string
 		first  string
 	}{
-		{2, []string{"adopt: move begun", "no_events"}, "SELECT"},
+		{2, []string{"adopt: move pending events", "no_events"}, "SELECT"},
 		{0, []string{"adopt: "}, "ALTER TABLE endstate_outbox DROP CONSTRAINT no_events"},
 	} {
 		mustExec(t, db, apply.first)

@@ -38,12 +38,7 @@ func TestConsumersCommitIsCut(t *testing.T) {
 					direct.Migrate(t, *writer)
 					direct.effects(t)
 					proxy := pgfault.New(t, direct.URL)
-					var db database
-					if kind == "pgx" {
-						db.Pool = dbtest.PoolOn(t, proxy.URL())
-					} else {
-						db.SQL = dbtest.SQLOn(t, proxy.URL())
-					}
+					db := through(t, kind, proxy.URL())
 					direct.aggregates(t, 10, 3)
 					var fault *pgfault.Fault
 					var once sync.Once
@@ -116,12 +111,7 @@ func TestTakeOverWhileTheOldTransactionIsOpen(t *testing.T) {
 			direct.effects(t)
 			direct.aggregates(t, 20, 3)
 			proxy := pgfault.New(t, direct.URL)
-			var db database
-			if kind == "pgx" {
-				db.Pool = dbtest.PoolOn(t, proxy.URL())
-			} else {
-				db.SQL = dbtest.SQLOn(t, proxy.URL())
-			}
+			db := through(t, kind, proxy.URL())
 			var fault *pgfault.Fault
 			var once sync.Once
 			cfg := mortal()

@@ -37,10 +37,13 @@ func on(t testing.TB, url string, configure ...func(*pgxpool.Config)) *database 
 	return &database{outboxdbtest.On(t, url, configure...)}
 }
 
-// onSQL is the same through database/sql.
-func onSQL(t testing.TB, url string) *database {
+// through is the PostgreSQL database at url, through pgx or through database/sql ("sql").
+func through(t testing.TB, kind, url string) *database {
 	t.Helper()
-	return &database{outboxdbtest.Over(dbtest.SQLOn(t, url), url)}
+	if kind == "sql" {
+		return &database{outboxdbtest.Over(dbtest.SQLOn(t, url), url)}
+	}
+	return on(t, url)
 }
 
 // admin returns an Admin of the default subscription.

@@ -168,7 +168,7 @@ func TestRelayInEveryExecMode(t *testing.T) {
 				}
 				return nil
 			}}
-			for _, db := range []*database{db, onSQL(t, url)} {
+			for _, db := range []*database{db, through(t, "sql", url)} {
 				stop := run(t, db.relay(t, r, quick()))
 				eventually(t, "all", func() bool { return len(r.published()) >= 30 })
 				stop()
@@ -356,9 +356,9 @@ func TestSessionsThatAreReadOnlyAreDropped(t *testing.T) {
 		_, err := settings.Exec(t.Context(), "SELECT 1")
 		require.NoError(t, err)
 		set(" SET default_transaction_read_only = on")
-		through := on(t, db.URL)
+		again := on(t, db.URL)
 		if db.Pool == nil {
-			through = onSQL(t, db.URL)
+			again = through(t, "sql", db.URL)
 		}
 		cfg := quick()
 		tries := make(chan error, 100)
@@ -369,7 +369,7 @@ func TestSessionsThatAreReadOnlyAreDropped(t *testing.T) {
 			}
 		}}
 		r := &recorder{}
-		run(t, through.relay(t, r, cfg))
+		run(t, again.relay(t, r, cfg))
 		require.ErrorContains(t, <-tries, "25006")
 		set(" RESET default_transaction_read_only")
 		eventually(t, "all out", func() bool { return len(r.published()) == 10 })

@@ -3,6 +3,7 @@ package relay_test
 import (
 	"context"
 	"errors"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -32,10 +33,7 @@ func TestSilentConnections(t *testing.T) {
 			direct.Migrate(t, *writer)
 			direct.effects(t)
 			proxy := pgfault.New(t, direct.URL)
-			db := on(t, proxy.URL())
-			if strings.HasSuffix(kind, "sql") {
-				db = onSQL(t, proxy.URL())
-			}
+			db := through(t, path.Base(kind), proxy.URL())
 			cfg := mortal()
 			cfg.PublishTimeout, cfg.MaxCrashes = 2*time.Second, 1000 // on a busy machine it loses its lease in other ways, too
 			var mu sync.Mutex
