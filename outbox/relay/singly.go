@@ -94,53 +94,43 @@ func (t *term) parkBlamed(ctx context.Context, p *tries, plan *batch) error {
 }
 
 // handleSingle handles one event, unless try is false, in a transaction that passes those before it in its partition. It reports
-// whether that is done.
+// whether that is done. What is open is to blame then, which the transaction writes down.
 func (t *term) handleSingle(run context.Context, p *tries, plan *batch, r *row, try, believed bool) (done bool, f *fault, err error) {
-	for attempt := 1; ; attempt++ {
-		var judged []*row
-		done, f, err = t.transactSingle(run, plan, r, try, func() bool {
-			if t.back = !believed && len(p.open) > 0; t.back {
-				return false
-			}
-			for _, o := range p.open {
-				if try && o.state == todo {
-					if sqltx.Conflicted(o.err) {
-						o.state, o.after = failed, backoff(t.cfg.MinBackoff, t.cfg.MaxBackoff, 1).Seconds()
-						continue
-					}
-					t.judge(o, true)
-					judged = append(judged, o)
-				}
-			}
-			return true
-		})
-		if done {
-			break
+	verdicts := map[int64]row{}
+	for _, o := range p.open {
+		verdict := *o
+		if sqltx.Conflicted(o.err) {
+			verdict.state, verdict.after = failed, backoff(t.cfg.MinBackoff, t.cfg.MaxBackoff, 1).Seconds()
+		} else {
+			t.judge(&verdict, true)
 		}
-		for _, o := range p.open {
-			if try && o.state != todo {
-				if slices.Contains(judged, o) {
-					o.attempts--
-				}
-				o.state = todo
-			}
+		if try && o.state == todo {
+			verdicts[o.seq] = verdict
 		}
-		if f == nil || err != nil || !sqltx.Conflicted(f.err) || attempt == maxConflicts || sleep.For(run, backoff(5*time.Millisecond, 100*time.Millisecond, attempt)) != nil {
+	}
+	for attempt := 1; !done; attempt++ {
+		done, f, err = t.transactSingle(run, plan, r, try, verdicts, !believed && len(p.open) > 0)
+		if !done && (f == nil || err != nil || !sqltx.Conflicted(f.err) || attempt == maxConflicts || sleep.For(run, backoff(5*time.Millisecond, 100*time.Millisecond, attempt)) != nil) {
 			return false, f, err
 		}
 	}
-	if try {
-		for _, o := range p.open {
-			if o.state != todo && !sqltx.Conflicted(o.err) {
+	if !try {
+		return true, nil, nil
+	}
+	for _, o := range p.open {
+		if verdict, ok := verdicts[o.seq]; ok {
+			if *o = verdict; !sqltx.Conflicted(o.err) {
 				t.tell(o)
 			}
 		}
-		p.open = nil
 	}
+	p.open = nil
 	return true, nil, nil
 }
 
-func (t *term) transactSingle(run context.Context, plan *batch, r *row, try bool, judge func() bool) (bool, *fault, error) {
+// transactSingle is the transaction of handleSingle. back says that what failed before may have been an outage's, which r would end: then
+// nothing is written, but that is noted.
+func (t *term) transactSingle(run context.Context, plan *batch, r *row, try bool, verdicts map[int64]row, back bool) (bool, *fault, error) {
 	planned := plan.parts[r.partition]
 	limit := slices.Index(planned, r) + 1
 	var b *batch
@@ -166,10 +156,10 @@ func (t *term) transactSingle(run context.Context, plan *batch, r *row, try bool
 		}
 		return nil, nil
 	}, func(ctx context.Context, s *store) (bool, error) {
-		if b == nil || !judge() {
+		if t.back = b != nil && back; b == nil || back {
 			return false, nil
 		}
-		b.adopt(r.partition, planned)
+		b.adopt(r.partition, planned, verdicts)
 		return t.moveIn(ctx, s, b)
 	})
 	if committed {
@@ -186,14 +176,18 @@ func (t *term) transactSingle(run context.Context, plan *batch, r *row, try bool
 	return committed, f, err
 }
 
-// adopt gives the rows of a reading the states that a plan has found out, and parks those that weren't tried: behind an event that
-// failed, or, behind one that is dead, due at once.
-func (b *batch) adopt(partition int, planned []*row) {
+// adopt gives the rows of a reading the states that a plan has found out, or verdicts say, and parks those that weren't tried: behind an
+// event that failed, or, behind one that is dead, due at once.
+func (b *batch) adopt(partition int, planned []*row, verdicts map[int64]row) {
 	for _, x := range b.parts[partition] {
 		if x.state != todo {
 			continue
 		}
-		if o := planned[slices.IndexFunc(planned, func(o *row) bool { return o.seq == x.seq })]; o.state != todo {
+		o := *planned[slices.IndexFunc(planned, func(o *row) bool { return o.seq == x.seq })]
+		if verdict, ok := verdicts[x.seq]; ok {
+			o = verdict
+		}
+		if o.state != todo {
 			x.state, x.err, x.after, x.attempts = o.state, o.err, o.after, o.attempts
 		}
 	}
