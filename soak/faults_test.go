@@ -26,10 +26,11 @@ type fault struct {
 	struck atomic.Int64
 }
 
-// run strikes until ctx ends.
-func (f *fault) run(ctx context.Context, dice *rand.Rand) {
-	wait := time.Duration(dice.Int64N(int64(f.every)))
-	for ; ; wait = f.every/2 + time.Duration(dice.Int64N(int64(f.every))) {
+// run strikes until ctx ends, so many times rarer than usual.
+func (f *fault) run(ctx context.Context, dice *rand.Rand, pace time.Duration) {
+	every := f.every * pace
+	wait := time.Duration(dice.Int64N(int64(every)))
+	for ; ; wait = every/2 + time.Duration(dice.Int64N(int64(every))) {
 		select {
 		case <-ctx.Done():
 			return
@@ -47,6 +48,9 @@ func cuts(proxy *pgfault.Proxy, place string, at func(sql string) bool, ways ...
 	var due atomic.Pointer[fault]
 	for _, do := range ways {
 		f := &fault{name: fmt.Sprintf("connection cut at %s: %s", place, do), every: 500 * time.Millisecond}
+		if do == pgfault.HalfOpen {
+			f.every = 3 * time.Second // each holds somebody up for as long as they have patience
+		}
 		f.strike = func(context.Context, *rand.Rand) bool {
 			due.CompareAndSwap(nil, f)
 			return false // it is counted where it happens
@@ -229,11 +233,11 @@ func (r *round) tell(statement string) {
 }
 
 // strikeAll lets the faults strike while f runs. The seed says when, and whom.
-func strikeAll(ctx context.Context, seed uint64, faults []*fault, f func()) {
+func strikeAll(ctx context.Context, seed uint64, faults []*fault, pace time.Duration, f func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var group sync.WaitGroup
 	for i, fault := range faults {
-		group.Go(func() { fault.run(ctx, rand.New(rand.NewPCG(seed, uint64(i)))) })
+		group.Go(func() { fault.run(ctx, rand.New(rand.NewPCG(seed, uint64(i))), pace) })
 	}
 	defer group.Wait()
 	defer cancel()

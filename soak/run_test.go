@@ -37,7 +37,8 @@ type run struct {
 	state, page       string
 	finalizations     int
 	duration          time.Duration
-	keys, callsPerKey int // of a round
+	keys, callsPerKey int           // of a round
+	pace              time.Duration // how many times rarer faults are than in one short round
 }
 
 // result is what came of a round.
@@ -50,7 +51,7 @@ type result struct {
 
 func newRun(t *testing.T) *run {
 	t.Helper()
-	r := &run{Seed: 1, keys: 3000, callsPerKey: callsPerKey, finalizations: 1, state: os.Getenv(stateEnv), page: os.Getenv(pageEnv)}
+	r := &run{Seed: 1, keys: 3000, callsPerKey: callsPerKey, pace: 1, finalizations: 1, state: os.Getenv(stateEnv), page: os.Getenv(pageEnv)}
 	var err error
 	if text := os.Getenv(seedEnv); text != "" {
 		r.Seed, err = strconv.ParseUint(text, 10, 64)
@@ -59,7 +60,7 @@ func newRun(t *testing.T) *run {
 	if r.state == "" {
 		return r
 	}
-	r.keys, r.callsPerKey = 10_000, 2 // so that an interruption loses little
+	r.keys, r.callsPerKey, r.pace = 30_000, 2, 6 // an interruption loses a round
 	r.finalizations, err = strconv.Atoi(os.Getenv(finalizationsEnv))
 	require.NoError(t, err, finalizationsEnv)
 	r.duration, err = time.ParseDuration(os.Getenv(durationEnv))

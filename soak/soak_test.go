@@ -90,7 +90,7 @@ func (s *service) round(t *testing.T, run *run) {
 		h := newHistory()
 		r.workers = startWorkers(t, h, seed, func(post) worker { return worker{addresses: r.brokers.addresses()} }, r.posts()...)
 		faults := r.faults()
-		strikeAll(t.Context(), seed, faults, func() { drive(t, h, r.workers, run, faults) })
+		strikeAll(t.Context(), seed, faults, run.pace, func() { drive(t, h, r.workers, run, faults) })
 		r.workers.end(producing)
 		calling := time.Since(began)
 		t.Logf("%d operations in %v: %s", h.effective(), calling.Round(time.Millisecond), counts(h.results))
@@ -170,7 +170,7 @@ func TestCheckCatchesBrokenFinalizers(t *testing.T) {
 	servers.addStandby()
 	for _, how := range []string{checkThenAct, blindRetry} {
 		t.Run(how, func(t *testing.T) {
-			run := &run{keys: 300, callsPerKey: callsPerKey}
+			run := &run{keys: 300, callsPerKey: callsPerKey, pace: 1}
 			openKeys(t, servers.direct, run.keys)
 			proxy := pgfault.New(t, servers.primary.URL())
 			h := newHistory()
@@ -178,7 +178,7 @@ func TestCheckCatchesBrokenFinalizers(t *testing.T) {
 			workers := startWorkers(t, h, 1, func(post) worker { return worker{Broken: how} }, called, called, called, called)
 			faults := cuts(proxy, "COMMIT", commits, pgfault.CutAfterReply)
 			faults[0].every = 10 * time.Millisecond
-			strikeAll(t.Context(), 1, faults, func() { drive(t, h, workers, run, faults) })
+			strikeAll(t.Context(), 1, faults, run.pace, func() { drive(t, h, workers, run, faults) })
 			workers.end("")
 			readRows(t, servers.direct, h)
 			keys := h.byKey()
