@@ -23,6 +23,7 @@ type fault struct {
 	every time.Duration // about how often
 	// strike makes it happen, or returns false if there was nothing to strike.
 	strike func(ctx context.Context, dice *rand.Rand) bool
+	armed  bool // at a proxy, which demands that it fires in each round
 	struck atomic.Int64
 }
 
@@ -47,9 +48,9 @@ func (f *fault) run(ctx context.Context, dice *rand.Rand, pace time.Duration) {
 func cuts(proxy *pgfault.Proxy, place string, at func(sql string) bool, ways ...pgfault.Action) (faults []*fault) {
 	var due atomic.Pointer[fault]
 	for _, do := range ways {
-		f := &fault{name: fmt.Sprintf("connection cut at %s: %s", place, do), every: 500 * time.Millisecond}
+		f := &fault{name: fmt.Sprintf("connection cut at %s: %s", place, do), every: 500 * time.Millisecond, armed: true}
 		if do == pgfault.HalfOpen {
-			f.every = 3 * time.Second // each holds somebody up for as long as they have patience
+			f.every = time.Second // each holds somebody up for as long as they have patience
 		}
 		f.strike = func(context.Context, *rand.Rand) bool {
 			due.CompareAndSwap(nil, f)

@@ -17,7 +17,7 @@ import (
 	"github.com/endstate-go/endstate/internal/testserver"
 )
 
-// servers are a PostgreSQL and its synchronous standby, which takes over once a round; then the next round has a new standby.
+// servers are a PostgreSQL and its synchronous standby, which takes over once a round at most; then the next round has a new one.
 type servers struct {
 	t    *testing.T
 	disk string // where both are: a small file system of their own, or "" where nobody may mount one
@@ -71,7 +71,7 @@ func (s *servers) on(start func()) {
 	}
 }
 
-// addStandby has the primary wait for a standby at each commit.
+// addStandby has the primary wait for a standby at each commit: the one that it has, unless that took over.
 func (s *servers) addStandby() {
 	t := s.t
 	t.Helper()
@@ -79,7 +79,9 @@ func (s *servers) addStandby() {
 		s.former.Close()
 		s.former = nil
 	}
-	s.on(func() { s.standby = dbtest.StartStandby(t, s.primary) })
+	if s.standby == nil {
+		s.on(func() { s.standby = dbtest.StartStandby(t, s.primary) })
+	}
 	if s.direct != nil {
 		s.direct.Close()
 	}

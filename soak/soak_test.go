@@ -130,14 +130,14 @@ func (r *round) posts() (posts []post) {
 	return posts
 }
 
-// drive lets the workers call until there are so many operations, and in a run of one round every fault has struck. It says how
-// far they are.
+// drive lets the workers call until there are so many operations, and every fault has struck that has to in this round: in a run of
+// one round all have. It says how far they are.
 func drive(t *testing.T, h *history, workers *workers, run *run, faults []*fault) {
 	t.Helper()
 	began, said := time.Now(), time.Now()
 	operations := run.keys * run.callsPerKey
-	due := func(f *fault) bool { return f.struck.Load() == 0 }
-	for done := 0; (done < operations || run.state == "" && slices.ContainsFunc(faults, due)) && !t.Failed(); done = h.effective() {
+	due := func(f *fault) bool { return f.struck.Load() == 0 && (f.armed || run.state == "") }
+	for done := 0; (done < operations || slices.ContainsFunc(faults, due)) && !t.Failed(); done = h.effective() {
 		workers.move(int64(min(done, operations) / run.callsPerKey))
 		if time.Since(said) >= 10*time.Second {
 			said = time.Now()
