@@ -19,7 +19,7 @@
 //
 //   - finalize is the one door: Do opens a transaction, DoTx works in yours, Settle is for an outcome known beforehand.
 //   - guard decides who may finalize: a status column of your own, a ledger of the library's, both, or a guard you write.
-//   - outbox writes events as part of a transaction, and its relay publishes them: to Redis Streams, NATS JetStream, by
+//   - outbox writes events as part of a transaction, and its relay publishes them: to Kafka, NATS JetStream, Redis Streams, by
 //     webhook, or by a publisher you write.
 //   - outbox/inbox is the consumer's side.
 //   - lock makes long work happen once before the door. No promise rests on it.

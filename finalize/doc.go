@@ -54,13 +54,12 @@
 //	          │
 //	        receipt
 //
-// The first and the last step are one round trip each on pgx with the library's guards. Since COMMIT is on its way before
-// the settle's result could be looked at, the server itself refuses: a settle that moves no row raises an error, and so does
-// an event whose dedup key is taken, or a row that says something else than it was told. Settle is a single statement, whose
-// command tag says whether it wrote. A loser
-// finds nothing to hold or write in the first trip, and takes a second that reads the record (and rolls back): a new statement sees
-// a winner who committed while this one waited. While most of the latest calls lost, calls read the record first, and a loser takes
-// one trip; a winner pays for that with one more.
+// The first and the last step are one round trip each on pgx with the library's guards. Since COMMIT is on its way before the
+// settle's result could be looked at, the server itself refuses: a settle that moves no row raises an error, and so does an
+// event whose dedup key is taken, or a row that says something else than it was told. Settle is a single statement, whose
+// command tag says whether it wrote. A loser finds nothing to hold or write in the first trip, and takes a second that reads the
+// record (and rolls back): a new statement sees a winner who committed while this one waited. While most of the latest calls
+// lost, calls read the record first, and a loser takes one trip; a winner pays for that with one more.
 //
 // # What the row says
 //

@@ -25,8 +25,8 @@
 //		guard.Ledger{},
 //	)
 //
-// A service's own Guard takes two methods over a transaction, Claim and Settle; package guardtest has the suite that tells
-// whether they keep the contract.
+// A service's own Guard takes two methods over a transaction, Claim and Settle; package guardtest has the suite that
+// reports whether they keep the contract.
 //
 // # What a claim costs
 //
