@@ -28,7 +28,7 @@
 //
 // A relay works for one subscription ("default"), and each has its own cursors, parked events and dead letters: one publishes to a
 // broker, another calls a partner's webhook, whose outage is nobody else's. A subscription may be about some types only, and
-// begins at the log's begin, its end, or a time.
+// begins at the log's beginning, its end, or a time.
 //
 // # Consumers in the same database
 //
@@ -73,7 +73,7 @@
 //
 // That has conditions. prior_position is what S showed, never what is in memory. A reading neither writes nor locks, so that
 // the move's transaction takes its txid after S. Reading and move are of one incarnation, a random row in an UNLOGGED table, which
-// doesn't survive what commits may not survive. Tokens are random. A new subscription that doesn't start at the begin makes two
+// doesn't survive what commits may not survive. Tokens are random. A new subscription that doesn't start at the beginning makes two
 // moves without publishing. The sequence never goes back, which is checked (ErrSequence). Rows of a restore have txids from
 // elsewhere: up to restored_through nothing is late.
 //
