@@ -54,7 +54,12 @@ func (d *pgxDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
 }
 
 func (d *pgxDB) transacts(ctx context.Context) error {
-	return pgx.BeginFunc(ctx, d.pool, func(pgx.Tx) error { return nil })
+	conn, err := d.acquire(ctx)
+	if err != nil {
+		return err
+	}
+	defer conn.Release()
+	return pgx.BeginFunc(ctx, conn, func(pgx.Tx) error { return nil })
 }
 
 // pgxSession is a transaction on a connection of the pool, or a savepoint in the caller's.
