@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	drainEvents = 100_000
+	drainEvents = 300_000
 	slowEvents  = 60_000 // relays that start together have their shares after a second
 )
 
