@@ -152,10 +152,11 @@ func (c *Consumer) Run(ctx context.Context) error {
 			}
 		}
 	}
-	m.stopAll()
+	m.finish()
 	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
 	defer cancel()
 	m.commit(leaving, client)
+	m.leaving.Store(true)
 	if err := client.LeaveGroupContext(leaving); err != nil {
 		c.cfg.Logger.WarnContext(ctx, "kafka: leaving the group failed; it notices after the session's timeout", "group", c.cfg.Group, "error", err)
 	}

@@ -93,6 +93,44 @@ func TestAMemberThatTheGroupHasLost(t *testing.T) {
 	requireOnceEach(t, db, n)
 }
 
+// F40: a rebalance takes partitions from a member whose Run is ending, while its handlers are still at work. The member hands over
+// when they have returned, with their offsets committed.
+func TestARebalanceWhileAMemberEnds(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	var batch []outbox.Event
+	for i := range 64 {
+		batch = append(batch, event(fmt.Sprint("a", i), 0))
+	}
+	c.publish(batch)
+	inside, finish := make(chan context.Context, len(batch)), make(chan struct{})
+	var s, other sink
+	stop := c.running(func(ctx context.Context, e outbox.Event) (inbox.Result, error) {
+		inside <- ctx
+		<-finish
+		return s.handle(context.WithoutCancel(ctx), e) // done in spite of the end, as what committed just before it is
+	})
+	var ctx context.Context
+	for range 8 {
+		ctx = <-inside
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		stop()
+	}()
+	<-ctx.Done()
+	epoch := c.GroupInfo("results").Epoch
+	c.running(other.handle)
+	eventually(t, "the group rebalances", func() bool { return c.GroupInfo("results").Epoch > epoch })
+	require.Empty(t, other.handled(), "none goes to another member before its handler has returned")
+	close(finish)
+	<-stopped
+	c.eventuallyCommitted(len(batch))
+	require.Len(t, s.handled(), 8)
+	require.Len(t, other.handled(), len(batch)-8, "each of them once")
+}
+
 // A handler whose partition goes to another member may finish within HandOverTimeout; then its context ends.
 func TestAHandlerThatHoldsUpARebalance(t *testing.T) {
 	t.Parallel()

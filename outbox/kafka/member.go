@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -22,6 +23,7 @@ type member struct {
 	mu      sync.Mutex
 	workers map[partition]*worker
 	running sync.WaitGroup
+	leaving atomic.Bool // the workers have ended, and their offsets are committed
 }
 
 type partition struct {
@@ -62,10 +64,11 @@ func (m *member) hand(p partition, records []*kgo.Record) {
 	w.add(records)
 }
 
-// revoked lets the workers of partitions that go to other members finish what they are at, and commits.
+// revoked lets the workers of partitions that go to other members finish what they are at, and commits: also while Run is ending,
+// whose own commit comes too late for these partitions.
 func (m *member) revoked(ctx context.Context, client *kgo.Client, partitions map[string][]int32) {
 	m.stop(client, partitions, m.cfg.HandOverTimeout)
-	if m.ctx.Err() == nil {
+	if !m.leaving.Load() {
 		m.commit(ctx, client)
 	}
 }
@@ -98,15 +101,13 @@ func (m *member) stop(client *kgo.Client, partitions map[string][]int32, patienc
 	client.ResumeFetchPartitions(partitions) // of the next time that they are ours
 }
 
-// stopAll ends all workers, at the end of Run.
-func (m *member) stopAll() {
+// finish ends all workers, at the end of Run. They stay known, so that a rebalance meanwhile waits for them.
+func (m *member) finish() {
 	m.mu.Lock()
-	stopped := m.workers
-	m.workers = map[partition]*worker{}
-	m.mu.Unlock()
-	for _, w := range stopped {
+	for _, w := range m.workers {
 		w.stop(0)
 	}
+	m.mu.Unlock()
 	m.running.Wait()
 }
 

@@ -20,6 +20,7 @@ type worker struct {
 	partition partition
 	ctx       context.Context // of the handlers
 	cancel    context.CancelFunc
+	stopped   sync.Once
 	stopping  chan struct{} // closed by stop
 	ended     chan struct{} // closed by run
 
@@ -90,21 +91,11 @@ func (w *worker) take() *kgo.Record {
 	}
 }
 
-// stop has the worker take no more records, and ends its handler's context after a while. It doesn't wait.
+// stop has the worker take no more records, and ends its handler's context after a while. It doesn't wait. Only the first call counts.
 func (w *worker) stop(patience time.Duration) {
-	close(w.stopping)
-	if patience <= 0 {
-		w.cancel()
-		return
-	}
-	w.running.Go(func() {
-		timer := time.NewTimer(patience)
-		defer timer.Stop()
-		select {
-		case <-w.ended:
-		case <-timer.C:
-		}
-		w.cancel()
+	w.stopped.Do(func() {
+		close(w.stopping)
+		time.AfterFunc(patience, w.cancel)
 	})
 }
 
