@@ -136,6 +136,5 @@ func (f *Fault) hit(sql string) bool {
 	if f.seen <= f.Skip || f.seen-f.Skip > max(1, f.Times) {
 		return false
 	}
-	f.fired.send()
 	return true
 }

@@ -219,6 +219,7 @@ func (l *link) strike(f *Fault, exchange int, in *messages) bool {
 		l.deaf = exchange
 		l.mu.Unlock()
 	}
+	f.fired.send() // not sooner: a test may have its client give up at once, and that request to cancel is for this exchange
 	switch f.Do {
 	case CutBefore:
 		l.client.Close()
