@@ -3,6 +3,8 @@ package finalize
 import (
 	"context"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/stretchr/testify/require"
@@ -22,4 +24,18 @@ func TestBusySaysWhoMayBeToBlame(t *testing.T) {
 	require.ErrorIs(t, lost, ErrBusy)
 	require.ErrorIs(t, lost, context.DeadlineExceeded)
 	require.ErrorContains(t, lost, silent)
+}
+
+// An interrupt that no limit has armed is kept for a long time.
+func TestAnIdleInterruptStopsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		i := newInterrupt().(*interrupt)
+		time.Sleep(24 * time.Hour)
+		require.False(t, i.timer.Stop())
+		select {
+		case <-i.over:
+			t.Fatal("it has run")
+		default:
+		}
+	})
 }

@@ -117,14 +117,10 @@ func (f *Finalizer[Tx]) Forget(ctx context.Context, key guard.Key) error {
 }
 
 // known answers a repeat: a call for an aggregate that is known to be terminal.
-func (f *core) known(ref guard.Ref, trigger Trigger) (*terminal, time.Duration) {
-	if f.cache.entries == nil {
-		return nil, 0
-	}
-	now := f.now()
-	known := f.cache.get(ref, now)
-	if known == nil || checkName(string(trigger)) != nil {
-		return nil, 0
+func (f *core) known(ref guard.Ref, trigger Trigger) (known *terminal, now time.Duration) {
+	if f.cache.entries != nil && checkName(string(trigger)) == nil {
+		now = f.now()
+		known = f.cache.get(ref, now)
 	}
 	return known, now
 }

@@ -129,6 +129,7 @@ func (c *Config) validate() error {
 		{"Cache.MaxAge", int64(c.Cache.MaxAge), ""},
 		{"Hot.Count", int64(c.Hot.Count), ""},
 		{"Hot.Window", int64(c.Hot.Window), ""},
+		{"Lock.Timeout", int64(c.Lock.Timeout), ""},
 		{"Group.Max", int64(c.Group.Max), "; to turn grouping off, set Group.Off"},
 		{"Group.From", int64(c.Group.From), ""},
 		{"Group.Writers", int64(c.Group.Writers), ""},

@@ -42,9 +42,6 @@ func (c LockConfig) check() (field, why string) {
 	if v := reflect.ValueOf(c.Locker); v.Kind() == reflect.Pointer && v.IsNil() {
 		return "Locker", fmt.Sprintf("is a nil %T; leave the field out where there is no lock", c.Locker)
 	}
-	if c.Timeout < 0 {
-		return "Timeout", "is negative"
-	}
 	if c.OnContention != WaitForHolder && c.OnContention != ReturnInProgress {
 		return "OnContention", "is neither WaitForHolder nor ReturnInProgress"
 	}

@@ -146,6 +146,24 @@ func TestLedgerMigrateByTenAtOnce(t *testing.T) {
 	})
 }
 
+// All migrates each of its guards, or says why it couldn't.
+func TestAllMigratesEachGuard(t *testing.T) {
+	t.Parallel()
+	each(t, databases, func(t *testing.T, db *database) {
+		s := guard.Status{Table: "batches", Key: "id", Column: "status", Terminal: terminal} // which has no tables of its own
+		one, two := guard.Ledger{Table: "one"}, guard.Ledger{Table: "two"}
+		db.migrate(t, guard.All(one, s, two).(guard.Migrator))
+		db.in(t, func(ctx context.Context, tx endstate.Tx) {
+			require.NoError(t, one.Check(ctx, tx))
+			require.NoError(t, two.Check(ctx, tx))
+		})
+		db.failing(t, func(ctx context.Context, tx endstate.Tx) {
+			bad := guard.All(guard.Ledger{Schema: "\xff"}, guard.Ledger{Table: "three"})
+			require.ErrorIs(t, bad.(guard.Migrator).Migrate(ctx, tx), guard.ErrConfig)
+		})
+	})
+}
+
 // F19: a migration that doesn't commit has not happened, and can be done again.
 func TestLedgerMigrateRolledBack(t *testing.T) {
 	t.Parallel()

@@ -130,17 +130,10 @@ func queryRecords(results pgx.BatchResults) ([]record, error) {
 
 // scanRecords reads the rows of lookup and closes them.
 func scanRecords(rows pgx.Rows) ([]record, error) {
-	defer rows.Close()
-	var records []record
-	for rows.Next() {
-		var r record
-		if err := rows.Scan(&r.key, &r.id, &r.digest, &r.state, &r.value); err != nil {
-			return nil, err
-		}
-		records = append(records, r)
-	}
-	rows.Close()
-	return records, rows.Err()
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (r record, err error) {
+		err = row.Scan(&r.key, &r.id, &r.digest, &r.state, &r.value)
+		return r, err
+	})
 }
 
 func (s *pgxSession) tx() pgx.Tx { return s.lent }
