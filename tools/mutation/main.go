@@ -158,14 +158,13 @@ func run(ctx context.Context, o options) (survived int, err error) {
 // try builds the package's tests with the change, and runs those that cover it.
 func try(ctx context.Context, o options, m mutant, tests []test) verdict {
 	v := verdict{Mutant: m.String()}
-	var names []string
-	var seconds float64
-	for _, t := range tests { // the shortest first
-		if t.covers(m.File, m.Line) {
-			names, seconds = append(names, t.Name), seconds+t.Seconds
+	var covering []test // the shortest first
+	for _, t := range tests {
+		if m.Covered == 0 || t.covers(m.File, m.Covered) {
+			covering = append(covering, t)
 		}
 	}
-	if v.Tests = len(names); v.Tests == 0 {
+	if v.Tests = len(covering); v.Tests == 0 {
 		v.Outcome = "uncovered"
 		return v
 	}
@@ -188,12 +187,15 @@ func try(ctx context.Context, o options, m mutant, tests []test) verdict {
 	if out, err := exec.CommandContext(ctx, "go", "test", "-c", "-vet=off", "-overlay", overlay, "-o", binary, "./"+m.Package).CombinedOutput(); err != nil {
 		return verdict{Outcome: "invalid", By: short(string(out))}
 	}
-	// A change that makes a test wait forever is found out by the time that all take.
+	// A change that makes a test wait forever is found out by the time that they take.
 	const few = 25
-	for len(names) > 0 {
-		part := names[:min(few, len(names))]
-		names = names[len(part):]
-		cmd := exec.CommandContext(ctx, binary, "-test.failfast", "-test.run", "^("+strings.Join(part, "|")+")$", "-test.timeout", fmt.Sprint(time.Minute+time.Duration(4*seconds)*time.Second))
+	for part := range slices.Chunk(covering, few) {
+		var names []string
+		limit := time.Minute
+		for _, t := range part {
+			names, limit = append(names, t.Name), limit+time.Duration(4*t.Seconds*float64(time.Second))
+		}
+		cmd := exec.CommandContext(ctx, binary, "-test.failfast", "-test.run", "^("+strings.Join(names, "|")+")$", "-test.timeout", limit.String())
 		cmd.Dir = m.Package
 		if out, err := cmd.CombinedOutput(); err != nil && ctx.Err() == nil {
 			v.Outcome, v.By = "killed", failure(string(out))
@@ -204,8 +206,11 @@ func try(ctx context.Context, o options, m mutant, tests []test) verdict {
 	return v
 }
 
-// failure is the line that says which test failed.
+// failure is the line that says which test failed, or hung.
 func failure(out string) string {
+	if _, hung, timedOut := strings.Cut(out, "running tests:"); timedOut {
+		return short("hung: " + hung)
+	}
 	for _, sign := range []string{"--- FAIL: ", "panic: ", "FAIL"} {
 		for line := range strings.Lines(out) {
 			if strings.Contains(line, sign) {

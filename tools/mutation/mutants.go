@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -16,6 +17,7 @@ import (
 type mutant struct {
 	Package, File string
 	Line          int
+	Covered       int    // the line that a test covers if it runs this; 0 outside of functions, which all tests do
 	What          string // "< to <="
 	From, To      int    // offsets in the file
 	Text          string // what stands there instead
@@ -75,14 +77,19 @@ func mutants(dir string) (all []mutant, err error) {
 		if err != nil {
 			return nil, err
 		}
+		covered := 0
 		add := func(from, to token.Pos, text, what string) {
 			at := set.Position(from)
-			all = append(all, mutant{dir, file, at.Line, what, at.Offset, set.Position(to).Offset, text})
+			all = append(all, mutant{dir, file, at.Line, covered, what, at.Offset, set.Position(to).Offset, text})
 		}
 		between := func(n ast.Node) string {
 			return string(source[set.Position(n.Pos()).Offset:set.Position(n.End()).Offset])
 		}
-		ast.Inspect(tree, func(n ast.Node) bool {
+		ast.PreorderStack(tree, nil, func(n ast.Node, outer []ast.Node) bool {
+			covered = 0
+			if run := whatRuns(n, outer); run.IsValid() {
+				covered = set.Position(run).Line
+			}
 			switch n := n.(type) {
 			case *ast.ImportSpec:
 				return false
@@ -131,6 +138,21 @@ func mutants(dir string) (all []mutant, err error) {
 		})
 	}
 	return all, nil
+}
+
+// whatRuns is what a test runs if it runs n: n itself, or the switch in one of whose cases n is looked at.
+func whatRuns(n ast.Node, outer []ast.Node) token.Pos {
+	for i, o := range slices.Backward(outer) {
+		switch o := o.(type) {
+		case *ast.CaseClause:
+			if n.Pos() < o.Colon {
+				return outer[i-2].Pos() // a switch, its body, a case
+			}
+		case *ast.FuncDecl, *ast.FuncLit:
+			return n.Pos()
+		}
+	}
+	return token.NoPos
 }
 
 func isString(e ast.Expr) bool {
