@@ -358,7 +358,7 @@ func TestAHandlerThatHangsIsGivenUp(t *testing.T) {
 func TestSilentBrokersHoldUpNoMember(t *testing.T) {
 	t.Parallel()
 	c := startCluster(t, kfake.SeedTopics(1, DefaultTopic))
-	c.dials = []kgo.Opt{kgo.Dialer(c.wire.dial)}
+	c.dials = []kgo.Opt{kgo.Dialer(c.wire.dial), kgo.DisableClientMetrics()}
 	c.publish(ofAggregates(3, "a"))
 	s, log := new(sink), new(recorded)
 	c.running(s.handle, func(cfg *ConsumerConfig) { cfg.Logger = log.logger() })
