@@ -122,7 +122,8 @@ func (s *suite) refused() {
 		taken = append(taken, e)
 	}
 	s.requireArrived(taken)
-	got := s.received()
+	got, err := s.received()
+	require.NoError(s.t, err, "Subject.Received")
 	for _, i := range bad {
 		require.Empty(s.t, got[events[i].ID], "event %d arrived, and Publish said that it was refused", i+1)
 	}
