@@ -40,7 +40,11 @@ type attempt struct {
 // newAttempt makes an attempt, in the room there is for it, if any.
 func (f *core) newAttempt(a *attempt, ref guard.Ref, trigger Trigger) (*attempt, error) {
 	if a == nil {
-		a = new(attempt)
+		one := new(struct {
+			attempt
+			args [16]any
+		})
+		a, one.Room = &one.attempt, one.args[:0]
 	}
 	a.ref, a.start = ref, time.Now()
 	var err error
@@ -81,8 +85,8 @@ func (f *core) checkState(ref guard.Ref, state string) error {
 	return nil
 }
 
-// prepare puts an outcome into the attempt, or says what is wrong with it.
-func (f *core) prepare(ctx context.Context, a *attempt, out Outcome) error {
+// prepare puts an outcome into the attempt, as w writes its events, or says what is wrong with it.
+func (f *core) prepare(ctx context.Context, w *outbox.Writer, a *attempt, out Outcome) error {
 	if err := f.checkState(a.ref, out.State); err != nil {
 		return err
 	}
@@ -105,7 +109,7 @@ func (f *core) prepare(ctx context.Context, a *attempt, out Outcome) error {
 		}
 	}
 	var err error
-	if a.events, err = f.cfg.Outbox.Prepare(ctx, asked); err != nil {
+	if a.events, err = w.Prepare(ctx, asked); err != nil {
 		return fmt.Errorf("finalize: %v: Outcome.Events: %w", a.ref, err)
 	}
 	a.Events = a.one[:0]
@@ -153,7 +157,7 @@ func (f *Finalizer[Tx]) attempt(ctx context.Context, a *attempt, claim func() (s
 		if err != nil {
 			return Receipt{}, s.stale(ctx, a, err)
 		}
-		if err := f.prepare(ctx, a, out); err != nil {
+		if err := f.prepare(ctx, &f.cfg.Outbox, a, out); err != nil {
 			return Receipt{}, err
 		}
 	}

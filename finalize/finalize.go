@@ -130,7 +130,7 @@ func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger 
 // Settle is Do with the outcome known beforehand. On pgx, with the guards of this library, it is one statement. Unlike a
 // losing Do, a losing Settle can compare: see Receipt.Differs.
 func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigger, outcome Outcome) (Receipt, error) {
-	a, r, err := f.ready(ctx, nil, key, trigger, outcome)
+	a, r, err := f.ready(ctx, &f.cfg.Outbox, nil, key, trigger, outcome)
 	if a == nil {
 		return r, err
 	}
@@ -165,7 +165,7 @@ func (f *Finalizer[Tx]) open(ctx context.Context, key guard.Key, trigger Trigger
 
 // ready makes a Settle's attempt, in the room there is for it, if any; or none, if the call is answered from memory or something is
 // wrong with it.
-func (f *Finalizer[Tx]) ready(ctx context.Context, room *attempt, key guard.Key, trigger Trigger, outcome Outcome) (*attempt, Receipt, error) {
+func (f *Finalizer[Tx]) ready(ctx context.Context, w *outbox.Writer, room *attempt, key guard.Key, trigger Trigger, outcome Outcome) (*attempt, Receipt, error) {
 	ref, err := f.enter(ctx, key)
 	if err != nil {
 		return nil, Receipt{}, err
@@ -179,7 +179,7 @@ func (f *Finalizer[Tx]) ready(ctx context.Context, room *attempt, key guard.Key,
 	}
 	a, err := f.newAttempt(room, ref, trigger)
 	if err == nil {
-		err = f.prepare(ctx, a, outcome)
+		err = f.prepare(ctx, w, a, outcome)
 	}
 	if err != nil {
 		return nil, Receipt{}, err

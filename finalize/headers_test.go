@@ -82,6 +82,30 @@ func TestEventsCarryTheCallsContext(t *testing.T) {
 	}, configured(propagating))
 }
 
+// Whoever adds headers is asked once for a call, however many items it has.
+func TestHeadersAreAskedForOnceForAllItems(t *testing.T) {
+	t.Parallel()
+	type countKey struct{}
+	counting := func(c *finalize.Config) {
+		c.Outbox.Headers = func(ctx context.Context) map[string]string {
+			if asked, ok := ctx.Value(countKey{}).(*int); ok {
+				*asked++
+			}
+			return map[string]string{"traceparent": "one"}
+		}
+	}
+	each(t, func(t *testing.T, w *world) {
+		keys, asked := ids(20), 0
+		w.open(keys...)
+		_, err := w.many(context.WithValue(t.Context(), countKey{}, &asked), "t", items(keys, completed()))
+		require.NoError(t, err)
+		require.Equal(t, 1, asked)
+		for _, key := range keys {
+			w.requireTrace(key, "one")
+		}
+	}, configured(counting))
+}
+
 // A group is one statement for calls of many contexts, and each one's events carry its own.
 func TestAGroupsEventsCarryTheirOwnContexts(t *testing.T) {
 	t.Parallel()

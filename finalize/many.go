@@ -44,6 +44,11 @@ func (f *Finalizer[Tx]) SettleMany(ctx context.Context, trigger Trigger, items [
 	slices.SortFunc(order, func(i, j int) int {
 		return cmp.Or(strings.Compare(items[i].Key.Encode(), items[j].Key.Encode()), i-j)
 	})
+	w := f.cfg.Outbox
+	if headers := w.Headers; headers != nil { // asked once, for all items
+		added := sync.OnceValue(func() map[string]string { return headers(ctx) })
+		w.Headers = func(context.Context) map[string]string { return added() }
+	}
 	all, jobs := make([]job, len(items)), make([]*job, 0, len(items))
 	var repeats []int
 	for n, i := range order {
@@ -52,7 +57,7 @@ func (f *Finalizer[Tx]) SettleMany(ctx context.Context, trigger Trigger, items [
 			repeats = append(repeats, i)
 			continue
 		}
-		a, r, err := f.ready(ctx, &j.attempt, item.Key, trigger, item.Outcome)
+		a, r, err := f.ready(ctx, &w, &j.attempt, item.Key, trigger, item.Outcome)
 		if a == nil {
 			m.results[i] = Result{r, err}
 			continue

@@ -64,7 +64,7 @@ func (p ledgerPlan) Settle(a *sqlplan.Args, name, prev, condition string) string
 	aggregate, key := ledgerKey(a)
 	values := fmt.Sprintf("SELECT %s, %s, %s, %s::text, %s, %s::bytea, clock_timestamp()", aggregate, key, a.State(),
 		a.Add(func(c *sqlplan.Call) any { return (*sqlplan.Text)(&c.Trigger) }), a.Token(),
-		a.Add(func(c *sqlplan.Call) any { return c.Digest }))
+		a.Add(func(c *sqlplan.Call) any { return (*sqlplan.Bytes)(&c.Digest) }))
 	clauses := ""
 	if prev == "" {
 		prev = name + "_lock"

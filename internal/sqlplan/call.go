@@ -2,7 +2,6 @@ package sqlplan
 
 import (
 	"crypto/sha256"
-	"encoding/json"
 	"iter"
 	"maps"
 	"reflect"
@@ -26,19 +25,9 @@ type Call struct {
 	Token     uuid.UUID // random for each attempt; what a statement raises when it must not be committed is its sqltx.Signal
 	Digest    []byte
 	Events    []*Event
+	Room      []any // for statements' arguments, behind those of earlier ones
 	arrays    []any // of many events
 }
-
-// Text is a string as an argument for pgx, as a pointer, which an interface holds without another allocation.
-type Text string
-
-// TextValue implements pgtype.TextValuer.
-func (t *Text) TextValue() (pgtype.Text, error) {
-	return pgtype.Text{String: string(*t), Valid: true}, nil
-}
-
-// String is for tracers, which show arguments.
-func (t *Text) String() string { return string(*t) }
 
 // Arg takes one argument from a call.
 type Arg func(*Call) any
@@ -81,7 +70,7 @@ func (a *Args) State() string {
 	return a.Named("outcome", func(c *Call) any { return (*Text)(&c.State) }) + "::text"
 }
 func (a *Args) Token() string {
-	return a.Named("token", func(c *Call) any { return pgtype.UUID{Bytes: c.Token, Valid: true} }) + "::uuid"
+	return a.Named("token", func(c *Call) any { return (*UUID)(&c.Token) }) + "::uuid"
 }
 
 // Statement is a finished text with its arguments.
@@ -99,11 +88,12 @@ func Build(write func(*Args) string) Statement {
 
 // Args evaluates the statement's arguments for c.
 func (s Statement) Args(c *Call) []any {
-	values := make([]any, len(s.args))
-	for i, arg := range s.args {
-		values[i] = arg(c)
+	n := len(c.Room)
+	c.Room = slices.Grow(c.Room, len(s.args))
+	for _, arg := range s.args {
+		c.Room = append(c.Room, arg(c))
 	}
-	return values
+	return slices.Clip(c.Room[n:])
 }
 
 // Event is an outbox.Event that is prepared. The two have the same fields, so that one converts into the other.
@@ -161,15 +151,6 @@ var columnTypes = [...]string{"uuid", "text", "text", "text", "bytea", "text", "
 
 const occurredAt = 7 // among InsertColumns
 
-// row are e's values in the order of InsertColumns, and whether they are usual.
-func (e *Event) row() ([len(columnTypes)]any, bool) {
-	row := [len(columnTypes)]any{pgtype.UUID{Bytes: e.ID, Valid: true}, e.AggregateType, e.AggregateID, e.Type, e.Payload, e.ContentType, e.headers(), nil, e.dedupKey(), int32(e.SchemaVersion), e.partition()}
-	if !e.OccurredAt.IsZero() {
-		row[occurredAt] = e.OccurredAt
-	}
-	return row, e.usual()
-}
-
 // JSON is the content type that an event has unless it says otherwise.
 const JSON = "application/json"
 
@@ -181,38 +162,7 @@ func (e *Event) usual() bool {
 
 var usualConstants = [len(columnTypes)]string{5: "'" + JSON + "'", occurredAt: "clock_timestamp()", 9: "1"}
 
-// headers are the headers as JSON.
-func (e *Event) headers() string {
-	switch len(e.Headers) {
-	case 0:
-		return "{}"
-	case 1: // a trace's, as a rule, in which nothing needs an escape
-		for name, value := range e.Headers {
-			if plain(name) && plain(value) {
-				return `{"` + name + `":"` + value + `"}`
-			}
-		}
-	}
-	text, _ := json.Marshal(e.Headers) // a map of strings can't fail
-	return string(text)
-}
-
-// plain reports whether JSON has text as it is.
-func plain(text string) bool {
-	for i := range len(text) {
-		if c := text[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
-			return false
-		}
-	}
-	return true
-}
-
-func (e *Event) dedupKey() any {
-	if e.DedupKey == "" {
-		return nil
-	}
-	return e.DedupKey
-}
+func (e *Event) headers() string { return (*headers)(&e.Headers).String() }
 
 func (e *Event) partition() int16 { return int16(Partition(e.AggregateType, e.AggregateID)) }
 
@@ -320,11 +270,11 @@ func (c *Call) Form() Form {
 // eventArg takes an argument from the event at i.
 func eventArg(i, column int) Arg { return func(c *Call) any { return c.Events[i].arg(column) } }
 
-// arg is e's value in one of InsertColumns, as pgx takes it.
+// arg is e's value in one of InsertColumns.
 func (e *Event) arg(column int) any {
 	switch column {
 	case 0:
-		return pgtype.UUID{Bytes: e.ID, Valid: true}
+		return (*UUID)(&e.ID)
 	case 1:
 		return (*Text)(&e.AggregateType)
 	case 2:
@@ -332,11 +282,11 @@ func (e *Event) arg(column int) any {
 	case 3:
 		return (*Text)(&e.Type)
 	case 4:
-		return e.Payload
+		return (*Bytes)(&e.Payload)
 	case 5:
 		return (*Text)(&e.ContentType)
 	case 6:
-		return e.headers()
+		return (*headers)(&e.Headers)
 	case occurredAt:
 		if e.OccurredAt.IsZero() {
 			return nil

@@ -82,9 +82,9 @@ func (o Outbox) Values(d sqltx.Dialect, events []Event) (string, []any) {
 			b.WriteString(", ")
 		}
 		b.WriteByte('(')
-		row, usual := events[i].row()
-		usual = usual && d == sqltx.Postgres && len(events) == 1
-		for j, v := range row {
+		e := &events[i]
+		usual := d == sqltx.Postgres && len(events) == 1 && e.usual()
+		for j, columnType := range columnTypes {
 			if j > 0 {
 				b.WriteString(", ")
 			}
@@ -92,6 +92,7 @@ func (o Outbox) Values(d sqltx.Dialect, events []Event) (string, []any) {
 				b.WriteString(usualConstants[j])
 				continue
 			}
+			v := e.arg(j)
 			if t, ok := v.(time.Time); ok && d == sqltx.SQLite {
 				v = t.UTC().Format("2006-01-02T15:04:05.000000Z")
 			}
@@ -99,7 +100,7 @@ func (o Outbox) Values(d sqltx.Dialect, events []Event) (string, []any) {
 			// Not ?1, ?2, …: a numbered parameter has a name, and drivers look it up in time that grows with their number.
 			placeholder := "?"
 			if d == sqltx.Postgres {
-				placeholder = "$" + strconv.Itoa(len(args)) + "::" + columnTypes[j]
+				placeholder = "$" + strconv.Itoa(len(args)) + "::" + columnType
 			}
 			if j == occurredAt {
 				placeholder = "coalesce(" + placeholder + ", " + d.Clock() + ")"

@@ -27,9 +27,13 @@ var _ pgx.Tx = (*Lent)(nil)
 
 // Lend lends a transaction to a callback. owned is the error that its Commit and Rollback return.
 func Lend(tx pgx.Tx, owned error) *Lent {
-	t := &Lent{tx: tx, loan: &loan{}, owned: owned}
-	t.use()
-	return t
+	one := new(struct {
+		Lent
+		own loan
+	})
+	one.Lent = Lent{tx: tx, loan: &one.own, owned: owned}
+	one.use()
+	return &one.Lent
 }
 
 // LastUse is when the transaction was last used.
