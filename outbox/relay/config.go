@@ -144,7 +144,7 @@ func (c *Config) withDefaults() (*Config, error) {
 	cfg.piece = cmp.Or(cfg.piece, 5_000)
 	cfg.alone = cmp.Or(cfg.alone, 5*time.Second)
 	cfg.minOutage, cfg.maxOutage = cmp.Or(cfg.minOutage, minOutage), cmp.Or(cfg.maxOutage, maxOutage)
-	if cfg.sampleEvery = 30 * time.Second; cfg.Retention > 0 {
+	if cfg.sampleEvery = cmp.Or(cfg.sampleEvery, 30*time.Second); cfg.Retention > 0 {
 		cfg.sampleEvery = min(cfg.sampleEvery, max(cfg.Retention/4, 50*time.Millisecond))
 	}
 	return &cfg, cfg.validate()

@@ -14,6 +14,9 @@ func SetPatience(cfg *Config, d time.Duration) { cfg.alone = d }
 // SetPass has a relay go on for longer before it moves its cursors, so that a busy machine doesn't cut a batch.
 func SetPass(cfg *Config, d time.Duration) { cfg.pass = d }
 
+// SetSampling has a relay write down its cursors' way that rarely, unless it has a retention that needs more.
+func SetSampling(cfg *Config, d time.Duration) { cfg.sampleEvery = d }
+
 // SetPiece has a statement go over fewer parked events.
 func SetPiece(cfg *Config, n int) { cfg.piece = n }
 

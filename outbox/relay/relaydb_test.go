@@ -333,6 +333,7 @@ func TestRelayThroughPgBouncer(t *testing.T) {
 	counts := stop()
 	db.settled(t)
 	requireAll(t, r, counts)
+	require.Contains(t, log.String(), "outbox relay: started")
 	require.NotContains(t, log.String(), "notifications don't arrive")
 
 	wrong := quick()

@@ -55,6 +55,9 @@ VALUES (1, '`+id+`', 'hand', '`+id+`', 'made', `+map[bool]string{true: "CAST('{}
 		db.settled(t)
 		require.GreaterOrEqual(t, len(r.published()), 41)
 		require.Equal(t, bad, db.parked(t, "dead_at IS NOT NULL AND last_error LIKE 'the row can''t be read: %'"))
+		if db.SQLite {
+			require.Equal(t, 1, db.parked(t, "last_error LIKE 'the row can''t be read: id: %'"))
+		}
 	})
 }
 

@@ -2,7 +2,9 @@ package relay_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"log/slog"
 	"path"
 	"slices"
 	"strings"
@@ -18,6 +20,31 @@ import (
 	"github.com/endstate-go/endstate/internal/pgfault"
 	"github.com/endstate-go/endstate/outbox"
 )
+
+// Whom the server doesn't let listen tries again, and waits longer from time to time.
+func TestListeningBacksOff(t *testing.T) {
+	t.Parallel()
+	db := newDatabase(t, "pgx")
+	db.Migrate(t, *writer)
+	cfg, log := quick(), &dbtest.Log{}
+	cfg.ListenURL, cfg.Logger = "postgres://127.0.0.1:1/nobody?sslmode=disable", slog.New(slog.NewJSONHandler(log, nil))
+	run(t, db.relay(t, &recorder{}, cfg))
+	var waits []time.Duration
+	eventually(t, "four tries", func() bool {
+		waits = nil
+		for line := range strings.Lines(log.String()) {
+			var said struct {
+				Msg  string
+				Wait time.Duration
+			}
+			if json.Unmarshal([]byte(line), &said) == nil && strings.Contains(said.Msg, "not listening") {
+				waits = append(waits, said.Wait)
+			}
+		}
+		return len(waits) >= 4
+	})
+	require.Greater(t, waits[3], waits[0], "a fourth one is four times a first one at least")
+}
 
 // F49: a connection goes silent without being closed, at each kind of statement that a relay sends, while its lease is renewed over
 // another one. The relay gives the connection up and goes on: nobody else can have its partitions meanwhile.
