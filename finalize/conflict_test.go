@@ -49,8 +49,8 @@ func TestADeadlockOfTwoCallbacks(t *testing.T) {
 		}
 		calls.Wait()
 		require.NoError(t, errors.Join(errs...))
-		require.EqualValues(t, 3, runs.Load(), "the fault fired")
-		require.Equal(t, 1, w.trace.retries())
+		require.GreaterOrEqual(t, runs.Load(), int64(3), "the fault fired") // once, unless both found the deadlock
+		require.EqualValues(t, runs.Load()-2, w.trace.retries())
 		require.Equal(t, 2, w.count("SELECT min(n) FROM accounts"))
 		w.requireFinal("b0", "COMPLETE_STABLE", "batch.completed")
 		w.requireFinal("b1", "COMPLETE_STABLE", "batch.completed")

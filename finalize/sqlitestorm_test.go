@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,9 +26,10 @@ func TestSQLiteWithoutABusyTimeout(t *testing.T) {
 	dsn := dbtest.SQLiteDSN(filepath.Join(t.TempDir(), "test.db"), "delete") + "&_pragma=synchronous(off)" // no test here stops the machine
 	db := dbtest.SQLiteOn(t, impatient(t, dsn))
 	var log bytes.Buffer
-	var busy atomic.Int64
+	busy := make(chan struct{})
+	fired := sync.OnceFunc(func() { close(busy) })
 	fin, err := finalize.NewSQL(db, &finalize.Config{Aggregate: "batch", Guard: guard.All(statusGuard(), guard.Ledger{}), Logger: slog.New(slog.NewTextHandler(&log, nil)),
-		Trace: &finalize.Trace{Retry: func(context.Context, finalize.Call, error, time.Duration) { busy.Add(1) }}})
+		Trace: &finalize.Trace{Retry: func(context.Context, finalize.Call, error, time.Duration) { fired() }}})
 	require.NoError(t, err)
 	_, err = db.ExecContext(t.Context(), "CREATE TABLE batches (id text PRIMARY KEY, status text)")
 	require.NoError(t, err)
@@ -43,6 +43,11 @@ func TestSQLiteWithoutABusyTimeout(t *testing.T) {
 		_, err := db.ExecContext(t.Context(), "INSERT INTO batches (id) VALUES ($1)", fmt.Sprint(i))
 		require.NoError(t, err)
 	}
+	writer, err := db.Conn(t.Context())
+	require.NoError(t, err)
+	defer writer.Close()
+	_, err = writer.ExecContext(t.Context(), "BEGIN IMMEDIATE")
+	require.NoError(t, err)
 	var all sync.WaitGroup
 	for w := range writers {
 		all.Go(func() {
@@ -55,8 +60,10 @@ func TestSQLiteWithoutABusyTimeout(t *testing.T) {
 			}
 		})
 	}
+	<-busy // the fault fired
+	_, err = writer.ExecContext(t.Context(), "COMMIT")
+	require.NoError(t, err)
 	all.Wait()
-	require.Positive(t, busy.Load(), "the fault fired: some found the database busy")
 
 	patient, err := finalize.NewSQL(dbtest.SQLite(t), &finalize.Config{Aggregate: "batch", Guard: guard.Ledger{}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	require.NoError(t, err)
