@@ -120,7 +120,11 @@ func (d *delivery) judge(records []record) (result Result, over bool, err error)
 		id, err := uuid.Parse(r.id)
 		switch {
 		case err != nil:
-			return Result{}, true, fmt.Errorf("inbox: %v: the record has event id %q: %w", d, r.id, err)
+			return Result{}, true, fmt.Errorf("inbox: %v: its record has event id %.40q, which is no UUID", d, r.id)
+		case len(r.digest) != sha256.Size: // not ours to compare: it would pass for another event, which isn't applied
+			return Result{}, true, fmt.Errorf("inbox: %v: its record has a digest of %d bytes instead of %d", d, len(r.digest), sha256.Size)
+		case r.state != claimed && r.state != handled && r.state != failed && r.state != dead: // a newer version's, which may have applied it
+			return Result{}, true, fmt.Errorf("inbox: %v: its record is in state %.40q, which isn't known", d, r.state)
 		case same && (differs || r.key != d.key && r.state != handled):
 			return Result{}, true, fmt.Errorf("%w: it is %s under key %q with digest %x, and was delivered with %x", ErrPayloadMismatch, r.state, r.key, short(r.digest), short(d.digest))
 		case r.state == handled && differs:

@@ -2,6 +2,7 @@ package inbox_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -70,4 +71,27 @@ func TestAFailureAtCommitIsTheEvents(t *testing.T) {
 			require.Equal(t, "failed", c.text(`SELECT state FROM endstate_inbox`))
 		})
 	}
+}
+
+// What a newer version, or somebody's hand, left in the table under the event's key: it may stand for an effect that happened, so
+// the event isn't handled, and it stays the broker's until somebody has looked.
+func TestARecordThatIsNotOurs(t *testing.T) {
+	eachTable(t, func(t *testing.T, c *consumer) {
+		for change, says := range map[string]string{
+			"state = 'paused'": `its record is in state "paused", which isn't known`,
+			"digest = x'00'":   "its record has a digest of 1 bytes instead of 32",
+		} {
+			if !c.sqlite() {
+				change = strings.Replace(change, "x'00'", `'\x00'`, 1)
+			}
+			e := event()
+			_, err := c.way(charge)(t.Context(), e)
+			require.NoError(t, err)
+			before := c.credits()
+			c.exec(`UPDATE endstate_inbox SET ` + change + ` WHERE key = '` + e.ID.String() + `'`)
+			_, err = c.way(charge)(t.Context(), e)
+			require.ErrorContains(t, err, says)
+			require.Equal(t, before, c.credits())
+		}
+	})
 }

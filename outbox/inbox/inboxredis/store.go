@@ -85,7 +85,7 @@ func parse(reply []any) (*inbox.Claim, error) {
 		fields[i], _ = reply[i].(string)
 	}
 	if state := fields[0]; state != claimed && state != handled {
-		return nil, fmt.Errorf("inboxredis: Redis holds a record in state %q", state)
+		return nil, fmt.Errorf("inboxredis: Redis holds a record in state %.40q", state)
 	}
 	c := &inbox.Claim{Handled: fields[0] == handled, EventID: fields[1], Digest: []byte(fields[2])}
 	if len(reply) == len(fields) && reply[3] != nil {
