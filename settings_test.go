@@ -25,8 +25,9 @@ import (
 
 // setting is what an administrator may have set for a service's role or database.
 type setting struct {
-	role, database string // as after ALTER ROLE … SET and ALTER DATABASE … SET
+	role, database string // as after ALTER ROLE … SET and ALTER DATABASE … SET, where several are separated by semicolons
 	connection     string // a parameter in the connection string, such as "search_path=app"
+	encoding       string // the database's; UTF8 where it is empty
 	schema         string // named in the library's configuration; else the search_path leads there
 	security       string // row-level security on each table, by a policy or none
 	bouncer        bool   // PgBouncer in transaction mode
@@ -38,6 +39,11 @@ type setting struct {
 }
 
 const inApp = "search_path = app"
+
+// formats change how PostgreSQL writes and reads values as text. Where values do go as text, pgx reads times in ISO form and bytea
+// in hexadecimal only, so DateStyle and bytea_output aren't among them.
+const formats = "IntervalStyle = sql_standard; TimeZone = 'Asia/Kathmandu'; extra_float_digits = -15; " +
+	"array_nulls = off; backslash_quote = off; quote_all_identifiers = on; transform_null_equals = on; xmlbinary = hex"
 
 var settings = map[string]setting{
 	"search_path by role":       {role: "search_path = app, public"},
@@ -75,6 +81,19 @@ var settings = map[string]setting{
 	"idle_session_timeout":                {role: inApp, connection: "idle_session_timeout=100ms", fault: "57P05"},
 	"synchronous_commit":                  {role: inApp, database: "synchronous_commit = off"},
 
+	"formats":                   {role: inApp, database: formats + "; DateStyle = 'SQL, DMY'; bytea_output = escape; standard_conforming_strings = off"},
+	"formats, as text":          {role: inApp, database: formats + "; standard_conforming_strings = off", connection: "default_query_exec_mode=exec"},
+	"formats, simple protocol":  {role: inApp, database: formats, connection: "default_query_exec_mode=simple_protocol"},
+	"planner":                   {role: inApp, database: "plan_cache_mode = force_generic_plan; jit = on; jit_above_cost = 0"},
+	"row_security":              {role: inApp, database: "row_security = off"},
+	"replica":                   {role: inApp, database: "session_replication_role = replica"},
+	"messages":                  {role: inApp, database: "client_min_messages = debug5; log_min_messages = panic; check_function_bodies = off"},
+	"exit_on_error":             {role: inApp, database: "exit_on_error = on"},
+	"LATIN1":                    {role: inApp, encoding: "LATIN1"},
+	"LATIN1, clients with UTF8": {role: inApp, encoding: "LATIN1", connection: "client_encoding=UTF8"},
+	"SQL_ASCII":                 {role: inApp, encoding: "SQL_ASCII"},
+	"clients with LATIN1":       {role: inApp, connection: "client_encoding=LATIN1"},
+
 	"PgBouncer":                          {role: inApp, connection: "default_query_exec_mode=exec", bouncer: true},
 	"PgBouncer and an empty search_path": {role: "search_path = ''", schema: "app", connection: "default_query_exec_mode=exec", bouncer: true},
 
@@ -104,6 +123,9 @@ func TestAdministratorsSettings(t *testing.T) {
 
 func (s setting) test(t *testing.T, kind string) {
 	server := dbtest.Postgres(t)
+	if s.encoding != "" {
+		server = dbtest.Database(t, server, "ENCODING", s.encoding, "LC_COLLATE 'C' LC_CTYPE 'C'")
+	}
 	owner := dbtest.PoolOn(t, server)
 	exec := func(statement string) {
 		t.Helper()
@@ -153,8 +175,10 @@ func (s setting) test(t *testing.T, kind string) {
 		exec("ALTER ROLE " + role + " IN DATABASE " + database + " SET " + s.role)
 	}
 	if s.database != "" {
-		exec("ALTER ROLE " + role + " IN DATABASE " + database + " RESET " + strings.Fields(s.database)[0])
-		exec("ALTER DATABASE " + database + " SET " + s.database)
+		for set := range strings.SplitSeq(s.database, "; ") {
+			exec("ALTER ROLE " + role + " IN DATABASE " + database + " RESET " + strings.Fields(set)[0])
+			exec("ALTER DATABASE " + database + " SET " + set)
+		}
 	}
 	if s.bouncer {
 		u, err = url.Parse(dbtest.StartPgBouncer(t, u.String(), "default_pool_size=6").URL())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,12 +20,12 @@ func Postgres(t testing.TB) string {
 	return Database(t, server(t, "PostgreSQL", "ENDSTATE_TEST_POSTGRES_URL"))
 }
 
-// Database makes a new database on a server, which is dropped at the test's end.
-func Database(t testing.TB, server string) string {
+// Database makes a new database on a server, which is dropped at the test's end, with what CREATE DATABASE takes.
+func Database(t testing.TB, server string, with ...string) string {
 	t.Helper()
 	name := "t_" + uuid.NewString()[:13]
 	// Of template0, to which nobody can have added anything.
-	admin(t, server, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE template0")
+	admin(t, server, "CREATE DATABASE "+pgx.Identifier{name}.Sanitize()+" TEMPLATE template0 "+strings.Join(with, " "))
 	t.Cleanup(func() {
 		admin(t, server, "DROP DATABASE IF EXISTS "+pgx.Identifier{name}.Sanitize()+" WITH (FORCE)")
 	})

@@ -148,6 +148,7 @@ WHERE i.indrelid = to_regclass($1::text) AND i.indisvalid GROUP BY x.relname, i.
 		if err := rows.Scan(&c.name, &c.kind, &c.notNull); err != nil {
 			return nil, err
 		}
+		c.kind = strings.Trim(c.kind, `"`) // which quote_all_identifiers puts there
 		have.columns = append(have.columns, c)
 	}
 	if err := rows.Err(); err != nil {

@@ -75,7 +75,7 @@ func checkGround(ctx context.Context, q endstate.Querier, w outbox.Writer) error
 	}
 	err := q.QueryRow(ctx, `SELECT
 	(SELECT attnum FROM pg_attribute WHERE attrelid = c.oid AND attname = 'txid') < (SELECT attnum FROM pg_attribute WHERE attrelid = c.oid AND attname = 'seq'),
-	coalesce((SELECT pg_get_expr(d.adbin, d.adrelid) = 'pg_current_xact_id()' FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE d.adrelid = c.oid AND a.attname = 'txid'), false),
+	coalesce((SELECT replace(pg_get_expr(d.adbin, d.adrelid), '"', '') = 'pg_current_xact_id()' FROM pg_attrdef d JOIN pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum WHERE d.adrelid = c.oid AND a.attname = 'txid'), false),
 	coalesce((SELECT s.seqincrement = 1 AND s.seqcache = 1 AND NOT s.seqcycle FROM pg_sequence s WHERE s.seqrelid = pg_get_serial_sequence($1::text, 'seq')::regclass), false),
 	c.relpersistence = 'p',
 	c.relkind = 'r' AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = c.oid OR inhrelid = c.oid),

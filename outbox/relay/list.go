@@ -100,7 +100,7 @@ var (
 
 // cut is a text, an expression, of which a reader gets no more than shown characters, and how many there are.
 func cut(text string) string {
-	return fmt.Sprintf("CASE WHEN length(%[1]s) > %[2]d THEN substr(%[1]s, 1, %[2]d) || '… (' || length(%[1]s) || ' characters)' ELSE %[1]s END", text, shown)
+	return fmt.Sprintf("CASE WHEN length(%[1]s) > %[2]d THEN substr(%[1]s, 1, %[2]d) || '... (' || length(%[1]s) || ' characters)' ELSE %[1]s END", text, shown)
 }
 
 // shown is how many characters of a text are left where it is cut: no less than what a Put takes.
@@ -306,7 +306,7 @@ func (a *Admin) Show(ctx context.Context, id uuid.UUID) (Shown, error) {
 // ShowCut is Show for a page that people look at: of the payload it returns no more than the first most bytes, and long texts are
 // cut. Headers of more than 64 KiB are left out, but for one that says so.
 func (a *Admin) ShowCut(ctx context.Context, id uuid.UUID, most int) (Shown, error) {
-	headers := "CASE WHEN length(CAST(e.headers AS text)) > 65536 THEN '{\"…\": \"' || length(CAST(e.headers AS text)) || ' characters, not shown\"}' ELSE CAST(e.headers AS text) END"
+	headers := "CASE WHEN length(CAST(e.headers AS text)) > 65536 THEN '{\"...\": \"' || length(CAST(e.headers AS text)) || ' characters, not shown\"}' ELSE CAST(e.headers AS text) END"
 	return a.show(ctx, id, strings.Replace(briefColumns, "'{}'", headers, 1), fmt.Sprintf("substr(e.payload, 1, %d)", max(most, 0)))
 }
 
