@@ -143,7 +143,7 @@ func TestALateRowInTheList(t *testing.T) {
 // F35: a row whose transaction has an id that the snapshot takes for one to come: xmax is one past the last that has completed.
 func TestALateRowBeyondXmax(t *testing.T) {
 	t.Parallel()
-	s := newScriptOn(t, dbtest.PoolOn(t, dbtest.StartPostgres(t).URL()), nil) // on a server where nobody else moves xmax
+	s := newScriptOn(t, dbtest.PoolOn(t, dbtest.StartPostgres(t, "autovacuum=off").URL()), nil) // on a server where nobody else moves xmax
 	u := s.begin()
 	late := s.begin()
 	s.put(late, "late")
