@@ -4,6 +4,7 @@ import (
 	"database/sql/driver"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -41,6 +42,28 @@ func (b *Bytes) TextValue() (pgtype.Text, error) {
 }
 func (b *Bytes) Value() (driver.Value, error) { return []byte(*b), nil }
 func (b *Bytes) String() string               { return `\x` + hex.EncodeToString(*b) }
+
+// field is an array of one argument of each call, none of them NULL, which pgx takes one by one.
+type field struct {
+	calls []*Call
+	of    Arg
+}
+
+func (f *field) Dimensions() []pgtype.ArrayDimension {
+	return []pgtype.ArrayDimension{{Length: int32(len(f.calls)), LowerBound: 1}}
+}
+func (f *field) Index(i int) any                 { return f.of(f.calls[i]) }
+func (f *field) IndexType() any                  { return f.of(f.calls[0]) }
+func (f *field) TextValue() (pgtype.Text, error) { return textOf(f.String()) }
+
+func (f *field) String() string {
+	return arrayText(each(f.calls, func(c *Call) string {
+		if b, ok := f.of(c).([]byte); ok {
+			return (*Bytes)(&b).String()
+		}
+		return fmt.Sprint(f.of(c))
+	}))
+}
 
 // headers are an event's, as JSON.
 type headers map[string]string

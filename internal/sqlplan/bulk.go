@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/jackc/pgx/v5/pgtype"
 )
 
 // Item is the relation of a bulk statement's calls. Like all WITH clauses there it has a name that no table of a user's should
@@ -31,35 +29,29 @@ type itemColumn struct{ name, array, value string }
 
 // The columns of a call's fields.
 
-func (b *Bulk) Key() string     { return b.text("key", func(c *Call) string { return c.Key }) }
-func (b *Bulk) State() string   { return b.same("state", func(c *Call) string { return c.State }) }
-func (b *Bulk) Trigger() string { return b.same("trigger", func(c *Call) string { return c.Trigger }) }
+func (b *Bulk) Key() string   { return b.text("key", func(c *Call) *string { return &c.Key }) }
+func (b *Bulk) State() string { return b.same("state", func(c *Call) *string { return &c.State }) }
+func (b *Bulk) Trigger() string {
+	return b.same("trigger", func(c *Call) *string { return &c.Trigger })
+}
 func (b *Bulk) Token() string {
-	return b.column("token", "uuid", false, func(calls []*Call) any {
-		return uuids(each(calls, func(c *Call) pgtype.UUID { return pgtype.UUID{Bytes: c.Token, Valid: true} }))
-	})
+	return b.each("token", "uuid", func(c *Call) any { return (*UUID)(&c.Token) })
 }
 func (b *Bulk) Digest() string {
-	return b.column("digest", "bytea", false, func(calls []*Call) any { return each(calls, func(c *Call) []byte { return c.Digest }) })
+	return b.each("digest", "bytea", func(c *Call) any { return (*Bytes)(&c.Digest) })
 }
 
 // IntPart is the column of a part of the key that is an int64.
-func (b *Bulk) IntPart(i int) string {
-	return b.column(fmt.Sprintf("part%d", i), "int8", false, func(calls []*Call) any {
-		return each(calls, func(c *Call) int64 { return c.Parts[i].(int64) })
-	})
-}
+func (b *Bulk) IntPart(i int) string { return b.part(i, "int8") }
 
 // TextPart is the column of a part of the key that is a string.
-func (b *Bulk) TextPart(i int) string {
-	return b.text(fmt.Sprintf("part%d", i), func(c *Call) string { return c.Parts[i].(string) })
-}
+func (b *Bulk) TextPart(i int) string { return b.part(i, "text") }
 
 // BytesPart is the column of a part of the key that is bytes.
-func (b *Bulk) BytesPart(i int) string {
-	return b.column(fmt.Sprintf("part%d", i), "bytea", false, func(calls []*Call) any {
-		return each(calls, func(c *Call) []byte { return c.Parts[i].([]byte) })
-	})
+func (b *Bulk) BytesPart(i int) string { return b.part(i, "bytea") }
+
+func (b *Bulk) part(i int, sqlType string) string {
+	return b.each(fmt.Sprintf("part%d", i), sqlType, func(c *Call) any { return c.Parts[i] })
 }
 
 // PartLike is the column of a part of the key that is a string, with the type that a column of a table has: the server takes an
@@ -152,13 +144,30 @@ func (b *Bulk) once(name string, make func() string) string {
 	return b.shared[name]
 }
 
-func (b *Bulk) text(name string, get func(*Call) string) string {
-	return b.column(name, "text", false, func(calls []*Call) any { return each(calls, get) })
+// each is a column of one argument for each call.
+func (b *Bulk) each(name, sqlType string, get Arg) string {
+	return b.column(name, sqlType, false, func(calls []*Call) any { return &field{calls, get} })
+}
+
+func (b *Bulk) text(name string, get func(*Call) *string) string {
+	return b.each(name, "text", func(c *Call) any { return (*Text)(get(c)) })
 }
 
 // same is text that mostly is the same in all calls.
-func (b *Bulk) same(name string, get func(*Call) string) string {
-	return b.column(name, "text", true, func(calls []*Call) any { return oneOrEach(calls, get) })
+func (b *Bulk) same(name string, get func(*Call) *string) string {
+	return b.column(name, "text", true, func(calls []*Call) any {
+		return &field{first(calls, func(c *Call) bool { return *get(c) == *get(calls[0]) }), func(c *Call) any { return (*Text)(get(c)) }}
+	})
+}
+
+// first is the first of calls, if all others have the same, else calls.
+func first(calls []*Call, same func(*Call) bool) []*Call {
+	for _, c := range calls[1:] {
+		if !same(c) {
+			return calls
+		}
+	}
+	return calls[:1]
 }
 
 // column adds a column. Of one that may be short, what is beyond its array's end is its first element: unnest gives NULL there.

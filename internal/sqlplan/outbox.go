@@ -220,41 +220,29 @@ func Each(calls []*Call) bool {
 	})
 }
 
-// eachHeaders are the headers of calls that each have one event. What calls share is made once.
-func eachHeaders(calls []*Call) []string {
-	var before map[string]string
-	text := (&Event{}).headers()
-	return oneOrEach(calls, func(c *Call) string {
-		if e := c.Events[0]; !same(e.Headers, before) {
-			before, text = e.Headers, e.headers()
-		}
-		return text
-	})
-}
-
 // ClauseEach is ClauseMany for calls that each have one event: it is a part of its call's row in Item, and so in prev, which spares the
 // server a second relation and the search for those that go in.
 func (o Outbox) ClauseEach(b *Bulk, name, prev string) string {
-	text := func(name string, get func(*Event) string) string {
-		return b.text("event_"+name, func(c *Call) string { return get(c.Events[0]) })
+	each := func(name string, column int) string {
+		return b.each("event_"+name, columnTypes[column], func(c *Call) any { return c.Events[0].arg(column) })
 	}
-	same := func(name string, get func(*Event) string) string {
-		return b.same("event_"+name, func(c *Call) string { return get(c.Events[0]) })
+	alike := func(name string, get func(*Event) *string) string {
+		return b.same("event_"+name, func(c *Call) *string { return get(c.Events[0]) })
 	}
 	values := [len(columnTypes)]string{
-		b.column("event_id", "uuid", false, func(calls []*Call) any {
-			return uuids(each(calls, func(c *Call) pgtype.UUID { return pgtype.UUID{Bytes: c.Events[0].ID, Valid: true} }))
-		}),
-		same("aggregate_type", func(e *Event) string { return e.AggregateType }),
-		text("aggregate_id", func(e *Event) string { return e.AggregateID }),
-		same("type", func(e *Event) string { return e.Type }),
-		b.column("event_payload", "bytea", false, func(calls []*Call) any { return each(calls, func(c *Call) []byte { return c.Events[0].Payload }) }),
+		each("id", 0),
+		alike("aggregate_type", func(e *Event) *string { return &e.AggregateType }),
+		each("aggregate_id", 2),
+		alike("type", func(e *Event) *string { return &e.Type }),
+		each("payload", 4),
 		usualConstants[5],
-		b.column("event_headers", "jsonb", true, func(calls []*Call) any { return eachHeaders(calls) }),
+		b.column("event_headers", "jsonb", true, func(calls []*Call) any {
+			return &field{first(calls, func(c *Call) bool { return same(c.Events[0].Headers, calls[0].Events[0].Headers) }), func(c *Call) any { return c.Events[0].arg(6) }}
+		}),
 		usualConstants[occurredAt],
-		text("dedup_key", func(e *Event) string { return e.DedupKey }),
+		each("dedup_key", 8),
 		usualConstants[9],
-		b.column("event_partition", "int2", false, func(calls []*Call) any { return each(calls, func(c *Call) int16 { return c.Events[0].partition() }) }),
+		each("partition", 10),
 	}
 	return fmt.Sprintf("%s AS (\n\t%s)", name, o.insertInto(fmt.Sprintf("SELECT %s FROM %s", strings.Join(values[:], ", "), prev)))
 }
