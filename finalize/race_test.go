@@ -2,9 +2,9 @@ package finalize_test
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -147,6 +147,10 @@ func TestRaceChild(t *testing.T) {
 	var spec raceSpec
 	require.NoError(t, json.Unmarshal([]byte(text), &spec))
 	w := connect(t, spec.Database, spec.Guard, spec.DSN, spec.Schema, func(s *setup) { s.shared = true })
+	fmt.Println("ready")
+	_, err := io.Copy(io.Discard, os.Stdin) // until all are
+	require.NoError(t, err)
+	fmt.Println("calling")
 	out := bufio.NewWriter(os.Stdout)
 	for _, c := range race(w, spec.Goroutines, spec.IDs) {
 		line, err := json.Marshal(c)
@@ -171,9 +175,9 @@ func TestRaceOfProcesses(t *testing.T) {
 				keys := ids(many)
 				w.open(keys...)
 				spec := raceSpec{Database: w.database, Guard: w.guard, DSN: w.dsn, Schema: w.schema, Goroutines: 25, IDs: keys[:1]}
-				requireOneWinnerEach(t, w, spec.IDs, raceInProcesses(t, spec))
+				requireOneWinnerEach(t, w, spec.IDs, raceInProcesses(t, w, spec))
 				spec.Goroutines, spec.IDs = 2, keys
-				all := raceInProcesses(t, spec)
+				all := raceInProcesses(t, w, spec)
 				for _, c := range all {
 					require.False(t, c.Receipt.Won && c.Key == keys[0], "won before")
 				}
@@ -189,32 +193,77 @@ func TestRaceOfProcesses(t *testing.T) {
 	}
 }
 
-// raceInProcesses races in four processes at once.
-func raceInProcesses(t *testing.T, spec raceSpec) []called {
+// raceInProcesses races in four processes at once: none begins before all are there, and what the last key needs is locked, so that
+// none ends before all have begun.
+func raceInProcesses(t *testing.T, w *world, spec raceSpec) []called {
 	t.Helper()
 	text, err := json.Marshal(spec)
 	require.NoError(t, err)
 	const processes = 4
-	var outputs [processes]bytes.Buffer
-	var errs [processes]error
-	var group sync.WaitGroup
-	for i := range processes {
-		group.Go(func() {
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestRaceChild$", "-test.count", "1")
-			cmd.Env = append(os.Environ(), raceEnv+"="+string(text))
-			cmd.Stdout, cmd.Stderr = &outputs[i], &outputs[i]
-			errs[i] = cmd.Run()
-		})
+	type said struct {
+		process int
+		line    string // empty: it ended
+		err     error
 	}
-	group.Wait()
-	var all []called
+	says := make(chan said, 100)
+	begin := make(chan struct{})
 	for i := range processes {
-		require.NoError(t, errs[i], outputs[i].String())
-		for line := range strings.Lines(outputs[i].String()) {
-			if rest, ok := strings.CutPrefix(line, "called "); ok {
-				var c called
-				require.NoError(t, json.Unmarshal([]byte(rest), &c))
-				all = append(all, c)
+		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^TestRaceChild$", "-test.count", "1")
+		cmd.Env = append(os.Environ(), raceEnv+"="+string(text))
+		in, err := cmd.StdinPipe()
+		require.NoError(t, err)
+		out, err := cmd.StdoutPipe()
+		require.NoError(t, err)
+		cmd.Stderr = cmd.Stdout
+		require.NoError(t, cmd.Start())
+		go func() {
+			<-begin
+			_ = in.Close()
+		}()
+		go func() {
+			var err error
+			for lines := bufio.NewReader(out); err == nil; {
+				var line string
+				if line, err = lines.ReadString('\n'); line != "" {
+					says <- said{process: i, line: line}
+				}
+			}
+			says <- said{process: i, err: cmd.Wait()}
+		}()
+	}
+	conn, err := w.db.Conn(t.Context())
+	require.NoError(t, err)
+	defer conn.Close()
+	var outputs [processes]strings.Builder
+	var all []called
+	ready, calling := 0, 0
+	for ended := 0; ended < processes; {
+		s := <-says
+		outputs[s.process].WriteString(s.line)
+		if rest, ok := strings.CutPrefix(s.line, "called "); ok {
+			var c called
+			require.NoError(t, json.Unmarshal([]byte(rest), &c))
+			all = append(all, c)
+		}
+		switch s.line {
+		case "":
+			ended++
+			require.NoError(t, s.err, outputs[s.process].String())
+			require.Equal(t, processes, calling, "one ended before all had begun")
+		case "ready\n":
+			if ready++; ready == processes {
+				if w.sqlite() {
+					_, err = conn.ExecContext(t.Context(), "BEGIN IMMEDIATE")
+				} else {
+					_, err = conn.ExecContext(t.Context(), fmt.Sprintf("BEGIN; SELECT FROM batches WHERE id = '%s' FOR UPDATE", spec.IDs[len(spec.IDs)-1]))
+				}
+				require.NoError(t, err)
+				close(begin)
+			}
+		case "calling\n":
+			if calling++; calling == processes {
+				_, err = conn.ExecContext(t.Context(), "ROLLBACK")
+				require.NoError(t, err)
 			}
 		}
 	}
