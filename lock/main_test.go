@@ -19,9 +19,6 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 // patience bounds what should happen soon.
 const patience = 20 * time.Second
 
-// slack is how much later than its deadline a call may return on a machine that is busy with other tests.
-const slack = 2 * time.Second
-
 func eventually(t testing.TB, yes func() bool, what string) {
 	t.Helper()
 	require.Eventually(t, yes, patience, 5*time.Millisecond, what)

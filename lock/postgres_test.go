@@ -88,9 +88,7 @@ func TestPostgresAway(t *testing.T) {
 		return nil
 	})
 	require.ErrorIs(t, err, lock.ErrLost)
-	began := time.Now()
 	require.ErrorIs(t, l.Do(t.Context(), "k", never(t)), lock.ErrUnavailable)
-	require.Less(t, time.Since(began), 250*time.Millisecond+slack)
 	require.NoError(t, server.Start())
 	n := 0
 	eventually(t, func() bool { _ = l.Do(t.Context(), "k", ran(&n)); return n > 0 }, "it works once the server is there")

@@ -20,13 +20,16 @@ import (
 // patience bounds what should happen soon.
 const patience = 20 * time.Second
 
-// slack is how much later than its deadline a call may return on a machine that is busy with other tests.
-const slack = 2 * time.Second
-
 // client connects without go-redis's own patience being changed: its timeouts are seconds, and it repeats.
 func client(t testing.TB, addr string) *redis.Client {
 	t.Helper()
 	return dbtest.RedisOn(t, "redis://"+addr+"/0")
+}
+
+// patient is a client that waits for an answer longer than any test does: a call that returns was ended by the lock's own limit.
+func patient(t testing.TB, addr string) *redis.Client {
+	t.Helper()
+	return dbtest.RedisOn(t, "redis://"+addr+"/0?read_timeout=1h&write_timeout=1h")
 }
 
 func eventually(t testing.TB, yes func() bool, what string) {
@@ -71,11 +74,8 @@ func TestRedisKilledWhileHeld(t *testing.T) {
 	l := newLock(t, client(t, server.Addr()), quick())
 	other := newLock(t, client(t, server.Addr()), quick())
 	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
-		held := time.Now()
 		server.Kill()
-		requireLost(t, ctx)
-		// The last renewal was asked for after held, so the TTL ends a second after that at the earliest.
-		require.Less(t, time.Since(held), time.Second+slack, "by the clock")
+		requireLost(t, ctx)                // by the clock, since nobody can be asked
 		require.NoError(t, server.Start()) // with nothing in it
 		n := 0
 		eventually(t, func() bool { _ = other.Try(t.Context(), "k", ran(&n)); return n > 0 }, "another takes over")
@@ -95,11 +95,10 @@ func TestRedisRestartedEmptyWhileHeld(t *testing.T) {
 	cfg := &lockredis.Config{TTL: 6 * time.Second, Logger: discard()}
 	l := newLock(t, client(t, server.Addr()), cfg)
 	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
-		asked := time.Now()
 		server.Kill()
 		require.NoError(t, server.Start())
 		requireLost(t, ctx)
-		require.Less(t, time.Since(asked), 5*time.Second, "by the next renewal, long before the TTL ends")
+		require.ErrorContains(t, context.Cause(ctx), "it is no longer in Redis", "by the next renewal, and not by the clock")
 		return nil
 	})
 	require.ErrorIs(t, err, lock.ErrLost)
@@ -203,7 +202,7 @@ func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn fu
 		rdb := client(t, server.Addr())
 		run(t, rdb,
 			func() { require.NoError(t, rdb.Do(t.Context(), "client", "pause", 3_000, "all").Err()) },
-			func() {}, client(t, server.Addr())) // it goes on by itself: a paused server would not be told to
+			func() {}, patient(t, server.Addr())) // it goes on by itself: a paused server would not be told to
 	})
 	t.Run("black hole", func(t *testing.T) {
 		t.Parallel()
@@ -213,7 +212,7 @@ func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn fu
 			require.Positive(t, p.LostRequests.Load(), "the fault fired")
 			p.NoRequests.Store(false)
 			p.Cut()
-		}, client(t, p.Addr()))
+		}, patient(t, p.Addr()))
 	})
 }
 
@@ -230,16 +229,11 @@ func TestRedisHangs(t *testing.T) {
 
 		hang()
 		for range 3 {
-			began := time.Now()
-			err := l.Do(t.Context(), "k", never(t))
-			require.True(t, errors.Is(err, lock.ErrAmbiguous), "%v", err)
-			require.Less(t, time.Since(began), 250*time.Millisecond+slack)
+			require.ErrorIs(t, l.Do(t.Context(), "k", never(t)), lock.ErrAmbiguous)
 		}
-		began := time.Now()
 		err := l.Do(t.Context(), "k", never(t))
 		require.ErrorIs(t, err, lock.ErrUnavailable, "not asked any more")
 		require.ErrorContains(t, err, "failed 3 times in a row")
-		require.Less(t, time.Since(began), 200*time.Millisecond)
 
 		goOn()
 		eventually(t, func() bool { _ = l.Try(t.Context(), "k", ran(&n)); return n > 1 }, "the lock works again")
@@ -266,17 +260,13 @@ func TestRedisHangsWhileHeld(t *testing.T) {
 func TestRedisHangsAtRelease(t *testing.T) {
 	t.Parallel()
 	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient) {
-		l := newLock(t, locks, &lockredis.Config{Logger: discard()})
-		var began time.Time
+		l := newLock(t, locks, &lockredis.Config{TTL: 10 * time.Minute, Logger: discard()})
 		require.NoError(t, l.Do(t.Context(), "k", func(context.Context) error {
 			hang()
-			began = time.Now()
 			return nil
 		}), "the work was done under the lock")
-		require.Less(t, time.Since(began), 250*time.Millisecond+slack)
 		goOn()
-		eventually(t, func() bool { return rdb.DBSize(t.Context()).Val() == 0 }, "it is given back, not left to its TTL of 10 s")
-		require.Less(t, time.Since(began), 9*time.Second)
+		eventually(t, func() bool { return rdb.DBSize(t.Context()).Val() == 0 }, "it is given back, not left to its TTL")
 	})
 }
 
@@ -288,11 +278,9 @@ func TestRedisDownFromTheStart(t *testing.T) {
 	cfg.Pause = 50 * time.Millisecond
 	l := newLock(t, client(t, server.Addr()), cfg)
 	for range 5 {
-		began := time.Now()
 		err := l.Do(t.Context(), "k", never(t))
 		// The client may still be trying to connect when its time is over.
 		require.True(t, errors.Is(err, lock.ErrUnavailable) || errors.Is(err, lock.ErrAmbiguous), "%v", err)
-		require.Less(t, time.Since(began), 250*time.Millisecond+slack)
 	}
 	require.NoError(t, server.Start())
 	n := 0

@@ -79,11 +79,11 @@ func TestOneTripToTakeAndOneToGiveBack(t *testing.T) {
 	}))
 }
 
-// With polls a minute apart, nothing but the wake-ups hands the lock on.
+// With polls an hour apart, nothing but the wake-ups hands the lock on.
 func TestWakeUps(t *testing.T) {
 	url := dbtest.RedisURL(t)
 	const clients, each = 10, 10
-	cfg := &lockredis.Config{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
+	cfg := &lockredis.Config{MinPoll: time.Hour, MaxPoll: time.Hour, Logger: discard()}
 	begin := make(chan struct{})
 	var all sync.WaitGroup
 	for range clients {
@@ -97,10 +97,8 @@ func TestWakeUps(t *testing.T) {
 			})
 		}
 	}
-	began := time.Now()
 	close(begin)
 	all.Wait()
-	require.Less(t, time.Since(began), 30*time.Second, "nobody waited for a poll")
 	empty(t, dbtest.RedisOn(t, url))
 }
 
