@@ -84,7 +84,7 @@ var settings = map[string]setting{
 	"formats":                   {role: inApp, database: formats + "; DateStyle = 'SQL, DMY'; bytea_output = escape; standard_conforming_strings = off"},
 	"formats, as text":          {role: inApp, database: formats + "; standard_conforming_strings = off", connection: "default_query_exec_mode=exec"},
 	"formats, simple protocol":  {role: inApp, database: formats, connection: "default_query_exec_mode=simple_protocol"},
-	"planner":                   {role: inApp, database: "plan_cache_mode = force_generic_plan; jit = on; jit_above_cost = 0"},
+	"planner":                   {role: inApp, database: "plan_cache_mode = force_generic_plan; jit = on"},
 	"row_security":              {role: inApp, database: "row_security = off"},
 	"replica":                   {role: inApp, database: "session_replication_role = replica"},
 	"messages":                  {role: inApp, database: "client_min_messages = debug5; log_min_messages = panic; check_function_bodies = off"},

@@ -131,9 +131,7 @@ func TestRedisAwayFromTheStart(t *testing.T) {
 				for i := range 5 {
 					id := fmt.Sprint("b", i)
 					w.open(id)
-					began := time.Now()
 					r, err := w.prepare(t.Context(), guard.Text(id), "sweep", preparing(id, func(context.Context) (string, error) { return "scored", nil }))
-					require.Less(t, time.Since(began), 5*time.Second)
 					if onFailure == finalize.FailClosed {
 						require.ErrorIs(t, err, finalize.ErrLockUnavailable)
 						w.requireOpen(id)

@@ -164,7 +164,7 @@ func TestRenewalHoldsForLongerThanTheTTL(t *testing.T) {
 // clients are those that differ in how their trips are bounded: by time limits of their own, by the deadline of a context, and
 // by a goroutine that is left behind.
 var clients = map[string]func(testing.TB, string) redis.UniversalClient{
-	"": func(t testing.TB, addr string) redis.UniversalClient { return client(t, addr) },
+	"": func(t testing.TB, addr string) redis.UniversalClient { return patient(t, addr) },
 	", client with context timeouts": func(t testing.TB, addr string) redis.UniversalClient {
 		c := redis.NewClient(&redis.Options{Addr: addr, ContextTimeoutEnabled: true})
 		t.Cleanup(func() { require.NoError(t, c.Close()) })

@@ -222,13 +222,9 @@ func TestAdoptYieldsToWriters(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return len(list(t, pool, "SELECT 'x' FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE%'")) > 0
 	}, time.Minute, time.Millisecond)
-	var longest time.Duration
-	for i := range 30 {
-		start := time.Now()
+	for i := range 30 { // none would return as long as the reader is there, if the command kept its place in the queue
 		exec(t, pool, fmt.Sprintf("INSERT INTO event_outbox (id, aggregate_id, event_type) VALUES ('w%d', gen_random_uuid(), 'done')", i))
-		longest = max(longest, time.Since(start))
 	}
-	require.Less(t, longest, 20*limit, "a busy machine is slow, but not forever")
 	select {
 	case err := <-applied:
 		require.Fail(t, "it went past the writer", "%v", err)
