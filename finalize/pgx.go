@@ -138,23 +138,13 @@ func usable(conn *pgx.Conn) error {
 	return nil
 }
 
-// newBatch makes a batch with room for the statements of a trip.
-func newBatch() *pgx.Batch {
-	one := new(struct {
-		pgx.Batch
-		queries [4]*pgx.QueuedQuery
-	})
-	one.QueuedQueries = one.queries[:0]
-	return &one.Batch
-}
-
 func (s *pgxSession) claim(ctx context.Context, a *attempt) (guard.Record, error) {
 	if a.look && s.plan != nil {
 		if rec, err := s.db.lookFirst(ctx, s.conn, s.plan, a); err != nil || rec.Final {
 			return rec, err
 		}
 	}
-	batch := newBatch()
+	batch := &pgx.Batch{QueuedQueries: make([]*pgx.QueuedQuery, 0, 3)}
 	if s.pooled != nil {
 		// READ COMMITTED is what looks at a row again after waiting for its lock.
 		batch.BeginTx(pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
@@ -219,7 +209,7 @@ func (s *pgxSession) send(ctx context.Context, batch *pgx.Batch, read func(pgx.B
 // readAndRollBack reads the record of an aggregate that the claim didn't hold: a new statement sees the winner's, also if it
 // was committed while the claim waited. Whatever it sees, this transaction is over.
 func (s *pgxSession) readAndRollBack(ctx context.Context, a *attempt) (guard.Record, error) {
-	batch := newBatch()
+	batch := &pgx.Batch{QueuedQueries: make([]*pgx.QueuedQuery, 0, 3)}
 	batch.Queue(s.plan.read.SQL, s.plan.read.Args(&a.Call)...)
 	for _, undo := range s.undo {
 		batch.Queue(undo)
@@ -278,7 +268,7 @@ func (s *pgxSession) finish(ctx context.Context, a *attempt) (guard.Record, erro
 
 // last sends the commit, behind the statement that settles, if there is one, and a look again, if there is to be one.
 func (s *pgxSession) last(ctx context.Context, a *attempt, settle sqlplan.Statement, again bool) error {
-	batch := newBatch()
+	batch := &pgx.Batch{QueuedQueries: make([]*pgx.QueuedQuery, 0, 3)}
 	if settle.SQL != "" {
 		batch.Queue(settle.SQL, settle.Args(&a.Call)...)
 	}
