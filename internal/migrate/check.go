@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/internal/sqltx"
@@ -24,12 +25,34 @@ type Need struct {
 // All are all columns of a table.
 var All = []string{"*"}
 
+// readable says whether the driver reads times and bytes. Where values come as text, as they do in pgx's exec mode and its simple
+// protocol, it reads one of PostgreSQL's forms only, and other calls would fail once all is committed.
+func readable(ctx context.Context, q endstate.Querier) error {
+	if sqltx.Of(q) != sqltx.Postgres {
+		return nil
+	}
+	var at time.Time
+	var bytes []byte
+	var style, output string
+	err := q.QueryRow(ctx, "SELECT current_setting('DateStyle'), current_setting('bytea_output')").Scan(&style, &output)
+	if err == nil {
+		err = q.QueryRow(ctx, "SELECT timestamptz 'epoch', decode('ff', 'hex')").Scan(&at, &bytes)
+		if err != nil && sqltx.State(err) == "" {
+			err = fmt.Errorf("the driver can't read times or bytes as this connection sends them (DateStyle is %q, bytea_output %q): set DateStyle to ISO and bytea_output to hex for its role or in its URL: %w", style, output, err)
+		}
+	}
+	return err
+}
+
 // Check says what the database lacks for those who need these tables: a table, a column, another type of one, an index, a
 // privilege of the current role (PostgreSQL only), or a schema version that fits the library's: the newest file's. Target is
 // the first of the tables that the files make. It writes nothing, and takes no lock that others would feel.
 func Check(ctx context.Context, q endstate.Querier, schema, target string, fsys fs.FS, needs ...Need) error {
 	set, err := load(schema, target, fsys)
 	if err != nil {
+		return err
+	}
+	if err := readable(ctx, q); err != nil {
 		return err
 	}
 	needed := structure{functions: set.whole.functions}
