@@ -19,6 +19,9 @@ type DeadLetter struct {
 	Key string
 	// Event is the event as it was delivered the last time.
 	Event outbox.Event
+	// Unreadable says why the stored event can't be read, by this version at least; Event is then worth nothing. Retry refuses such
+	// a dead letter, and Discard takes it.
+	Unreadable error
 	// Attempts is how often it was tried.
 	Attempts int
 	// Err is the error of the last attempt, at most 1,000 bytes of it.
@@ -92,9 +95,7 @@ func (t *Table[Tx]) letters(ctx context.Context, query string, args ...any) ([]D
 		var event []byte
 		var at any
 		if err = rows.Scan(&l.Key, &event, &l.Err, &l.Attempts, &at); err == nil {
-			err = json.Unmarshal(event, &l.Event)
-		}
-		if err == nil {
+			l.Unreadable = json.Unmarshal(event, &l.Event)
 			l.At, err = instant(at)
 		}
 		if err != nil {
@@ -136,6 +137,9 @@ func (t *Table[Tx]) Retry(ctx context.Context, key string, fn TxFunc[Tx]) (Resul
 		return Result{}, err
 	}
 	event := letters[0].Event
+	if why := letters[0].Unreadable; why != nil {
+		return Result{}, fmt.Errorf("inbox: consumer %s: the stored event of dead letter %q can't be read: %w", consumer, key, why)
+	}
 	d := &delivery{event: event, consumer: consumer, key: key, byID: t.cfg.Key == nil, digest: digest(&event), again: true}
 	return t.handle(ctx, d, fn.returning())
 }

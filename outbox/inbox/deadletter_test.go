@@ -99,6 +99,34 @@ func TestWithoutALimitThereAreNoDeadLetters(t *testing.T) {
 	require.Equal(t, "failed", c.text(`SELECT state FROM endstate_inbox`))
 }
 
+// One whose stored event can't be read, another version's perhaps, hides no other, and can be discarded.
+func TestADeadLetterThatCantBeRead(t *testing.T) {
+	eachTable(t, func(t *testing.T, c *consumer) {
+		broken, sound := event(), event()
+		for _, e := range []outbox.Event{broken, sound} {
+			_, err := c.way(poison)(t.Context(), e)
+			require.NoError(t, err)
+		}
+		for _, stored := range []string{"NULL", "'{'"} {
+			c.exec("UPDATE endstate_inbox SET event = "+stored+" WHERE key = $1", broken.ID.String())
+			letters, err := c.table.letters(t.Context(), 10)
+			require.NoError(t, err)
+			require.Len(t, letters, 2)
+			for _, l := range letters {
+				if l.Key == broken.ID.String() {
+					require.Error(t, l.Unreadable)
+				} else {
+					require.NoError(t, l.Unreadable)
+					require.Equal(t, sound.Payload, l.Event.Payload)
+				}
+			}
+			_, err = c.table.retry(t.Context(), broken.ID.String(), charge)
+			require.ErrorContains(t, err, "can't be read")
+		}
+		require.NoError(t, c.table.discard(t.Context(), broken.ID.String()))
+	}, attempts(1))
+}
+
 // Another payload under a failed or dead event's id is told apart, until the dead letter is discarded.
 func TestADiscardedDeadLetterIsForgotten(t *testing.T) {
 	eachTable(t, func(t *testing.T, c *consumer) {
