@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate"
@@ -26,8 +27,8 @@ func TestCheckSaysWhatTheDriverCantRead(t *testing.T) {
 	} {
 		for mode, text := range map[string]bool{"cache_statement": false, "exec": true, "simple_protocol": true} {
 			pgxWay := dbtest.PoolOn(t, server+"&default_query_exec_mode="+mode+options)
-			sqlWay := dbtest.SQLOn(t, server+"&default_query_exec_mode="+mode+options)
-			tx, err := sqlWay.BeginTx(t.Context(), nil)
+			db := stdlib.OpenDBFromPool(pgxWay)
+			tx, err := db.BeginTx(t.Context(), nil)
 			require.NoError(t, err)
 			for _, err := range []error{w.Check(t.Context(), endstate.PostgresTx(tx)), pgx.BeginFunc(t.Context(), pgxWay, func(tx pgx.Tx) error { return w.Check(t.Context(), tx) })} {
 				if text && says != "" {
@@ -38,6 +39,7 @@ func TestCheckSaysWhatTheDriverCantRead(t *testing.T) {
 				}
 			}
 			require.NoError(t, tx.Rollback())
+			require.NoError(t, db.Close())
 		}
 	}
 }
