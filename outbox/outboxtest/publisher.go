@@ -24,8 +24,7 @@ type Subject struct {
 	// Publisher is what is tested.
 	Publisher outbox.Publisher
 	// Received returns the events that the broker has taken so far, as a consumer gets them: in any order, a repeat once or
-	// several times. Fields that it leaves zero aren't compared, save ID, Type, Payload and Headers. After an error it is asked
-	// again, until Patience is over.
+	// several times. Fields that it leaves zero aren't compared, save ID, Type, Payload and Headers.
 	Received func(ctx context.Context) ([]outbox.Event, error)
 	// Refused makes of an event one that the broker refuses for good while it takes others, by its size for instance.
 	Refused func(outbox.Event) outbox.Event
@@ -106,10 +105,8 @@ func (s *suite) mustTake(batch []outbox.Event) {
 func (s *suite) requireArrived(events []outbox.Event) {
 	s.t.Helper()
 	var got map[uuid.UUID][]outbox.Event
-	require.NoError(s.t, s.poll(func() (err error) {
-		if got, err = s.received(); err != nil {
-			return fmt.Errorf("Subject.Received: %w", err) // perhaps it has only just been restarted
-		}
+	require.NoError(s.t, s.poll(func() error {
+		got = s.received()
 		missing := 0
 		for _, e := range events {
 			if len(got[e.ID]) == 0 {
@@ -129,14 +126,15 @@ func (s *suite) requireArrived(events []outbox.Event) {
 }
 
 // received returns what the broker has, by id.
-func (s *suite) received() (map[uuid.UUID][]outbox.Event, error) {
+func (s *suite) received() map[uuid.UUID][]outbox.Event {
 	s.t.Helper()
 	all, err := s.Received(s.t.Context())
+	require.NoError(s.t, err, "Subject.Received")
 	byID := map[uuid.UUID][]outbox.Event{}
 	for _, e := range all {
 		byID[e.ID] = append(byID[e.ID], e)
 	}
-	return byID, err
+	return byID
 }
 
 // difference says which fields of an event differ.

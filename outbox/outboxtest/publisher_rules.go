@@ -122,8 +122,7 @@ func (s *suite) refused() {
 		taken = append(taken, e)
 	}
 	s.requireArrived(taken)
-	got, err := s.received()
-	require.NoError(s.t, err, "Subject.Received")
+	got := s.received()
 	for _, i := range bad {
 		require.Empty(s.t, got[events[i].ID], "event %d arrived, and Publish said that it was refused", i+1)
 	}

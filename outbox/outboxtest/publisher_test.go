@@ -27,10 +27,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // broker is one in memory, which can refuse, hang and be restarted.
 type broker struct {
 	outboxtest.Recorder
-	gate     atomic.Pointer[chan struct{}] // closed when it answers again
-	forgets  bool                          // what it holds, at a restart
-	recovers atomic.Bool
-	lost     atomic.Int64 // how many events that has cost
+	gate    atomic.Pointer[chan struct{}] // closed when it answers again
+	forgets bool                          // what it holds, at a restart
+	lost    atomic.Int64                  // how many events that has cost
 }
 
 var errRefused = errors.New("refused")
@@ -60,16 +59,12 @@ func (b *broker) hang() (resume func()) {
 }
 
 func (b *broker) restart() {
-	b.recovers.Store(true)
 	if b.forgets {
 		b.lost.Store(int64(len(b.Events())))
 	}
 }
 
 func (b *broker) received(context.Context) ([]outbox.Event, error) {
-	if b.recovers.Swap(false) {
-		return nil, errors.New("recovering")
-	}
 	return b.Events()[b.lost.Load():], nil
 }
 
