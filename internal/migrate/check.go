@@ -33,15 +33,15 @@ func readable(ctx context.Context, q endstate.Querier) error {
 	}
 	var at time.Time
 	var bytes []byte
-	var style, output string
-	err := q.QueryRow(ctx, "SELECT current_setting('DateStyle'), current_setting('bytea_output')").Scan(&style, &output)
-	if err == nil {
-		err = q.QueryRow(ctx, "SELECT timestamptz 'epoch', decode('ff', 'hex')").Scan(&at, &bytes)
-		if err != nil && sqltx.State(err) == "" {
-			err = fmt.Errorf("the driver can't read times or bytes as this connection sends them (DateStyle is %q, bytea_output %q): set DateStyle to ISO and bytea_output to hex for its role or in its URL: %w", style, output, err)
-		}
+	err := q.QueryRow(ctx, "SELECT timestamptz 'epoch', decode('ff', 'hex')").Scan(&at, &bytes)
+	if err == nil || sqltx.State(err) != "" {
+		return err
 	}
-	return err
+	var style, output string
+	if q.QueryRow(ctx, "SELECT current_setting('DateStyle'), current_setting('bytea_output')").Scan(&style, &output) != nil {
+		return err // the connection is lost, rather
+	}
+	return fmt.Errorf("the driver can't read times or bytes as this connection sends them (DateStyle is %q, bytea_output %q): set DateStyle to ISO and bytea_output to hex for its role or in its URL: %w", style, output, err)
 }
 
 // Check says what the database lacks for those who need these tables: a table, a column, another type of one, an index, a
