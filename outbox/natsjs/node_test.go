@@ -16,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -121,12 +122,18 @@ func claimPorts(t *testing.T, n int) (ports []int) {
 }
 
 // createStream creates a stream as soon as the cluster has a leader.
-func createStream(t *testing.T, js jetstream.JetStream, config jetstream.StreamConfig) (stream jetstream.Stream) {
+func createStream(t *testing.T, js jetstream.JetStream, config jetstream.StreamConfig) jetstream.Stream {
 	t.Helper()
-	require.Eventually(t, func() bool {
-		var err error
-		stream, err = js.CreateOrUpdateStream(t.Context(), config)
-		return err == nil
-	}, time.Minute, 50*time.Millisecond)
-	return stream
+	return answer(t, func() (jetstream.Stream, error) { return js.CreateOrUpdateStream(t.Context(), config) })
+}
+
+// answer asks a cluster until it answers: it refuses while it elects a leader, which two nodes on a busy machine may do at any time.
+func answer[T any](t *testing.T, ask func() (T, error)) (got T) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		answered, err := ask()
+		require.NoError(c, err)
+		got = answered
+	}, 3*time.Minute, 50*time.Millisecond)
+	return got
 }
