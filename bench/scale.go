@@ -10,8 +10,8 @@ import (
 	"github.com/endstate-go/endstate/outbox/relay"
 )
 
-// mostEvents is how many published events are in the outbox that has grown. Retention bounds that, and nothing the ledger.
-const mostEvents = 1_000_000
+// mostEvents is how many published events are in the outbox that has grown, at most. Retention bounds that, and nothing the ledger.
+const mostEvents = 10_000_000
 
 // scale are the cases of a database with many finalized keys, in the table of the status and in the ledger, and of published
 // events, against one with none. Losers ask for all of them in turn, all over the tables.
@@ -67,7 +67,7 @@ func (b *bencher) grown(ctx context.Context, finalized int) (*world, error) {
 	}
 	full.keep = true
 	if !there {
-		full.filled = min(finalized/2, mostEvents)
+		full.filled = min(finalized, mostEvents)
 		// An index is made faster than kept.
 		err = full.all(ctx,
 			"ALTER TABLE batches DROP CONSTRAINT batches_pkey",
@@ -90,7 +90,7 @@ func (b *bencher) grown(ctx context.Context, finalized int) (*world, error) {
 	return full, full.subscribe(ctx)
 }
 
-// subscribe makes the subscription, which begins at the outbox's end.
+// subscribe makes the subscription, which begins at the outbox's end, and has found it in each partition.
 func (w *world) subscribe(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -101,7 +101,7 @@ func (w *world) subscribe(ctx context.Context) error {
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()
 	for made := false; !made; {
-		if err := w.pool.QueryRow(ctx, "SELECT EXISTS (SELECT FROM endstate_outbox_cursors WHERE subscription = $1)", w.subscription).Scan(&made); err != nil {
+		if err := w.pool.QueryRow(ctx, "SELECT coalesce(bool_and(placements = 0), false) FROM endstate_outbox_cursors WHERE subscription = $1", w.subscription).Scan(&made); err != nil {
 			return err
 		}
 		select {
