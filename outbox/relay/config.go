@@ -104,7 +104,7 @@ type Start string
 
 const (
 	Begin Start = "begin" // the first event that the table has
-	End   Start = "end"   // behind what is committed
+	End   Start = "end"   // behind what is committed when Run has found the end, in two readings; one that ends before leaves it to the next
 )
 
 // At is the start with the events that were written at a time or later.
