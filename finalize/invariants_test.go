@@ -53,7 +53,7 @@ func (w *world) requireInvariants() {
 // requireNothingHeld checks I7: every connection is back in its pool, and no transaction or lock is left in the database.
 func (w *world) requireNothingHeld() {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	inUse := func() int {
 		if w.pool != nil {
@@ -62,7 +62,7 @@ func (w *world) requireNothingHeld() {
 		return w.sqlDB.Stats().InUse
 	}
 	// A connection that was broken off is closed in the background.
-	require.Eventually(w.t, func() bool { return inUse() == 0 }, 10*time.Second, time.Millisecond, "I7: connections that are not back in the pool")
+	require.Eventually(w.t, func() bool { return inUse() == 0 }, time.Minute, time.Millisecond, "I7: connections that are not back in the pool")
 	if w.sqlite() {
 		conn, err := w.db.Conn(ctx)
 		require.NoError(w.t, err)

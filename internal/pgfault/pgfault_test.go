@@ -57,7 +57,7 @@ func (f fixture) requireSessions(t *testing.T, want int, state string) {
 		require.NoError(t, f.direct.QueryRow(t.Context(), `SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
 			AND application_name = 'through-the-proxy' AND ($1 = '' OR state = $1)`, state).Scan(&n))
 		return n == want
-	}, 10*time.Second, 5*time.Millisecond, "sessions in state %q", state)
+	}, time.Minute, 5*time.Millisecond, "sessions in state %q", state)
 }
 
 const increment = "UPDATE n SET n = n + 1"

@@ -303,5 +303,5 @@ func (c *consumer) text(query string, args ...any) string {
 // eventually waits until cond holds, at most ten seconds.
 func eventually(t testing.TB, what string, cond func() bool) {
 	t.Helper()
-	require.Eventually(t, cond, 10*time.Second, 5*time.Millisecond, what)
+	require.Eventually(t, cond, time.Minute, 5*time.Millisecond, what)
 }

@@ -108,7 +108,7 @@ func (b *broker) dead() uint64 {
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	require.Eventually(t, cond, 15*time.Second, 10*time.Millisecond, what)
+	require.Eventually(t, cond, time.Minute, 10*time.Millisecond, what)
 }
 
 // Everything is published twice, beyond the stream's duplicate window, to two processes with one table inbox.
