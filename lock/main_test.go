@@ -17,7 +17,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // patience bounds what should happen soon.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 func eventually(t testing.TB, yes func() bool, what string) {
 	t.Helper()
