@@ -51,9 +51,6 @@ func (f *core) newAttempt(a *attempt, ref guard.Ref, trigger Trigger) (*attempt,
 	if a.shown, err = f.cfg.guards.Open(&a.Call, ref.Key); err != nil {
 		return nil, fmt.Errorf("finalize: %s: key: %w", ref.Aggregate, err)
 	}
-	if err := checkName(string(trigger)); err != nil {
-		return nil, fmt.Errorf("finalize: %v: trigger %w", ref, err)
-	}
 	a.Aggregate, a.Trigger, a.Token = ref.Aggregate, string(trigger), f.ids.New()
 	return a, nil
 }

@@ -117,8 +117,8 @@ func (f *Finalizer[Tx]) Forget(ctx context.Context, key guard.Key) error {
 }
 
 // known answers a repeat: a call for an aggregate that is known to be terminal.
-func (f *core) known(ref guard.Ref, trigger Trigger) (known *terminal, now time.Duration) {
-	if f.cache.entries != nil && checkName(string(trigger)) == nil {
+func (f *core) known(ref guard.Ref) (known *terminal, now time.Duration) {
+	if f.cache.entries != nil {
 		now = f.now()
 		known = f.cache.get(ref, now)
 	}

@@ -2,8 +2,6 @@ package finalize
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,11 +9,6 @@ import (
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
-
-// ErrNested is returned by a call that is made in the callback of another one, with its context, on the same pool or *sql.DB:
-// it would wait for itself, or commit by itself though the outer one rolls back. DoTx with the callback's tx, for another
-// aggregate, commits with it.
-var ErrNested = errors.New("finalize: called in the callback of another call")
 
 // callback is a callback that runs, as the context that it gets knows it.
 type callback struct {
@@ -36,24 +29,6 @@ func (f *core) running(ctx context.Context, ref *guard.Ref) *callback {
 		}
 	}
 	return nil
-}
-
-// enter names the aggregate that a call is about, which has a transaction of its own.
-func (f *core) enter(ctx context.Context, key guard.Key) (guard.Ref, error) {
-	ref, err := f.ref(ctx, key)
-	if c := f.running(ctx, nil); err == nil && c != nil {
-		err = fmt.Errorf("%w: %v, in that of %v: use DoTx with the callback's tx, and its outcome for its own aggregate", ErrNested, ref, c.ref)
-	}
-	return ref, err
-}
-
-// enterTx names the aggregate that a call in the caller's transaction is about.
-func (f *core) enterTx(ctx context.Context, key guard.Key) (guard.Ref, error) {
-	ref, err := f.ref(ctx, key)
-	if err == nil && f.running(ctx, &ref) != nil {
-		err = fmt.Errorf("%w: %v, in its own: the callback's outcome is what finalizes it", ErrNested, ref)
-	}
-	return ref, err
 }
 
 // call runs the callback.

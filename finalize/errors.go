@@ -45,6 +45,20 @@ var (
 	// ErrOutcomeUnknown is returned when a COMMIT got no answer and the database couldn't tell in time what became of it,
 	// or nothing durable could (a guard without a ledger, and no events). Calling again is safe: the guard decides.
 	ErrOutcomeUnknown = errors.New("finalize: outcome unknown, calling again is safe")
+
+	// ErrNested is returned by a call that is made in the callback of another one, with its context, on the same pool or *sql.DB:
+	// it would wait for itself, or commit by itself though the outer one rolls back. DoTx with the callback's tx, for another
+	// aggregate, commits with it.
+	ErrNested = errors.New("finalize: called in the callback of another call")
+
+	// ErrPoolExhausted is returned when a call got no connection of the pool within ClaimTimeout, since all were taken: by callbacks
+	// that take long, or that wait for a second connection themselves. The aggregate may be free. Nothing was written.
+	ErrPoolExhausted = errors.New("finalize: every connection of the pool is taken")
+
+	// ErrTenant is returned when it isn't known whose aggregate a call is about: Config.Tenant failed or named nobody, or there is
+	// none though the database's connections differ in what the names of the guard's and the outbox's tables mean. Nothing was
+	// written.
+	ErrTenant = errors.New("finalize: whose aggregate it is isn't known")
 )
 
 // EventConflictError says which event met which earlier one.
@@ -70,10 +84,6 @@ var errUnanswered = errors.New("commit got no answer")
 
 // errGone marks a transaction that is known not to have committed, or that met a state that changed under it: run it again.
 var errGone = errors.New("transaction did not commit")
-
-// ErrPoolExhausted is returned when a call got no connection of the pool within ClaimTimeout, since all were taken: by callbacks
-// that take long, or that wait for a second connection themselves. The aggregate may be free. Nothing was written.
-var ErrPoolExhausted = errors.New("finalize: every connection of the pool is taken")
 
 // errNoConnection ends the wait for a connection.
 var errNoConnection = errors.New("no connection within ClaimTimeout")

@@ -110,7 +110,7 @@ func (f *Finalizer[Tx]) Do(ctx context.Context, key guard.Key, trigger Trigger, 
 // deadlocks are handed on, since only the caller can run the transaction again. Locks are held until the caller ends it,
 // so keep what follows short.
 func (f *Finalizer[Tx]) DoTx(ctx context.Context, tx Tx, key guard.Key, trigger Trigger, fn Func[Tx]) (Receipt, error) {
-	ref, err := f.enterTx(ctx, key)
+	ref, err := f.enterTx(ctx, key, trigger)
 	if err != nil {
 		return Receipt{}, err
 	}
@@ -137,6 +137,34 @@ func (f *Finalizer[Tx]) Settle(ctx context.Context, key guard.Key, trigger Trigg
 	return f.run(f.begin(ctx, a), a, nil)
 }
 
+// enter names the aggregate that a call is about, which has a transaction of its own, and checks the trigger.
+func (f *core) enter(ctx context.Context, key guard.Key, trigger Trigger) (guard.Ref, error) {
+	ref, err := f.named(ctx, key, trigger)
+	if c := f.running(ctx, nil); err == nil && c != nil {
+		err = fmt.Errorf("%w: %v, in that of %v: use DoTx with the callback's tx, and its outcome for its own aggregate", ErrNested, ref, c.ref)
+	}
+	return ref, err
+}
+
+// enterTx does so for a call in the caller's transaction.
+func (f *core) enterTx(ctx context.Context, key guard.Key, trigger Trigger) (guard.Ref, error) {
+	ref, err := f.named(ctx, key, trigger)
+	if err == nil && f.running(ctx, &ref) != nil {
+		err = fmt.Errorf("%w: %v, in its own: the callback's outcome is what finalizes it", ErrNested, ref)
+	}
+	return ref, err
+}
+
+func (f *core) named(ctx context.Context, key guard.Key, trigger Trigger) (guard.Ref, error) {
+	ref, err := f.ref(ctx, key)
+	if err == nil {
+		if err = checkName(string(trigger)); err != nil {
+			err = fmt.Errorf("finalize: %v: trigger %w", ref, err)
+		}
+	}
+	return ref, err
+}
+
 // ref names an aggregate.
 func (f *core) ref(ctx context.Context, key guard.Key) (guard.Ref, error) {
 	ref := guard.Ref{Aggregate: f.cfg.Aggregate, Key: key}
@@ -147,13 +175,31 @@ func (f *core) ref(ctx context.Context, key guard.Key) (guard.Ref, error) {
 	return ref, nil
 }
 
+// tenant names the tenant for whom a call is made, "" if there are none.
+func (f *core) tenant(ctx context.Context) (string, error) {
+	if f.cfg.Tenant == nil {
+		if f.path == nil {
+			return "", nil
+		}
+		return "", f.path.refusal(f.now())
+	}
+	name, err := f.cfg.Tenant(ctx)
+	if err != nil {
+		return "", fmt.Errorf("%w: Config.Tenant: %w", ErrTenant, err)
+	}
+	if err := checkName(name); err != nil {
+		return "", fmt.Errorf("%w: the name that Config.Tenant returned %w", ErrTenant, err)
+	}
+	return name, nil
+}
+
 // open makes the attempt of a call that does some work; or none, if the call is answered from memory or something is wrong with it.
 func (f *Finalizer[Tx]) open(ctx context.Context, key guard.Key, trigger Trigger, work string, missing bool) (*attempt, Receipt, error) {
-	ref, err := f.enter(ctx, key)
+	ref, err := f.enter(ctx, key, trigger)
 	if err != nil {
 		return nil, Receipt{}, err
 	}
-	if known, now := f.known(ref, trigger); known != nil && !missing {
+	if known, now := f.known(ref); known != nil && !missing {
 		return nil, f.repeated(ctx, ref, trigger, known, now, false), nil
 	}
 	a, err := f.newAttempt(nil, ref, trigger)
@@ -166,11 +212,11 @@ func (f *Finalizer[Tx]) open(ctx context.Context, key guard.Key, trigger Trigger
 // ready makes a Settle's attempt, in the room there is for it, if any; or none, if the call is answered from memory or something is
 // wrong with it.
 func (f *Finalizer[Tx]) ready(ctx context.Context, w *outbox.Writer, room *attempt, key guard.Key, trigger Trigger, outcome Outcome) (*attempt, Receipt, error) {
-	ref, err := f.enter(ctx, key)
+	ref, err := f.enter(ctx, key, trigger)
 	if err != nil {
 		return nil, Receipt{}, err
 	}
-	known, now := f.known(ref, trigger)
+	known, now := f.known(ref)
 	if known != nil && !f.cfg.CompareEvents {
 		differs := known.receipt.State != outcome.State
 		if !differs || f.checkState(ref, outcome.State) == nil {
