@@ -38,8 +38,7 @@ type ConsumerConfig struct {
 	// MaxDeliveries is how often an entry is delivered, for whatever reason, before it is a dead letter. With RetryAfter it
 	// says how long an outage may last. Default 50.
 	MaxDeliveries int
-	// DeadLetters is the key of the stream for entries that are delivered no more; it isn't trimmed. In a cluster it has to be
-	// in Stream's slot, by a hash tag. Default: Stream and ":dead".
+	// DeadLetters is the key of the stream for entries that are delivered no more; it isn't trimmed. Default: Stream and ":dead".
 	DeadLetters string
 	// Logger gets a line at warn level for what fails, and at error level for each dead letter. Default slog.Default().
 	Logger *slog.Logger
@@ -182,8 +181,13 @@ func (c *Consumer) deliver(ctx context.Context, entry redis.XMessage) {
 		err = c.bury(ctx, entry, err)
 	}
 	if err != nil {
-		c.cfg.Logger.WarnContext(ctx, "delivery failed, and will be repeated", "stream", c.cfg.Stream, "group", c.cfg.Group, "entry", entry.ID, "error", err)
+		c.failed(ctx, entry, err)
 	}
+}
+
+// failed says why an entry is delivered again.
+func (c *Consumer) failed(ctx context.Context, entry redis.XMessage, err error) {
+	c.cfg.Logger.WarnContext(ctx, "delivery failed, and will be repeated", "stream", c.cfg.Stream, "group", c.cfg.Group, "entry", entry.ID, "error", err)
 }
 
 const ackTimeout = 5 * time.Second
@@ -203,22 +207,18 @@ func errorText(err error) string {
 	return strings.ToValidUTF8(text[:min(len(text), maxError)], "")
 }
 
-// bury moves an entry to the dead letters, in one step.
+// bury keeps an entry as a dead letter, and then acknowledges it. In a transaction Redis would acknowledge it also where it refuses
+// the letter.
 func (c *Consumer) bury(ctx context.Context, entry redis.XMessage, cause error) error {
 	values := []any{FieldDeadEntry, entry.ID, FieldDeadGroup, c.cfg.Group, FieldDeadError, errorText(cause)}
 	for name, value := range entry.Values {
 		values = append(values, name, value)
 	}
-	_, err := c.client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
-		tx.XAdd(ctx, &redis.XAddArgs{Stream: c.cfg.DeadLetters, Values: values})
-		tx.XAck(ctx, c.cfg.Stream, c.cfg.Group, entry.ID)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("%w (and it could not be moved to %s: %w)", cause, c.cfg.DeadLetters, err)
+	if err := c.client.XAdd(ctx, &redis.XAddArgs{Stream: c.cfg.DeadLetters, Values: values}).Err(); err != nil {
+		return fmt.Errorf("%w (and it could not be kept in %s: %w)", cause, c.cfg.DeadLetters, err)
 	}
 	c.cfg.Logger.ErrorContext(ctx, "entry became a dead letter", "stream", c.cfg.Stream, "group", c.cfg.Group, "entry", entry.ID, "dead_letters", c.cfg.DeadLetters, "error", cause)
-	return nil
+	return c.client.XAck(ctx, c.cfg.Stream, c.cfg.Group, entry.ID).Err()
 }
 
 // Redeliver puts the group's oldest dead letters, at most count, back into the stream as new entries, and returns how many.
@@ -241,11 +241,10 @@ func (c *Consumer) Redeliver(ctx context.Context, count int) (redelivered int, e
 					values = append(values, name, value)
 				}
 			}
-			_, err := c.client.TxPipelined(ctx, func(tx redis.Pipeliner) error {
-				tx.XAdd(ctx, &redis.XAddArgs{Stream: c.cfg.Stream, Values: values})
-				tx.XDel(ctx, c.cfg.DeadLetters, entry.ID)
-				return nil
-			})
+			err := c.client.XAdd(ctx, &redis.XAddArgs{Stream: c.cfg.Stream, Values: values}).Err()
+			if err == nil {
+				err = c.client.XDel(ctx, c.cfg.DeadLetters, entry.ID).Err()
+			}
 			if err != nil {
 				return redelivered, fmt.Errorf("redisstream: redeliver %s: %w", entry.ID, err)
 			}

@@ -119,7 +119,7 @@ func TestAGroupHandlesEachEventOnce(t *testing.T) {
 	for id, n := range s.calls {
 		require.Equal(t, 1, n, id)
 	}
-	require.Zero(t, rdb.XLen(t.Context(), DefaultStream+":dead").Val())
+	require.Zero(t, rdb.XLen(t.Context(), dead).Val())
 }
 
 // A member read events and died; another one gets them when they have rested.
@@ -149,6 +149,43 @@ func TestAnEventThatIsBeingHandledIsNotReclaimed(t *testing.T) {
 	require.EqualValues(t, 1, s.begun.Load())
 }
 
+// Redis isn't told in time that an entry doesn't rest, as when it was away. The member that is at work on it doesn't claim it.
+func TestAnEventThatIsBeingHandledIsNotClaimed(t *testing.T) {
+	t.Parallel()
+	rdb := dbtest.Redis(t)
+	publish(t, rdb, events(3))
+	require.NoError(t, rdb.XGroupCreate(t.Context(), DefaultStream, "results", "0").Err())
+	c := member(t, rdb, new(sink).handle)
+	read, err := rdb.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "results", Consumer: c.cfg.Name, Streams: []string{DefaultStream, ">"}}).Result()
+	require.NoError(t, err)
+	all := read[0].Messages
+	r := &reader{Consumer: c, inFlight: map[string]struct{}{all[1].ID: {}}}
+	var claimed []string
+	eventually(t, "the others are claimed", func() bool {
+		entries, err := r.reclaim(t.Context(), 10)
+		require.NoError(t, err)
+		for _, entry := range entries {
+			claimed = append(claimed, entry.ID)
+		}
+		return len(claimed) > 1
+	})
+	require.Equal(t, []string{all[0].ID, all[2].ID}, claimed)
+}
+
+// Entries that nobody is at work on are deleted, as trimming does: neither are they missed, nor do they hold up others.
+func TestPendingEntriesThatAreDeletedHoldUpNoOther(t *testing.T) {
+	t.Parallel()
+	rdb := dbtest.Redis(t)
+	publish(t, rdb, events(5))
+	require.NoError(t, rdb.XGroupCreate(t.Context(), DefaultStream, "results", "0").Err())
+	left, err := rdb.XReadGroup(t.Context(), &redis.XReadGroupArgs{Group: "results", Consumer: "dead", Streams: []string{DefaultStream, ">"}}).Result()
+	require.NoError(t, err)
+	require.NoError(t, rdb.XDel(t.Context(), DefaultStream, left[0].Messages[0].ID, left[0].Messages[3].ID).Err())
+	var s sink
+	running(t, member(t, rdb, s.handle, func(cfg *ConsumerConfig) { cfg.Concurrency = 2 }))
+	eventually(t, "the others are acknowledged", func() bool { return s.total.Load() == 3 && pending(rdb) == 0 })
+}
+
 func TestAFailureIsDeliveredAgain(t *testing.T) {
 	t.Parallel()
 	rdb := dbtest.Redis(t)
@@ -161,7 +198,7 @@ func TestAFailureIsDeliveredAgain(t *testing.T) {
 	}}
 	running(t, member(t, rdb, s.handle))
 	eventually(t, "all is acknowledged", func() bool { return s.total.Load() == 15 && pending(rdb) == 0 })
-	require.Zero(t, rdb.XLen(t.Context(), DefaultStream+":dead").Val())
+	require.Zero(t, rdb.XLen(t.Context(), dead).Val())
 }
 
 // A poisoned event is delivered so often and no more, the others flow, and it can be delivered again later.
@@ -180,7 +217,6 @@ func TestAPoisonedEventBecomesADeadLetterAndIsRedelivered(t *testing.T) {
 	}}
 	c := member(t, rdb, s.handle, func(cfg *ConsumerConfig) { cfg.MaxDeliveries = 3 })
 	running(t, c)
-	dead := DefaultStream + ":dead"
 	eventually(t, "it is a dead letter", func() bool { return rdb.XLen(t.Context(), dead).Val() == 1 })
 	eventually(t, "the others are acknowledged", func() bool { return pending(rdb) == 0 })
 	require.EqualValues(t, 9+3, s.total.Load())
@@ -219,7 +255,7 @@ func TestAnEventThatKillsItsMembersIsBuried(t *testing.T) {
 	}
 	var s sink
 	running(t, member(t, rdb, s.handle, func(cfg *ConsumerConfig) { cfg.MaxDeliveries = 3 }))
-	eventually(t, "it is a dead letter", func() bool { return rdb.XLen(t.Context(), DefaultStream+":dead").Val() == 1 })
+	eventually(t, "it is a dead letter", func() bool { return rdb.XLen(t.Context(), dead).Val() == 1 })
 	require.Zero(t, s.total.Load())
 }
 
@@ -234,10 +270,10 @@ func TestWhatIsNoEventOrNeverTakenIsBuriedAtOnce(t *testing.T) {
 	s := sink{}
 	s.answer = func(int, outbox.Event) error { return answers[s.total.Load()] }
 	running(t, member(t, rdb, s.handle, func(cfg *ConsumerConfig) { cfg.Concurrency = 1 }))
-	eventually(t, "all are dead letters", func() bool { return rdb.XLen(t.Context(), DefaultStream+":dead").Val() == 4 })
+	eventually(t, "all are dead letters", func() bool { return rdb.XLen(t.Context(), dead).Val() == 4 })
 	require.EqualValues(t, 2, s.total.Load())
 	require.Zero(t, pending(rdb))
-	letters := rdb.XRange(t.Context(), DefaultStream+":dead", "-", "+").Val()
+	letters := rdb.XRange(t.Context(), dead, "-", "+").Val()
 	require.Equal(t, "world", letters[0].Values["hello"])
 	require.Contains(t, letters[0].Values[FieldDeadError], "not an event")
 }
@@ -311,8 +347,8 @@ func TestAnErrorIsQuotedInPart(t *testing.T) {
 		return outbox.Permanent(errors.New("no such account" + strings.Repeat("é", 1<<20)))
 	}}
 	running(t, member(t, rdb, s.handle))
-	eventually(t, "it is a dead letter", func() bool { return rdb.XLen(t.Context(), DefaultStream+":dead").Val() == 1 })
-	text := rdb.XRange(t.Context(), DefaultStream+":dead", "-", "+").Val()[0].Values[FieldDeadError].(string)
+	eventually(t, "it is a dead letter", func() bool { return rdb.XLen(t.Context(), dead).Val() == 1 })
+	text := rdb.XRange(t.Context(), dead, "-", "+").Val()[0].Values[FieldDeadError].(string)
 	require.Contains(t, text, "no such account")
 	require.LessOrEqual(t, len(text), maxError)
 	require.True(t, utf8.ValidString(text))

@@ -21,8 +21,8 @@
 // # The consumer
 //
 // A Consumer is a member of a consumer group. An entry is acknowledged after the inbox is done with it; after an error, or the
-// death of its member, it is delivered again. What can never be handled, or was delivered too often, is moved to a stream of
-// dead letters.
+// death of its member, it is delivered again. What can never be handled, or was delivered too often, is kept in a stream of
+// dead letters, and then acknowledged: twice, if its member dies in between, or Redis's answer is lost. Both have the entry's id.
 //
 // # Its limits
 //

@@ -96,39 +96,53 @@ func (r *reader) read(ctx context.Context, count int) ([]redis.XMessage, error) 
 	return streams[0].Messages, nil
 }
 
-// reclaim returns pending entries that have rested for long enough, and buries those that were delivered too often.
-func (r *reader) reclaim(ctx context.Context, count int) ([]redis.XMessage, error) {
+// reclaim returns pending entries that have rested for long enough, and buries those that were delivered too often. What is claimed
+// counts as delivered, so that is nothing else: XAUTOCLAIM would also take what this member is at work on, should Redis not have been
+// told in time that it doesn't rest, and in Redis 6.2 it can't pass over an entry that is deleted.
+func (r *reader) reclaim(ctx context.Context, count int) (alive []redis.XMessage, err error) {
 	start := r.cursor
 	if start == "" {
-		start = "0-0"
+		start = "-"
 		r.reclaimed = time.Now()
 	}
-	entries, next, err := r.client.XAutoClaim(ctx, &redis.XAutoClaimArgs{
-		Stream: r.cfg.Stream, Group: r.cfg.Group, Consumer: r.cfg.Name, MinIdle: r.cfg.RetryAfter, Start: start, Count: int64(count),
-	}).Result()
+	resting, err := r.client.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: r.cfg.Stream, Group: r.cfg.Group, Idle: r.cfg.RetryAfter, Start: start, End: "+", Count: int64(count)}).Result()
 	if err != nil {
 		return nil, err
 	}
-	r.cursor = next
-	if next == "0-0" {
-		r.cursor = ""
+	r.cursor = ""
+	if len(resting) == count {
+		r.cursor = "(" + resting[count-1].ID
 	}
-	var alive []redis.XMessage
-	for _, entry := range entries {
-		pending, err := r.client.XPendingExt(ctx, &redis.XPendingExtArgs{Stream: r.cfg.Stream, Group: r.cfg.Group, Start: entry.ID, End: entry.ID, Count: 1}).Result()
+	for _, p := range resting {
+		r.mu.Lock()
+		_, here := r.inFlight[p.ID]
+		r.mu.Unlock()
+		if here {
+			continue
+		}
+		claimed, err := r.client.XClaim(ctx, &redis.XClaimArgs{Stream: r.cfg.Stream, Group: r.cfg.Group, Consumer: r.cfg.Name, MinIdle: r.cfg.RetryAfter, Messages: []string{p.ID}}).Result()
 		switch {
-		case err != nil:
-			// The entries that were claimed rest once more.
+		case errors.Is(err, redis.Nil): // it is deleted: Redis 7 forgets it by itself
+			err = r.client.XAck(ctx, r.cfg.Stream, r.cfg.Group, p.ID).Err()
+		case err == nil && len(claimed) > 0 && p.RetryCount >= int64(r.cfg.MaxDeliveries):
+			r.buryWorn(ctx, claimed[0], p.RetryCount)
+		case err == nil: // none where another member was faster
+			alive = append(alive, claimed...)
+		}
+		if err != nil {
 			return alive, err
-		case len(pending) == 1 && pending[0].RetryCount > int64(r.cfg.MaxDeliveries):
-			if err := r.bury(ctx, entry, fmt.Errorf("it was delivered %d times", pending[0].RetryCount-1)); err != nil {
-				return alive, err
-			}
-		default:
-			alive = append(alive, entry)
 		}
 	}
 	return alive, nil
+}
+
+// buryWorn buries an entry that was delivered too often. If that fails, it rests once more, and the others go on.
+func (r *reader) buryWorn(ctx context.Context, entry redis.XMessage, times int64) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), ackTimeout)
+	defer cancel()
+	if err := r.bury(ctx, entry, fmt.Errorf("it was delivered %d times", times)); err != nil {
+		r.failed(ctx, entry, err)
+	}
 }
 
 // keep tells Redis that the entries which are being handled don't rest, so that no other member gets them.
