@@ -28,8 +28,8 @@ type ConsumerConfig struct {
 	// is the consumer's AckWait. Default 30 s.
 	RetryAfter time.Duration
 	// MaxDeliveries is how often a message is delivered, for whatever reason, before it is a dead letter. With RetryAfter it
-	// says how long an outage may last. The consumer's own MaxDeliver must allow for one more: what that stops is never seen
-	// again. Default 50.
+	// says how long an outage may last. The consumer's own MaxDeliver must be unlimited, as it is unless set: what that stops is
+	// never seen again, also where it couldn't be kept as a dead letter yet. Default 50.
 	MaxDeliveries int
 	// Logger gets a line at warn level for what fails, and at error level for each dead letter. Default slog.Default().
 	Logger *slog.Logger
@@ -102,8 +102,8 @@ func NewConsumer(js jetstream.JetStream, consumer jetstream.Consumer, handle inb
 	if info.Config.AckPolicy != jetstream.AckExplicitPolicy {
 		return nil, fmt.Errorf("%w: consumer %s has AckPolicy %v, not explicit", ErrConfig, info.Name, info.Config.AckPolicy)
 	}
-	if n := info.Config.MaxDeliver; n > 0 && n <= c.MaxDeliveries {
-		return nil, fmt.Errorf("%w: consumer %s has MaxDeliver %d, not above ConsumerConfig.MaxDeliveries (%d): JetStream would drop an event before it becomes a dead letter", ErrConfig, info.Name, n, c.MaxDeliveries)
+	if n := info.Config.MaxDeliver; n > 0 {
+		return nil, fmt.Errorf("%w: consumer %s has MaxDeliver %d, after which JetStream drops an event, also one that couldn't be kept as a dead letter yet: leave it out, ConsumerConfig.MaxDeliveries counts", ErrConfig, info.Name, n)
 	}
 	return &Consumer{js: js, consumer: consumer, info: info, handle: handle.Within(c.HandlerTimeout), cfg: c}, nil
 }

@@ -287,7 +287,7 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 	b := startBroker(t, jetstream.StreamConfig{})
 	var s sink
 	consumer := b.durable(jetstream.ConsumerConfig{})
-	limited, err := b.js.CreateConsumer(t.Context(), "EVENTS", jetstream.ConsumerConfig{Durable: "limited", MaxDeliver: 50, AckPolicy: jetstream.AckExplicitPolicy})
+	limited, err := b.js.CreateConsumer(t.Context(), "EVENTS", jetstream.ConsumerConfig{Durable: "limited", MaxDeliver: 1000, AckPolicy: jetstream.AckExplicitPolicy})
 	require.NoError(t, err)
 	unacknowledged, err := b.js.CreateConsumer(t.Context(), "EVENTS", jetstream.ConsumerConfig{Durable: "unacknowledged", AckPolicy: jetstream.AckNonePolicy})
 	require.NoError(t, err)
@@ -301,7 +301,7 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 		"RetryAfter is -1ns":                                     {consumer, &ConsumerConfig{DeadLetters: "dead.x", RetryAfter: -1}},
 		"HandlerTimeout is -1ns":                                 {consumer, &ConsumerConfig{DeadLetters: "dead.x", HandlerTimeout: -1}},
 		"MaxDeliveries is -1":                                    {consumer, &ConsumerConfig{DeadLetters: "dead.x", MaxDeliveries: -1}},
-		"consumer limited has MaxDeliver 50, not above":          {limited, &ConsumerConfig{DeadLetters: "dead.x"}},
+		"consumer limited has MaxDeliver 1000, after which":      {limited, &ConsumerConfig{DeadLetters: "dead.x"}},
 		"consumer unacknowledged has AckPolicy":                  {unacknowledged, &ConsumerConfig{DeadLetters: "dead.x"}},
 		"the JetStream, its consumer, or the inbox's Handler is": {nil, &ConsumerConfig{DeadLetters: "dead.x"}},
 	} {

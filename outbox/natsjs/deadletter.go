@@ -75,8 +75,8 @@ func (c *Consumer) bury(ctx context.Context, m jetstream.Msg, cause error) error
 	note.Set(HeaderDeadConsumer, c.name())
 	note.Set(HeaderDeadError, oneLine(cause.Error()))
 	id := ""
-	if meta, err := m.Metadata(); err == nil { // so that a message that is buried twice is kept once
-		id = fmt.Sprintf("dead/%s/%d", c.name(), meta.Sequence.Stream)
+	if meta, err := m.Metadata(); err == nil { // so that a message that is buried twice is kept once; a stream that is made anew counts from 1 again
+		id = fmt.Sprintf("dead/%s/%d/%d", c.name(), meta.Sequence.Stream, meta.Timestamp.UnixNano())
 		note.Set(jetstream.MsgIDHeader, id)
 	}
 	err := c.keep(ctx, m, note, id)
@@ -170,7 +170,7 @@ func (c *Consumer) redeliver(ctx context.Context, stream jetstream.Stream, lette
 	}
 	header := withoutDead(message.Header)
 	// Another id than the event's, which the stream may remember; the event's own is in ce-id. There may be no room for one.
-	header.Set(jetstream.MsgIDHeader, fmt.Sprintf("redelivered/%s/%d", stream.CachedInfo().Config.Name, letter.Sequence))
+	header.Set(jetstream.MsgIDHeader, fmt.Sprintf("redelivered/%s/%d/%d", stream.CachedInfo().Config.Name, letter.Sequence, letter.Time.UnixNano()))
 	m := &nats.Msg{Subject: letter.Header.Get(HeaderDeadSubject), Header: header, Data: message.Data}
 	_, err := c.js.PublishMsg(ctx, m)
 	if tooLarge(err) {
