@@ -117,12 +117,13 @@ func NewConsumer(handle inbox.Handler, cfg *ConsumerConfig, opts ...kgo.Opt) (*C
 	return c, nil
 }
 
-// leaveTimeout bounds the last commit, and the goodbye to the group.
+// leaveTimeout bounds a commit, and the goodbye to the group after the last one.
 const leaveTimeout = 5 * time.Second
 
 // Run joins the group and handles events until ctx ends; then handlers' contexts end, and it returns nil after the last of them
-// has returned, its offsets are committed, and the group was told. What it wasn't done with is delivered again, to whichever
-// member. Nothing that happens to the brokers ends it: it says so in the log, and tries again. Several Runs are several members.
+// has returned, its offsets are committed, and the group was told: for which it waits while other members hand over in a rebalance.
+// What it wasn't done with is delivered again, to whichever member. Nothing that happens to the brokers ends it: it says so in the
+// log, and tries again. Several Runs are several members.
 func (c *Consumer) Run(ctx context.Context) error {
 	m := newMember(c)
 	m.ctx = ctx
@@ -153,11 +154,12 @@ func (c *Consumer) Run(ctx context.Context) error {
 		}
 	}
 	m.finish()
-	leaving, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTimeout)
-	defer cancel()
-	m.commit(leaving, client)
-	m.leaving.Store(true)
-	if err := client.LeaveGroupContext(leaving); err != nil {
+	leaving, giveUp := context.WithCancel(context.WithoutCancel(ctx))
+	defer giveUp()
+	m.mu.Lock()
+	m.giveUp = giveUp
+	m.mu.Unlock()
+	if err := client.LeaveGroupContext(leaving); err != nil { // it calls revoked, after a rebalance that is under way
 		c.cfg.Logger.WarnContext(ctx, "kafka: leaving the group failed; it notices after the session's timeout", "group", c.cfg.Group, "error", err)
 	}
 	return nil

@@ -39,7 +39,7 @@
 // # Its limits
 //
 // Kafka counts no deliveries: a record that kills its member's process does so until somebody skips it. A dead letter may be
-// there twice, if its member dies before the commit; its headers name the same offset.
+// there more than once, if its member dies before the commit, or the brokers don't answer; its headers name the same offset.
 //
 // More partitions for a topic that has events change which of them an aggregate is in: drain it first where order matters. Where
 // a broker refuses a batch as a whole, its events are sent one by one, which is slow: keep Config.MaxBatchBytes below the

@@ -8,7 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -129,6 +131,61 @@ func TestARebalanceWhileAMemberEnds(t *testing.T) {
 	c.eventuallyCommitted(len(batch))
 	require.Len(t, s.handled(), 8)
 	require.Len(t, other.handled(), len(batch)-8, "each of them once")
+}
+
+// F40: a member's Run ends while a rebalance waits for the handlers of another one. What it handled meanwhile is committed when that
+// goes on, and the group is told.
+func TestAMemberEndsWhileAnotherHandsOver(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t)
+	c.dials = []kgo.Opt{kgo.SessionTimeout(time.Minute)} // kfake ends the session of a member that waits for others to rejoin, as Kafka does not
+	round := func(n int) {
+		var batch []outbox.Event
+		for i := range 64 {
+			batch = append(batch, event(fmt.Sprint("a", i), n))
+		}
+		c.publish(batch)
+	}
+	inside, finish := make(chan struct{}, 128), make(chan struct{})
+	release := sync.OnceFunc(func() { close(finish) })
+	defer release()
+	var busy, ending, joining sink
+	c.running(func(ctx context.Context, e outbox.Event) (inbox.Result, error) {
+		inside <- struct{}{}
+		<-finish
+		return busy.handle(ctx, e)
+	}, func(cfg *ConsumerConfig) { cfg.HandOverTimeout = time.Hour })
+	stop := c.running(ending.handle)
+	_, err := c.WaitGroupStable(t.Context(), "results", 2)
+	require.NoError(t, err)
+	round(0)
+	for range 4 {
+		<-inside
+	}
+	epoch := c.GroupInfo("results").Epoch
+	c.running(joining.handle)
+	eventually(t, "the group waits for the busy one to rejoin", func() bool {
+		info := c.GroupInfo("results")
+		return info.Epoch > epoch && info.State == "PreparingRebalance"
+	})
+	before := len(ending.handled())
+	round(1)
+	eventually(t, "the other one goes on meanwhile", func() bool { return len(ending.handled()) > before })
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		stop()
+	}()
+	select {
+	case <-stopped:
+		require.Fail(t, "it doesn't wait")
+	case <-time.After(leaveTimeout + time.Second): // in which it gives nothing up, however long it takes
+	}
+	release()
+	<-stopped
+	require.Len(t, c.GroupInfo("results").Members, 2, "the group was told")
+	c.eventuallyCommitted(128)
+	require.Len(t, slices.Concat(busy.handled(), ending.handled(), joining.handled()), 128, "each of them once")
 }
 
 // A handler whose partition goes to another member may finish within HandOverTimeout; then its context ends.

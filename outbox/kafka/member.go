@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -13,8 +12,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// member is one Run of a Consumer. The client calls assigned, revoked and lost from its own goroutine, but never while records
-// that were polled are being handed to the workers.
+// member is one Run of a Consumer. The client calls revoked and lost from its own goroutine, but never while records that were
+// polled are being handed to the workers.
 type member struct {
 	*Consumer
 	ctx    context.Context
@@ -22,8 +21,8 @@ type member struct {
 
 	mu      sync.Mutex
 	workers map[partition]*worker
+	giveUp  context.CancelFunc // ends the goodbye to the group, once Run is at that
 	running sync.WaitGroup
-	leaving atomic.Bool // the workers have ended, and their offsets are committed
 }
 
 type partition struct {
@@ -64,18 +63,27 @@ func (m *member) hand(p partition, records []*kgo.Record) {
 	w.add(records)
 }
 
-// revoked lets the workers of partitions that go to other members finish what they are at, and commits: also while Run is ending,
-// whose own commit comes too late for these partitions.
+// revoked lets the workers of partitions that go to other members finish what they are at, and commits. The last one is of all
+// partitions, at the end of Run.
 func (m *member) revoked(ctx context.Context, client *kgo.Client, partitions map[string][]int32) {
 	m.stop(client, partitions, m.cfg.HandOverTimeout)
-	if !m.leaving.Load() {
-		m.commit(ctx, client)
-	}
+	m.commit(ctx, client)
+	m.hurry()
 }
 
 // lost ends the workers of partitions that other members have already. Their offsets can't be committed.
 func (m *member) lost(_ context.Context, client *kgo.Client, partitions map[string][]int32) {
 	m.stop(client, partitions, 0)
+	m.hurry()
+}
+
+// hurry bounds the goodbye. It begins when the partitions are handed over: before, that may have to wait for other members' handlers.
+func (m *member) hurry() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.giveUp != nil {
+		time.AfterFunc(leaveTimeout, m.giveUp)
+	}
 }
 
 // stop ends the workers of some partitions. Their handlers get so much time before their contexts end.
@@ -111,7 +119,7 @@ func (m *member) finish() {
 	m.running.Wait()
 }
 
-// commit commits what the inbox is done with.
+// commit commits what the inbox is done with. A rebalance calls it: beside one it would wait.
 func (m *member) commit(ctx context.Context, client *kgo.Client) {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()

@@ -299,3 +299,28 @@ func TestCallsThatWaitForTheirTurnEndWithTheirContexts(t *testing.T) {
 	require.EqualError(t, errs[1], fmt.Sprintf("kafka: not sent: %v", context.Canceled))
 	<-p.turn
 }
+
+// A Publisher is closed while a call is under way, and called once more.
+func TestCloseEndsACall(t *testing.T) {
+	t.Parallel()
+	c := startCluster(t, kfake.SeedTopics(1, DefaultTopic))
+	p := c.publisher(&Config{AckTimeout: time.Hour})
+	require.Empty(t, p.Publish(t.Context(), events(1)))
+	arrived := make(chan struct{}, 100)
+	c.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		arrived <- struct{}{}
+		return nil, nil, false
+	})
+	defer c.wire.hold()()
+	ended := make(chan []error, 1)
+	go func() { ended <- p.Publish(t.Context(), ofAggregates(2, "a", "b")) }()
+	<-arrived
+	p.Close()
+	for _, err := range <-ended {
+		require.ErrorIs(t, err, kgo.ErrClientClosed)
+	}
+	for _, err := range p.Publish(t.Context(), ofAggregates(2, "a", "b")) {
+		require.ErrorIs(t, err, kgo.ErrClientClosed)
+	}
+}
