@@ -77,7 +77,7 @@
 //
 // An event that the outbox's table doesn't take, because a BEFORE trigger returned NULL or a rule did something instead, is
 // outbox.ErrRefused, with all rolled back: there would be a state without its events. An outbox that has such triggers or rules
-// takes a statement of its own, and Settle goes through them one by one.
+// takes a statement of its own, and Settle goes through them one by one. So it is with a view whose update a trigger does instead.
 //
 // # What a call costs
 //

@@ -336,7 +336,7 @@ func (f *Finalizer[Tx]) explain(ctx context.Context, a *attempt, err error) erro
 			err = fmt.Errorf("%w (%w)", unfit, err)
 		}
 	}
-	if sqltx.Incomplete(err) {
+	if sqltx.Incomplete(err) || sqltx.Unfit(err) {
 		ctx, cancel := undoing(ctx)
 		defer cancel()
 		if lack := f.lack.ask(func() error { return f.Check(ctx) }); errors.Is(lack, guard.ErrSchema) || errors.Is(lack, outbox.ErrSchema) {

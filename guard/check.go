@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -41,6 +42,8 @@ func (s Status) Check(ctx context.Context, q endstate.Querier) error {
 	}
 	if err == nil && sqltx.Of(q) == sqltx.Postgres {
 		err = s.checkTypes(ctx, q)
+	} else if err == nil {
+		err = s.checkGenerated(ctx, q)
 	}
 	if err == nil {
 		err = s.checkPrivileges(ctx, q)
@@ -52,20 +55,34 @@ func (s Status) Check(ctx context.Context, q endstate.Querier) error {
 }
 
 func (s Status) checkUnique(ctx context.Context, q endstate.Querier) error {
-	if sqltx.Of(q) == sqltx.Postgres {
-		view, err := migrate.LookAtView(ctx, q, s.Schema, s.Table, append(slices.Collect(maps.Keys(s.Set)), s.Column))
-		if view != nil && err == nil {
-			return s.checkView(ctx, q, view)
-		}
+	kind, err := migrate.KindOf(ctx, q, s.Schema, s.Table)
+	if err != nil {
+		return err
+	}
+	if kind == migrate.ViewKind && sqltx.Of(q) == sqltx.Postgres {
+		view, err := migrate.LookAtView(ctx, q, s.Schema, s.Table, s.keys(), append(slices.Collect(maps.Keys(s.Set)), s.Column))
 		if err != nil {
 			return err
 		}
+		return s.checkView(ctx, q, view)
+	}
+	if why := unguardable[kind]; why != "" {
+		return fmt.Errorf("%s is %s", s.table(), why)
 	}
 	unique, err := migrate.HasUnique(ctx, q, s.Schema, s.Table, s.keys())
 	if err == nil && !unique {
 		err = errors.New("table " + s.table() + " has no unique index over its key columns alone, so one key could be several rows")
 	}
 	return err
+}
+
+// unguardable are the kinds of tables that can't be guarded, and why, or what would guard them.
+var unguardable = map[migrate.Kind]string{
+	migrate.ViewKind:     "a view, of which SQLite doesn't count what is updated: guard the table that it is made of", // PostgreSQL's may be guarded
+	migrate.Materialized: "a materialized view, which nothing updates: guard the table that has the status",
+	migrate.Foreign:      "a foreign table, whose server would commit apart from the events: finalize on that server",
+	migrate.Unlogged:     "UNLOGGED: a crash empties it, and leaves the events of what was final: ALTER TABLE … SET LOGGED",
+	migrate.Inherited:    "a table from which others inherit, whose rows have no part in its unique index, so that one key could be several rows: guard one of these tables, or make it a partitioned one",
 }
 
 // checkView says why a view can't be guarded: it must be one that PostgreSQL updates by itself, of a table that has the key
@@ -78,7 +95,14 @@ func (s Status) checkView(ctx context.Context, q endstate.Querier, view *migrate
 		return fmt.Errorf("%s is a view of %d tables, and could have a row more than once: guard the table that has the status", s.table(), len(view.Tables))
 	}
 	of := view.Tables[0]
-	unique, err := migrate.HasUnique(ctx, q, of.Schema, of.Table, s.keys())
+	kind, err := migrate.KindOf(ctx, q, of.Schema, of.Table)
+	if why := unguardable[kind]; why != "" && err == nil {
+		return fmt.Errorf("%s is a view of %s, which is %s", s.table(), sqltx.Quote(of.Schema, of.Table), why)
+	}
+	unique := false
+	if err == nil && !view.Renamed {
+		unique, err = migrate.HasUnique(ctx, q, of.Schema, of.Table, s.keys())
+	}
 	if err == nil && !unique {
 		err = fmt.Errorf("%s is a view of table %s, which has no unique index over the key columns alone by the names that they have in the view, so one key could be several rows: guard the table", s.table(), sqltx.Quote(of.Schema, of.Table))
 	}
@@ -121,10 +145,25 @@ func (s Status) checkTypes(ctx context.Context, q endstate.Querier) error {
 	return errors.Join(errs...)
 }
 
+// checkGenerated is what checkTypes looks at on SQLite.
+func (s Status) checkGenerated(ctx context.Context, q endstate.Querier) error {
+	generated, err := migrate.Generated(ctx, q, s.Schema, s.Table)
+	errs := []error{err}
+	for _, name := range generated {
+		if _, set := s.Set[name]; set || name == s.Column {
+			errs = append(errs, fmt.Errorf("column %s is generated: no UPDATE can set it", sqltx.Quote("", name)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // checkColumn says why the status column can't hold the terminal states.
 func (s Status) checkColumn(ctx context.Context, q endstate.Querier, c migrate.Column) error {
 	if c.Generated {
 		return fmt.Errorf("column %s is generated: no UPDATE can set it", s.column())
+	}
+	if c.Kind != 'e' && !c.Textual() {
+		return s.checkNumbers(c)
 	}
 	if c.Kind != 'e' {
 		for _, name := range s.Terminal.names {
@@ -141,6 +180,28 @@ func (s Status) checkColumn(ctx context.Context, q endstate.Querier, c migrate.C
 	for _, name := range s.Terminal.names {
 		if !slices.Contains(labels, name) {
 			return fmt.Errorf("column %s is the enum %s, which has no terminal state %q; it has %s", s.column(), c.Shown, name, strings.Join(labels, ", "))
+		}
+	}
+	return nil
+}
+
+// checkNumbers says why a status column that holds no text can't hold the terminal states as they are written.
+func (s Status) checkNumbers(c migrate.Column) error {
+	isOne := func(name string) bool { return name == "true" || name == "false" }
+	switch c.Type {
+	case "bool":
+	case "int2", "int4", "int8":
+		bits := int(c.Type[3]-'0') * 8
+		isOne = func(name string) bool {
+			n, err := strconv.ParseInt(name, 10, bits)
+			return err == nil && strconv.FormatInt(n, 10) == name
+		}
+	default:
+		return fmt.Errorf("column %s is %s; a status is text, varchar, char, an enum, an integer or a boolean", s.column(), c.Shown)
+	}
+	for _, name := range slices.Concat(s.Terminal.names, s.Terminal.prefixes) {
+		if !isOne(name) || len(s.Terminal.prefixes) > 0 {
+			return fmt.Errorf("column %s is %s, and the terminal state %q is none of its values: use guard.Names with values as PostgreSQL writes them", s.column(), c.Shown, name)
 		}
 	}
 	return nil

@@ -19,6 +19,7 @@ func TestCheckNamesColumnsOfTheWrongType(t *testing.T) {
 		db.exec(t, "CREATE TYPE stage AS ENUM ('OPEN', 'DONE')")
 		db.exec(t, "CREATE DOMAIN staged AS stage")
 		db.exec(t, "CREATE DOMAIN local AS timestamp")
+		db.exec(t, "CREATE TYPE place AS (street text, number int)")
 		for _, tt := range []struct {
 			columns, says string
 			change        func(*guard.Status)
@@ -27,9 +28,17 @@ func TestCheckNamesColumnsOfTheWrongType(t *testing.T) {
 			{"id float8 PRIMARY KEY, status text", `key column "id" of table "t" is double precision`, nil},
 			{"id numeric PRIMARY KEY, status text", `key column "id" of table "t" is numeric`, nil},
 			{"id numeric(20,0) PRIMARY KEY, status text", `key column "id" of table "t" is numeric(20,0)`, nil},
+			{"id place PRIMARY KEY, status text", `key column "id" of table "t" is place`, nil},
+			{"id int[] PRIMARY KEY, status text", `key column "id" of table "t" is integer[]`, nil},
 			{"id stage PRIMARY KEY, status text", `key column "id" of table "t" is stage`, nil},
 			{"id int PRIMARY KEY, status text GENERATED ALWAYS AS (id::text) STORED", `column "status" is generated`, nil},
 			{"id int PRIMARY KEY, status varchar(3)", `column "status" is character varying(3), and the terminal state "DONE" has 4 characters`, nil},
+			{"id int PRIMARY KEY, status jsonb", `column "status" is jsonb; a status is text, varchar, char, an enum, an integer or a boolean`, nil},
+			{"id int PRIMARY KEY, status int", `column "status" is integer, and the terminal state "DONE" is none of its values`, nil},
+			{"id int PRIMARY KEY, status smallint", `the terminal state "70000" is none`, func(s *guard.Status) { s.Terminal = guard.Names("3", "70000") }},
+			{"id int PRIMARY KEY, status smallint", `the terminal state "03" is none`, func(s *guard.Status) { s.Terminal = guard.Names("03") }},
+			{"id int PRIMARY KEY, status smallint", `the terminal state "3" is none`, func(s *guard.Status) { s.Terminal = guard.Prefixes("3") }},
+			{"id int PRIMARY KEY, status bool", `the terminal state "t" is none`, func(s *guard.Status) { s.Terminal = guard.Names("t") }},
 			{"id int PRIMARY KEY, status stage", `which has no terminal state "FAILED"; it has OPEN, DONE`, func(s *guard.Status) { s.Terminal = guard.Names("DONE", "FAILED") }},
 			{"id int PRIMARY KEY, status staged", `which has no terminal state "FAILED"`, func(s *guard.Status) { s.Terminal = guard.Names("FAILED") }},
 			{"id int PRIMARY KEY, status text, at timestamp", `column "at", which is Status.Touched, has no time zone: make it a timestamptz, or leave Touched empty`, func(s *guard.Status) { s.Touched = "at" }},

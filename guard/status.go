@@ -19,15 +19,16 @@ import (
 // NULL or holds a state that isn't terminal. Fill in the fields and use it as a value; a Status is safe for concurrent use
 // as long as nobody changes it.
 //
-// The column may be text, varchar, char or an enum, the key columns of any type that there are keys for, a domain over one, or
-// citext; Check names those that can't be. A key of another kind than its column (text for a uuid column, say) is an error on
-// PostgreSQL, so that one aggregate can't be known by two keys. SQLite finds no row for an integer in a text column or the
+// The column may be text, varchar, char or an enum, or an integer or a boolean, whose states are called as PostgreSQL writes them ("3",
+// "true"). The key columns may be of any type that there are keys for, a domain over one, or citext. Check names what can't be
+// either. A key of another kind than its column (text for a uuid column, say) is an error on PostgreSQL, so that one aggregate can't be known by two keys. SQLite finds no row for an integer in a text column or the
 // reverse, but it has no uuid type: there use either Text or UUID for a column, not both, since to a ledger they are two keys.
 // The same goes for key columns whose collation takes two spellings for equal. Whatever the key, the row's own status lets only
 // one call win.
 //
 // The table may be partitioned, by time for instance, with the key columns in the order of its primary key. It may be a view that
-// PostgreSQL can update by itself.
+// PostgreSQL can update by itself, also where a trigger does it instead. Check refuses what can't keep the promise, such as a table
+// from which others inherit: docs/compatibility.md has a list.
 type Status struct {
 	Schema string // the table's schema; empty: the connection's search path
 	Table  string // the table; required
@@ -288,6 +289,8 @@ func (s Status) Settle(ctx context.Context, tx endstate.Tx, ref Ref, to Transiti
 		return Record{}, &TransitionError{Ref: ref, Want: to.State}
 	case err != nil && !errors.Is(err, ErrNotFound):
 		return Record{}, err
+	case tag.RowsAffected() > 1:
+		return Record{}, fmt.Errorf("%w: %v is %d rows of %s: it needs a unique index over its key columns", ErrSchema, ref, tag.RowsAffected(), s.table())
 	case tag.RowsAffected() == 0:
 		return rec, &TransitionError{Ref: ref, Want: to.State, Found: true, Final: rec.Final, State: rec.State}
 	case rec.State != to.State:

@@ -58,6 +58,7 @@ func (p statusPlan) SettleMany(b *sqlplan.Bulk, name, from string) string {
 // saidColumn is the column in which the SettleMany of this name returns whether a row says what was asked for.
 func saidColumn(settle string) string { return settle + "_said" }
 
+// Kept holds if no row says something else, and none has another one's key.
 func (p statusPlan) Kept(_ *sqlplan.Bulk, name string) string {
-	return fmt.Sprintf("NOT EXISTS (SELECT FROM %s WHERE %s IS NOT TRUE)", name, saidColumn(name))
+	return fmt.Sprintf("(SELECT coalesce(bool_and(%s IS TRUE), true) AND count(*) = count(DISTINCT endstate_n) FROM %s)", saidColumn(name), name)
 }

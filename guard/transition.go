@@ -16,7 +16,7 @@ type TransitionError struct {
 func (e *TransitionError) Error() string {
 	switch {
 	case e.Moved:
-		return fmt.Sprintf("%v: %v was moved to %q and says %q, so that all was rolled back; look at the triggers, rules and generated columns of its table",
+		return fmt.Sprintf("%v: %v was moved to %q and says %q, so that all was rolled back; look at the triggers, rules and generated columns of its table, or, if that is a view, whether it shows such rows",
 			ErrRewritten, e.Ref, e.Want, e.State)
 	case !e.Found:
 		return fmt.Sprintf("%v: %v has lost its row since it was claimed, in this transaction: the callback deleted it or changed its key", ErrNotOpen, e.Ref)

@@ -13,13 +13,13 @@ import (
 
 // Missing says which of the wanted columns a table lacks, or that there is no such table. It writes nothing.
 func Missing(ctx context.Context, q endstate.Querier, schema, table string, columns []string) error {
-	list := "SELECT name FROM pragma_table_info(?1)"
+	list := "SELECT name FROM pragma_table_xinfo(?1) WHERE hidden <> 1" // with generated columns, which pragma_table_info leaves out
 	args := []any{table}
 	if sqltx.Of(q) == sqltx.Postgres {
 		list, args = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1::text) AND attnum > 0 AND NOT attisdropped",
 			[]any{sqltx.Quote(schema, table)}
 	} else if schema != "" {
-		list, args = "SELECT name FROM pragma_table_info(?1, ?2)", []any{table, schema}
+		list, args = "SELECT name FROM pragma_table_xinfo(?1, ?2) WHERE hidden <> 1", []any{table, schema}
 	}
 	have, err := Strings(ctx, q, list, args...)
 	if err != nil {
@@ -65,9 +65,13 @@ WHERE i.indrelid = to_regclass($1::text) AND i.indisunique AND i.indisvalid AND 
 GROUP BY i.indexrelid`
 	args := []any{sqltx.Quote(schema, table)}
 	if sqltx.Of(q) == sqltx.SQLite {
+		in := ""
+		if schema != "" {
+			in = ", " + schemaOr(schema)
+		}
 		indexes = `SELECT group_concat(name, char(1)) FROM (
-	SELECT l.seq AS idx, c.name AS name FROM pragma_index_list(?1) l, pragma_index_info(l.name) c WHERE l."unique" AND NOT l.partial
-	UNION ALL SELECT -1, name FROM pragma_table_info(?1) WHERE pk) GROUP BY idx HAVING count(*) = count(name)` // an expression has no name
+	SELECT l.seq AS idx, c.name AS name FROM pragma_index_list(?1` + in + `) l, pragma_index_info(l.name` + in + `) c WHERE l."unique" AND NOT l.partial
+	UNION ALL SELECT -1, name FROM pragma_table_info(?1` + in + `) WHERE pk) GROUP BY idx HAVING count(*) = count(name)` // an expression has no name
 		args = []any{table}
 	}
 	found, err := Strings(ctx, q, indexes, args...)

@@ -19,7 +19,9 @@ type Table struct {
 type Watch struct {
 	Again bool // look again at the end of the transaction: triggers may have changed a row after it was returned
 	Many  bool // the same where many rows are written at a time: the BEFORE trigger of one may have changed another
-	Apart bool // a rule rewrites a statement, which can't be part of a WITH then, or an event may not be inserted
+	// Apart: a rule rewrites a statement, which can't be part of a WITH then; a view's trigger replaces an update, which then doesn't look
+	// at its row again after waiting for it; or an event may not be inserted.
+	Apart bool
 }
 
 // Look asks the catalog about the tables, in the order in which a finalization writes to them. What a BEFORE trigger makes of
@@ -51,8 +53,11 @@ func Look(ctx context.Context, q interface {
 const watch = `WITH RECURSIVE endstate_tables AS (
 	SELECT c.oid, c.relkind, c.relispartition FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 	WHERE c.relname = $2::text AND (n.nspname = $1::text OR $1::text = '') AND c.relkind IN ('r', 'p', 'v', 'f')
-	UNION SELECT c.oid, c.relkind, c.relispartition FROM endstate_tables t JOIN pg_catalog.pg_inherits i ON i.inhparent = t.oid
-	JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid),
+	UNION SELECT c.oid, c.relkind, c.relispartition FROM endstate_tables t CROSS JOIN LATERAL (
+		SELECT inhrelid FROM pg_catalog.pg_inherits WHERE inhparent = t.oid
+		UNION ALL SELECT d.refobjid FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_depend d ON d.objid = r.oid
+		WHERE t.relkind = 'v' AND r.ev_class = t.oid AND d.classid = 'pg_catalog.pg_rewrite'::regclass AND d.refclassid = 'pg_catalog.pg_class'::regclass) below
+	JOIN pg_catalog.pg_class c ON c.oid = below.inhrelid),
 endstate_triggers AS (
 	SELECT g.tgtype FROM endstate_tables t JOIN pg_catalog.pg_trigger g ON g.tgrelid = t.oid
 	WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgname <> $3::text
@@ -61,4 +66,5 @@ SELECT EXISTS (SELECT FROM endstate_triggers WHERE tgtype::int4 & 2 = 0) OR EXIS
 	OR EXISTS (SELECT FROM endstate_tables t JOIN pg_catalog.pg_constraint k ON k.confrelid = t.oid AND k.contype = 'f' AND k.confupdtype IN ('c', 'n', 'd')
 		JOIN pg_catalog.pg_attribute a ON a.attrelid = t.oid AND a.attnum = ANY (k.confkey) WHERE a.attname = ANY ($5::text[])),
 	EXISTS (SELECT FROM endstate_triggers WHERE tgtype::int4 & 66 <> 0),
-	EXISTS (SELECT FROM endstate_tables t JOIN pg_catalog.pg_rewrite r ON r.ev_class = t.oid WHERE r.ev_type <> '1' AND r.ev_enabled <> 'D')`
+	EXISTS (SELECT FROM endstate_tables t JOIN pg_catalog.pg_rewrite r ON r.ev_class = t.oid WHERE r.ev_type <> '1' AND r.ev_enabled <> 'D')
+	OR EXISTS (SELECT FROM endstate_triggers WHERE tgtype::int4 & 64 <> 0)`

@@ -25,6 +25,9 @@ const (
 	UndefinedColumn     = "42703"
 	UndefinedFunction   = "42883" // or operator: such as one that compares a key with a column of another kind
 	UndefinedSchema     = "3F000"
+	WrongObject         = "42809" // such as a materialized view
+	GeneratedAlways     = "428C9"
+	NotInState          = "55000" // such as a view that can't be updated
 	InsufficientRights  = "42501"
 	LockNotAvailable    = "55P03"
 	DeadlockDetected    = "40P01"
@@ -114,6 +117,15 @@ func Incomplete(err error) bool {
 	}
 	code, ok := sqliteCode(err)
 	return ok && code&0xff == 1
+}
+
+// Unfit reports whether err may come from a table of another kind than one that can be updated. PostgreSQL only: see Incomplete.
+func Unfit(err error) bool {
+	switch State(err) {
+	case WrongObject, GeneratedAlways, NotInState, Unsupported:
+		return true
+	}
+	return false
 }
 
 const (

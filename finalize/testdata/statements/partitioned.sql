@@ -222,7 +222,7 @@ endstate_events AS (
 		endstate_event_dedup_key, 1, endstate_event_partition
 		FROM endstate_settle0) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
 SELECT CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
-FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($14::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT coalesce(bool_and(endstate_settle0_said IS TRUE), true) AND count(*) = count(DISTINCT endstate_n) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($14::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany with one usual event each: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -260,7 +260,7 @@ endstate_events AS (
 		endstate_event_dedup_key, 1, endstate_event_partition
 		FROM endstate_settle0) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
 SELECT CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $15::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
-FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($14::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT coalesce(bool_and(endstate_settle0_said IS TRUE), true) AND count(*) = count(DISTINCT endstate_n) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($14::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany, and Settles that are gathered, with any events
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -291,7 +291,7 @@ endstate_events AS (
 		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 		WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
 SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
-FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($18::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT coalesce(bool_and(endstate_settle0_said IS TRUE), true) AND count(*) = count(DISTINCT endstate_n) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($18::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany with any events: where a row was held elsewhere
 WITH endstate_patience AS MATERIALIZED (SELECT set_config('lock_timeout', '10', true)),
@@ -333,7 +333,7 @@ endstate_events AS (
 		FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::text[], $7::jsonb[], $8::timestamptz[], $9::text[], $10::int4[], $11::int2[], $12::int8[]) WITH ORDINALITY AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition, owner, place)
 		WHERE (coalesce(endstate_event.owner, endstate_event.place) IN (SELECT endstate_n FROM endstate_settle0)) IS TRUE) AS endstate_event (id, aggregate_type, aggregate_id, type, payload, content_type, headers, occurred_at, dedup_key, schema_version, partition))
 SELECT CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END, set_config('endstate.moved', coalesce((CASE WHEN count(*) < $19::int8 THEN coalesce(array_agg(endstate_n), '{}') END)::text, ''), true)
-FROM endstate_settle0 HAVING (CASE WHEN NOT EXISTS (SELECT FROM endstate_settle0 WHERE endstate_settle0_said IS NOT TRUE) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($18::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
+FROM endstate_settle0 HAVING (CASE WHEN (SELECT coalesce(bool_and(endstate_settle0_said IS TRUE), true) AND count(*) = count(DISTINCT endstate_n) FROM endstate_settle0) THEN 'true' ELSE 'endstate_' || pg_catalog.replace($18::uuid::text, '-', '') END)::pg_catalog.json IS NOT NULL;
 
 -- SettleMany: read the winners' records
 WITH endstate_item AS (
