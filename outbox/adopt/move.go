@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -199,8 +200,12 @@ func lookMove(ctx context.Context, q pgx.Tx, cfg MoveConfig) (*moveSource, error
 }
 
 func (s *moveSource) columns(ctx context.Context, q pgx.Tx) (nullable map[string]bool, err error) {
-	rows, err := q.Query(ctx, `SELECT a.attname::text, format_type(CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END, NULL), NOT a.attnotnull
-FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped`, s.oid)
+	// With quote_all_identifiers, format_type quotes what SQL itself has no name for: "uuid". One type is never without quotes.
+	rows, err := q.Query(ctx, `WITH RECURSIVE endstate_type AS (
+	SELECT attname, attnotnull, atttypid AS type FROM pg_attribute WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped
+	UNION ALL SELECT e.attname, e.attnotnull, t.typbasetype FROM endstate_type e JOIN pg_type t ON t.oid = e.type WHERE t.typtype = 'd')
+SELECT e.attname::text, CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace AND t.typname <> 'char' THEN replace(format_type(e.type, NULL), '"', '') ELSE format_type(e.type, NULL) END, NOT e.attnotnull
+FROM endstate_type e JOIN pg_type t ON t.oid = e.type WHERE t.typtype <> 'd'`, s.oid)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +233,7 @@ func (s *moveSource) judge(nullable map[string]bool) error {
 		kind, there := s.types[column]
 		if !there {
 			fail(column, "does not exist")
-		} else if len(types) > 0 && !strings.Contains("|"+strings.Join(types, "|")+"|", "|"+kind+"|") {
+		} else if len(types) > 0 && !slices.Contains(types, kind) {
 			fail(column, fmt.Sprintf("is of type %s; it can be %s", kind, strings.Join(types, ", ")))
 		}
 	}

@@ -72,7 +72,9 @@ INSERT INTO mail (kind, root, what, body, meta, at, state) VALUES
 			"state = 'SENT'",
 		},
 		"text ids, jsonb, a boolean, by time": {
-			`CREATE TABLE event_outbox (id text PRIMARY KEY, aggregate_id int NOT NULL, event_type text NOT NULL, payload jsonb NOT NULL, created_at timestamptz NOT NULL, key text, sent boolean NOT NULL DEFAULT false);
+			`CREATE DOMAIN short AS text CHECK (VALUE <> '');
+CREATE DOMAIN code AS short;
+CREATE TABLE event_outbox (id code PRIMARY KEY, aggregate_id int NOT NULL, event_type text NOT NULL, payload jsonb NOT NULL, created_at timestamptz NOT NULL, key text, sent boolean NOT NULL DEFAULT false);
 INSERT INTO event_outbox VALUES ('z', 7, 'paid', '{"b": 1,  "a": 2}', '2026-05-01 12:00Z', 'k', false), ('y', 7, 'paid', '{}', '2026-05-01 12:00Z', NULL, true), ('0199A9C4-8a3e-7cc1-b9ef-7f3c6fb1d1a4', 7, 'paid', '{}', '2026-05-01 12:01Z', NULL, false)`,
 			adopt.MoveConfig{Published: "sent", DedupKey: "key"},
 			[]string{`order 7 paid {"a": 2, "b": 1} application/json {"source-id": "z"} 2026-05-01 12:00`, `order 7 paid {} application/json {"source-id": "0199A9C4-8a3e-7cc1-b9ef-7f3c6fb1d1a4"} 2026-05-01 12:01`},
@@ -87,50 +89,54 @@ INSERT INTO event_outbox (aggregate_id, event_type, payload, created_at, publish
 			"published_at IS NOT NULL",
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			pool := moveWorld(t)
-			exec(t, pool, strings.Split(shape.table, ";\n")...)
-			m := newMove(t, pool, shape.cfg)
-			want := int64(len(shape.events))
-			if name == "uuid, json, a status, headers" {
-				// One has no aggregate type: said before anything is touched.
-				_, err := m.Apply(t.Context())
-				require.ErrorIs(t, err, adopt.ErrSchema)
-				require.ErrorContains(t, err, "has an aggregate type of 0 bytes")
-				require.Empty(t, list(t, pool, moved))
-				exec(t, pool, "DELETE FROM mail WHERE kind IS NULL")
-			}
-			plan, err := m.Plan(t.Context())
-			require.NoError(t, err)
-			require.Equal(t, want, plan.Pending)
-			require.False(t, plan.Moving)
-			result, err := m.Apply(t.Context())
-			require.NoError(t, err)
-			require.Equal(t, want, result.Moved)
-			require.Equal(t, shape.events, list(t, pool, moved))
-			table := shape.cfg.Table
-			if table == "" {
-				table = "event_outbox"
-			}
-			require.Equal(t, []string{"0"}, list(t, pool, fmt.Sprintf("SELECT count(*)::text FROM %s WHERE NOT (%s)", table, shape.held)), "the old relay finds nothing")
-			plan, err = m.Plan(t.Context())
-			require.NoError(t, err)
-			require.Zero(t, plan.Pending)
-			require.True(t, plan.Moving)
+		for _, quoted := range []string{"off", "on"} {
+			t.Run(name+", quote_all_identifiers "+quoted, func(t *testing.T) {
+				t.Parallel()
+				pool := moveWorld(t)
+				exec(t, pool, fmt.Sprintf("ALTER DATABASE %s SET quote_all_identifiers = %s", pgx.Identifier{pool.Config().ConnConfig.Database}.Sanitize(), quoted))
+				pool.Reset()
+				exec(t, pool, strings.Split(shape.table, ";\n")...)
+				m := newMove(t, pool, shape.cfg)
+				want := int64(len(shape.events))
+				if name == "uuid, json, a status, headers" {
+					// One has no aggregate type: said before anything is touched.
+					_, err := m.Apply(t.Context())
+					require.ErrorIs(t, err, adopt.ErrSchema)
+					require.ErrorContains(t, err, "has an aggregate type of 0 bytes")
+					require.Empty(t, list(t, pool, moved))
+					exec(t, pool, "DELETE FROM mail WHERE kind IS NULL")
+				}
+				plan, err := m.Plan(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, want, plan.Pending)
+				require.False(t, plan.Moving)
+				result, err := m.Apply(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, want, result.Moved)
+				require.Equal(t, shape.events, list(t, pool, moved))
+				table := shape.cfg.Table
+				if table == "" {
+					table = "event_outbox"
+				}
+				require.Equal(t, []string{"0"}, list(t, pool, fmt.Sprintf("SELECT count(*)::text FROM %s WHERE NOT (%s)", table, shape.held)), "the old relay finds nothing")
+				plan, err = m.Plan(t.Context())
+				require.NoError(t, err)
+				require.Zero(t, plan.Pending)
+				require.True(t, plan.Moving)
 
-			// A relay of ours published the first. The rest goes back, as it was.
-			exec(t, pool, "INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) VALUES ('default', '[]', '', 'begin')",
-				`INSERT INTO endstate_outbox_cursors (subscription, partition, token, position, prior_position, snapshot, cluster)
+				// A relay of ours published the first. The rest goes back, as it was.
+				exec(t, pool, "INSERT INTO endstate_outbox_subscriptions (name, types, destination, start) VALUES ('default', '[]', '', 'begin')",
+					`INSERT INTO endstate_outbox_cursors (subscription, partition, token, position, prior_position, snapshot, cluster)
 SELECT 'default', p, gen_random_uuid(), (SELECT min(seq) FROM endstate_outbox), 0, pg_current_snapshot(), 0 FROM generate_series(0, 7) p`)
-			result, err = m.Undo(t.Context())
-			require.NoError(t, err)
-			require.Equal(t, want-1, result.Moved)
-			require.Equal(t, shape.events[:1], list(t, pool, moved))
-			require.Equal(t, []string{strconv.FormatInt(want-1, 10)}, list(t, pool, fmt.Sprintf("SELECT count(*)::text FROM %s WHERE NOT (%s)", table, shape.held)))
-			_, err = m.Undo(t.Context())
-			require.ErrorIs(t, err, adopt.ErrNothing)
-		})
+				result, err = m.Undo(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, want-1, result.Moved)
+				require.Equal(t, shape.events[:1], list(t, pool, moved))
+				require.Equal(t, []string{strconv.FormatInt(want-1, 10)}, list(t, pool, fmt.Sprintf("SELECT count(*)::text FROM %s WHERE NOT (%s)", table, shape.held)))
+				_, err = m.Undo(t.Context())
+				require.ErrorIs(t, err, adopt.ErrNothing)
+			})
+		}
 	}
 }
 
