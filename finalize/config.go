@@ -10,6 +10,7 @@ import (
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/isnil"
 	"github.com/endstate-go/endstate/internal/sqltx"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -105,7 +106,7 @@ func (c *Config) validate() error {
 	if err := checkName(c.Aggregate); err != nil {
 		return fail("Aggregate", err.Error())
 	}
-	if c.Guard == nil {
+	if isnil.Any(c.Guard) {
 		return fail("Guard", "is nil")
 	}
 	if v, ok := c.Guard.(guard.Validator); ok {

@@ -34,6 +34,9 @@ func TestConfigErrorsNameTheField(t *testing.T) {
 		"NUL in aggregate":   {func(c *finalize.Config) { c.Aggregate = "a\x00" }, "Aggregate contains a NUL byte"},
 		"invalid UTF-8":      {func(c *finalize.Config) { c.Aggregate = "\xff" }, "Aggregate is not valid UTF-8"},
 		"no guard":           {func(c *finalize.Config) { c.Guard = nil }, "Guard is nil"},
+		"nil pointer":        {func(c *finalize.Config) { c.Guard = (*guard.Status)(nil) }, "Guard is nil"},
+		"nil pointer in All": {func(c *finalize.Config) { c.Guard = guard.All((*guard.Ledger)(nil)) }, "guard 1 of All is nil"},
+		"nil function":       {func(c *finalize.Config) { c.Lock.Locker = lockFunc(nil) }, "Lock.Locker is a nil finalize_test.lockFunc"},
 		"nil guard in All":   {func(c *finalize.Config) { c.Guard = guard.All(statusGuard(), nil) }, "guard 2 of All is nil"},
 		"All of none":        {func(c *finalize.Config) { c.Guard = guard.All() }, "All has no guards"},
 		"no terminal states": {func(c *finalize.Config) { c.Guard = guard.Status{Table: "t", Key: "k", Column: "c"} }, "Status.Terminal has no terminal states"},
@@ -48,7 +51,7 @@ func TestConfigErrorsNameTheField(t *testing.T) {
 		"nil lock":           {func(c *finalize.Config) { c.Lock.Locker = (*lock.Local)(nil) }, "Lock.Locker is a nil *lock.Local"},
 		"contention":         {func(c *finalize.Config) { c.Lock.OnContention = 7 }, "Lock.OnContention is neither"},
 		"contention, no try": {func(c *finalize.Config) {
-			c.Lock.OnContention, c.Lock.Locker = finalize.ReturnInProgress, lockFunc(nil)
+			c.Lock.OnContention, c.Lock.Locker = finalize.ReturnInProgress, lockFunc(func(context.Context, string, func(context.Context) error) error { return nil })
 		}, "Lock.Locker (finalize_test.lockFunc) has no method Try"},
 		"contention, alone": {func(c *finalize.Config) { c.Lock.OnContention = finalize.ReturnInProgress }, "Lock.Locker (<nil>) has no method Try"},
 		"lock failure":      {func(c *finalize.Config) { c.Lock.OnFailure = -1 }, "Lock.OnFailure is neither"},

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/isnil"
 	"github.com/endstate-go/endstate/internal/lease"
 )
 
@@ -39,7 +39,7 @@ type LockConfig struct {
 
 // check returns the field that doesn't make sense, if there is one.
 func (c LockConfig) check() (field, why string) {
-	if v := reflect.ValueOf(c.Locker); v.Kind() == reflect.Pointer && v.IsNil() {
+	if c.Locker != nil && isnil.Any(c.Locker) {
 		return "Locker", fmt.Sprintf("is a nil %T; leave the field out where there is no lock", c.Locker)
 	}
 	if c.OnContention != WaitForHolder && c.OnContention != ReturnInProgress {

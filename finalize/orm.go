@@ -5,10 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"reflect"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/guard"
+	"github.com/endstate-go/endstate/internal/isnil"
 	"github.com/endstate-go/endstate/internal/sqltx"
 )
 
@@ -90,7 +90,7 @@ func (d ormDB[Tx]) claim(ctx context.Context, a *attempt) (session[Tx], guard.Re
 }
 
 func (d ormDB[Tx]) claimIn(ctx context.Context, tx Tx, a *attempt) (session[Tx], guard.Record, error) {
-	if v := reflect.ValueOf(tx); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
+	if isnil.Any(tx) {
 		return nil, guard.Record{}, errors.New("tx is nil")
 	}
 	of, err := d.orm.Of(tx)

@@ -68,7 +68,7 @@ func (d *sqlDB) migrate(ctx context.Context, fn func(endstate.Tx) error) error {
 	pause := d.backoff()
 	for n := 1; ; n++ {
 		err := d.migrateOnce(ctx, fn)
-		if !sqltx.Conflicted(err) || n >= 10*d.cfg.MaxAttempts || sleep.For(ctx, pause.NextBackOff()) != nil {
+		if !sqltx.Conflicted(err) || n/10 >= d.cfg.MaxAttempts || sleep.For(ctx, pause.NextBackOff()) != nil {
 			return err
 		}
 	}

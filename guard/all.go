@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/isnil"
 	"github.com/endstate-go/endstate/internal/sqlplan"
 )
 
@@ -40,7 +41,7 @@ func (g all) Validate() error {
 		return fmt.Errorf("%w: All has no guards", ErrConfig)
 	}
 	for i, guard := range g {
-		if guard == nil {
+		if isnil.Any(guard) {
 			return fmt.Errorf("%w: guard %d of All is nil", ErrConfig, i+1)
 		}
 		if v, ok := guard.(Validator); ok {

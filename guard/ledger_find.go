@@ -28,7 +28,7 @@ const maxFind = 1000
 // written as Encode has it, too. It reads by the primary key.
 func (l Ledger) Find(ctx context.Context, q endstate.Querier, aggregate, key string) ([]Entry, error) {
 	keys := readings(key)
-	if len(keys) == 0 {
+	if len(keys) == 0 || sqltx.CheckText(aggregate) != nil {
 		return nil, nil
 	}
 	aggregates := []string{aggregate}

@@ -154,8 +154,8 @@ func (e *Event) validate(maxPayload int) error {
 	if e.SchemaVersion < 0 || e.SchemaVersion > 1<<31-1 {
 		return e.invalid("SchemaVersion", fmt.Sprintf("is %d", e.SchemaVersion))
 	}
-	if year := e.OccurredAt.Year(); !e.OccurredAt.IsZero() && (year < 1 || year > 9999) {
-		return e.invalid("OccurredAt", fmt.Sprintf("is in the year %d", year))
+	if year := e.OccurredAt.UTC().Year(); year < 1 || year > 9999 { // of UTC, in which it is kept
+		return e.invalid("OccurredAt", fmt.Sprintf("is in the year %d; it goes from 1 to 9999", year))
 	}
 	if len(e.Payload) > maxPayload {
 		return e.invalid("Payload", fmt.Sprintf("is %d bytes long, Writer.MaxPayload is %d", len(e.Payload), maxPayload))

@@ -72,6 +72,12 @@ func TestPutNamesTheBadField(t *testing.T) {
 		{"negative version", "SchemaVersion is -1", func(e *outbox.Event) { e.SchemaVersion = -1 }},
 		{"large version", "SchemaVersion is 2147483648", func(e *outbox.Event) { e.SchemaVersion = 1 << 31 }},
 		{"far future", "OccurredAt is in the year 10000", func(e *outbox.Event) { e.OccurredAt = time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC) }},
+		{"far future, of UTC", "OccurredAt is in the year 10000", func(e *outbox.Event) {
+			e.OccurredAt = time.Date(9999, 12, 31, 23, 0, 0, 0, time.FixedZone("", -2*3600))
+		}},
+		{"far past, of UTC", "OccurredAt is in the year 0", func(e *outbox.Event) {
+			e.OccurredAt = time.Date(1, 1, 1, 1, 0, 0, 0, time.FixedZone("", 2*3600))
+		}},
 		{"far past", "OccurredAt is in the year -5", func(e *outbox.Event) { e.OccurredAt = time.Date(-5, 1, 1, 0, 0, 0, 0, time.UTC) }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

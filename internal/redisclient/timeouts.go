@@ -5,10 +5,15 @@ import (
 	"errors"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/endstate-go/endstate/internal/isnil"
 )
 
-// CheckTimeouts refuses a client that would wait forever for a server that hangs, whatever the context's deadline.
-func CheckTimeouts(client redis.UniversalClient) error {
+// Check refuses a client that is nil, or that would wait forever for a server that hangs, whatever the context's deadline.
+func Check(client redis.UniversalClient) error {
+	if isnil.Any(client) {
+		return errors.New("the Redis client is nil")
+	}
 	var none bool
 	switch c := client.(type) {
 	case *redis.Client:

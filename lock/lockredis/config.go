@@ -59,7 +59,7 @@ func (c *Config) withDefaults() (Config, error) {
 		return cfg, fmt.Errorf("%w: Prefix is %d bytes long, the limit is 200", lock.ErrConfig, len(cfg.Prefix))
 	case cfg.TTL%time.Millisecond != 0:
 		return cfg, fmt.Errorf("%w: TTL is %v; Redis counts whole milliseconds", lock.ErrConfig, cfg.TTL)
-	case cfg.TTL < 4*cfg.Timeout:
+	case cfg.TTL/4 < cfg.Timeout:
 		return cfg, fmt.Errorf("%w: TTL is %v; it must be at least four times Timeout (%v), so that a renewal that fails can be repeated before the lease ends",
 			lock.ErrConfig, cfg.TTL, cfg.Timeout)
 	case cfg.MinPoll > cfg.MaxPoll:

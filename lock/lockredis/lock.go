@@ -5,13 +5,13 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"reflect"
 	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/endstate-go/endstate/internal/isnil"
 	"github.com/endstate-go/endstate/internal/lease"
 	"github.com/endstate-go/endstate/lock"
 )
@@ -46,7 +46,7 @@ func New(client redis.UniversalClient, cfg *Config) (*Lock, error) {
 	if err != nil {
 		return nil, err
 	}
-	if v := reflect.ValueOf(client); client == nil || v.Kind() == reflect.Pointer && v.IsNil() {
+	if isnil.Any(client) {
 		return nil, fmt.Errorf("%w: client is nil", lock.ErrConfig)
 	}
 	l := &Lock{cfg: c, breaker: breaker{failures: c.Failures, pause: c.Pause}}

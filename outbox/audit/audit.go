@@ -144,12 +144,18 @@ func PublishedColumn(condition string) (string, error) {
 // Run audits a table on PostgreSQL. It works on a standby, too.
 func Run(ctx context.Context, pool *pgxpool.Pool, cfg Config) (*Report, error) {
 	return run(ctx, cfg, func(ctx context.Context) (endstate.Tx, error) {
+		if pool == nil {
+			return nil, fmt.Errorf("%w: pool is nil", ErrConfig)
+		}
 		return pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly})
 	})
 }
 
 // RunSQL audits a table on SQLite, or on PostgreSQL through database/sql.
 func RunSQL(ctx context.Context, db *sql.DB, cfg Config) (*Report, error) {
+	if db == nil {
+		return nil, fmt.Errorf("%w: db is nil", ErrConfig)
+	}
 	dialect, err := sqltx.Choose(db, "")
 	if err != nil {
 		return nil, fmt.Errorf("%w: driver %T is unknown; use one for SQLite, or PostgreSQL's pgx or lib/pq", ErrConfig, db.Driver())

@@ -394,6 +394,10 @@ func TestConfig(t *testing.T) {
 		require.ErrorIs(t, err, audit.ErrConfig, want)
 		require.ErrorContains(t, err, want)
 	}
+	_, err := audit.Run(t.Context(), nil, audit.Config{})
+	require.ErrorContains(t, err, "pool is nil")
+	_, err = audit.RunSQL(t.Context(), nil, audit.Config{})
+	require.ErrorContains(t, err, "db is nil")
 }
 
 // An audit that takes too long, or whose caller is gone, is an error and no half report.

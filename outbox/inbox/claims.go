@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate/internal/isnil"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -92,7 +93,7 @@ func NewClaims(store ClaimStore, cfg *ClaimsConfig) (*Claims, error) {
 	if err != nil {
 		return nil, err
 	}
-	if store == nil {
+	if isnil.Any(store) {
 		return nil, fmt.Errorf("%w: the ClaimStore is nil", ErrConfig)
 	}
 	return &Claims{store, c}, nil

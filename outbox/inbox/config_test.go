@@ -9,12 +9,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/endstate-go/endstate/guard"
 	"github.com/endstate-go/endstate/internal/dbtest"
 	"github.com/endstate-go/endstate/outbox"
 	"github.com/endstate-go/endstate/outbox/inbox"
+	"github.com/endstate-go/endstate/outbox/inbox/inboxredis"
 )
 
 func TestTableConfigSaysWhatIsWrong(t *testing.T) {
@@ -39,6 +41,45 @@ func TestTableConfigSaysWhatIsWrong(t *testing.T) {
 	require.ErrorContains(t, err, "db is nil")
 	_, err = inbox.NewTable(nil, &inbox.TableConfig{Consumer: "c"})
 	require.ErrorContains(t, err, "pool is nil")
+	for _, none := range []inbox.ClaimStore{nil, (*inboxredis.Store)(nil)} {
+		_, err = inbox.NewClaims(none, &inbox.ClaimsConfig{Consumer: "c"})
+		require.ErrorIs(t, err, inbox.ErrConfig)
+		require.ErrorContains(t, err, "the ClaimStore is nil")
+	}
+	for _, none := range []redis.UniversalClient{nil, (*redis.Client)(nil), (*redis.Ring)(nil)} {
+		_, err = inboxredis.New(none, "")
+		require.ErrorIs(t, err, inbox.ErrConfig)
+		require.ErrorContains(t, err, "the Redis client is nil")
+	}
+}
+
+// What could be no record, or no dead letter, is refused by name, on each database alike.
+func TestWhatNoRecordCanBeIsRefused(t *testing.T) {
+	t.Parallel()
+	eachTable(t, func(t *testing.T, c *consumer) {
+		for says, change := range map[string]func(*outbox.Event){
+			"Type is not valid UTF-8":          func(e *outbox.Event) { e.Type = "\xff" },
+			"AggregateType is not valid UTF-8": func(e *outbox.Event) { e.AggregateType = "\xff" },
+			"AggregateID is not valid UTF-8":   func(e *outbox.Event) { e.AggregateID = "\xff" },
+			"OccurredAt is in the year 10000":  func(e *outbox.Event) { e.OccurredAt = time.Date(10_000, 1, 1, 0, 0, 0, 0, time.UTC) },
+			"OccurredAt is in the year -1":     func(e *outbox.Event) { e.OccurredAt = time.Date(-1, 1, 1, 0, 0, 0, 0, time.UTC) },
+		} {
+			e := event()
+			change(&e)
+			_, err := c.way(charge)(t.Context(), e)
+			require.ErrorIs(t, err, inbox.ErrInvalidEvent)
+			require.True(t, inbox.Permanent(err))
+			require.ErrorContains(t, err, says)
+		}
+		require.Zero(t, c.credits())
+		for _, key := range []string{"", "a\x00", "\xff", strings.Repeat("k", inbox.MaxKey+1)} {
+			require.ErrorIs(t, c.table.discard(t.Context(), key), inbox.ErrNotFound)
+			_, err := c.table.retry(t.Context(), key, charge)
+			require.ErrorIs(t, err, inbox.ErrNotFound)
+		}
+		_, err := c.table.letters(t.Context(), -1)
+		require.ErrorIs(t, err, inbox.ErrConfig)
+	})
 }
 
 func TestANilFunctionIsAnError(t *testing.T) {
@@ -48,8 +89,15 @@ func TestANilFunctionIsAnError(t *testing.T) {
 			require.ErrorContains(t, err, "the function is nil")
 		}
 	})
-	_, err := inbox.Handle[inbox.TxFunc[*sql.Tx]](inbox.Status[*sql.Tx](nil), nil)(t.Context(), event())
+	move := inbox.Status[*sql.Tx](func(context.Context, outbox.Event, string, func(context.Context, *sql.Tx) error) (bool, string, error) {
+		return false, "", nil
+	})
+	_, err := inbox.Handle[inbox.TxFunc[*sql.Tx]](move, nil)(t.Context(), event())
 	require.ErrorContains(t, err, "the function is nil")
+	for _, none := range []inbox.Way[inbox.TxFunc[*sql.Tx]]{nil, inbox.Status[*sql.Tx](nil), (*inbox.Table[*sql.Tx])(nil)} {
+		_, err = inbox.Handle(none, func(context.Context, *sql.Tx, outbox.Event) error { return nil })(t.Context(), event())
+		require.ErrorContains(t, err, "the way is nil")
+	}
 	_, err = inbox.Handle(newClaims(t, dbtest.Redis(t)), nil)(t.Context(), event())
 	require.ErrorContains(t, err, "the function is nil")
 }

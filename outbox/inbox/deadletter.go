@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -76,6 +77,9 @@ func errorText(err error) string {
 
 // DeadLetters returns the consumer's dead letters, those of the longest standing first, at most limit.
 func (t *Table[Tx]) DeadLetters(ctx context.Context, limit int) ([]DeadLetter, error) {
+	if limit < 0 || limit > math.MaxInt32 {
+		return nil, fmt.Errorf("%w: dead letters: limit is %d", ErrConfig, limit)
+	}
 	consumer, err := t.consumer(ctx)
 	if err != nil {
 		return nil, err
@@ -125,7 +129,7 @@ func instant(v any) (time.Time, error) {
 // Retry handles a dead letter again. It stays one, with one attempt more, until that succeeds: the error is then nil and the
 // outcome Applied. It returns ErrNotFound if there is no dead letter of this key.
 func (t *Table[Tx]) Retry(ctx context.Context, key string, fn TxFunc[Tx]) (Result, error) {
-	consumer, err := t.consumer(ctx)
+	consumer, err := t.deadBy(ctx, key)
 	if err != nil {
 		return Result{}, err
 	}
@@ -144,10 +148,21 @@ func (t *Table[Tx]) Retry(ctx context.Context, key string, fn TxFunc[Tx]) (Resul
 	return t.handle(ctx, d, fn.returning())
 }
 
+// deadBy is the consumer whose dead letter of a key is meant, or says that there can be none.
+func (t *Table[Tx]) deadBy(ctx context.Context, key string) (string, error) {
+	consumer, err := t.consumer(ctx)
+	if err == nil {
+		if err = checkText(key, MaxKey); err != nil {
+			err = fmt.Errorf("%w: consumer %s: key %w", ErrNotFound, consumer, err)
+		}
+	}
+	return consumer, err
+}
+
 // Discard forgets a dead letter. The event is then new to the consumer, should it be delivered again, with another payload
 // too. It returns ErrNotFound if there is no dead letter of this key.
 func (t *Table[Tx]) Discard(ctx context.Context, key string) error {
-	consumer, err := t.consumer(ctx)
+	consumer, err := t.deadBy(ctx, key)
 	if err != nil {
 		return err
 	}

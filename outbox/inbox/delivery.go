@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 
@@ -35,6 +36,14 @@ type delivery struct {
 // nil for the event's id. The error may be ErrSkip.
 func newDelivery(consumer string, event outbox.Event, key func(outbox.Event) (string, error)) (*delivery, error) {
 	d := &delivery{event: event, consumer: consumer, key: event.ID.String(), byID: key == nil, digest: digest(&event)}
+	for _, f := range []struct{ name, value string }{{"Type", event.Type}, {"AggregateType", event.AggregateType}, {"AggregateID", event.AggregateID}} {
+		if !utf8.ValidString(f.value) { // a dead letter's JSON would have another, and so another digest
+			return nil, fmt.Errorf("%w: %v: %s is not valid UTF-8", ErrInvalidEvent, d, f.name)
+		}
+	}
+	if year := event.OccurredAt.Year(); year < 0 || year > 9999 { // with which it could be no dead letter
+		return nil, fmt.Errorf("%w: %v: OccurredAt is in the year %d", ErrInvalidEvent, d, year)
+	}
 	if key != nil {
 		k, err := key(event)
 		if errors.Is(err, ErrSkip) {

@@ -9,6 +9,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/uuid"
 
+	"github.com/endstate-go/endstate/internal/isnil"
 	"github.com/endstate-go/endstate/outbox"
 )
 
@@ -21,6 +22,9 @@ type Handler func(ctx context.Context, event outbox.Event) (Result, error)
 // Within returns h with a bound on each call: its context ends after timeout, and an error that comes of that says so. It is for what
 // delivers and has no deadline of its own: a handler whose database's connection has gone silent might never return.
 func (h Handler) Within(timeout time.Duration) Handler {
+	if h == nil {
+		return nil // which whoever is given it refuses
+	}
 	late := fmt.Errorf("inbox: the handler took longer than %v: %w", timeout, context.DeadlineExceeded)
 	return func(ctx context.Context, event outbox.Event) (Result, error) {
 		ctx, cancel := context.WithTimeoutCause(ctx, timeout, late)
@@ -45,6 +49,11 @@ type Way[F any] interface {
 //	inbox.Handle(table, func(ctx context.Context, tx pgx.Tx, event outbox.Event) error { … })
 //	inbox.Handle(claims, func(ctx context.Context, event outbox.Event) error { … })
 func Handle[F any](way Way[F], fn F) Handler {
+	if isnil.Any(way) {
+		return func(context.Context, outbox.Event) (Result, error) {
+			return Result{}, errors.New("inbox: Handle: the way is nil")
+		}
+	}
 	return func(ctx context.Context, event outbox.Event) (Result, error) { return way.Apply(ctx, event, fn) }
 }
 
@@ -116,8 +125,9 @@ var (
 	// producer's mistake, and no repetition fixes it.
 	ErrPayloadMismatch = errors.New("inbox: an event of this id has had another payload")
 
-	// ErrInvalidEvent is returned for an event with neither an id nor a business key, or whose business key can't be used. Nothing was applied, and
-	// no repetition fixes it.
+	// ErrInvalidEvent is returned for an event with neither an id nor a business key, whose business key can't be used, or that could be
+	// kept as no dead letter: what it is about is not UTF-8, or its year not of four digits. Nothing was applied, and no repetition
+	// fixes it.
 	ErrInvalidEvent = errors.New("inbox: invalid event")
 
 	// ErrNotFound is returned by Table.Retry and Table.Discard when there is no such dead letter.

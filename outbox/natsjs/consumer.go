@@ -19,7 +19,7 @@ type ConsumerConfig struct {
 	// DeadLetters is the subject for messages that are delivered no more. It must be another stream's than the consumer's.
 	DeadLetters string
 	// Concurrency is how many events are handled at a time. With more than one, events of an aggregate may overtake one
-	// another. Default 16.
+	// another. At most 10,000; default 16.
 	Concurrency int
 	// HandlerTimeout bounds each call of the inbox's Handler, whose context then ends: see inbox.Handler.Within. No other process
 	// gets the message before. Default 5 minutes.
@@ -34,6 +34,9 @@ type ConsumerConfig struct {
 	// Logger gets a line at warn level for what fails, and at error level for each dead letter. Default slog.Default().
 	Logger *slog.Logger
 }
+
+// maxConcurrency bounds how many events are read at a time.
+const maxConcurrency = 10_000
 
 func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 	if c == nil {
@@ -58,8 +61,8 @@ func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 	switch {
 	case !validSubject(cfg.DeadLetters):
 		return cfg, fmt.Errorf("%w: ConsumerConfig.DeadLetters is %q, which is no subject", ErrConfig, cfg.DeadLetters)
-	case cfg.Concurrency < 0:
-		return cfg, fmt.Errorf("%w: ConsumerConfig.Concurrency is %d", ErrConfig, cfg.Concurrency)
+	case cfg.Concurrency < 0 || cfg.Concurrency > maxConcurrency:
+		return cfg, fmt.Errorf("%w: ConsumerConfig.Concurrency is %d, it goes to %d", ErrConfig, cfg.Concurrency, maxConcurrency)
 	case cfg.RetryAfter < 0:
 		return cfg, fmt.Errorf("%w: ConsumerConfig.RetryAfter is %v", ErrConfig, cfg.RetryAfter)
 	case cfg.HandlerTimeout < 0:

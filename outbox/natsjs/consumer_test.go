@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -298,6 +299,7 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 		"ConsumerConfig is nil":                                  {consumer, nil},
 		`DeadLetters is "", which is no subject`:                 {consumer, &ConsumerConfig{}},
 		"Concurrency is -1":                                      {consumer, &ConsumerConfig{DeadLetters: "dead.x", Concurrency: -1}},
+		"Concurrency is 9223372036854775807":                     {consumer, &ConsumerConfig{DeadLetters: "dead.x", Concurrency: math.MaxInt}},
 		"RetryAfter is -1ns":                                     {consumer, &ConsumerConfig{DeadLetters: "dead.x", RetryAfter: -1}},
 		"HandlerTimeout is -1ns":                                 {consumer, &ConsumerConfig{DeadLetters: "dead.x", HandlerTimeout: -1}},
 		"MaxDeliveries is -1":                                    {consumer, &ConsumerConfig{DeadLetters: "dead.x", MaxDeliveries: -1}},

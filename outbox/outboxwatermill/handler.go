@@ -1,6 +1,8 @@
 package outboxwatermill
 
 import (
+	"fmt"
+
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/endstate-go/endstate/outbox/inbox"
@@ -13,6 +15,9 @@ import (
 // connection that has gone silent hold the router up.
 func Handler(handle inbox.Handler) message.NoPublishHandlerFunc {
 	return func(msg *message.Message) error {
+		if handle == nil {
+			return fmt.Errorf("%w: the inbox's Handler is nil", ErrConfig)
+		}
 		event, err := Decode(msg)
 		if err != nil {
 			return err

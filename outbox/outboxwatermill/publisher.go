@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -55,7 +56,7 @@ func New(publisher message.Publisher, cfg *Config) (*Publisher, error) {
 		c.Concurrency = 16
 	}
 	switch {
-	case publisher == nil:
+	case publisher == nil, reflect.ValueOf(publisher).Kind() == reflect.Pointer && reflect.ValueOf(publisher).IsNil():
 		return nil, fmt.Errorf("%w: the publisher is nil", ErrConfig)
 	case c.Topic == "" && c.TopicFor == nil:
 		return nil, fmt.Errorf("%w: Config.Topic is empty, and there is no TopicFor", ErrConfig)

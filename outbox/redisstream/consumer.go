@@ -27,7 +27,7 @@ type ConsumerConfig struct {
 	// random.
 	Name string
 	// Concurrency is how many events are handled at a time. With more than one, events of an aggregate may overtake one
-	// another. Default 16.
+	// another. At most 10,000; default 16.
 	Concurrency int
 	// HandlerTimeout bounds each call of the inbox's Handler, whose context then ends: see inbox.Handler.Within. No other member gets
 	// the entry before. Default 5 minutes.
@@ -43,6 +43,9 @@ type ConsumerConfig struct {
 	// Logger gets a line at warn level for what fails, and at error level for each dead letter. Default slog.Default().
 	Logger *slog.Logger
 }
+
+// maxConcurrency bounds how many events are read at a time.
+const maxConcurrency = 10_000
 
 func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 	if c == nil {
@@ -77,8 +80,8 @@ func (c *ConsumerConfig) withDefaults() (ConsumerConfig, error) {
 	switch {
 	case cfg.Group == "":
 		return cfg, fmt.Errorf("%w: ConsumerConfig.Group is empty", ErrConfig)
-	case cfg.Concurrency < 0:
-		return cfg, fmt.Errorf("%w: ConsumerConfig.Concurrency is %d", ErrConfig, cfg.Concurrency)
+	case cfg.Concurrency < 0 || cfg.Concurrency > maxConcurrency:
+		return cfg, fmt.Errorf("%w: ConsumerConfig.Concurrency is %d, it goes to %d", ErrConfig, cfg.Concurrency, maxConcurrency)
 	case cfg.RetryAfter < 10*time.Millisecond:
 		return cfg, fmt.Errorf("%w: ConsumerConfig.RetryAfter is %v, the shortest is 10ms", ErrConfig, cfg.RetryAfter)
 	case cfg.HandlerTimeout < 0:
@@ -107,13 +110,10 @@ func NewConsumer(client redis.UniversalClient, handle inbox.Handler, cfg *Consum
 	if err != nil {
 		return nil, err
 	}
-	if client == nil {
-		return nil, fmt.Errorf("%w: the client is nil", ErrConfig)
-	}
 	if handle == nil {
 		return nil, fmt.Errorf("%w: the inbox's Handler is nil", ErrConfig)
 	}
-	if err := checkTimeouts(client); err != nil {
+	if err := checkClient(client); err != nil {
 		return nil, err
 	}
 	return &Consumer{client, handle.Within(c.HandlerTimeout), c}, nil

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -323,6 +324,7 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 		"ConsumerConfig is nil":                             nil,
 		"ConsumerConfig.Group is empty":                     {},
 		"ConsumerConfig.Concurrency is -1":                  {Group: "g", Concurrency: -1},
+		"ConsumerConfig.Concurrency is 9223372036854775807": {Group: "g", Concurrency: math.MaxInt},
 		"ConsumerConfig.RetryAfter is 1ms, the shortest is": {Group: "g", RetryAfter: time.Millisecond},
 		"ConsumerConfig.MaxDeliveries is -1":                {Group: "g", MaxDeliveries: -1},
 		"ConsumerConfig.HandlerTimeout is -1ns":             {Group: "g", HandlerTimeout: -1},
@@ -332,9 +334,15 @@ func TestConsumerConfigSaysWhatIsWrong(t *testing.T) {
 		require.ErrorIs(t, err, ErrConfig)
 		require.ErrorContains(t, err, want)
 	}
-	_, err := NewConsumer(nil, s.handle, &ConsumerConfig{Group: "g"})
-	require.ErrorContains(t, err, "the client is nil")
-	_, err = NewConsumer(rdb, nil, &ConsumerConfig{Group: "g"})
+	for _, none := range []redis.UniversalClient{nil, (*redis.Client)(nil), (*redis.ClusterClient)(nil)} {
+		_, err := NewConsumer(none, s.handle, &ConsumerConfig{Group: "g"})
+		require.ErrorIs(t, err, ErrConfig)
+		require.ErrorContains(t, err, "client is nil")
+		_, err = New(none, nil)
+		require.ErrorIs(t, err, ErrConfig)
+		require.ErrorContains(t, err, "client is nil")
+	}
+	_, err := NewConsumer(rdb, nil, &ConsumerConfig{Group: "g"})
 	require.ErrorContains(t, err, "Handler is nil")
 }
 

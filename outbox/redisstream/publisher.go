@@ -70,8 +70,8 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-func checkTimeouts(client redis.UniversalClient) error {
-	if err := redisclient.CheckTimeouts(client); err != nil {
+func checkClient(client redis.UniversalClient) error {
+	if err := redisclient.Check(client); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	return nil
@@ -93,10 +93,7 @@ func New(client redis.UniversalClient, cfg *Config) (*Publisher, error) {
 	if cfg == nil {
 		cfg = &Config{}
 	}
-	if client == nil {
-		return nil, fmt.Errorf("%w: the client is nil", ErrConfig)
-	}
-	if err := errors.Join(cfg.validate(), checkTimeouts(client)); err != nil {
+	if err := errors.Join(cfg.validate(), checkClient(client)); err != nil {
 		return nil, err
 	}
 	return &Publisher{client: client, cfg: cfg.withDefaults(), now: map[string]int64{}}, nil

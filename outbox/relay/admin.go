@@ -111,6 +111,16 @@ func (b By) validate(action string) error {
 	return nil
 }
 
+// texts says which of some fields, each with its value behind it, no text in the tables can be.
+func texts(of string, fields ...string) error {
+	for field := range slices.Chunk(fields, 2) {
+		if err := sqltx.CheckText(field[1]); err != nil {
+			return fmt.Errorf("%w: %s%s %w", outbox.ErrConfig, of, field[0], err)
+		}
+	}
+	return nil
+}
+
 // record writes down what is done to a subscription as a whole.
 func (a *Admin) record(ctx context.Context, tx endstate.Querier, action string, by By, detail string) error {
 	_, err := tx.Exec(ctx, fmt.Sprintf(`INSERT INTO %s (subscription, action, by_whom, reason, detail)

@@ -27,6 +27,12 @@ func (a *Admin) Aggregate(ctx context.Context, aggregateType, aggregateID string
 	if aggregateType == "" || aggregateID == "" {
 		return nil, 0, time.Time{}, fmt.Errorf("%w: aggregate: type and id are required", outbox.ErrConfig)
 	}
+	if err := texts("aggregate: ", "type", aggregateType, "id", aggregateID); err != nil {
+		return nil, 0, time.Time{}, err
+	}
+	if !kept(near) {
+		return nil, 0, time.Time{}, fmt.Errorf("%w: aggregate: near is in the year %d; events are of the years 1 to 9999", outbox.ErrConfig, near.UTC().Year())
+	}
 	indexed, err := a.indexed(ctx)
 	partition := outbox.Partition(aggregateType, aggregateID)
 	if err == nil && !near.IsZero() && !indexed {

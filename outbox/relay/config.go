@@ -52,7 +52,7 @@ type Config struct {
 	PollInterval time.Duration
 	// LeaseTTL is how long the partitions of a relay that died stay its own: the longest time for which their events wait. It
 	// must be longer than the pauses of a process that lives (garbage collection, a busy host, an exhausted pool). For half of it
-	// an answer of the database is waited for; then the connection counts as gone. Default 10 s.
+	// an answer of the database is waited for; then the connection counts as gone. At most a day. Default 10 s.
 	LeaseTTL time.Duration
 
 	// MinBackoff is the pause before a failed event's second attempt; each further one is twice as long, up to MaxBackoff,
@@ -68,7 +68,8 @@ type Config struct {
 	Unordered bool
 
 	// Retention is how long events stay in the table after all subscriptions have published them: KeepForever (the default),
-	// DeleteOnPublish, or a time, after which relays delete them in small batches. A deleted event's dedup key is free again.
+	// DeleteOnPublish, or a time of at most 100 years, after which relays delete them in small batches. A deleted event's dedup key is
+	// free again.
 	Retention time.Duration
 
 	// ListenURL is where to LISTEN for a Notifier's wake-ups, on a connection of the relay's own: the connection string of
@@ -153,6 +154,8 @@ func (c *Config) withDefaults() (*Config, error) {
 const (
 	maxBatchSize = 10_000
 	minLeaseTTL  = 500 * time.Millisecond
+	maxLeaseTTL  = 24 * time.Hour
+	maxRetention = 100 * 365 * 24 * time.Hour // twice as long, and more, is still a duration
 )
 
 func (c *Config) validate() error {
@@ -168,14 +171,14 @@ func (c *Config) validate() error {
 	if err := sqltx.CheckText(c.Name); err != nil {
 		return fmt.Errorf("%w: relay.Config.Name %w", outbox.ErrConfig, err)
 	}
-	_, notTime := time.Parse(time.RFC3339Nano, string(c.Start))
+	start, notTime := time.Parse(time.RFC3339Nano, string(c.Start))
 	_, notURL := pgx.ParseConfig(c.ListenURL) // may hold a password, and so may the error
 	for _, f := range []struct {
 		wrong      bool
 		field, why string
 	}{
-		{notTime != nil && c.Start != Begin && c.Start != End, "Start", fmt.Sprintf("is %q; use Begin, End or At", c.Start)},
-		{strings.ContainsAny(c.Destination, "@\x00") || len(c.Destination) > outbox.MaxName, "Destination", "is not scheme and host"}, // and may hold a password
+		{(notTime != nil || !kept(start)) && c.Start != Begin && c.Start != End, "Start", fmt.Sprintf("is %q; use Begin, End or At", c.Start)},
+		{strings.Contains(c.Destination, "@") || sqltx.CheckText(c.Destination) != nil || len(c.Destination) > outbox.MaxName, "Destination", "is not scheme and host"}, // and may hold a password
 		{c.BatchSize < 1 || c.BatchSize > maxBatchSize, "BatchSize", fmt.Sprintf("is %d, it goes from 1 to %d", c.BatchSize, maxBatchSize)},
 		{c.PublishTimeout < 0, "PublishTimeout", "is negative"},
 		{c.ShutdownTimeout < 0, "ShutdownTimeout", "is negative"},
@@ -183,9 +186,11 @@ func (c *Config) validate() error {
 		{c.MinBackoff < 0, "MinBackoff", "is negative"},
 		{c.MaxBackoff < c.MinBackoff, "MaxBackoff", "is shorter than MinBackoff"},
 		{c.LeaseTTL < minLeaseTTL, "LeaseTTL", fmt.Sprintf("is %v, the shortest is %v", c.LeaseTTL, minLeaseTTL)},
+		{c.LeaseTTL > maxLeaseTTL, "LeaseTTL", fmt.Sprintf("is %v, the longest is %v", c.LeaseTTL, maxLeaseTTL)},
 		{c.MaxAttempts < 1, "MaxAttempts", "is negative"},
 		{c.MaxCrashes < 1, "MaxCrashes", "is negative"},
 		{c.Retention < DeleteOnPublish, "Retention", "is negative; use KeepForever, DeleteOnPublish or a time"},
+		{c.Retention > maxRetention, "Retention", "is longer than 100 years; use KeepForever"},
 		{c.ListenURL != "" && notURL != nil, "ListenURL", "is not a connection string"},
 	} {
 		if f.wrong {

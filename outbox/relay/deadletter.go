@@ -100,6 +100,9 @@ func (a *Admin) History(ctx context.Context, subscription string, before int64, 
 	if limit < 1 || limit > looked {
 		return nil, 0, fmt.Errorf("%w: history: limit is %d; it goes from 1 to %d", outbox.ErrConfig, limit, looked)
 	}
+	if err := texts("history: ", "subscription", subscription); err != nil {
+		return nil, 0, err
+	}
 	if before == 0 {
 		before = math.MaxInt64
 	}

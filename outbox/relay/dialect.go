@@ -51,6 +51,12 @@ func (d database) timeArg(t time.Time) any {
 	return t
 }
 
+// kept reports whether a table may have a time: both dialects compare those of the years 1 to 9999, and RFC 3339 can write them.
+func kept(t time.Time) bool {
+	year := t.UTC().Year()
+	return year >= 1 && year <= 9999
+}
+
 // least is the lower of two expressions.
 func (d database) least(a, b string) string {
 	return d.either("least", "min") + "(" + a + ", " + b + ")"
@@ -111,7 +117,7 @@ type leniently struct {
 
 // Scan implements sql.Scanner.
 func (l *leniently) Scan(value any) error {
-	if l.valid = l.moment.Scan(value) == nil && !l.IsZero() && l.Year() >= 1 && l.Year() <= 9999; !l.valid {
+	if l.valid = l.moment.Scan(value) == nil && !l.IsZero() && kept(l.Time); !l.valid {
 		l.Time = time.Time{}
 	}
 	return nil

@@ -46,3 +46,26 @@ CREATE INDEX endstate_outbox_txid ON endstate_outbox (txid, ((partition::bigint 
 		})
 	}
 }
+
+// The check is some fifty small statements about the catalog, and has half a lease's time. Where an administrator has let compiling them,
+// or giving them workers, seem to cost nothing, each would take a good part of a second.
+func TestTheCheckIsNotCompiled(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"pgx", "sql"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			db := newDatabase(t, name)
+			db.Migrate(t, outbox.Writer{})
+			db.Exec(t, "CREATE SCHEMA first")
+			db.Exec(t, `CREATE FUNCTION first.version() RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+				IF current_setting('jit') = 'on' OR current_setting('max_parallel_workers_per_gather') <> '0' THEN RAISE 'this is compiled'; END IF; RETURN pg_catalog.version(); END $$`)
+			db.Exec(t, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = first, public, pg_catalog', current_database()); EXECUTE format('ALTER DATABASE %I SET jit = on', current_database()); END $$")
+			db = through(t, name, db.URL)
+			require.ErrorContains(t, db.admin(t).Check(t.Context()), "this is compiled", "the fault fires")
+			db.Put(t, event("1", ""))
+			r := new(recorder)
+			run(t, db.relay(t, r, quick()))
+			eventually(t, "it is published", func() bool { return len(r.published()) == 1 })
+		})
+	}
+}

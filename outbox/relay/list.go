@@ -157,6 +157,9 @@ func (f *Filter) withDefaults() (limit int, err error) {
 	if !slices.Contains([]State{"", Pending, Retrying, Behind, Dead, Published}, f.State) {
 		return 0, fmt.Errorf("%w: Filter.State is %q", outbox.ErrConfig, f.State)
 	}
+	if err := texts("Filter.", "Subscription", f.Subscription, "AggregateType", f.AggregateType, "AggregateID", f.AggregateID, "Type", f.Type, "Error", f.Error); err != nil {
+		return 0, err
+	}
 	if f.OlderThan < 0 {
 		return 0, fmt.Errorf("%w: Filter.OlderThan is negative", outbox.ErrConfig)
 	}

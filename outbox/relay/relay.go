@@ -14,6 +14,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/endstate-go/endstate"
+	"github.com/endstate-go/endstate/internal/isnil"
 	"github.com/endstate-go/endstate/internal/sleep"
 	"github.com/endstate-go/endstate/outbox"
 )
@@ -64,7 +66,7 @@ func newRelay(db database, publisher outbox.Publisher, begin beginWork, cfg *Con
 	switch {
 	case err != nil:
 		return nil, err
-	case publisher == nil && begin == nil:
+	case begin == nil && isnil.Any(publisher):
 		return nil, fmt.Errorf("%w: the publisher is nil", outbox.ErrConfig)
 	case s.cfg.ListenURL != "" && s.sqlite():
 		return nil, fmt.Errorf("%w: relay.Config.ListenURL is for PostgreSQL only; use Wake", outbox.ErrConfig)
@@ -202,10 +204,23 @@ func (r *Relay) check(ctx context.Context) error {
 	if err := r.store.checkPooler(ctx); err != nil {
 		return fmt.Errorf("look at the connection: %w", err)
 	}
-	if err := Check(ctx, r.store, r.cfg.Outbox); err != nil {
+	if err := r.checkTables(ctx); err != nil {
 		return fmt.Errorf("check the tables: %w", err)
 	}
 	return nil
+}
+
+func (r *Relay) checkTables(ctx context.Context) error {
+	if r.store.sqlite() {
+		return Check(ctx, r.store, r.cfg.Outbox)
+	}
+	return r.store.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
+		// Some fifty small statements about the catalog, where an administrator may have let compiling and workers seem to cost nothing.
+		if _, err := tx.Exec(ctx, "SELECT set_config('jit', 'off', true), set_config('max_parallel_workers_per_gather', '0', true)"); err != nil {
+			return err
+		}
+		return Check(ctx, tx, r.cfg.Outbox)
+	})
 }
 
 var errShutdown = errors.New("relay: the relay is shut down")

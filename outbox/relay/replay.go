@@ -36,6 +36,11 @@ func (a *Admin) Replay(ctx context.Context, by By, r Replay) (Replayed, error) {
 	if err == nil && r.From.IsZero() {
 		err = fmt.Errorf("%w: Replay.From is zero; say from when on", outbox.ErrConfig)
 	}
+	for field, at := range map[string]time.Time{"From": r.From, "To": r.To} {
+		if err == nil && !kept(at) {
+			err = fmt.Errorf("%w: Replay.%s is in the year %d; events are of the years 1 to 9999", outbox.ErrConfig, field, at.UTC().Year())
+		}
+	}
 	if err == nil && !r.To.IsZero() && !r.To.After(r.From) {
 		err = fmt.Errorf("%w: Replay.To is not after Replay.From", outbox.ErrConfig)
 	}

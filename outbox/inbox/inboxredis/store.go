@@ -55,10 +55,7 @@ const DefaultPrefix = "endstate:inbox"
 // New returns a Store on a client, which stays the caller's to close. Every key in Redis is the prefix (DefaultPrefix where
 // it is empty), a colon, and the claim's key. It sends nothing. A client without ReadTimeout or WriteTimeout is refused.
 func New(client redis.UniversalClient, prefix string) (*Store, error) {
-	if client == nil {
-		return nil, fmt.Errorf("%w: the Redis client is nil", inbox.ErrConfig)
-	}
-	if err := redisclient.CheckTimeouts(client); err != nil {
+	if err := redisclient.Check(client); err != nil {
 		return nil, fmt.Errorf("%w: %w", inbox.ErrConfig, err)
 	}
 	if prefix == "" {
