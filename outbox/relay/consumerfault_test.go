@@ -43,6 +43,9 @@ func TestConsumersCommitIsCut(t *testing.T) {
 					var fault *pgfault.Fault
 					var once sync.Once
 					armed := false
+					var told atomic.Int64
+					cfg := mortal()
+					cfg.Trace = &relay.Trace{Reconnecting: func(context.Context, error, time.Duration) { told.Add(1) }}
 					c := db.consumer(t, func(ctx context.Context, tx endstate.Tx, e outbox.Event) error {
 						if parked && e.AggregateID == "a3" && !armed {
 							armed = direct.parked(t, "aggregate_id = 'a3'") > 0
@@ -56,11 +59,12 @@ func TestConsumersCommitIsCut(t *testing.T) {
 							})
 						}
 						return apply(ctx, tx, e)
-					}, mortal())
+					}, cfg)
 					run(t, c)
 					direct.settled(t)
 					require.NotNil(t, fault)
 					fault.RequireFired(t)
+					eventually(t, "that the database failed is told", func() bool { return told.Load() > 0 })
 					direct.requireOnce(t)
 					require.Zero(t, direct.parked(t, "attempts > 1"), "it was nobody's fault")
 				})
