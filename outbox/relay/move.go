@@ -182,7 +182,7 @@ func (t *term) remember(m move, rows []*row) {
 			memory[r.seq] = true
 		}
 	}
-	if len(memory) == 0 {
+	if t.tokens[m.Partition] = m.Next; len(memory) == 0 {
 		delete(t.sent, m.Partition)
 	}
 }
@@ -195,7 +195,7 @@ func (b *batch) moves(beyond map[int]map[int64]bool, stopping bool) (all, needed
 		if needs {
 			needed, parks = append(needed, m), append(parks, mine...)
 		} else {
-			m.Mode = moveHold
+			m.Mode, m.Next = moveHold, m.Token // it stays as it is
 		}
 		all = append(all, m)
 	}

@@ -291,6 +291,11 @@ func (t *term) arrange(ctx context.Context, s *store, r *reading) (*batch, error
 	case len(r.cursors) > 0 && r.cursors[0].Incarnation == "":
 		return nil, t.store.incarnate(ctx, t.store) // and read again
 	}
+	for _, c := range r.cursors {
+		if c.Token != t.tokens[c.Partition] {
+			delete(t.sent, c.Partition)
+		}
+	}
 	b := t.newBatch(r.cursors, r.rows, r.limit, batchBytes>>t.shrunk)
 	if len(b.large) > 0 {
 		if err := s.payloads(ctx, b.large); err != nil {

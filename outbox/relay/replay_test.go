@@ -1,7 +1,9 @@
 package relay_test
 
 import (
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -195,5 +197,42 @@ func TestDropASubscriptionThatIsGone(t *testing.T) {
 		log, _, err := admin.History(ctx, "default", 0, 10)
 		require.NoError(t, err)
 		require.Len(t, log, 1, "a refused one isn't recorded")
+	})
+}
+
+// An event is published while an earlier one of its partition isn't, so that the cursor hasn't passed it. A replay has it published
+// again all the same.
+func TestReplayOfWhatTheCursorHasNotPassed(t *testing.T) {
+	t.Parallel()
+	each(t, kinds, writer, func(t *testing.T, db *database) {
+		first, second := event("first", ""), event("second", "")
+		for i := 0; second.AggregateID == first.AggregateID || outbox.Partition(second.AggregateType, second.AggregateID) != outbox.Partition(first.AggregateType, first.AggregateID); i++ {
+			second.AggregateID = fmt.Sprint(i)
+		}
+		db.Put(t, first, second)
+		var away atomic.Bool
+		away.Store(true)
+		var refused atomic.Int64
+		r := &recorder{fail: func(e outbox.Event) error {
+			if e.Type == "first" && away.Load() {
+				refused.Add(1)
+				return outbox.RetryAfter(errors.New("not yet"), time.Hour)
+			}
+			return nil
+		}}
+		cfg := quick()
+		relay.SetPatience(cfg, time.Hour)
+		run(t, db.relay(t, r, cfg))
+		eventually(t, "the first is refused again", func() bool { return refused.Load() > 1 })
+		require.Len(t, r.published(), 1, "the second was published before, and isn't meanwhile")
+		_, err := db.admin(t).Replay(t.Context(), replaying, relay.Replay{From: time.Unix(1, 0)})
+		require.NoError(t, err)
+		away.Store(false)
+		db.settled(t)
+		times := map[string]int{}
+		for _, e := range r.published() {
+			times[e.Type]++
+		}
+		require.Equal(t, map[string]int{"first": 1, "second": 2}, times)
 	})
 }

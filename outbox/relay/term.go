@@ -52,11 +52,12 @@ type term struct {
 	back      bool                   // the last one would have handled something, after others had failed in an outage
 	doubt     map[int64]int          // how often events were refused, and nobody knows why
 	sent      map[int]map[int64]bool // by partition, what is published and beyond the cursor, since earlier events are open
+	tokens    map[int]string         // by partition, the cursor's when that was so: with another one, a replay has set it back
 }
 
 func newTerm(r *Relay, l *lease) *term {
 	t := &term{Relay: r, lease: l, log: r.log.With("lease", l.id), address: r.destination(), partitions: outbox.Partitions, noted: r.cfg.BatchSize,
-		doubt: map[int64]int{}, sent: map[int]map[int64]bool{}, gauge: gauge{low: r.cfg.minOutage, high: r.cfg.maxOutage}}
+		doubt: map[int64]int{}, sent: map[int]map[int64]bool{}, tokens: map[int]string{}, gauge: gauge{low: r.cfg.minOutage, high: r.cfg.maxOutage}}
 	if o, ok := r.publisher.(outbox.Ordered); ok {
 		t.ordered = o.KeepsOrder()
 	}
