@@ -107,7 +107,7 @@ func (t *term) tryAlone(ctx context.Context, r *row) error {
 // suspectDue makes suspects of the parked events that a dead owner may have been publishing: those that are due, and those
 // behind them.
 func (s *store) suspectDue(ctx context.Context, owner string, partitions []int) error {
-	return s.change(ctx, owner, "suspect = (1 = 1)", fmt.Sprintf(`p.partition IN (%s) AND p.dead_at IS NULL AND (p.next_attempt_at <= %s OR p.next_attempt_at IS NULL
+	return s.set(ctx, owner, "suspect = (1 = 1)", fmt.Sprintf(`p.partition IN (%s) AND p.dead_at IS NULL AND (p.next_attempt_at <= %s OR p.next_attempt_at IS NULL
 	AND EXISTS (SELECT 1 FROM %s w WHERE w.subscription = p.subscription AND w.partition = p.partition AND w.aggregate_type = p.aggregate_type AND w.aggregate_id = p.aggregate_id
 		AND w.dead_at IS NULL AND w.next_attempt_at <= %[2]s))`, strings.Trim(toJSON(partitions), "[]"), s.clock(), s.parked))
 }
@@ -121,7 +121,7 @@ func (s *store) setCrashes(ctx context.Context, owner string, r *row, from, to i
 
 // trust ends the care: the suspects that are left wait behind others, and for those there is a reason.
 func (s *store) trust(ctx context.Context, owner string, batch int) error {
-	if err := s.change(ctx, owner, "suspect = (1 = 0)", "p.suspect"); err != nil {
+	if err := s.set(ctx, owner, "suspect = (1 = 0)", "p.suspect"); err != nil {
 		return err
 	}
 	return s.run(ctx, fmt.Sprintf("UPDATE %s SET careful = 0, batch = CAST($3 AS integer) WHERE %s AND careful = 2", s.cursors, s.owned()), s.cfg.Subscription, owner, batch)

@@ -16,7 +16,8 @@
 //     nothing written, however long. A few events are tried now and then, and with the first that is taken, all goes on at full
 //     speed. One event that fails with nothing to compare it with is reported as blocking, and not given up.
 //   - An event that kills relays is isolated, counted, and a dead letter after MaxCrashes.
-//   - A row that can't be read is a dead letter, with the reason, and stops nobody.
+//   - A row that can't be read is a dead letter, with the reason, and stops nobody. Nor does one that somebody has deleted though it
+//     was still to be published: that is logged.
 //   - Whatever happens to the database, Run goes on when it is back. Leases, backoffs and retention go by its clock.
 //
 // Consumers get events more than once, and have to apply them once: package outbox/inbox does that. With asynchronous commits, or

@@ -258,7 +258,7 @@ func (s *store) unblock(ctx context.Context, owner string) error {
 	if err := s.run(ctx, fmt.Sprintf("UPDATE %s SET blocked_since = NULL, blocked_by = NULL, blocked_why = NULL WHERE %s AND blocked_since IS NOT NULL", s.cursors, s.owned()), s.cfg.Subscription, owner); err != nil {
 		return err
 	}
-	return s.change(ctx, owner, "next_attempt_at = "+s.clock(), "p.dead_at IS NULL AND p.next_attempt_at > "+s.clock())
+	return s.set(ctx, owner, "next_attempt_at = "+s.clock(), "p.dead_at IS NULL AND p.next_attempt_at > "+s.clock())
 }
 
 // retryAfter returns the pause that outbox.RetryAfter put into err; ok is false if there is none.

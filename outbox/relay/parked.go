@@ -170,35 +170,51 @@ func (s *store) nextDue(ctx context.Context, owner string) (wait time.Duration, 
 	return max(0, -seconds(*ago)), true, nil
 }
 
+// gone removes what is parked of events whose rows somebody has deleted, by hand, or a purge beside a replay, and returns how many: nobody
+// can publish them, and what is behind them would wait forever. The pieces go by what is left, so that some are found the next time.
+func (s *store) gone(ctx context.Context, owner string) (int64, error) {
+	return s.change(ctx, owner, "DELETE FROM "+s.parked+" AS p", fmt.Sprintf("p.dead_at IS NULL AND NOT EXISTS (SELECT 1 FROM %s e WHERE e.partition = p.partition AND e.seq = p.seq)", s.events))
+}
+
 // free has heads be due that nobody made so: what they were behind was discarded between a reading and its move.
 func (s *store) free(ctx context.Context, owner string) error {
-	return s.change(ctx, owner, "next_attempt_at = "+s.clock(), "p.dead_at IS NULL AND p.next_attempt_at IS NULL AND NOT "+
+	return s.set(ctx, owner, "next_attempt_at = "+s.clock(), "p.dead_at IS NULL AND p.next_attempt_at IS NULL AND NOT "+
 		s.earlier("p.subscription, p.partition, p.aggregate_type, p.aggregate_id", "p.seq"))
 }
 
-// change sets columns of this owner's parked events p for which a condition holds, some thousand in a transaction: with all of them,
-// which may be millions, it would take longer than an answer is waited for.
-func (s *store) change(ctx context.Context, owner, set, condition string) error {
+// set sets columns of this owner's parked events p for which a condition holds.
+func (s *store) set(ctx context.Context, owner, columns, condition string) error {
+	_, err := s.change(ctx, owner, "UPDATE "+s.parked+" AS p SET "+columns, condition)
+	return err
+}
+
+// change does something to this owner's parked events p for which a condition holds, some thousand in a transaction, and returns to how
+// many: with all of them, which may be millions, it would take longer than an answer is waited for.
+func (s *store) change(ctx context.Context, owner, do, condition string) (changed int64, err error) {
 	next := fmt.Sprintf("SELECT w.partition, w.seq FROM %s w WHERE w.subscription = CAST($1 AS text) AND (w.partition, w.seq) > (CAST($3 AS smallint), CAST($4 AS bigint)) AND CAST($2 AS text) <> '' ORDER BY w.subscription, w.partition, w.seq LIMIT ", s.parked)
-	update := fmt.Sprintf("UPDATE %s AS p SET %s WHERE %s AND (p.partition, p.seq) IN (%s%d) AND %s", s.parked, set, s.mine("p."), next, s.cfg.piece, condition)
+	statement := fmt.Sprintf("%s WHERE %s AND (p.partition, p.seq) IN (%s%d) AND %s", do, s.mine("p."), next, s.cfg.piece, condition)
 	after, last := place{Partition: -1}, false
 	for !last {
+		var n int64
 		if err := s.inTx(ctx, func(ctx context.Context, tx endstate.Tx) error {
 			args := []any{s.cfg.Subscription, owner, after.Partition, after.Seq}
 			if err := s.pin(ctx, tx); err != nil {
 				return err
 			}
-			if _, err := tx.Exec(ctx, update, args...); err != nil {
+			tag, err := tx.Exec(ctx, statement, args...)
+			if err != nil {
 				return err
 			}
-			err := tx.QueryRow(ctx, fmt.Sprintf("%s1 OFFSET %d", next, s.cfg.piece-1), args...).Scan(&after.Partition, &after.Seq)
+			n = tag.RowsAffected()
+			err = tx.QueryRow(ctx, fmt.Sprintf("%s1 OFFSET %d", next, s.cfg.piece-1), args...).Scan(&after.Partition, &after.Seq)
 			if last = errors.Is(err, pgx.ErrNoRows); last {
 				return nil
 			}
 			return err
 		}); err != nil {
-			return err
+			return changed, err
 		}
+		changed += n
 	}
-	return nil
+	return changed, nil
 }

@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -58,6 +59,32 @@ VALUES (1, '`+id+`', 'hand', '`+id+`', 'made', `+map[bool]string{true: "CAST('{}
 		if db.SQLite {
 			require.Equal(t, 1, db.parked(t, "last_error LIKE 'the row can''t be read: id: %'"))
 		}
+	})
+}
+
+// Somebody deletes the row of an event that is parked, as by hand, or as a purge may beside a replay. Nobody can publish it, and what
+// waits behind it is published.
+func TestAParkedEventWhoseRowIsDeletedHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	each(t, databases, writer, func(t *testing.T, db *database) {
+		db.aggregates(t, 3, 4)
+		r := &recorder{fail: func(e outbox.Event) error {
+			if e.AggregateID == "a0" && e.Type == "1" {
+				return errors.New("refused")
+			}
+			return nil
+		}}
+		log := &dbtest.Log{}
+		cfg := quick()
+		cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+		stop := run(t, db.relay(t, r, cfg))
+		eventually(t, "it is parked, and what is behind it", func() bool { return db.parked(t, "aggregate_id = 'a0'") == 3 })
+		stop()
+		db.Exec(t, "DELETE FROM endstate_outbox WHERE aggregate_id = 'a0' AND type = '1'")
+		run(t, db.relay(t, r, cfg))
+		eventually(t, "nothing is parked", func() bool { return db.parked(t, "1 = 1") == 0 })
+		require.Equal(t, []string{"0", "2", "3"}, r.first("a0"))
+		require.Contains(t, log.String(), "events are gone from the outbox")
 	})
 }
 

@@ -87,7 +87,13 @@ func (t *term) housekeep(ctx context.Context) error {
 	}
 	if t.waiting && time.Since(t.freed) > freeEvery {
 		start := time.Now()
-		err := t.store.free(ctx, t.lease.id)
+		n, err := t.store.gone(ctx, t.lease.id)
+		if n > 0 {
+			t.log.ErrorContext(ctx, "outbox relay: events are gone from the outbox that were to be published: somebody has deleted them", "events", n)
+		}
+		if err == nil {
+			err = t.store.free(ctx, t.lease.id)
+		}
 		if t.freed = time.Now().Add(20 * time.Since(start)); err != nil {
 			return fmt.Errorf("look for stranded events: %w", err)
 		}
