@@ -252,6 +252,11 @@ func (t *term) call(publish func(context.Context, []outbox.Event) []error, event
 			done <- res
 		}()
 		errs := publish(ctx, events)
+		for _, err := range errs {
+			if err != nil {
+				_ = err.Error() // which panics here, where that is contained, if it is a nil pointer of some type
+			}
+		}
 		res = result{errs: errs}
 	}()
 	var res result

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"runtime"
 	"strings"
 	"sync"
@@ -45,6 +46,13 @@ func TestPublisherFaultsAreContained(t *testing.T) {
 			errs := make([]error, len(batch))
 			for i := range errs {
 				errs[i] = ctx.Err()
+			}
+			return errs
+		},
+		"returns a nil of some type": func(_ context.Context, batch []outbox.Event) []error {
+			errs := make([]error, len(batch))
+			for i := range errs {
+				errs[i] = (*url.Error)(nil) // whose text can't be had
 			}
 			return errs
 		},

@@ -160,6 +160,7 @@ func (r *Relay) term(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("take a lease: %w", err)
 	}
+	defer l.close() // also when a hook panics
 	r.owed = l.id
 	t := newTerm(r, l)
 	t.log.InfoContext(ctx, "outbox relay: started")

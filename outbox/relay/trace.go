@@ -20,7 +20,7 @@ type Try struct {
 }
 
 // Trace is a set of callbacks for metrics and traces, each optional, after the manner of net/http/httptrace. They run on
-// the relay's goroutine, so that a slow one slows the relay.
+// the relay's goroutine, so that a slow one slows the relay, and one that panics ends Run with that.
 type Trace struct {
 	// Trying is called before each call of Publish, or of a consumer's handler, which gets the context that it returns: one with
 	// a span, for instance.

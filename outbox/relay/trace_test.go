@@ -3,11 +3,13 @@ package relay_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/endstate-go/endstate"
 	"github.com/endstate-go/endstate/outbox"
@@ -166,4 +168,29 @@ func TestPartitionsAreReportedToTheLeasesEnd(t *testing.T) {
 			partitions = <-owned
 		}
 	})
+}
+
+// A hook that panics ends Run, and leaves nothing running. The relay can be run again.
+func TestAHookThatPanicsEndsRun(t *testing.T) {
+	db := newDatabase(t, "sqlite-wal")
+	db.Migrate(t, *writer)
+	db.aggregates(t, 3, 2)
+	cfg := quick()
+	panicked := false
+	cfg.Trace = &relay.Trace{Published: func(context.Context, outbox.Event, time.Duration) {
+		if !panicked {
+			panicked = true
+			panic("the hook's")
+		}
+	}}
+	r := &recorder{}
+	rel := db.relay(t, r, cfg)
+	before := goleak.IgnoreCurrent()
+	require.PanicsWithValue(t, "the hook's", func() { _ = rel.Run(t.Context()) })
+	require.NoError(t, goleak.Find(before))
+	run(t, rel)
+	db.settled(t)
+	for a := range 3 {
+		require.Equal(t, numbered(2), r.first(fmt.Sprint("a", a)))
+	}
 }
