@@ -31,19 +31,32 @@ type database struct {
 }
 
 // Exec sends a statement.
-func (d database) Exec(ctx context.Context, statement string, args ...any) (pgconn.CommandTag, error) {
-	ctx, cancel := d.bounded(ctx)
-	defer cancel()
-	return d.Querier.Exec(ctx, statement, args...)
+func (d database) Exec(ctx context.Context, statement string, args ...any) (tag pgconn.CommandTag, err error) {
+	err = d.alone(ctx, func(ctx context.Context) error {
+		tag, err = d.Querier.Exec(ctx, statement, args...)
+		return err
+	})
+	return tag, err
 }
 
 // QueryRow sends a query when its row is scanned.
 func (d database) QueryRow(ctx context.Context, query string, args ...any) pgx.Row {
 	return rowFunc(func(dest ...any) error {
-		ctx, cancel := d.bounded(ctx)
-		defer cancel()
-		return d.Querier.QueryRow(ctx, query, args...).Scan(dest...)
+		return d.alone(ctx, func(ctx context.Context) error { return d.Querier.QueryRow(ctx, query, args...).Scan(dest...) })
 	})
+}
+
+// alone sends a statement that is a transaction by itself, unless d is in one. Its isolation is the connection's default, which may be
+// stricter than that of our transactions: what PostgreSQL breaks off for that, of which nothing is left, is sent again.
+func (d database) alone(ctx context.Context, send func(ctx context.Context) error) (err error) {
+	ctx, cancel := d.bounded(ctx)
+	defer cancel()
+	for range 10 {
+		if err = send(ctx); err == nil || d.within || d.sqlite() || !sqltx.Conflicted(err) {
+			return err
+		}
+	}
+	return err
 }
 
 type rowFunc func(dest ...any) error

@@ -183,3 +183,25 @@ func TestRetention(t *testing.T) {
 		}
 	})
 }
+
+// Where sessions are SERIALIZABLE unless told otherwise, PostgreSQL may break off any statement that is a transaction by itself. It is
+// sent again.
+func TestStatementsThatAreBrokenOff(t *testing.T) {
+	t.Parallel()
+	each(t, []string{"pgx", "sql"}, writer, func(t *testing.T, db *database) {
+		db.aggregates(t, 3, 1)
+		r := &recorder{}
+		stop := run(t, db.relay(t, r, quick()))
+		eventually(t, "all out", func() bool { return len(r.published()) == 3 })
+		db.settled(t)
+		stop()
+		db.Exec(t, "CREATE SEQUENCE deletes")
+		db.Exec(t, `CREATE FUNCTION break_off() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN IF nextval('deletes') = 1 THEN RAISE SQLSTATE '40001'; END IF; RETURN NULL; END $$`)
+		db.Exec(t, "CREATE TRIGGER break_off BEFORE DELETE ON endstate_outbox FOR EACH STATEMENT EXECUTE FUNCTION break_off()")
+		deleted, err := db.admin(t).Purge(t.Context(), 0)
+		require.NoError(t, err)
+		require.EqualValues(t, 3, deleted)
+		require.Greater(t, outboxdbtest.One[int64](t, db, "SELECT last_value FROM deletes"), int64(1), "one was broken off")
+	})
+}
