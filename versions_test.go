@@ -224,8 +224,8 @@ SELECT gen_random_uuid(), 'batch', 'new', 'batch.noted', '{}', 'application/json
 			all()
 			newer()
 			close(failures)
-			for err := range failures { // others are a busy machine's, or the end of a context
-				require.Empty(t, sqltx.State(err), "the server refused something: %v", err)
+			for err := range failures { // others are a busy machine's, the end of a context, or a deadlock with the migration, after which a relay tries again
+				require.True(t, sqltx.State(err) == "" || sqltx.Conflicted(err), "the server refused something: %v", err)
 			}
 			open, err := j.count(t.Context(), "batches WHERE note IS NULL AND status <> 'DONE'")
 			require.NoError(t, err)
