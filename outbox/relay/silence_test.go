@@ -124,9 +124,13 @@ func TestSilentConnections(t *testing.T) {
 			mu.Lock()
 			all := slices.Clone(statements)
 			mu.Unlock()
-			// Of the many with which it looks at the tables first, one does.
-			joins := slices.IndexFunc(all, func(s string) bool { return strings.HasPrefix(strings.ToLower(s), "begin") })
-			all = append(all[:1:1], all[joins:]...)
+			// Of the many with which it looks at the tables, in the first transaction, that one's beginning and end do.
+			first := func(verb string) int {
+				return slices.IndexFunc(all, func(s string) bool { return strings.HasPrefix(strings.ToLower(s), verb) })
+			}
+			begin, commit := first("begin"), first("commit")
+			require.True(t, 0 < begin && begin < commit, "%q", all)
+			all = slices.Concat(all[:1], all[begin:begin+2], all[commit:])
 			require.Greater(t, len(all), 15)
 			var faults []*pgfault.Fault
 			for _, s := range all {
