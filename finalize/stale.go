@@ -29,12 +29,12 @@ extract(epoch FROM pg_catalog.clock_timestamp() - backend_start)::float8 FROM pg
 var errReplica = errors.New("the session takes no writes")
 
 // staleness looks at the session in which a call that began then, outside of a transaction by now, was refused as read-only: whether
-// to drop it, and with which error.
-func staleness(began time.Time, err error, scan func(...any) error) (drop bool, _ error) {
+// to drop it, and with which error. ask sends sessionState there.
+func staleness[R interface{ Scan(...any) error }](began time.Time, err error, ask func() R) (drop bool, _ error) {
 	var readOnly bool
 	var age float64
-	asked := time.Since(began) // not when the answer is here: that may take longer than the connection is older than the call
-	if scan(&readOnly, &age) != nil || !readOnly {
+	asked := time.Since(began) // before the server looks at its clock: an answer may take longer than the connection is older than the call
+	if ask().Scan(&readOnly, &age) != nil || !readOnly {
 		return false, err // it was the transaction that could only read
 	}
 	if age > asked.Seconds() {
@@ -69,7 +69,7 @@ func dropStale(ctx context.Context, conn *pgx.Conn, a *attempt, err error) error
 			return err
 		}
 	}
-	drop, err := staleness(a.start, err, conn.QueryRow(ctx, sessionState).Scan)
+	drop, err := staleness(a.start, err, func() pgx.Row { return conn.QueryRow(ctx, sessionState) })
 	if drop {
 		_ = conn.Close(ctx)
 	}
@@ -86,7 +86,7 @@ func (s *sqlSession) stale(ctx context.Context, a *attempt, err error) error {
 		return err
 	}
 	s.ended = true
-	drop, err := staleness(a.start, err, s.conn.QueryRowContext(ctx, sessionState).Scan)
+	drop, err := staleness(a.start, err, func() *sql.Row { return s.conn.QueryRowContext(ctx, sessionState) })
 	if drop {
 		_ = s.conn.Raw(func(any) error { return driver.ErrBadConn })
 	}
@@ -98,7 +98,7 @@ func (d *sqlDB) refused(ctx context.Context, conn *sql.Conn, began time.Time, er
 	if sqltx.State(err) != sqltx.Unsupported {
 		return err
 	}
-	drop, err := staleness(began, err, conn.QueryRowContext(ctx, sessionState).Scan)
+	drop, err := staleness(began, err, func() *sql.Row { return conn.QueryRowContext(ctx, sessionState) })
 	if drop {
 		_ = conn.Raw(func(any) error { return driver.ErrBadConn })
 		err = fmt.Errorf("%w: %w", errReplica, err)

@@ -9,6 +9,15 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+// sessionRow is the answer of a session that can only read.
+type sessionRow struct{ age time.Duration }
+
+func (a sessionRow) Scan(dest ...any) error {
+	*dest[0].(*bool), *dest[1].(*float64) = true, a.age.Seconds()
+	time.Sleep(time.Second)
+	return nil
+}
+
 // F20: a connection that is older than the call by less than an answer takes is older than the call all the same.
 func TestASessionsAgeIsComparedWhenItIsAsked(t *testing.T) {
 	t.Parallel()
@@ -17,10 +26,10 @@ func TestASessionsAgeIsComparedWhenItIsAsked(t *testing.T) {
 			a := &attempt{start: time.Now()}
 			time.Sleep(50 * time.Millisecond)
 			refused := errors.New("refused")
-			drop, err := staleness(a.start, refused, func(dest ...any) error {
-				*dest[0].(*bool), *dest[1].(*float64) = true, (time.Since(a.start) + older).Seconds()
-				time.Sleep(time.Second) // the answer's way
-				return nil
+			drop, err := staleness(a.start, refused, func() sessionRow {
+				age := time.Since(a.start) + older
+				time.Sleep(time.Second) // the answer's way: drivers wait for its beginning when they send the query
+				return sessionRow{age}
 			})
 			require.True(t, drop)
 			require.ErrorIs(t, err, refused)
