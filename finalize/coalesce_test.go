@@ -44,7 +44,7 @@ func (w *world) together(id string, n int, first work, others func(i int) (final
 // queue waits until n calls wait for the one that is under way.
 func (w *world) queue(id string, n int) {
 	w.t.Helper()
-	require.Eventually(w.t, func() bool { return w.queued(guard.Text(id)) == n }, 20*time.Second, time.Millisecond)
+	require.Eventually(w.t, func() bool { return w.queued(guard.Text(id)) == n }, long, time.Millisecond)
 }
 
 // F9: the incident's storm of 83 calls, all at once: one connection is taken, and each call gets the receipt.

@@ -584,7 +584,7 @@ func TestDoRetriesABusySQLite(t *testing.T) {
 func TestLedgersOfTwoSchemasDoNotWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
-		other := newWorld(t, w.database, w.guard, w.dsn, configured(func(c *finalize.Config) { c.ClaimTimeout = 5 * time.Second }))
+		other := newWorld(t, w.database, w.guard, w.dsn, configured(func(c *finalize.Config) { c.ClaimTimeout = 20 * time.Second }))
 		other.open("b1")
 		r, err := w.do(t.Context(), w.open("b1"), "holder", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			r, err := other.do(ctx, guard.Text("b1"), "other", complete("b1"))

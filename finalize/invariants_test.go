@@ -79,7 +79,7 @@ func (w *world) requireNothingHeld() {
 // eventually waits until a query says true.
 func (w *world) eventually(query string, args ...any) {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), long)
 	defer cancel()
 	for {
 		var yes bool

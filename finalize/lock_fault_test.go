@@ -103,7 +103,7 @@ func TestRedisFaultsNeverBreakThePromise(t *testing.T) {
 						require.Eventually(t, func() bool {
 							r, err := w.prepare(t.Context(), key, "next", preparing("b", func(context.Context) (string, error) { return "scored", nil }))
 							return err == nil && r.Won
-						}, 20*time.Second, 50*time.Millisecond)
+						}, long, 50*time.Millisecond)
 						won++
 					}
 					require.Equal(t, 1, won)
@@ -117,7 +117,7 @@ func TestRedisFaultsNeverBreakThePromise(t *testing.T) {
 
 func redisDo(t *testing.T, r *testserver.Redis, args ...any) {
 	t.Helper()
-	require.Eventually(t, func() bool { return dbtest.RedisOn(t, r.URL()).Do(t.Context(), args...).Err() == nil }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return dbtest.RedisOn(t, r.URL()).Do(t.Context(), args...).Err() == nil }, long, 50*time.Millisecond)
 }
 
 // F11: Redis is away from the start.

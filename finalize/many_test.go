@@ -260,7 +260,7 @@ func TestABulksCommitGotNoAnswerAndAnotherCallFindsItFinal(t *testing.T) {
 				done <- err
 			}()
 			fault.RequireAnswered(t)
-			require.Eventually(t, func() bool { return len(done) > 0 || proxied.queued(guard.Text(keys[0])) > 0 }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return len(done) > 0 || proxied.queued(guard.Text(keys[0])) > 0 }, long, time.Millisecond)
 			held.Release()
 			require.NoError(t, <-done)
 			lost := <-other

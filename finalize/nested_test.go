@@ -106,7 +106,7 @@ func TestATransactionThatIsIdleInACallbackIsLogged(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		enough := errors.New("it waited for long enough")
 		_, err := w.do(t.Context(), w.open("b-"+w.schema), "threshold", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
-			require.Eventually(t, func() bool { return strings.Contains(log.String(), "b-"+w.schema) }, 20*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return strings.Contains(log.String(), "b-"+w.schema) }, long, time.Millisecond)
 			return finalize.Outcome{}, enough
 		})
 		require.ErrorIs(t, err, enough)

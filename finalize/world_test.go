@@ -201,6 +201,7 @@ type world struct {
 	pool            *pgxpool.Pool // the finalizer's, one of the two
 	sqlDB           *sql.DB
 	trace           *spy
+	cfg             *finalize.Config
 	another         func() door // a finalizer of its own on the same connections, as another process has one
 }
 
@@ -228,8 +229,12 @@ func newWorld(t *testing.T, database, g, dsn string, options ...option) *world {
 	t.Helper()
 	w := connect(t, database, g, dsn, "s"+uuid.NewString()[:8], options...)
 	w.createTables()
-	require.NoError(t, w.migrate(t.Context()))
-	require.NoError(t, w.check(t.Context()))
+	patience := w.cfg.ClaimTimeout
+	w.cfg.ClaimTimeout = 0 // the usual one: what a test sets isn't meant for its first connections
+	first := w.another()
+	w.cfg.ClaimTimeout = patience
+	require.NoError(t, first.migrate(t.Context()))
+	require.NoError(t, first.check(t.Context()))
 	return w
 }
 
@@ -243,6 +248,7 @@ func connect(t *testing.T, database, g, dsn, schema string, options ...option) *
 	if s.config != nil {
 		s.config(cfg)
 	}
+	w.cfg = cfg
 	if s.app != "" {
 		w.app = s.app
 	}

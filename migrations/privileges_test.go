@@ -269,7 +269,7 @@ var programs = map[string]program{
 			require.Eventually(t, func() bool {
 				var n int
 				return pool.QueryRow(t.Context(), "SELECT count(*) FROM endstate_outbox").Scan(&n) == nil && n == 0
-			}, 30*time.Second, 10*time.Millisecond, "retention")
+			}, time.Minute, 10*time.Millisecond, "retention")
 			cancel()
 			require.NoError(t, <-ran)
 			_, err = pool.Exec(t.Context(), "UPDATE endstate_outbox SET payload = ''")

@@ -122,7 +122,7 @@ func TestRelayWithPrivateCertificates(t *testing.T) {
 						return true
 					}
 					return strings.Contains(last.Error(), "tls") || strings.Contains(last.Error(), "certificate")
-				}, 20*time.Second, 10*time.Millisecond, "the reason is told")
+				}, long, 10*time.Millisecond, "the reason is told")
 				require.Error(t, last)
 			})
 		}

@@ -41,7 +41,7 @@ func cluster(t *testing.T) []string {
 		node := dbtest.RedisOn(t, "redis://"+addr)
 		require.Eventually(t, func() bool {
 			return strings.Contains(node.ClusterInfo(t.Context()).Val(), "cluster_state:ok")
-		}, 30*time.Second, 20*time.Millisecond, "node %s", addr)
+		}, time.Minute, 20*time.Millisecond, "node %s", addr)
 	}
 	return addrs
 }

@@ -98,7 +98,7 @@ func pending(client redis.UniversalClient) int64 {
 
 func eventually(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	require.Eventually(t, cond, 15*time.Second, 5*time.Millisecond, what)
+	require.Eventually(t, cond, time.Minute, 5*time.Millisecond, what)
 }
 
 // Everything is published twice, to a group of two members, whose inbox drops what it has had.

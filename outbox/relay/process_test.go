@@ -150,7 +150,7 @@ func (p *process) wait() {
 	p.t.Helper()
 	select {
 	case <-p.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		require.Fail(p.t, "the process doesn't end")
 	}
 }
@@ -160,7 +160,7 @@ func (p *process) await(line string) {
 	select {
 	case said := <-p.said:
 		require.Equal(p.t, line, said)
-	case <-time.After(30 * time.Second):
+	case <-time.After(time.Minute):
 		require.Fail(p.t, "the process doesn't say: "+line)
 	}
 }
