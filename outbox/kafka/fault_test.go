@@ -105,6 +105,22 @@ func TestAPauseEndsWhenThePartitionGoes(t *testing.T) {
 	m.running.Wait()
 }
 
+// A partition that goes while its record is being buried is not one that waits.
+func TestABurialEndsWhenThePartitionGoes(t *testing.T) {
+	t.Parallel()
+	log := &recorded{}
+	m, w := idle(t, func(context.Context, outbox.Event) (inbox.Result, error) { return inbox.Result{}, ErrNotEvent },
+		func(c *ConsumerConfig) { c.DeadLetters, c.Logger = "dead", log.logger() })
+	e, err := record(event("7", 0), DefaultTopic, "s")
+	require.NoError(t, err)
+	w.add([]*kgo.Record{e})
+	m.running.Go(w.run)
+	eventually(t, "the letter is on its way", func() bool { return m.client.BufferedProduceRecords() > 0 })
+	w.stop(0)
+	m.running.Wait()
+	require.False(t, log.has("record is held"))
+}
+
 // F40: a handler whose partition is to go to another member keeps its context while it finishes, and the member waits for it; one
 // whose partition another member has already is ended.
 func TestAHandlersContextWhenItsPartitionGoes(t *testing.T) {

@@ -127,12 +127,15 @@ func (w *worker) settle(r *kgo.Record) bool {
 		given := errors.Is(err, ErrNotEvent) || inbox.Permanent(err) || attempt >= w.cfg.MaxAttempts
 		switch {
 		case given && w.cfg.DeadLetters != "":
-			if buried := w.bury(r, err); buried == nil {
+			buried := w.bury(r, err)
+			if buried == nil {
 				w.cfg.Logger.Error("kafka: record became a dead letter", append(attrs, "dead_letters", w.cfg.DeadLetters, "error", err)...)
 				return true
-			} else {
-				w.cfg.Logger.Error("kafka: record is held, and its partition waits: it could not be kept as a dead letter", append(attrs, "dead_letters", w.cfg.DeadLetters, "reason", buried, "error", err)...)
 			}
+			if w.ctx.Err() != nil {
+				return false // the partition goes to another member, which buries it
+			}
+			w.cfg.Logger.Error("kafka: record is held, and its partition waits: it could not be kept as a dead letter", append(attrs, "dead_letters", w.cfg.DeadLetters, "reason", buried, "error", err)...)
 		case given:
 			w.cfg.Logger.Error("kafka: record is held, and its partition waits", append(attrs, "error", err)...)
 		default:
