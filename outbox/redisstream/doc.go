@@ -29,6 +29,10 @@
 // Nothing is trimmed unless the Config says so, and then trimming counts no reader: it removes entries that nobody has read
 // yet, too. Choose it longer than the longest outage of a consumer.
 //
+// A group keeps the name of every consumer that it has had. One without ConsumerConfig.Name leaves a new name behind at each start,
+// which costs Redis some memory and nothing else. Give members lasting names where they have any (a StatefulSet's pods), or remove
+// those for which XINFO CONSUMERS counts nothing pending, and a long time idle, by XGROUP DELCONSUMER.
+//
 // A call ends with its context's deadline if the client's ContextTimeoutEnabled is set, else, and when its context is
 // cancelled, within the client's ReadTimeout (go-redis's default is 5 seconds). The client's own retries send a batch again
 // within one call, which the relay would do anyway: MaxRetries of -1 makes for fewer repeats. Each pipeline that finds its
