@@ -79,8 +79,7 @@ func TestPostgresAway(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartPostgres(t)
 	pool := dbtest.PoolOn(t, server.URL())
-	cfg := lock.PostgresConfig{Timeout: 250 * time.Millisecond, Check: 100 * time.Millisecond}
-	l := postgresLock(t, pool, cfg)
+	l := postgresLock(t, pool, lock.PostgresConfig{Check: 100 * time.Millisecond})
 
 	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
 		server.Kill()
@@ -102,7 +101,7 @@ func TestPostgresSilentWhileHeld(t *testing.T) {
 	p := dbtest.NewProxy(t, u.Host)
 	u.Host = p.Addr()
 	pool := dbtest.PoolOn(t, u.String())
-	l := postgresLock(t, pool, lock.PostgresConfig{Timeout: 250 * time.Millisecond, Check: 100 * time.Millisecond})
+	l := postgresLock(t, pool, lock.PostgresConfig{Check: 100 * time.Millisecond})
 	err = l.Do(t.Context(), "k", func(ctx context.Context) error {
 		p.NoReplies.Store(true)
 		requireLost(t, ctx)

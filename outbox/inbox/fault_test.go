@@ -165,3 +165,46 @@ func TestADeliveryOnASilentConnectionEnds(t *testing.T) {
 		}
 	}
 }
+
+// F6: two functions that lock two rows in opposite order: the database breaks one off, and it runs again.
+func TestADeadlockRunsTheFunctionAgain(t *testing.T) {
+	for _, database := range []string{"pgx", "sql"} {
+		t.Run(database, func(t *testing.T) {
+			t.Parallel()
+			c := newConsumer(t, "table", database)
+			c.exec(`INSERT INTO batches VALUES ('batch-2', 'PENDING')`)
+			events := []outbox.Event{event(), event()}
+			arrived := make(chan struct{}, 2)
+			both := make(chan struct{})
+			go func() {
+				<-arrived
+				<-arrived
+				close(both)
+				for range arrived { // the second run of either
+				}
+			}()
+			defer close(arrived)
+			runs := make(chan int, 20)
+			errs := make([]error, 2)
+			dbtest.AtOnce(2, func(i int) {
+				order := [][]string{{"batch-1", "batch-2"}, {"batch-2", "batch-1"}}[i]
+				_, errs[i] = c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
+					runs <- i
+					for n, id := range order {
+						if _, err := tx.Exec(ctx, `UPDATE batches SET status = status WHERE id = $1`, id); err != nil {
+							return err
+						}
+						if n == 0 {
+							arrived <- struct{}{}
+							<-both
+						}
+					}
+					return charge(ctx, tx, event)
+				})(t.Context(), events[i])
+			})
+			require.NoError(t, errors.Join(errs...))
+			require.Greater(t, len(runs), 2, "the deadlock happened")
+			require.Equal(t, 2, c.credits())
+		})
+	}
+}

@@ -58,42 +58,6 @@ func TestFiftyDeliveriesAtOnceHaveOneEffect(t *testing.T) {
 	})
 }
 
-// Fifty deliveries of fifty payloads under one id: one has its effect, the others are told.
-func TestAnotherPayloadIsToldApartOnTheConflictPathToo(t *testing.T) {
-	eachWay(t, func(t *testing.T, c *consumer, way string) {
-		base := event()
-		handle := c.way(charge)
-		errs := make([]error, 50)
-		dbtest.AtOnce(50, func(i int) {
-			e := base
-			e.Payload = []byte(strings.Repeat("x", i))
-			_, errs[i] = handle(t.Context(), e)
-		})
-		applied := 0
-		for _, err := range errs {
-			if err == nil {
-				applied++
-				continue
-			}
-			require.ErrorIs(t, err, inbox.ErrPayloadMismatch)
-			require.True(t, inbox.Permanent(err))
-		}
-		require.Equal(t, 1, applied)
-		require.Equal(t, 1, c.credits())
-		for _, change := range []func(*outbox.Event){
-			func(e *outbox.Event) { e.Payload = []byte("another") },
-			func(e *outbox.Event) { e.Type = "another" },
-			func(e *outbox.Event) { e.AggregateType = "another" },
-		} {
-			e := base
-			change(&e)
-			_, err := handle(t.Context(), e)
-			require.ErrorIs(t, err, inbox.ErrPayloadMismatch)
-		}
-		require.Equal(t, 1, c.credits())
-	})
-}
-
 // With a wait below zero a second delivery is told to come back; else it waits for the first.
 func TestASecondDeliveryWaitsOrIsToldToComeBack(t *testing.T) {
 	for _, wait := range []time.Duration{-1, time.Minute} {
@@ -190,24 +154,6 @@ func TestWaitingDeliveriesLeaveThePoolToOthers(t *testing.T) {
 		require.NoError(t, <-done)
 	}
 	require.Equal(t, 2, c.credits())
-}
-
-func TestTheResultOfTheFirstHandlingIsHandedToRepeats(t *testing.T) {
-	eachTable(t, func(t *testing.T, c *consumer) {
-		n := 0
-		handle := c.table.results(func(ctx context.Context, tx endstate.Querier, event outbox.Event) ([]byte, error) {
-			n++
-			return []byte{'n', byte(n), 0}, charge(ctx, tx, event)
-		})
-		e := event()
-		for range 3 {
-			r, err := handle(t.Context(), e)
-			require.NoError(t, err)
-			require.Equal(t, []byte{'n', 1, 0}, r.Value)
-		}
-		require.Equal(t, 1, n)
-		require.Equal(t, 1, c.credits())
-	})
 }
 
 func TestEachConsumerHandlesAnEvent(t *testing.T) {
@@ -327,137 +273,6 @@ func TestTheFunctionCantEndTheTransaction(t *testing.T) {
 	})(t.Context(), e)
 	require.ErrorIs(t, err, inbox.ErrTxEnded)
 	require.Error(t, charge(t.Context(), kept, e), "the transaction is over, and its connection another's")
-}
-
-// F6: two functions that lock two rows in opposite order: the database breaks one off, and it runs again.
-func TestADeadlockRunsTheFunctionAgain(t *testing.T) {
-	for _, database := range []string{"pgx", "sql"} {
-		t.Run(database, func(t *testing.T) {
-			t.Parallel()
-			c := newConsumer(t, "table", database)
-			c.exec(`INSERT INTO batches VALUES ('batch-2', 'PENDING')`)
-			events := []outbox.Event{event(), event()}
-			arrived := make(chan struct{}, 2)
-			both := make(chan struct{})
-			go func() {
-				<-arrived
-				<-arrived
-				close(both)
-				for range arrived { // the second run of either
-				}
-			}()
-			defer close(arrived)
-			runs := make(chan int, 20)
-			errs := make([]error, 2)
-			dbtest.AtOnce(2, func(i int) {
-				order := [][]string{{"batch-1", "batch-2"}, {"batch-2", "batch-1"}}[i]
-				_, errs[i] = c.way(func(ctx context.Context, tx endstate.Querier, event outbox.Event) error {
-					runs <- i
-					for n, id := range order {
-						if _, err := tx.Exec(ctx, `UPDATE batches SET status = status WHERE id = $1`, id); err != nil {
-							return err
-						}
-						if n == 0 {
-							arrived <- struct{}{}
-							<-both
-						}
-					}
-					return charge(ctx, tx, event)
-				})(t.Context(), events[i])
-			})
-			require.NoError(t, errors.Join(errs...))
-			require.Greater(t, len(runs), 2, "the deadlock happened")
-			require.Equal(t, 2, c.credits())
-		})
-	}
-}
-
-// A producer that announces one thing by several events: the ids differ, and only the business key tells.
-func TestABusinessKeyTellsThatTwoIdsMeanTheSame(t *testing.T) {
-	byBatch := func(e outbox.Event) (string, error) { return "credit/" + e.AggregateID, nil }
-	options := []option{
-		tableConfig(func(cfg *inbox.TableConfig) { cfg.Key = byBatch }),
-		claimsConfig(func(cfg *inbox.ClaimsConfig) { cfg.Key = byBatch }),
-	}
-	for _, way := range []string{"table", "redis"} {
-		for _, database := range databases {
-			t.Run(way+"/"+database, func(t *testing.T) {
-				t.Parallel()
-				c := newConsumer(t, way, database, options...)
-				handle := c.way(charge)
-				first, second, third := event(), event(), event()
-				third.Payload = []byte(`{"credits":6}`)
-				r, err := handle(t.Context(), first)
-				require.NoError(t, err)
-				require.Equal(t, inbox.Result{Outcome: inbox.Applied, First: first.ID}, r)
-				r, err = handle(t.Context(), second)
-				require.NoError(t, err)
-				require.Equal(t, inbox.Result{Outcome: inbox.Repeated, First: first.ID}, r)
-				r, err = handle(t.Context(), third)
-				require.NoError(t, err)
-				require.Equal(t, inbox.Result{Outcome: inbox.Collided, First: first.ID}, r)
-				altered := first
-				altered.Payload = third.Payload
-				_, err = handle(t.Context(), altered)
-				require.ErrorIs(t, err, inbox.ErrPayloadMismatch)
-				require.Equal(t, 1, c.credits())
-				if way == "table" {
-					altered.AggregateID = "batch-2" // and so another key
-					_, err = handle(t.Context(), altered)
-					require.ErrorIs(t, err, inbox.ErrPayloadMismatch)
-					require.Equal(t, 1, c.credits())
-				}
-			})
-		}
-	}
-}
-
-// One id under many keys at once: the keys' locks differ, and the unique index decides.
-func TestOneIdUnderManyKeysHasOneEffect(t *testing.T) {
-	eachTable(t, func(t *testing.T, c *consumer) {
-		base := event()
-		handle := c.way(charge)
-		errs := make([]error, 20)
-		dbtest.AtOnce(20, func(i int) {
-			e := base
-			e.AggregateID = strings.Repeat("b", i+1)
-			_, errs[i] = handle(t.Context(), e)
-		})
-		applied := 0
-		for _, err := range errs {
-			if err == nil {
-				applied++
-			} else {
-				require.ErrorIs(t, err, inbox.ErrPayloadMismatch)
-			}
-		}
-		require.Equal(t, 1, applied)
-		require.Equal(t, 1, c.credits())
-	}, tableConfig(func(cfg *inbox.TableConfig) {
-		cfg.Key = func(e outbox.Event) (string, error) { return "credit/" + e.AggregateID, nil }
-	}))
-}
-
-// On a server of its own, where nobody else does, the next transaction id tells: whatever writes takes one.
-func TestARepeatWritesNothing(t *testing.T) {
-	t.Parallel()
-	server := dbtest.StartPostgres(t, "autovacuum=off")
-	for _, database := range []string{"pgx", "sql"} {
-		c := connect(t, "table", database, dbtest.Database(t, server.URL()), "")
-		next := func() string { return c.text(`SELECT pg_snapshot_xmax(pg_current_snapshot())::text`) }
-		e := event()
-		handle := c.way(charge)
-		before := next()
-		_, err := handle(t.Context(), e)
-		require.NoError(t, err)
-		after := next()
-		require.NotEqual(t, before, after, "the test notices what writes")
-		for range 20 {
-			_, err := handle(t.Context(), e)
-			require.NoError(t, err)
-		}
-		require.Equal(t, after, next())
-	}
 }
 
 func TestInvalidEventsAreRefusedAndNothingIsWritten(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -246,63 +245,6 @@ func TestRelayBesideAnOldSnapshot(t *testing.T) {
 	require.Zero(t, n, "the snapshot is as old as before")
 }
 
-// F18: only the database's clock counts. In the bubble it is the year 2000, and time flies whenever nobody has anything to
-// do, so that this host's clock is wrong by decades, and doesn't run like the database's either.
-func TestHostClockDoesNotCount(t *testing.T) {
-	t.Parallel()
-	each(t, kinds, writer, hostClockDoesNotCount)
-}
-
-func hostClockDoesNotCount(t *testing.T, db *database) {
-	db.aggregates(t, 10, 3)
-	e := event("in an hour", "")
-	e.AggregateID = "later"
-	db.Put(t, e)
-	synctest.Test(t, func(t *testing.T) {
-		require.Equal(t, 2000, time.Now().Year())
-		failed := map[string]bool{}
-		r := &recorder{fail: func(e outbox.Event) error {
-			if e.Type == "in an hour" {
-				return outbox.RetryAfter(errors.New("in an hour"), time.Hour)
-			}
-			if !failed[e.AggregateID] {
-				failed[e.AggregateID] = true
-				return errors.New("the first time")
-			}
-			return nil
-		}}
-		cfg := quick()
-		cfg.Retention = time.Hour
-		cfg.LeaseTTL, cfg.PollInterval = 10*time.Hour, time.Hour // of which many pass
-		relay.SetFirstPoll(cfg, time.Minute)
-		own := &database{&outboxdbtest.Database{}} // connections of the bubble's own
-		if db.SQLite {
-			own.SQL = dbtest.SQLiteOn(t, db.URL)
-		} else {
-			own.Pool = dbtest.PoolOn(t, db.URL)
-		}
-		rel := own.relay(t, r, cfg)
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() { done <- rel.Run(ctx) }()
-		for range 1000 {
-			if len(r.published()) == 30 {
-				break
-			}
-			time.Sleep(time.Second)
-		}
-		time.Sleep(3 * time.Hour) // on this host
-		cancel()
-		require.NoError(t, <-done)
-		for a := range 10 {
-			require.Equal(t, numbered(3), r.first(fmt.Sprint("a", a)))
-		}
-	})
-	require.Equal(t, 1, db.pending(t))
-	require.Equal(t, 1, db.parked(t, "attempts = 1 AND next_attempt_at > parked_at"), "the hour isn't over")
-	require.Equal(t, 31, db.Count(t), "nothing is an hour old")
-}
-
 // F22: through PgBouncer in transaction mode, with LISTEN on a direct connection; and through it, which is noticed.
 func TestRelayThroughPgBouncer(t *testing.T) {
 	t.Parallel()
@@ -375,60 +317,6 @@ func TestSessionsThatAreReadOnlyAreDropped(t *testing.T) {
 		set(" RESET default_transaction_read_only")
 		eventually(t, "all out", func() bool { return len(r.published()) == 10 })
 	})
-}
-
-// A relay that polls hardly ever is woken in the process, and by a Notifier from another one.
-func TestWakeUps(t *testing.T) {
-	t.Parallel()
-	each(t, []string{"pgx", "sql", "sqlite-wal"}, writer, func(t *testing.T, db *database) {
-		slow, owns := quick(), make(chan struct{}, 1)
-		slow.PollInterval, slow.LeaseTTL = time.Hour, time.Hour
-		relay.SetFirstPoll(slow, time.Hour)
-		slow.Trace = &relay.Trace{Owns: func(context.Context, int) { owns <- struct{}{} }}
-		if !db.SQLite {
-			slow.ListenURL = db.URL
-		}
-		r := &recorder{}
-		rel := db.relay(t, r, slow)
-		run(t, rel)
-		wakers := map[string]func(){"Relay": rel.Wake}
-		if !db.SQLite {
-			ctx, cancel := context.WithCancel(t.Context())
-			done := make(chan error, 1)
-			notifier := db.notifier(t)
-			go func() { done <- notifier.Run(ctx) }()
-			defer func() { cancel(); require.NoError(t, <-done) }()
-			wakers["Notifier"] = notifier.Wake
-		}
-		<-owns
-		if !db.SQLite {
-			eventually(t, "it listens", func() bool {
-				return outboxdbtest.One[int](t, db, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'") > 0
-			})
-		}
-		for name, wake := range wakers {
-			for range 5 {
-				before := len(r.published())
-				db.Put(t, event("completed", ""))
-				for range 100 {
-					wake() // once for many
-				}
-				eventually(t, name, func() bool { return len(r.published()) == before+1 })
-			}
-		}
-	})
-}
-
-func (db *database) notifier(t *testing.T) (n *relay.Notifier) {
-	t.Helper()
-	var err error
-	if db.Pool != nil {
-		n, err = relay.NewNotifier(db.Pool, nil)
-	} else {
-		n, err = relay.NewNotifierSQL(db.SQL, nil)
-	}
-	require.NoError(t, err)
-	return n
 }
 
 func TestRelaySaysWhatIsWrongWithItsSchema(t *testing.T) {
