@@ -13,7 +13,7 @@
 //  4. Work that says "not ready", or fails, writes nothing, and the next trigger may win.
 //  5. The winner knows that it won, and every loser learns the state. A COMMIT that got no answer is looked into.
 //
-// Effects outside of the database are not covered: they belong into events, whose consumers deduplicate.
+// Effects outside of the database are not covered: they belong in events, whose consumers deduplicate.
 //
 // # The parts
 //

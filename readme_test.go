@@ -65,6 +65,9 @@ func finalizer(ctx context.Context, pool *pgxpool.Pool) error {
 	if err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error { return status.Protect(ctx, tx) }); err != nil {
 		return err
 	}
+	if err := fin.Check(ctx); err != nil { // says what is missing, and what to do
+		return err
+	}
 	return nil
 }
 
@@ -100,7 +103,7 @@ func typeAndBatch(event outbox.Event) (string, error) {
 }
 
 func scoring(ctx context.Context, rdb redis.UniversalClient, fin *finalize.Finalizer[pgx.Tx], batchID uuid.UUID) (finalize.Receipt, error) {
-	locks, err := lockredis.New(rdb, nil) // or lock.NewPostgres, lock.NewLocal; Config.Lock.Locker of the finalizer
+	locks, err := lockredis.New(rdb, nil) // or lock.NewPostgres, lock.NewLocal; then finalize.Config{Lock: finalize.LockConfig{Locker: locks}}
 	if err != nil {
 		return finalize.Receipt{}, err
 	}
@@ -123,20 +126,23 @@ func publishing(ctx context.Context, pool *pgxpool.Pool, rdb redis.UniversalClie
 	if err != nil {
 		return err
 	}
-	rel, err := relay.New(pool, publisher, nil)
+	rel, err := relay.New(pool, publisher, nil) // takes three of the pool's connections at a time
 	if err != nil {
 		return err
 	}
-	return rel.Run(ctx) // in any number of processes; Wake tells it of a commit in this one
+	return rel.Run(ctx) // in any number of processes; rel.Wake, called in finalize's Trace.Won, has it publish at once
 }
 
-func consuming(pool *pgxpool.Pool) (inbox.Handler, error) {
+func consuming(ctx context.Context, pool *pgxpool.Pool) (inbox.Handler, error) {
 	table, err := inbox.NewTable(pool, &inbox.TableConfig{
 		Consumer: "entitlements",
 		Types:    []string{"assessment.completed"}, // others are skipped
 		Key:      typeAndBatch,                     // a batch that is announced twice is credited once; default: the event's id
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := table.Migrate(ctx); err != nil { // endstate_inbox
 		return nil, err
 	}
 	handler := inbox.Handle(table, func(ctx context.Context, tx pgx.Tx, event outbox.Event) error {

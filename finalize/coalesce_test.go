@@ -203,5 +203,5 @@ func TestAWaitingCallIsBusyInTheEnd(t *testing.T) {
 			return completed(), nil
 		})
 		require.NoError(t, err)
-	}, guardedBy("all"), configured(func(c *finalize.Config) { c.ClaimTimeout = time.Second }))
+	}, guardedBy("all"), configured(func(c *finalize.Config) { c.ClaimTimeout = 3 * time.Second }))
 }

@@ -62,8 +62,8 @@ type Config struct {
 	CompareEvents bool
 	// Lock keeps triggers from preparing the same aggregate at the same time, in DoPrepared. The zero value has no lock.
 	Lock LockConfig
-	// Logger gets a line at warn level for what needs eyes, and at debug level for each call.
-	// Default slog.Default().
+	// Logger gets a line at error level for a callback that panics in a sweep, at warn level for what needs attention, and at debug
+	// level for each call. Default slog.Default().
 	Logger *slog.Logger
 	// Trace are callbacks for metrics and traces.
 	Trace *Trace
@@ -71,7 +71,7 @@ type Config struct {
 	guards guards // Guard's
 }
 
-// ErrConfig is returned by New and NewSQL for a Config whose fields don't make sense; the message names the field.
+// ErrConfig is returned by New, NewSQL, NewORM and NewSweeper for a configuration whose fields don't make sense; the message names the field.
 var ErrConfig = errors.New("finalize: invalid configuration")
 
 func (c *Config) withDefaults() (Config, error) {

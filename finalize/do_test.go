@@ -217,7 +217,7 @@ func TestDoWaitsForTheHolder(t *testing.T) {
 func TestACallIsBusyAfterClaimTimeout(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, w *world) {
-		other := connect(t, w.database, w.guard, w.dsn, w.schema, configured(func(c *finalize.Config) { c.ClaimTimeout = 2 * time.Second }))
+		other := connect(t, w.database, w.guard, w.dsn, w.schema, configured(func(c *finalize.Config) { c.ClaimTimeout = 4 * time.Second }))
 		key := w.open("b1")
 		r, err := w.do(t.Context(), key, "holder", func(ctx context.Context, tx endstate.Tx) (finalize.Outcome, error) {
 			_, err := other.do(ctx, key, "other", never(t))

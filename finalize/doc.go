@@ -16,7 +16,7 @@
 //     after which calling again is safe.
 //
 // It does not promise anything about effects outside of the transaction: a callback may run more than once (its transaction
-// was broken off by the database and is run again), so that mails and payments belong into events, whose consumers
+// was broken off by the database and is run again), so that mails and payments belong in events, whose consumers
 // deduplicate. And it decides on the primary: rows deleted, or restored from a backup, are open again, at the latest when
 // the cache's MaxAge has passed in each process, or after Forget.
 //
@@ -81,23 +81,18 @@
 //
 // # What a call costs
 //
-// On pgx with guard.Status and one event, as BenchmarkLosses counts it, the driver's allocations included:
+// On pgx with the library's guards:
 //
-//	call                                 round trips   allocations   by hand
-//	Settle, wins                                   1            29   23 (one statement)
-//	Settle, loses                                  2            44
-//	Settle or Do, loses, looked first              1            30
-//	Do, wins                                       2           104   92 (pipelined)
-//	Do, loses                                      2            93
-//	a repeat from the cache                        0             1
+//	call                                 round trips
+//	Settle, wins                                   1
+//	Settle, loses                                  2
+//	Settle or Do, loses, looked first              1
+//	Do, wins or loses                              2
+//	a repeat from the cache                        0
 //
-// What is beyond the driver's: some for the attempt (its key and signal), as many for the events (a copy with their defaults, a dedup
-// key), and about ten for the wait for a connection and for asking the server to cancel. Arguments are pointers into the attempt, where
-// they can be. An event in JSON of version 1 without a time of its own is passed as eight arguments; any other takes eleven,
-// which costs the server more.
-//
-// The cost doesn't grow with what is finished: beside 10 million finalized keys and 5 million published events, wins of both ran
-// at 0.94 to 1.02 of the rate of an empty database, with Status, Ledger and All (go run ./bench -full 10000000).
+// docs/performance.md has rates and allocations, beside the same by hand. An event in JSON of version 1 without a time of its own is
+// passed as eight arguments; any other takes eleven, which costs the server more. Wins don't slow down as finalized keys pile up: beside
+// 30 million of them they ran at 0.97 to 1.02 of their rate on an empty database.
 //
 // # Storms
 //

@@ -332,5 +332,5 @@ func TestDoTxBusyLeavesTheTransactionUsable(t *testing.T) {
 		require.NoError(t, tx.Commit(t.Context()))
 		require.Equal(t, 1, w.writes("mine"))
 		require.NoError(t, holder.Rollback(t.Context()))
-	}, on("pgx"), guardedBy("status", "ledger", "all"), configured(func(c *finalize.Config) { c.ClaimTimeout = 50 * time.Millisecond }))
+	}, on("pgx"), guardedBy("status", "ledger", "all"), configured(func(c *finalize.Config) { c.ClaimTimeout = 500 * time.Millisecond }))
 }

@@ -22,9 +22,8 @@ var (
 	// rolled back, the state too. The error is an EventConflictError.
 	ErrEventConflict = errors.New("finalize: event conflict")
 
-	// ErrInProgress is returned by DoPrepared when another call holds the lock, at once or after LockConfig.Timeout, as
-	// OnContention says.
-	// Nothing was written. The error is an InProgressError.
+	// ErrInProgress is returned by DoPrepared when another call holds the lock: at once with ReturnInProgress, else after
+	// LockConfig.Timeout. Nothing was written. The error is an InProgressError.
 	ErrInProgress = errors.New("finalize: another call is preparing the aggregate")
 
 	// ErrLockUnavailable is returned by DoPrepared with FailClosed when the lock service is away. Nothing was written.
@@ -58,7 +57,7 @@ var (
 	// ErrTenant is returned when it isn't known whose aggregate a call is about: Config.Tenant failed or named nobody, or there is
 	// none though the database's connections differ in what the names of the guard's and the outbox's tables mean. Nothing was
 	// written.
-	ErrTenant = errors.New("finalize: whose aggregate it is isn't known")
+	ErrTenant = errors.New("finalize: the tenant of the call is unknown")
 )
 
 // EventConflictError says which event met which earlier one.
@@ -70,7 +69,7 @@ type EventConflictError struct {
 }
 
 func (e *EventConflictError) Error() string {
-	return fmt.Sprintf("%v: %v: event %q has dedup key %q, which event %s holds; all was rolled back", ErrEventConflict, e.Ref, e.Type, e.DedupKey, e.HeldBy)
+	return fmt.Sprintf("%v: %v: event %q has dedup key %q, which event %s holds; all was rolled back; if both events are wanted, give each a DedupKey of its own", ErrEventConflict, e.Ref, e.Type, e.DedupKey, e.HeldBy)
 }
 
 // Is makes errors.Is(err, ErrEventConflict) hold.

@@ -87,7 +87,7 @@ func New(pool *pgxpool.Pool, cfg *Config) (*Finalizer[pgx.Tx], error) {
 // tx commits with the outcome or not at all. It must not end tx. It returns the outcome; or ErrNotReady (wrapped or not),
 // upon which nothing is written and the next trigger may win; or another error, which is handed to the caller likewise. It
 // may run several times in one call, when the database breaks transactions off, but commits once at most: effects outside
-// of tx belong into events.
+// of tx belong in events.
 type Func[Tx any] func(ctx context.Context, tx Tx) (Outcome, error)
 
 // Do finalizes the aggregate if it is open and fn says so. It opens a transaction, claims the aggregate, runs fn, settles

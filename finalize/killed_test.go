@@ -235,7 +235,7 @@ func TestProcessStoppedInItsTransaction(t *testing.T) {
 					w.open(id, id+"-before")
 					worlds = append(worlds, w)
 					callers = append(callers, caller{Database: database, Guard: g, DSN: url, Schema: w.schema, App: w.app + "sleeper",
-						ID: id, Call: call, Warm: true, Hold: inCallback, Params: map[string]string{"idle_in_transaction_session_timeout": "1000"}})
+						ID: id, Call: call, Warm: true, Hold: inCallback, Params: map[string]string{"idle_in_transaction_session_timeout": "5000"}})
 				}
 			}
 			process := startProcess(t, callers...)

@@ -129,7 +129,7 @@ func TestEightyThreeCallsPrepareOnce(t *testing.T) {
 		for i, calls := range []int{21, 21, 21, 20} {
 			all.Go(func() {
 				cmd := lockProcess(t, lockSpec{Database: w.database, Guard: w.guard, DSN: w.dsn, Schema: w.schema, Redis: redis,
-					ID: "worst", TTL: 10 * time.Second, Calls: calls, Every: 100 * time.Millisecond, Work: 500 * time.Millisecond})
+					ID: "worst", TTL: time.Minute, Calls: calls, Every: 100 * time.Millisecond, Work: 500 * time.Millisecond})
 				cmd.Stdout, cmd.Stderr = &outputs[i], &outputs[i]
 				errs[i] = cmd.Run()
 			})
@@ -153,7 +153,7 @@ func TestHolderStoppedPastItsTTL(t *testing.T) {
 	each(t, func(t *testing.T, w *world) {
 		key := w.open("b")
 		cmd := lockProcess(t, lockSpec{Database: w.database, Guard: w.guard, DSN: w.dsn, Schema: w.schema, Redis: redis,
-			ID: "b", TTL: time.Second, Calls: 1, Hold: true})
+			ID: "b", TTL: 8 * time.Second, Calls: 1, Hold: true})
 		stdin, err := cmd.StdinPipe()
 		require.NoError(t, err)
 		stdout, err := cmd.StdoutPipe()
@@ -188,5 +188,5 @@ func TestHolderStoppedPastItsTTL(t *testing.T) {
 		require.Equal(t, 2, w.prepared("b"), "both did the work")
 		require.Equal(t, []string{"scored"}, w.text("SELECT note FROM writes WHERE note <> 'prepared'"), "one wrote")
 		w.requireFinal("b", "COMPLETE_STABLE", "batch.completed")
-	}, on("pgx", "sqlite"), guardedBy("all"), locked(redisLock(t, redis, time.Second)))
+	}, on("pgx", "sqlite"), guardedBy("all"), locked(redisLock(t, redis, 8*time.Second)))
 }

@@ -21,7 +21,7 @@ func NewSQL(db *sql.DB, cfg *Config) (*Finalizer[*sql.Tx], error) {
 }
 
 // ORM says how a library on top of database/sql and endstate meet in one transaction. Tx is that library's handle for one,
-// such as *gorm.DB or bun.Tx. Both functions are required.
+// such as *gorm.DB or *sqlx.Tx. Both functions are required.
 type ORM[Tx any] struct {
 	// With returns the handle whose statements run in tx, which Do gives to its callback. The handle must not end tx.
 	With func(ctx context.Context, tx *sql.Tx) (Tx, error)

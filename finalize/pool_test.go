@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
@@ -51,7 +50,7 @@ func TestStormOnASmallPool(t *testing.T) {
 						}
 					})
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), long)
 				defer cancel()
 				r, err := w.do(ctx, guard.Text("other"), "threshold", complete("other"))
 				require.NoError(t, err)
@@ -60,7 +59,7 @@ func TestStormOnASmallPool(t *testing.T) {
 				requireOneWinner(t, w, receipts)
 				w.requireFinal("storm", "COMPLETE_STABLE", "batch.completed")
 				w.requireFinal("other", "COMPLETE_STABLE", "batch.completed")
-			}, conns(int32(c.conns)), guardedBy(c.guards...))
+			}, conns(int32(c.conns)), guardedBy(c.guards...), configured(func(c *finalize.Config) { c.ClaimTimeout = long }))
 		})
 	}
 }
@@ -89,7 +88,7 @@ func TestConflictsOnAPoolOfOne(t *testing.T) {
 		}
 		wg.Wait()
 		w.requireOpen("b1")
-	}, conns(1), configured(func(c *finalize.Config) { c.ClaimTimeout = 5 * time.Minute })) // twenty in line on a busy machine
+	}, conns(1), configured(func(c *finalize.Config) { c.ClaimTimeout = long })) // twenty in line on a busy machine
 }
 
 // The earlier event may be somebody's who hasn't committed yet: then it is waited for.

@@ -185,7 +185,7 @@ func TestReplica(t *testing.T) {
 			proxy := pgfault.New(t, database)
 			both := strings.Replace(proxy.URL(), hostOf(t, proxy.URL()), hostOf(t, proxy.URL())+","+hostOf(t, replica.URL()), 1)
 			failingOver := connect(t, w.database, w.guard, both, w.schema, configured(func(c *finalize.Config) {
-				c.ResolveTimeout = 2 * time.Second
+				c.ResolveTimeout = 10 * time.Second
 				c.Trace.Resolving = func(context.Context, finalize.Call, error) {
 					proxy.Refuse(true)
 					proxy.CutAll()

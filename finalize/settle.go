@@ -215,7 +215,7 @@ func acquire[C any](ctx context.Context, timeout time.Duration, pool interface{ 
 	if err != nil {
 		err = withCause(waiting, fmt.Errorf("acquire a connection: %w", err))
 		if taken, of := pool.taken(); waiting.Err() != nil && of > 0 && taken >= of {
-			err = fmt.Errorf("%w (%d of %d): %w", ErrPoolExhausted, taken, of, err)
+			err = fmt.Errorf("%w (%d of %d); enlarge the pool, or shorten callbacks: %w", ErrPoolExhausted, taken, of, err)
 		}
 	}
 	return conn, err

@@ -155,7 +155,7 @@ func TestASilentClaimSaysThatNoAnswerCame(t *testing.T) {
 			url := dbtest.Postgres(t)
 			proxy := pgfault.New(t, url)
 			w := newWorld(t, database, "all", url)
-			proxied := connect(t, database, "all", proxy.URL(), w.schema, configured(func(c *finalize.Config) { c.ClaimTimeout = time.Second }))
+			proxied := connect(t, database, "all", proxy.URL(), w.schema, configured(func(c *finalize.Config) { c.ClaimTimeout = 5 * time.Second }))
 			w.open("b1")
 			fault := proxy.Arm(&pgfault.Fault{SQL: statement, Do: pgfault.HalfOpen})
 			_, err := proxied.do(t.Context(), guard.Text("b1"), "caller", never(t))

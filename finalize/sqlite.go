@@ -55,7 +55,7 @@ func (d *sqlDB) turnToWrite(ctx context.Context) (written func(), err error) {
 	case <-waiting.Done():
 	}
 	if taken, of := d.taken(); ctx.Err() == nil && of > 0 && taken >= of {
-		return nil, fmt.Errorf("%w (%d of %d): %w", ErrPoolExhausted, taken, of, errNoConnection)
+		return nil, fmt.Errorf("%w (%d of %d); enlarge the pool, or shorten callbacks: %w", ErrPoolExhausted, taken, of, errNoConnection)
 	}
 	return nil, fmt.Errorf("waiting for another write of this process: %w", context.Cause(waiting))
 }

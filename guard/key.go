@@ -21,7 +21,9 @@ const MaxKey = 1000
 // Key identifies an aggregate among those of its type. Its parts are typed, so that the text "1" and the integer 1 are two
 // keys, while two spellings of one UUID are one. The zero Key is invalid. Keys are comparable, so == and maps work; they are
 // immutable and safe for concurrent use.
-type Key struct{ encoded string } // as Encode says: a key that is looked up by need not be encoded first
+type Key struct {
+	encoded string // the canonical form, see Encode
+}
 
 // The kinds of a part, by which its encoding begins.
 const (

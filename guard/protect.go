@@ -32,8 +32,9 @@ const protectionFile = "00011_protect.sql"
 //
 // It may be called at every start and by many processes at once: where the trigger is in place it only looks, and a changed
 // Terminal replaces it. Nothing is done before tx commits; on SQLite a caller that finds the database busy must run the
-// transaction again. It locks the table against writers while it installs, and needs the right to create triggers and, on
-// PostgreSQL (14 or newer), a function beside the table. A Func can't be put into SQL and is refused with ErrConfig; a
+// transaction again. It locks the table against writers while it installs. To install or
+// replace the trigger on PostgreSQL (14 or newer) the role must own the table, and may create a function in its schema; where it is
+// in place, no right is needed. A Func can't be put into SQL and is refused with ErrConfig; a
 // table or column that isn't there is ErrSchema.
 //
 // The trigger doesn't see DELETE and TRUNCATE, SQLite's REPLACE (a DELETE and an INSERT), or sessions for which a superuser

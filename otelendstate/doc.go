@@ -67,7 +67,7 @@
 //
 // and, by Observe, gauges by endstate.subscription:
 //
-//	endstate.relay.lag                    events that no relay has come to
+//	endstate.relay.pending                events that no relay has come to
 //	endstate.relay.backlog                events that are neither published nor dead
 //	endstate.relay.oldest_age             the age of the oldest of these, in seconds
 //	endstate.relay.dead_letters           dead letters that are kept

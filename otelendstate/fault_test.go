@@ -29,19 +29,19 @@ func TestWithoutADatabaseThereAreNoFigures(t *testing.T) {
 	w.publish(1, outbox.PublisherFunc(func(context.Context, outbox.Event) error { return nil }), &relay.Config{})
 	_, err = w.telemetry.Observe(admin)
 	require.NoError(t, err)
-	require.Contains(t, w.collect(), "endstate.relay.lag")
+	require.Contains(t, w.collect(), "endstate.relay.pending")
 	_, err = w.db.Exec("ALTER TABLE endstate_outbox_subscriptions RENAME TO away")
 	require.NoError(t, err)
 	var all metricdata.ResourceMetrics
 	require.ErrorContains(t, w.reader.Collect(t.Context(), &all), "endstate_outbox_subscriptions")
 	for _, scope := range all.ScopeMetrics {
 		for _, m := range scope.Metrics {
-			require.NotEqual(t, "endstate.relay.lag", m.Name)
+			require.NotEqual(t, "endstate.relay.pending", m.Name)
 		}
 	}
 	_, err = w.db.Exec("ALTER TABLE away RENAME TO endstate_outbox_subscriptions")
 	require.NoError(t, err)
-	require.Contains(t, w.collect(), "endstate.relay.lag")
+	require.Contains(t, w.collect(), "endstate.relay.pending")
 }
 
 // Events without trace context have no spans of their own in a batch, which would each be a trace of one span.

@@ -148,14 +148,14 @@ func TestARelaysMetrics(t *testing.T) {
 		_, err := w.fin.Do(t.Context(), guard.Text(fmt.Sprint("c", i)), "threshold", completed)
 		require.NoError(t, err)
 	}
-	require.Equal(t, 4, w.count("endstate.relay.lag", of))
+	require.Equal(t, 4, w.count("endstate.relay.pending", of))
 	require.Equal(t, 4, w.count("endstate.relay.backlog", of))
 	require.Equal(t, 8, w.count("endstate.relay.unowned_partitions", of))
 	oldest := w.collect()["endstate.relay.oldest_age"].(metricdata.Gauge[float64])
 	require.Len(t, oldest.DataPoints, 1)
 	require.GreaterOrEqual(t, oldest.DataPoints[0].Value, 0.0)
 	require.NoError(t, stop())
-	require.NotContains(t, w.collect(), "endstate.relay.lag")
+	require.NotContains(t, w.collect(), "endstate.relay.pending")
 }
 
 // What is collected more often than Config.StatsInterval isn't read again.
@@ -168,10 +168,10 @@ func TestFiguresAreReadSeldom(t *testing.T) {
 	w.publish(1, outbox.PublisherFunc(func(context.Context, outbox.Event) error { return nil }), &relay.Config{})
 	_, err = w.telemetry.Observe(admin)
 	require.NoError(t, err)
-	require.Zero(t, w.count("endstate.relay.lag"))
+	require.Zero(t, w.count("endstate.relay.pending"))
 	_, err = w.fin.Do(t.Context(), guard.Text("b1"), "threshold", completed)
 	require.NoError(t, err)
-	require.Zero(t, w.count("endstate.relay.lag"), "as it was read an hour ago at most")
+	require.Zero(t, w.count("endstate.relay.pending"), "as it was read an hour ago at most")
 }
 
 func TestALocksMetrics(t *testing.T) {

@@ -28,7 +28,7 @@ func (t *Telemetry) Observe(admin *relay.Admin) (stop func() error, err error) {
 		errs = append(errs, err)
 		o.numbers = append(o.numbers, number{g, of})
 	}
-	number("endstate.relay.lag", "{event}", "Events that a subscription's relays have not come to.", func(s *relay.Stats) int64 { return s.Pending })
+	number("endstate.relay.pending", "{event}", "Events that a subscription's relays have not come to.", func(s *relay.Stats) int64 { return s.Pending })
 	number("endstate.relay.backlog", "{event}", "Events that are neither published nor dead: the lag, and what failed or waits behind it.", func(s *relay.Stats) int64 { return s.Pending + s.Retrying })
 	number("endstate.relay.dead_letters", "{event}", "Dead letters that are kept.", func(s *relay.Stats) int64 { return s.Dead })
 	number("endstate.relay.relays", "{relay}", "Running relays.", func(s *relay.Stats) int64 { return int64(len(s.Relays)) })

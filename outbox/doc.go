@@ -8,8 +8,8 @@
 //   - Put writes in the caller's transaction and never ends it. Events commit with it or not at all.
 //   - An event whose dedup key, or id, another event holds is left out, reported with that event's id, and writes nothing;
 //     the caller's transaction stays usable.
-//   - Dedup covers every row in the table, published ones too. It ends when a row is deleted: what must be deduplicated for
-//     ever is the ledger's task (package guard), which no retention touches.
+//   - Dedup covers every row in the table, published ones too. It ends when a row is deleted: what must be deduplicated
+//     forever is the ledger's task (package guard), which no retention touches.
 //   - An event keeps its id and its payload's bytes.
 //   - Within one aggregate that a guard locks, the column seq follows the commit order, since it is allocated under the
 //     lock. Across aggregates, and for bare Puts of concurrent transactions that lock nothing, it follows no order.

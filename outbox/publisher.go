@@ -36,7 +36,7 @@ type Ordered interface {
 }
 
 // Addressed is what a Publisher implements that can say where it publishes, such as "https://partner.example" or
-// "nats://broker:4222": scheme and host. What else there is in an URL, credentials above all, a relay leaves out.
+// "nats://broker:4222": scheme and host. What else there is in a URL, credentials above all, a relay leaves out.
 type Addressed interface {
 	Destination() string
 }

@@ -51,7 +51,7 @@ func (w Writer) Migrate(ctx context.Context, tx endstate.Tx) error {
 
 // Check says what the database lacks for those who put events: the table, a column or its type, an index (that over dedup_key
 // must be over all rows: one limited to some stops deduplicating), a privilege of the current role, or a schema version that
-// fits the library's. relay.Check is for those who publish.
+// fits the library's. The error wraps ErrSchema. relay.Check is for those who publish.
 func (w Writer) Check(ctx context.Context, q endstate.Querier) error {
 	if w.Columns != nil {
 		return w.checkMapped(ctx, q)

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -51,7 +52,9 @@ func newService(t *testing.T) *service {
 	s := &service{startServers(t)}
 	ctx := t.Context()
 	// The clock that the library asks can be moved.
-	pool := dbtest.PoolOn(t, s.servers.primary.URL())
+	pool := dbtest.PoolOn(t, s.servers.primary.URL(), func(c *pgxpool.Config) {
+		c.ConnConfig.RuntimeParams["idle_in_transaction_session_timeout"] = "0" // that is for the workers
+	})
 	for _, statement := range []string{schema, clock, "ALTER DATABASE postgres SET search_path = moved, public, pg_catalog"} {
 		_, err := pool.Exec(ctx, statement)
 		require.NoError(t, err)

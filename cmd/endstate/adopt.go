@@ -24,9 +24,9 @@ func newAdopt(a *app) *cobra.Command {
 It only reads (with --ledger-from it tries, and rolls back). Exit status: 0 there is nothing to do, 1 there is, 2 could not run to its end.`, a.adoptPlan),
 		a.adoption("apply", "Remove duplicates into a backup table, and build the unique index", `Remove duplicates into a backup table, and build the unique index.
 
-Of each aggregate's events the one published first stays, or the oldest if none was. What is published is said by a column
-that is NULL or false until then, or by a condition (--published 'status = SENT'); a column that doesn't say it, such as a
-status or a time that is never NULL, is refused. Writers go on meanwhile; from the barrier on, one that
+Of each aggregate's events, the one published first stays, or the oldest if none was. --published says which are published:
+a column that is NULL or false until then, or a condition ('status = SENT'). A column that can't tell, such as a status or a
+time that is never NULL, is refused. Writers go on meanwhile; from the barrier on, one that
 writes a second event of an aggregate gets SQLSTATE 23505. It may be killed at any point and run again; two at once take turns.
 It needs the rights of the table's owner, and a session: not a pooler in transaction mode.`, a.adoptRun((*adopt.Adoption).Apply, wasAdopted)),
 		a.adoption("undo", "Drop the unique index, and put the removed rows back", `Drop the unique index, and put the removed rows back.

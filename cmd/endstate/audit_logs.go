@@ -41,7 +41,9 @@ Memory is bounded: lines up to 1 MiB are looked at, of ids longer than 256 bytes
 all, some 400,000. Beyond these the rest isn't counted and the exit status is 2; --part 1/4, 2/4 and so on then look at a fourth
 of the aggregates each.
 
-With --db the duplicates of an outbox table are held against what the logs say: an aggregate that is repeated in the logs and
+The library logs finalizations at debug level: have the service's logger write that level, or name lines of your own by --message.
+
+With --db ($ENDSTATE_DB isn't used here) the duplicates of an outbox table are held against what the logs say: an aggregate that is repeated in the logs and
 not in the table shows that a guard worked.
 
 Exit status: 0 no aggregate is repeated, 1 some are, 2 could not run to its end, or found no finalization at all.`,

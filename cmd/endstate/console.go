@@ -175,7 +175,7 @@ func (s *serving) token(secure bool) (string, error) {
 	token := os.Getenv(consoleTokenEnv)
 	switch {
 	case token != "" && len(token) < 16:
-		return "", errors.New(consoleTokenEnv + " has less than 16 characters")
+		return "", errors.New(consoleTokenEnv + " has fewer than 16 characters")
 	case !loopback && !secure:
 		return "", fmt.Errorf("--listen %s can be reached from other machines: give --tls-cert and --tls-key, or listen on 127.0.0.1", s.listen)
 	case !loopback && token == "":

@@ -114,7 +114,7 @@ func TestConsoleForOtherMachines(t *testing.T) {
 		{"", []string{"--listen", "0.0.0.0:0"}, "can be reached from other machines: give --tls-cert"},
 		{"", []string{"--listen", ":0"}, "can be reached from other machines: give --tls-cert"},
 		{"", []string{"--listen", "[::]:0", "--tls-cert", cert, "--tls-key", key}, "set ENDSTATE_CONSOLE_TOKEN"},
-		{"short", nil, "less than 16"},
+		{"short", nil, "fewer than 16"},
 		{"", []string{"--listen", "7070"}, "write an address and a port"},
 		{"", []string{"--tls-key", key}, "--tls-key needs --tls-cert"},
 		{"", []string{"--tls-cert", key}, "--tls-cert, --tls-key"},

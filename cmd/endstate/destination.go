@@ -51,7 +51,7 @@ type destination struct {
 
 func (d *destination) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&d.to, "to", os.Getenv(toEnv), "destination `URL`: redis://…, rediss://…, nats://…, tls://…, kafka://…, kafkas://…, http://… or https://…; default: the environment's "+toEnv)
+	flags.StringVar(&d.to, "to", os.Getenv(toEnv), "destination `URL`: redis://…, rediss://…, nats://…, tls://…, kafka://…, kafkas://…, http://… or https://…; default: $"+toEnv)
 	flags.Lookup("to").DefValue = "" // help must not show a password
 	flags.StringVar(&d.source, "source", "endstate", "nats, kafka, http: CloudEvents' source, a `URI` that names the service")
 	flags.StringVar(&d.stream, "stream", "", "redis: the stream's `KEY`; default: "+redisstream.DefaultStream)
@@ -62,7 +62,7 @@ func (d *destination) flags(cmd *cobra.Command) {
 	flags.StringVar(&d.natsStream, "nats-stream", "", "nats: the `STREAM` that has to take the events; default: any that has their subjects")
 	flags.StringVar(&d.natsCreds, "nats-creds", "", "nats: `FILE` with the user's credentials")
 	flags.BoolVar(&d.binary, "binary", false, "http: CloudEvents' binary mode, where the signature covers less")
-	flags.StringVar(&d.secretFile, "secret-file", "", "http: `FILE` with the secrets to sign with, whsec_…, one a line; default: those in the environment's "+secretsEnv+", parted by spaces")
+	flags.StringVar(&d.secretFile, "secret-file", "", "http: `FILE` with the secrets to sign with, whsec_…, one a line; default: those in $"+secretsEnv+", separated by spaces")
 	flags.IntVar(&d.concurrency, "concurrency", 16, "http: `N` requests at a time")
 	d.kafka.flags(cmd)
 	d.files.flags(cmd)

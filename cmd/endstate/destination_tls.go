@@ -17,9 +17,9 @@ type tlsFiles struct{ ca, cert, key string }
 
 func (f *tlsFiles) flags(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.ca, "to-ca", os.Getenv(toEnv+"_CA"), "TLS: `FILE` with the authorities (PEM) that the destination's certificate may come from, instead of the system's; default: the environment's "+toEnv+"_CA")
-	flags.StringVar(&f.cert, "to-cert", os.Getenv(toEnv+"_CERT"), "TLS: `FILE` with our certificate (PEM); default: the environment's "+toEnv+"_CERT")
-	flags.StringVar(&f.key, "to-key", os.Getenv(toEnv+"_KEY"), "TLS: `FILE` with our certificate's key (PEM); default: that of --to-cert, else the environment's "+toEnv+"_KEY")
+	flags.StringVar(&f.ca, "to-ca", os.Getenv(toEnv+"_CA"), "TLS: `FILE` with the authorities (PEM) that the destination's certificate may come from, instead of the system's; default: $"+toEnv+"_CA")
+	flags.StringVar(&f.cert, "to-cert", os.Getenv(toEnv+"_CERT"), "TLS: `FILE` with our certificate (PEM); default: $"+toEnv+"_CERT")
+	flags.StringVar(&f.key, "to-key", os.Getenv(toEnv+"_KEY"), "TLS: `FILE` with our certificate's key (PEM); default: that of --to-cert, else $"+toEnv+"_KEY")
 }
 
 // config is nil where no file is given.

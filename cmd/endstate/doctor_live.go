@@ -39,7 +39,7 @@ func (d *doctor) deadEvents(ctx context.Context) (found []finding, err error) {
 			What: fmt.Sprintf("%d events in %s are dead letters of subscription %q.", s.Dead, quote(d.writer.Schema, d.writer.Name()), s.Subscription),
 			Why:  "The relay gave them up: the subscription's consumers haven't seen them, and won't.",
 			Fix: fmt.Sprintf("endstate outbox list --state dead%[1]s\n-- once the cause is fixed:\n"+
-				"endstate outbox retry --all --by WHO --reason WHY%[1]s\n-- or, for those that nobody needs any more: endstate outbox discard", flags),
+				"endstate outbox retry --all --by WHO --reason WHY%[1]s\n-- or, for those that nobody needs any more:\nendstate outbox discard --all --by WHO --reason WHY%[1]s", flags),
 		})
 	}
 	return found, err
@@ -54,9 +54,9 @@ func (d *doctor) blockedPartitions(ctx context.Context) (found []finding, err er
 		}
 		b := s.Blocked[0]
 		found = append(found, finding{
-			What: fmt.Sprintf("%s of subscription %q wait for the destination, which takes nothing since %s: %s", count(len(s.Blocked), "partition"), s.Subscription, b.Since.Format(time.RFC3339), b.Why),
+			What: fmt.Sprintf("%s of subscription %q wait for the destination, which has taken nothing since %s: %s", count(len(s.Blocked), "partition"), s.Subscription, b.Since.Format(time.RFC3339), b.Why),
 			Why:  "Its events wait, and its relays try one now and then. No attempts are counted: nothing dies of it, but the backlog grows.",
-			Fix:  "Look at the destination" + to(s.Destination) + "; when it takes events again, all of them go out at once. A subscription that is gone for good: endstate outbox drop" + d.outboxFlags(s.Subscription),
+			Fix:  "Look at the destination" + to(s.Destination) + "; when it takes events again, all of them go out at once. A subscription that is gone for good:\nendstate outbox drop --by WHO --reason WHY" + d.named(s.Subscription),
 		})
 	}
 	return found, err
@@ -79,6 +79,15 @@ func (d *doctor) outboxFlags(subscription string) (flags string) {
 	}
 	if d.writer.Name() != outbox.DefaultTable {
 		flags += " --outbox " + shellQuoted(d.writer.Name())
+	}
+	return flags
+}
+
+// named are outboxFlags for a command that takes no subscription by default.
+func (d *doctor) named(subscription string) string {
+	flags := d.outboxFlags(subscription)
+	if subscription == relay.DefaultSubscription {
+		flags += " --subscription " + shellQuoted(subscription)
 	}
 	return flags
 }
@@ -121,7 +130,7 @@ func (d *doctor) partitions(ctx context.Context) (found []finding, err error) {
 			What: fmt.Sprintf("%d of %d partitions of subscription %q have no owner, and %d relays run; %s.", s.Unowned, outbox.Partitions, s.Subscription, len(s.Relays), waiting),
 			Why:  "Events of a partition without an owner are not published.",
 			Fix: "Start a relay: in the service, or endstate relay --to URL" + d.outboxFlags(s.Subscription) + ". Those that run take free partitions by themselves: if they don't, look at their logs. " +
-				"Retention waits for a subscription that is gone for good, until endstate outbox drop.",
+				"Retention waits for a subscription that is gone for good, until it is dropped:\nendstate outbox drop --by WHO --reason WHY" + d.named(s.Subscription),
 		})
 	}
 	return found, nil
@@ -134,10 +143,15 @@ func (d *doctor) log(ctx context.Context) (found []finding, err error) {
 		return nil, err
 	}
 	if err := admin.CheckSequence(ctx); errors.Is(err, relay.ErrSequence) {
+		table, raise := quote(d.writer.Schema, d.writer.Name()), "SELECT setval(pg_get_serial_sequence('%s', 'seq'), (SELECT max(position) FROM %s) + 1);"
+		if d.db.pool == nil {
+			table, raise = d.writer.Name(), "UPDATE sqlite_sequence SET seq = (SELECT max(position) FROM %[2]s) WHERE name = '%[1]s';"
+		}
+		raise = fmt.Sprintf(raise, strings.ReplaceAll(table, "'", "''"), quote(d.writer.Schema, d.writer.Name()+"_cursors"))
 		found = append(found, finding{
 			What: err.Error() + ".",
 			Why:  "New events get numbers that the cursor has passed, and are published by nobody: relays stop.",
-			Fix:  fmt.Sprintf("SELECT setval(pg_get_serial_sequence('%[1]s', 'seq'), (SELECT max(position) FROM %[2]s) + 1);\n-- and publish again what was written meanwhile: endstate outbox replay --from TIME%[3]s", quote(d.writer.Schema, d.writer.Name()), quote(d.writer.Schema, d.writer.Name()+"_cursors"), d.outboxFlags(relay.DefaultSubscription)),
+			Fix:  raise + "\n-- and publish again what was written meanwhile:\nendstate outbox replay --from TIME --by WHO --reason WHY" + d.outboxFlags(relay.DefaultSubscription),
 		})
 	} else if err != nil {
 		return nil, err

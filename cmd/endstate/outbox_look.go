@@ -66,7 +66,7 @@ func writeStats(w io.Writer, s relay.Stats) {
 	}
 	to, types := s.Destination, "all types"
 	if to == "" {
-		to = "a destination that its relays don't say"
+		to = "an unnamed destination"
 	}
 	if len(s.Types) > 0 {
 		types = strings.Join(s.Types, ", ")
@@ -81,7 +81,7 @@ func writeStats(w io.Writer, s relay.Stats) {
 	figures.row("  partitions without a relay", s.Unowned, fmt.Sprintf("of %d", outbox.Partitions))
 	figures.write(w)
 	for _, b := range s.Blocked {
-		fmt.Fprintf(w, "  partition %d is blocked since %s, at event %s: %s\n", b.Partition, b.Since.Format(time.RFC3339), b.EventID, graphic(b.Why))
+		fmt.Fprintf(w, "  partition %d has been blocked since %s, at event %s: %s\n", b.Partition, b.Since.Format(time.RFC3339), b.EventID, graphic(b.Why))
 	}
 	if len(s.Relays) == 0 {
 		fmt.Fprintln(w, "  No relay runs.")
@@ -232,7 +232,7 @@ func (o *outboxCommands) history() *cobra.Command {
 			}
 			return o.print(result, func(w io.Writer) {
 				if len(result.History) == 0 {
-					fmt.Fprintln(w, "Nobody did anything.")
+					fmt.Fprintln(w, "No actions are recorded.")
 					return
 				}
 				writeHistory(w, result.History)

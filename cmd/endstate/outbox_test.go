@@ -95,7 +95,7 @@ func TestOutbox(t *testing.T) {
 		require.Equal(t, []any{"default", 0.0, 2.0, 8.0}, []any{stats["subscription"], stats["pending"], stats["dead"], stats["unowned_partitions"]})
 
 		r = cli(t, url, "outbox", "stats")
-		require.Contains(t, r.stdout, "default: all types, to a destination that its relays don't say\n")
+		require.Contains(t, r.stdout, "default: all types, to an unnamed destination\n")
 		require.Contains(t, r.stdout, "  dead                           2  given up: see outbox list --state dead\n")
 		require.Contains(t, r.stdout, "  No relay runs.")
 

@@ -83,7 +83,7 @@ Exit status: 0 ended by a signal, 2 could not run.`,
 	flags := cmd.Flags()
 	flags.StringVar(&config, "config", "", "`FILE` with several subscriptions, in YAML")
 	flags.StringVar(&r.http, "http", "", "serve /metrics, /healthz and /readyz at this `ADDRESS`, such as 127.0.0.1:9090; without a host only to this machine; default: don't")
-	flags.StringVar(&r.listen, "listen-url", "", "postgres: `URL` of the primary itself, not of a pooler, to be woken by; default: the environment's "+listenEnv+", else only look")
+	flags.StringVar(&r.listen, "listen-url", "", "postgres: `URL` of the primary itself, not of a pooler, to be woken by; default: $"+listenEnv+", else only look")
 	flags.DurationVar(&r.figures, "figures", time.Minute, "log the outbox's figures after each such `DURATION`; 0s: don't")
 	flags.StringVar(&level, "log-level", "info", "log from this `LEVEL` on: debug, info, warn or error")
 	return cmd

@@ -76,7 +76,7 @@ func fields(n *yaml.Node, what string, f func(key, value *yaml.Node) error) erro
 	for i := 0; i < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if before, twice := seen[key.Value]; twice {
-			return at(key, "%q is there twice, first in line %d", key.Value, before)
+			return at(key, "%q appears twice, first on line %d", key.Value, before)
 		}
 		seen[key.Value] = key.Line
 		if value.Kind == yaml.AliasNode {
@@ -137,7 +137,7 @@ func (f *configFile) subscription(n *yaml.Node) error {
 	}
 	for _, other := range f.subscriptions {
 		if other.cfg.Subscription == s.cfg.Subscription {
-			return at(n, "subscription %q is there twice, first in line %d", s.cfg.Subscription, other.line)
+			return at(n, "subscription %q appears twice, first on line %d", s.cfg.Subscription, other.line)
 		}
 	}
 	f.subscriptions = append(f.subscriptions, s)

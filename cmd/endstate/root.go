@@ -19,7 +19,7 @@ func newRoot(a *app) *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (%s --help lists the flags)", err, cmd.CommandPath())
 	})
-	root.PersistentFlags().StringVar(&a.url, "db", os.Getenv(dbEnv), "database `URL`: postgres://…, sqlite:FILE or a file's path; default: the environment's "+dbEnv)
+	root.PersistentFlags().StringVar(&a.url, "db", os.Getenv(dbEnv), "database `URL`: postgres://…, sqlite:FILE or a file's path; default: $"+dbEnv)
 	root.PersistentFlags().Lookup("db").DefValue = "" // help must not show a password
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
 	root.AddCommand(

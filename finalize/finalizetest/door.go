@@ -1,7 +1,8 @@
 // Package finalizetest is for tests of a service's triggers:
 //
 //   - New makes a real door on a *sql.DB that the test opened, such as SQLite in memory, within milliseconds.
-//   - Schema makes a schema of a test's own in a PostgreSQL, with a URL for any driver.
+//   - Schema makes a schema of a test's own in a PostgreSQL, with a URL for any driver. On pgx, open a pool on it, make the door by
+//     finalize.New, and give RequireEvents and Subscribe stdlib.OpenDBFromPool(pool).
 //   - Script is a door that answers as the test says (lost, busy, unknown, in conflict) and otherwise asks the real one.
 //   - RequireEvents compares the events of an aggregate, and says what is there instead.
 //   - Subscribe runs a relay, whose subscription is recorded.

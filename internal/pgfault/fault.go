@@ -101,13 +101,13 @@ func (f *Fault) Answered() <-chan struct{} { return f.answered.c }
 // Release lets a held statement or answer go on, and those that the fault would hold from now on.
 func (f *Fault) Release() { f.released.send() }
 
-// RequireFired fails the test unless the fault fires, at the latest within ten seconds.
+// RequireFired fails the test unless the fault fires, at the latest within three minutes.
 func (f *Fault) RequireFired(t testing.TB) {
 	t.Helper()
 	f.require(t, &f.fired, "did not fire")
 }
 
-// RequireAnswered fails the test unless the server answers, at the latest within ten seconds: see Answered.
+// RequireAnswered fails the test unless the server answers, at the latest within three minutes: see Answered.
 func (f *Fault) RequireAnswered(t testing.TB) {
 	t.Helper()
 	f.require(t, &f.answered, "was not answered by the server")
@@ -117,7 +117,7 @@ func (f *Fault) require(t testing.TB, s *signal, what string) {
 	t.Helper()
 	select {
 	case <-s.c:
-	case <-time.After(10 * time.Second):
+	case <-time.After(3 * time.Minute):
 		t.Fatalf("pgfault: %s %s", f, what)
 	}
 }

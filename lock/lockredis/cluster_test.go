@@ -62,7 +62,7 @@ func TestRedisCluster(t *testing.T) {
 	// Keys live on both nodes, and waiters are woken though they may listen at another node than the one that has the key.
 	for i := range 20 {
 		key := fmt.Sprint("key-", i)
-		cfg := &lockredis.Config{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
+		cfg := &lockredis.Config{Timeout: 2 * time.Second, MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
 		holder, waiter := newLock(t, connect(t), cfg), newLock(t, connect(t), cfg)
 		done := make(chan error, 1)
 		require.NoError(t, holder.Do(t.Context(), key, func(ctx context.Context) error {
@@ -100,7 +100,7 @@ func TestRedisSentinelFailover(t *testing.T) {
 	sentinel := startSentinel(t, primary.Addr())
 	rdb := redis.NewFailoverClient(&redis.FailoverOptions{MasterName: "main", SentinelAddrs: []string{sentinel}})
 	t.Cleanup(func() { require.NoError(t, rdb.Close()) })
-	l := newLock(t, rdb, &lockredis.Config{TTL: 30 * time.Second, Logger: discard()})
+	l := newLock(t, rdb, &lockredis.Config{TTL: 10 * time.Minute, Timeout: 2 * time.Second, Logger: discard()})
 	n := 0
 	require.NoError(t, l.Do(t.Context(), "k", ran(&n)))
 	require.Equal(t, 1, n)
@@ -112,7 +112,7 @@ func TestRedisSentinelFailover(t *testing.T) {
 		eventually(t, func() bool {
 			return strings.Contains(client(t, replica.Addr()).Info(t.Context(), "replication").Val(), "role:master")
 		}, "the failover")
-		require.ErrorIs(t, newLock(t, client(t, replica.Addr()), nil).Try(ctx, "k", never(t)), lock.ErrHeld)
+		require.ErrorIs(t, newLock(t, client(t, replica.Addr()), quick()).Try(ctx, "k", never(t)), lock.ErrHeld)
 		// The client learns of the new primary by itself.
 		eventually(t, func() bool { return rdb.Ping(ctx).Err() == nil }, "the client connects to the new primary")
 		return ctx.Err()

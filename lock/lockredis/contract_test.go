@@ -13,9 +13,9 @@ import (
 	"github.com/endstate-go/endstate/lock/locktest"
 )
 
-// quick is a configuration whose leases are short.
+// quick is a configuration whose leases are short, but not for a busy machine.
 func quick() *lockredis.Config {
-	return &lockredis.Config{TTL: time.Second, Logger: discard()}
+	return &lockredis.Config{TTL: 8 * time.Second, Timeout: 2 * time.Second, Logger: discard()}
 }
 
 // redisLock is a lock that is closed at the test's end.

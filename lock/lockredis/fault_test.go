@@ -92,7 +92,7 @@ func TestRedisKilledWhileHeld(t *testing.T) {
 func TestRedisRestartedEmptyWhileHeld(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
-	cfg := &lockredis.Config{TTL: 6 * time.Second, Logger: discard()}
+	cfg := &lockredis.Config{TTL: 30 * time.Second, Timeout: 2 * time.Second, Logger: discard()}
 	l := newLock(t, client(t, server.Addr()), cfg)
 	err := l.Do(t.Context(), "k", func(ctx context.Context) error {
 		server.Kill()
@@ -201,7 +201,7 @@ func hangs(t *testing.T, run func(t *testing.T, rdb *redis.Client, hang, goOn fu
 		server := dbtest.StartRedis(t)
 		rdb := client(t, server.Addr())
 		run(t, rdb,
-			func() { require.NoError(t, rdb.Do(t.Context(), "client", "pause", 3_000, "all").Err()) },
+			func() { require.NoError(t, rdb.Do(t.Context(), "client", "pause", 20_000, "all").Err()) },
 			func() {}, patient(t, server.Addr())) // it goes on by itself: a paused server would not be told to
 	})
 	t.Run("black hole", func(t *testing.T) {
@@ -221,8 +221,8 @@ func TestRedisHangs(t *testing.T) {
 	t.Parallel()
 	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient) {
 		cfg := quick()
-		cfg.Pause = 100 * time.Millisecond
-		cfg.TTL = 10 * time.Minute // so that it is deleted, and not just over
+		cfg.Pause = 10 * time.Second // in which the call after the failures has to come
+		cfg.TTL = 10 * time.Minute   // so that it is deleted, and not just over
 		l := newLock(t, locks, cfg)
 		n := 0
 		require.NoError(t, l.Do(t.Context(), "warm", ran(&n)))
@@ -260,7 +260,7 @@ func TestRedisHangsWhileHeld(t *testing.T) {
 func TestRedisHangsAtRelease(t *testing.T) {
 	t.Parallel()
 	hangs(t, func(t *testing.T, rdb *redis.Client, hang, goOn func(), locks redis.UniversalClient) {
-		l := newLock(t, locks, &lockredis.Config{TTL: 10 * time.Minute, Logger: discard()})
+		l := newLock(t, locks, &lockredis.Config{TTL: 10 * time.Minute, Timeout: 2 * time.Second, Logger: discard()})
 		require.NoError(t, l.Do(t.Context(), "k", func(context.Context) error {
 			hang()
 			return nil

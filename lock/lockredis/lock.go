@@ -16,7 +16,7 @@ import (
 	"github.com/endstate-go/endstate/lock"
 )
 
-// Lock is a lock in Redis 5 or newer, alone, with Sentinels or as a Cluster.
+// Lock is a lock in Redis or Valkey, 6.2 or newer, alone, with Sentinels or as a Cluster.
 type Lock struct {
 	client  redis.UniversalClient
 	timely  bool // see the function of this name

@@ -83,7 +83,7 @@ func TestOneTripToTakeAndOneToGiveBack(t *testing.T) {
 func TestWakeUps(t *testing.T) {
 	url := dbtest.RedisURL(t)
 	const clients, each = 10, 10
-	cfg := &lockredis.Config{MinPoll: time.Hour, MaxPoll: time.Hour, Logger: discard()}
+	cfg := &lockredis.Config{Timeout: 2 * time.Second, MinPoll: time.Hour, MaxPoll: time.Hour, Logger: discard()}
 	begin := make(chan struct{})
 	var all sync.WaitGroup
 	for range clients {
@@ -139,7 +139,7 @@ func TestAReleaseTellsOnlyThoseWhoWait(t *testing.T) {
 func TestWakeUpsAfterARestart(t *testing.T) {
 	t.Parallel()
 	server := dbtest.StartRedis(t)
-	cfg := &lockredis.Config{MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
+	cfg := &lockredis.Config{Timeout: 2 * time.Second, MinPoll: time.Minute, MaxPoll: time.Minute, Logger: discard()}
 	holder, waiter := newLock(t, client(t, server.Addr()), cfg), newLock(t, client(t, server.Addr()), cfg)
 	rdb := client(t, server.Addr())
 	subscribed := func() bool {

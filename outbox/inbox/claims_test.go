@@ -55,16 +55,23 @@ func TestTheResultIsKeptInRedis(t *testing.T) {
 func TestTheClaimIsRenewed(t *testing.T) {
 	t.Parallel()
 	client := dbtest.Redis(t)
-	way := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease, cfg.Wait = 300*time.Millisecond, -1 })
+	way := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease, cfg.Wait = 3*time.Second, -1 })
 	e := event()
 	var r recorder
 	_, err := inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
-		for end := time.Now().Add(1200 * time.Millisecond); time.Now().Before(end); {
+		key := client.Keys(ctx, "*").Val()[0]
+		renewed, last := 0, time.Duration(0)
+		eventually(t, "it is renewed for longer than the lease", func() bool {
 			_, err := inbox.Handle(way, r.count)(ctx, e)
 			require.ErrorIs(t, err, inbox.ErrInProgress)
-			require.NoError(t, ctx.Err())
-		}
-		return nil
+			left := client.PTTL(ctx, key).Val()
+			if left > last {
+				renewed++
+			}
+			last = left
+			return renewed > 4
+		})
+		return ctx.Err()
 	})(t.Context(), e)
 	require.NoError(t, err)
 	require.Zero(t, r.calls)
@@ -90,7 +97,7 @@ func TestAFlushForgetsWhatWasHandled(t *testing.T) {
 func TestAFlushWhileTheFunctionRunsIsFixed(t *testing.T) {
 	t.Parallel()
 	client := dbtest.Redis(t)
-	way := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease = 300 * time.Millisecond })
+	way := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease = 3 * time.Second })
 	e := event()
 	_, err := inbox.Handle(way, func(ctx context.Context, event outbox.Event) error {
 		require.NoError(t, client.FlushDB(ctx).Err())
@@ -108,7 +115,7 @@ func TestAFlushWhileTheFunctionRunsIsFixed(t *testing.T) {
 func TestALostClaimEndsTheFunctionsContext(t *testing.T) {
 	t.Parallel()
 	client := dbtest.Redis(t)
-	slow := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease = time.Second })
+	slow := newClaims(t, client, func(cfg *inbox.ClaimsConfig) { cfg.Lease = 9 * time.Second })
 	e := event()
 	_, err := inbox.Handle(slow, func(ctx context.Context, event outbox.Event) error {
 		require.NoError(t, client.FlushDB(ctx).Err())

@@ -61,6 +61,7 @@ type setup struct {
 	table    inbox.TableConfig
 	claims   inbox.ClaimsConfig
 	maxConns int32
+	unpinged bool
 	via      func(url string) string // another way to the database, for the consumer alone
 	bare     bool                    // no tables
 }
@@ -149,7 +150,11 @@ func connect(t testing.TB, way, database, dsn, redisURL string, options ...optio
 		c.db = dbtest.SQLOn(t, dsn)
 	}
 	if database == "pgx" {
-		c.pool = dbtest.PoolOn(t, s.via(dsn), func(cfg *pgxpool.Config) { cfg.MaxConns = s.maxConns })
+		c.pool = dbtest.PoolOn(t, s.via(dsn), func(cfg *pgxpool.Config) {
+			if cfg.MaxConns = s.maxConns; s.unpinged {
+				cfg.ShouldPing = func(context.Context, pgxpool.ShouldPingParams) bool { return false }
+			}
+		})
 	} else if database == "sql" {
 		c.sqlDB = dbtest.SQLOn(t, s.via(dsn))
 		c.sqlDB.SetMaxOpenConns(int(s.maxConns))

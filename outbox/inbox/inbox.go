@@ -125,9 +125,9 @@ var (
 	// producer's mistake, and no repetition fixes it.
 	ErrPayloadMismatch = errors.New("inbox: an event of this id has had another payload")
 
-	// ErrInvalidEvent is returned for an event with neither an id nor a business key, whose business key can't be used, or that could be
-	// kept as no dead letter: what it is about is not UTF-8, or its year not of four digits. Nothing was applied, and no repetition
-	// fixes it.
+	// ErrInvalidEvent is returned for an event that has neither an id nor a business key, whose business key can't be used, or that
+	// couldn't be kept as a dead letter (a name that isn't UTF-8, a year that isn't four digits). Nothing was applied, and repeating
+	// doesn't help.
 	ErrInvalidEvent = errors.New("inbox: invalid event")
 
 	// ErrNotFound is returned by Table.Retry and Table.Discard when there is no such dead letter.

@@ -38,7 +38,7 @@ const killEnv = "ENDSTATE_INBOX_KILL"
 
 // shortLease lets a test wait for the end of a dead process's claim, and yet see it before.
 func shortLease(wait time.Duration) option {
-	return claimsConfig(func(cfg *inbox.ClaimsConfig) { cfg.Lease, cfg.Wait = 3*time.Second, wait })
+	return claimsConfig(func(cfg *inbox.ClaimsConfig) { cfg.Lease, cfg.Wait = 15*time.Second, wait })
 }
 
 // TestKillChild is the process that is killed: it stops at its step and says so.

@@ -60,7 +60,8 @@ func (t *Table[Tx]) Migrate(ctx context.Context) error {
 }
 
 // Check says what the database lacks: the table, a column or its type, the unique indexes without which an event could be
-// handled twice, a privilege of the current role, or a schema version that fits the library's.
+// handled twice, a privilege of the current role, or a schema version that fits the library's. The error wraps
+// ErrSchema.
 func (t *Table[Tx]) Check(ctx context.Context) error {
 	files, err := t.cfg.Migrations(string(t.sql.dialect))
 	if err == nil {

@@ -9,7 +9,7 @@ import (
 
 // ErrTenant is returned when it isn't known whose event a call is about: the configuration's Tenant failed or named nobody.
 // Nothing was applied.
-var ErrTenant = errors.New("inbox: whose event it is isn't known")
+var ErrTenant = errors.New("inbox: the tenant of the event is unknown")
 
 // tenantEscapes keeps consumers of two tenants apart, whatever both are called.
 var tenantEscapes = strings.NewReplacer("%", "%25", "/", "%2F")

@@ -118,7 +118,7 @@ func TestDecode(t *testing.T) {
 	e := event("7", 1)
 	for message, headers := range map[string][]kgo.RecordHeader{
 		`specversion is "", not 1.0`:       {{Key: "other", Value: []byte("x")}},
-		`header "ce_id" is there twice`:    {{Key: "ce_id"}, {Key: "ce_id"}},
+		`header "ce_id" appears twice`:     {{Key: "ce_id"}, {Key: "ce_id"}},
 		`its content type is "application`: {{Key: "content-type", Value: []byte("application/cloudevents-batch+json")}},
 	} {
 		_, err := Decode(headers, nil)

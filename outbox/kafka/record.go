@@ -66,7 +66,7 @@ func Decode(headers []kgo.RecordHeader, value []byte) (outbox.Event, error) {
 			name = cloudevents.DataContentType
 		}
 		if _, twice := attributes[name]; twice {
-			return outbox.Event{}, fmt.Errorf("%w: header %.100q is there twice", ErrNotEvent, h.Key)
+			return outbox.Event{}, fmt.Errorf("%w: header %.100q appears twice", ErrNotEvent, h.Key)
 		}
 		attributes[name] = string(h.Value)
 	}

@@ -54,7 +54,7 @@ func (b *broker) durable(cfg jetstream.ConsumerConfig) jetstream.Consumer {
 	require.NoError(b.t, err)
 	cfg.Durable, cfg.AckPolicy = "results", jetstream.AckExplicitPolicy
 	if cfg.AckWait == 0 {
-		cfg.AckWait = time.Second
+		cfg.AckWait = 5 * time.Second
 	}
 	consumer, err := b.js.CreateOrUpdateConsumer(b.t.Context(), "EVENTS", cfg)
 	require.NoError(b.t, err)
@@ -166,7 +166,7 @@ func TestWhatADeadProcessLeftIsDeliveredAgain(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, jetstream.StreamConfig{})
 	b.publish(events(3))
-	consumer := b.durable(jetstream.ConsumerConfig{AckWait: 300 * time.Millisecond})
+	consumer := b.durable(jetstream.ConsumerConfig{AckWait: 3 * time.Second})
 	left, err := consumer.Fetch(3)
 	require.NoError(t, err)
 	for range left.Messages() {
@@ -182,8 +182,8 @@ func TestAnEventThatIsBeingHandledIsNotDeliveredAgain(t *testing.T) {
 	t.Parallel()
 	b := startBroker(t, jetstream.StreamConfig{})
 	b.publish(events(1))
-	s := sink{answer: func(int, outbox.Event) error { time.Sleep(time.Second); return nil }} // the length is the point
-	consumer := b.durable(jetstream.ConsumerConfig{AckWait: 300 * time.Millisecond})
+	s := sink{answer: func(int, outbox.Event) error { time.Sleep(8 * time.Second); return nil }} // the length is the point
+	consumer := b.durable(jetstream.ConsumerConfig{AckWait: 3 * time.Second})
 	b.running(consumer, s.handle)
 	b.running(consumer, s.handle)
 	eventually(t, "it is acknowledged", b.idle(consumer))

@@ -21,8 +21,8 @@
 // # The stream
 //
 // It is the service's own to create, over the subjects "events.>" for instance. Its duplicate window (Duplicates, 2 minutes
-// unless set) should be longer than the time in which a repeat may come: after a relay has died, RelayConfig.LeaseTTL; after
-// failures, RelayConfig.MaxBackoff. A stream with a limit and DiscardOld drops what nobody has read yet. Subscriptions that publish the
+// unless set) should be longer than the time in which a repeat may come: after a relay has died, relay.Config.LeaseTTL; after
+// failures, relay.Config.MaxBackoff. A stream with a limit and DiscardOld drops what nobody has read yet. Subscriptions that publish the
 // same events each need a stream of their own: within the window one takes the other's for repeats.
 //
 // # The consumer

@@ -143,8 +143,8 @@ func TestAnEventThatIsBeingHandledIsNotReclaimed(t *testing.T) {
 	t.Parallel()
 	rdb := dbtest.Redis(t)
 	publish(t, rdb, events(1))
-	s := sink{answer: func(int, outbox.Event) error { time.Sleep(time.Second); return nil }} // the length is the point
-	long := func(cfg *ConsumerConfig) { cfg.RetryAfter = 300 * time.Millisecond }
+	s := sink{answer: func(int, outbox.Event) error { time.Sleep(8 * time.Second); return nil }} // the length is the point
+	long := func(cfg *ConsumerConfig) { cfg.RetryAfter = 3 * time.Second }
 	running(t, member(t, rdb, s.handle, long), member(t, rdb, s.handle, long))
 	eventually(t, "it is acknowledged", func() bool { return s.total.Load() > 0 && pending(rdb) == 0 })
 	require.EqualValues(t, 1, s.begun.Load())

@@ -35,7 +35,7 @@ func Check(ctx context.Context, q endstate.Querier, w outbox.Writer) error {
 }
 
 // Check says what the database lacks for an Admin that looks: as for a relay, but of privileges those to read. What an Admin does
-// needs more, which docs/privileges.md lists, and which the server says if it is missing.
+// needs more, which docs/privileges.md lists, and which the server says if it is missing. The error wraps outbox.ErrSchema.
 func (a *Admin) Check(ctx context.Context) error {
 	w := a.store.cfg.Outbox
 	needs := []migrate.Need{{Table: w.Name(), Select: migrate.All}}

@@ -35,12 +35,12 @@ type Config struct {
 	// Start is where a new subscription begins: Begin (the default), End, or At a time. It counts once, when the subscription
 	// is made.
 	Start Start
-	// Destination says where the publisher publishes: "https://partner.example". Of an URL only scheme and host are kept.
+	// Destination says where the publisher publishes: "https://partner.example". Of a URL only scheme and host are kept.
 	// Default: what the publisher says, if it is an outbox.Addressed. A relay with another destination than the running ones
 	// of its subscription is refused: they would split the events between them.
 	Destination string
 
-	// BatchSize bounds how many events are published at once. Default 1,000.
+	// BatchSize bounds how many events are published at once, from 1 to 10,000. Default 1,000.
 	BatchSize int
 	// PublishTimeout bounds one call of Publisher.Publish, or of a consumer's handler, there at most half of LeaseTTL, and, before it,
 	// the fetch of large payloads. Default 30 s.
@@ -52,7 +52,7 @@ type Config struct {
 	PollInterval time.Duration
 	// LeaseTTL is how long the partitions of a relay that died stay its own: the longest time for which their events wait. It
 	// must be longer than the pauses of a process that lives (garbage collection, a busy host, an exhausted pool). For half of it
-	// an answer of the database is waited for; then the connection counts as gone. At most a day. Default 10 s.
+	// an answer of the database is waited for; then the connection counts as gone. From 500 ms to a day. Default 10 s.
 	LeaseTTL time.Duration
 
 	// MinBackoff is the pause before a failed event's second attempt; each further one is twice as long, up to MaxBackoff,
@@ -77,8 +77,9 @@ type Config struct {
 	// Empty: the relay finds events by polling, and by Wake. PostgreSQL only.
 	ListenURL string
 
-	// Logger gets a line at info level when the relay starts, stops, or its partitions change; at warn level for failures; at
-	// debug level for each batch. Default slog.Default().
+	// Logger gets a line at info level when the relay starts, stops, or its partitions change; at warn level for failures; at error
+	// level for dead events, for those that were deleted before they were published, and for a publisher that panics; at debug level
+	// for each batch. Default slog.Default().
 	Logger *slog.Logger
 	// Trace are callbacks for metrics and traces.
 	Trace *Trace

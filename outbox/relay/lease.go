@@ -236,7 +236,7 @@ func (s *store) checkSequence(ctx context.Context) error {
 		return err
 	}
 	if at < position {
-		return fmt.Errorf("%w: the sequence of %s is at %d, a cursor at %d", ErrSequence, s.events, at, position)
+		return fmt.Errorf("%w: the sequence of %s is at %d, a cursor at %d; set it above every cursor (endstate doctor prints the statement), or drop the subscriptions", ErrSequence, s.events, at, position)
 	}
 	return nil
 }

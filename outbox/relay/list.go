@@ -155,7 +155,7 @@ func (f *Filter) withDefaults() (limit int, err error) {
 		return 0, fmt.Errorf("%w: Filter.Limit is %d; it goes to 10,000", outbox.ErrConfig, f.Limit)
 	}
 	if !slices.Contains([]State{"", Pending, Retrying, Behind, Dead, Published}, f.State) {
-		return 0, fmt.Errorf("%w: Filter.State is %q", outbox.ErrConfig, f.State)
+		return 0, fmt.Errorf("%w: Filter.State is %q; use pending, retrying, behind, dead or published", outbox.ErrConfig, f.State)
 	}
 	if err := texts("Filter.", "Subscription", f.Subscription, "AggregateType", f.AggregateType, "AggregateID", f.AggregateID, "Type", f.Type, "Error", f.Error); err != nil {
 		return 0, err

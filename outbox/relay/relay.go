@@ -36,12 +36,12 @@ type Relay struct {
 
 // Errors that end a Run, since trying again doesn't fix them. They arrive wrapped.
 var (
-	// ErrRunning is returned by Run when the relay runs already.
-	ErrRunning = errors.New("relay: the relay runs already")
+	// ErrRunning is returned by Run when the relay is already running.
+	ErrRunning = errors.New("relay: the relay is already running")
 
 	// ErrDestination is returned by Run when a running relay of the same subscription publishes elsewhere, or other types. Name a
 	// subscription of its own for each destination: it gets every event, too.
-	ErrDestination = errors.New("relay: the subscription publishes elsewhere")
+	ErrDestination = errors.New("relay: the subscription publishes elsewhere, or other types")
 
 	// ErrSequence is returned by Run when the outbox's sequence is behind a cursor: somebody truncated or reset it, or promoted a
 	// logical replica. New events would get numbers that the cursor has passed, and be published by nobody. Set the sequence

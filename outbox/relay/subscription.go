@@ -43,9 +43,9 @@ WHERE NOT EXISTS (SELECT FROM %[1]s WHERE subscription = $1::text AND partition 
 			switch {
 			case alive == 0 || where == "" && types == s.cfg.types:
 			case other:
-				return fmt.Errorf("%w: subscription %q has %d running relays, which publish to %q, not to %q", ErrDestination, name, alive, where, destination)
+				return fmt.Errorf("%w: subscription %q has %d running relays, which publish to %q, not to %q; use the same Destination, or a Subscription of its own", ErrDestination, name, alive, where, destination)
 			default:
-				return fmt.Errorf("%w: subscription %q has %d running relays for the types %s, not %s", ErrDestination, name, alive, types, s.cfg.types)
+				return fmt.Errorf("%w: subscription %q has %d running relays for the types %s, not %s; use the same Types, or a Subscription of its own", ErrDestination, name, alive, types, s.cfg.types)
 			}
 			if !other {
 				destination = where

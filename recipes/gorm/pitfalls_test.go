@@ -74,7 +74,7 @@ func TestASoftDelete(t *testing.T) {
 }
 
 // Hooks run for what gorm writes, and so not for the terminal state, which the guard writes. What has to follow from that state
-// belongs into the callback or an event.
+// belongs in the callback or an event.
 func TestHooks(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, s service) {

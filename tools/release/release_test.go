@@ -118,7 +118,7 @@ func TestZipsHoldNothingThatNobodyNeeds(t *testing.T) {
 	findings, err := checkZips(t.Context(), t.Output(), tagged)
 	require.NoError(t, err)
 	require.Equal(t, []string{
-		"example.com/house: docs/bench.json is a benchmark's output, and belongs into a module that is never tagged",
+		"example.com/house: docs/bench.json is a benchmark's output, and belongs in a module that is never tagged",
 		"example.com/house: testdata/huge has 102401 bytes, more than 102400",
 		"example.com/house/command: testdata/huge has 102401 bytes, more than 102400",
 	}, findings)

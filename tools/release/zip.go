@@ -80,7 +80,7 @@ func checkZips(ctx context.Context, out io.Writer, tagged []workspace.Module) (f
 			case info.Size() > maxFile:
 				findings = append(findings, fmt.Sprintf("%s: %s has %d bytes, more than %d", m.Path, name, info.Size(), maxFile))
 			case strings.HasPrefix(base, "bench") && (path.Ext(base) == ".json" || path.Ext(base) == ".svg"):
-				findings = append(findings, fmt.Sprintf("%s: %s is a benchmark's output, and belongs into a module that is never tagged", m.Path, name))
+				findings = append(findings, fmt.Sprintf("%s: %s is a benchmark's output, and belongs in a module that is never tagged", m.Path, name))
 			}
 		}
 		var size counter
