@@ -25,6 +25,7 @@ type fault struct {
 	strike func(ctx context.Context, dice *rand.Rand) bool
 	armed  bool // at a proxy, which demands that it fires in each round
 	struck atomic.Int64
+	rests  atomic.Bool // strikes no more
 }
 
 // run strikes until ctx ends, so many times rarer than usual.
@@ -37,7 +38,7 @@ func (f *fault) run(ctx context.Context, dice *rand.Rand, pace time.Duration) {
 			return
 		case <-time.After(wait):
 		}
-		if f.strike(ctx, dice) {
+		if !f.rests.Load() && f.strike(ctx, dice) {
 			f.struck.Add(1)
 		}
 	}

@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -33,11 +34,16 @@ func openKeys(t *testing.T, db *pgxpool.Pool, keys int) {
 	t.Helper()
 	_, err := db.Exec(t.Context(), "TRUNCATE batches, writes, transitions, steps, effects, ballast, endstate_ledger, endstate_outbox, endstate_inbox")
 	require.NoError(t, err)
-	last := keys + 10*windowSize
-	_, err = db.Exec(t.Context(), "INSERT INTO batches SELECT n, 'PENDING' FROM generate_series($1::int, $2::int) n", -1-last/hot, last)
-	require.NoError(t, err)
+	require.NoError(t, openMore(t.Context(), db, keys))
 	_, err = db.Exec(t.Context(), "INSERT INTO steps SELECT n, 0 FROM generate_series(0, $1::int - 1) n", steps)
 	require.NoError(t, err)
+}
+
+// openMore opens those of the keys that aren't there yet.
+func openMore(ctx context.Context, db *pgxpool.Pool, keys int) error {
+	last := keys + 10*windowSize
+	_, err := db.Exec(ctx, "INSERT INTO batches SELECT n, 'PENDING' FROM generate_series($1::int, $2::int) n ON CONFLICT DO NOTHING", -1-last/hot, last)
+	return err
 }
 
 // readRows adds to the history what the rows say in the end: a reader who comes after everybody.

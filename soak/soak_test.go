@@ -93,7 +93,7 @@ func (s *service) round(t *testing.T, run *run) {
 		h := newHistory()
 		r.workers = startWorkers(t, h, seed, func(post) worker { return worker{addresses: r.brokers.addresses()} }, r.posts()...)
 		faults := r.faults()
-		strikeAll(t.Context(), seed, faults, run.pace, func() { drive(t, h, r.workers, run, faults) })
+		strikeAll(t.Context(), seed, faults, run.pace, func() { drive(t, r.servers.direct, h, r.workers, run, faults) })
 		r.workers.end(producing)
 		calling := time.Since(began)
 		t.Logf("%d operations in %v: %s", h.effective(), calling.Round(time.Millisecond), counts(h.results))
@@ -134,14 +134,25 @@ func (r *round) posts() (posts []post) {
 }
 
 // drive lets the workers call until there are so many operations, and every fault has struck that has to in this round: in a run of
-// one round all have. It says how far they are.
-func drive(t *testing.T, h *history, workers *workers, run *run, faults []*fault) {
+// one round all have. It says how far they are. For as long as it goes on there are keys to finalize: where nothing is published, nothing
+// moves, and a fault at a move has nothing to strike.
+func drive(t *testing.T, db *pgxpool.Pool, h *history, workers *workers, run *run, faults []*fault) {
 	t.Helper()
 	began, said := time.Now(), time.Now()
-	operations := run.keys * run.callsPerKey
+	operations, opened := run.keys*run.callsPerKey, run.keys
 	due := func(f *fault) bool { return f.struck.Load() == 0 && (f.armed || run.state == "") }
 	for done := 0; (done < operations || slices.ContainsFunc(faults, due)) && !t.Failed(); done = h.effective() {
-		workers.move(int64(min(done, operations) / run.callsPerKey))
+		key := done / run.callsPerKey
+		if key > opened && openMore(t.Context(), db, opened+run.keys) == nil { // else it is tried again: the server is struck, too
+			opened += run.keys
+		}
+		workers.move(int64(min(key, opened)))
+		if done >= operations {
+			// On a slow machine they strike so often that nobody gets to where the others wait.
+			for _, f := range faults {
+				f.rests.Store(f.struck.Load() > 0)
+			}
+		}
 		if time.Since(said) >= 10*time.Second {
 			said = time.Now()
 			t.Logf("%4.0f s: %d of %d operations, %.0f a second; faults that haven't struck yet: %q", time.Since(began).Seconds(), done, operations, float64(done)/time.Since(began).Seconds(), names(faults, due))
@@ -181,7 +192,7 @@ func TestCheckCatchesBrokenFinalizers(t *testing.T) {
 			workers := startWorkers(t, h, 1, func(post) worker { return worker{Broken: how} }, called, called, called, called)
 			faults := cuts(proxy, "COMMIT", commits, pgfault.CutAfterReply)
 			faults[0].every = 10 * time.Millisecond
-			strikeAll(t.Context(), 1, faults, run.pace, func() { drive(t, h, workers, run, faults) })
+			strikeAll(t.Context(), 1, faults, run.pace, func() { drive(t, servers.direct, h, workers, run, faults) })
 			workers.end("")
 			readRows(t, servers.direct, h)
 			keys := h.byKey()

@@ -15,7 +15,7 @@ import (
 
 // quick is a configuration whose leases are short, but not for a busy machine.
 func quick() *lockredis.Config {
-	return &lockredis.Config{TTL: 8 * time.Second, Timeout: 2 * time.Second, Logger: discard()}
+	return &lockredis.Config{TTL: 4 * time.Second, Timeout: time.Second, Logger: discard()}
 }
 
 // redisLock is a lock that is closed at the test's end.
