@@ -14,15 +14,15 @@ import (
 )
 
 // What is stored can't steer a terminal or a reader (escapes of ANSI, Unicode's marks that turn the direction of writing or have no
-// width), nor be taken for markup, nor fill a page: wherever it stands, and if it is three megabytes long.
+// width), nor be taken for markup, nor fill a page: wherever it stands, and if it is ten megabytes long.
 func TestWhatIsStoredIsOnlyShown(t *testing.T) {
 	t.Parallel()
 	each(t, func(w *world) {
 		_, died := lived(w)
 		nasty := "\x1b[31m\u202e</pre><script>alert(1)</script>\u200b\"'\u2066\u009b"
-		long := "repeat('x', 3145728)"
+		long := "repeat('x', 10485760)"
 		if w.sqlite() {
-			long = "hex(zeroblob(1572864))"
+			long = "hex(zeroblob(5242880))"
 		}
 		text := "'" + strings.ReplaceAll(nasty, "'", "''") + "'"
 		w.exec("UPDATE endstate_outbox SET type = $1, headers = $2, payload = $3", nasty, fmt.Sprintf(`{"name %s": "<b>\u001b%[1]s"}`, "\u202e"), []byte(nasty))
